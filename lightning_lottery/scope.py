@@ -1,0 +1,174 @@
+"""Where: which parameters a method prunes, by qualified name and by the type of the module that owns them."""
+
+import re
+from collections import Counter
+from dataclasses import dataclass, fields
+from fnmatch import fnmatchcase
+from typing import NamedTuple
+
+from torch import nn
+from torch.nn.parameter import UninitializedParameter
+
+from lightning_lottery.errors import LotteryError
+
+DENSE_TYPES = ("Linear", "_ConvNd", "MultiheadAttention", "transformers.pytorch_utils.Conv1D")
+"""Module types whose weights are pruned by default: linear and convolution layers, packed attention projections."""
+
+
+class Place(NamedTuple):
+    """One parameter and whether a scope holds it: ``reason`` is empty where it does, else says why not."""
+
+    name: str
+    parameter: nn.Parameter
+    module_type: str
+    reason: str
+
+
+@dataclass(frozen=True, repr=False)
+class Scope:
+    """Which parameters compete: trainable weights of the given module types whose names match.
+
+    By default the weights of linear and convolution layers (Hugging Face's ``Conv1D`` and the packed projections of
+    ``nn.MultiheadAttention`` included); never biases, norms or embeddings, nor a weight tied to an embedding, unless
+    asked for by ``biases`` or ``types``. A parameter with ``requires_grad=False`` is never in scope. Tied weights
+    count once, under the first of their names.
+
+    Args:
+        include: Patterns of qualified parameter names such as ``"encoder.*"``; ``*`` also matches dots, ``"re:..."`` is
+            a regular expression searched for in the name. A parameter must match one of them.
+        exclude: Patterns of names that are left out, stronger than ``include``.
+        types: Class names of the modules that own the parameters, bare or dotted, globs allowed; subclasses count.
+        biases: Take the biases of these modules as well.
+
+    Raises:
+        LotteryError: A pattern list that is a bare string, or a regular expression that does not compile.
+
+    Example:
+        >>> net = nn.Sequential(nn.Linear(4, 3), nn.LayerNorm(3), nn.Linear(3, 2))
+        >>> list(Scope(exclude=("2.*",)).select(net))
+        ['0.weight']
+    """
+
+    include: tuple[str, ...] = ("*",)
+    exclude: tuple[str, ...] = ()
+    types: tuple[str, ...] = DENSE_TYPES
+    biases: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("include", "exclude", "types"):
+            patterns = getattr(self, name)
+            if isinstance(patterns, str) or not all(isinstance(pattern, str) for pattern in patterns):
+                raise LotteryError(f"`{name}` of a Scope is a list of patterns, got {patterns!r}.")
+            object.__setattr__(self, name, tuple(patterns))  # a list from Python is as good as one from YAML
+        for pattern in (*self.include, *self.exclude):
+            if pattern.startswith("re:"):
+                try:
+                    re.compile(pattern[3:])
+                except re.error as error:
+                    raise LotteryError(f"'{pattern}' is not a regular expression: {error}.") from error
+
+    def __repr__(self) -> str:
+        """The constructor call, defaults left out."""
+        given = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
+        return f"Scope({', '.join(f'{name}={value!r}' for name, value in given.items())})"
+
+    def select(self, module: nn.Module) -> dict[str, nn.Parameter]:
+        """The parameters in scope by name, in the order of ``named_parameters``.
+
+        Raises:
+            LotteryError: None is; or one in scope has no shape yet.
+        """
+        places = self.explain(module)
+        selected = {place.name: place.parameter for place in places if not place.reason}
+        if not selected:
+            raise LotteryError(f"{self} matches none of the {len(places)} parameters of {_describe(module, places)}")
+        for name, parameter in selected.items():
+            if isinstance(parameter, UninitializedParameter):
+                raise LotteryError(f"'{name}' has no shape yet: run one batch through the lazy module before fitting.")
+        return selected
+
+    def explain(self, module: nn.Module) -> list[Place]:
+        """Every parameter once, in the order of ``named_parameters``, in scope or why not."""
+        owners = owners_of(module)
+        places = []
+        for name, parameter in named_parameters(module).items():
+            owned_by = owners[id(parameter)]
+            places.append(
+                Place(name, parameter, type(owned_by[0][1]).__name__, self._reason(name, parameter, owned_by))
+            )
+        return places
+
+    def _reason(self, name: str, parameter: nn.Parameter, owned_by: list[tuple[str, nn.Module]]) -> str:
+        types = sorted({type(owner).__name__ for _, owner in owned_by})
+        if not all(any(_is_a(owner, pattern) for pattern in self.types) for _, owner in owned_by):
+            return f"of {' and '.join(types)}"
+        if not self.biases and any("bias" in leaf for leaf, _ in owned_by):
+            return "bias"
+        if not any(_matches(name, pattern) for name in names for pattern in self.include):
+            return "not included"
+        if excluding := [pattern for name in names for pattern in self.exclude if _matches(name, pattern)]:
+            return f"excluded by '{excluding[0]}'"
+        if not parameter.requires_grad:
+            return "frozen (requires_grad=False)"
+        return "" if parameter.is_floating_point() else f"{parameter.dtype}, not real floating-point"
+
+
+def named_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
+    """Each parameter once by its first name; what ``torch.compile`` adds to names is left out."""
+    return {plain_name(name): parameter for name, parameter in module.named_parameters()}
+
+
+def plain_name(name: str) -> str:
+    """A qualified name without the marks of ``torch.compile``.
+
+    Example:
+        >>> plain_name("encoder._orig_mod.weight")
+        'encoder.weight'
+    """
+    return name.replace("_orig_mod.", "")
+
+
+def ties(module: nn.Module) -> dict[str, str]:
+    """Further names of tied parameters: each to the first name of the same parameter.
+
+    Example:
+        >>> net = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+        >>> net[1].weight = net[0].weight
+        >>> ties(net)
+        {'1.weight': '0.weight'}
+    """
+    first: dict[int, str] = {}
+    aliases = {}
+    for name, parameter in module.named_parameters(remove_duplicate=False):
+        if first.setdefault(id(parameter), plain_name(name)) != plain_name(name):
+            aliases[plain_name(name)] = first[id(parameter)]
+    return aliases
+
+
+def _owners(module: nn.Module) -> dict[int, list[tuple[str, nn.Module]]]:
+    """For the ``id`` of each parameter the modules that hold it, with the attribute it has there."""
+    owners: dict[int, list[tuple[str, nn.Module]]] = {}
+    for child in module.modules():
+        for leaf, parameter in child.named_parameters(recurse=False, remove_duplicate=False):
+            owners.setdefault(id(parameter), []).append((leaf, child))
+    return owners
+
+
+def _matches(name: str, pattern: str) -> bool:
+    return bool(re.search(pattern[3:], name)) if pattern.startswith("re:") else fnmatchcase(name, pattern)
+
+
+def _is_a(module: nn.Module, pattern: str) -> bool:
+    return any(
+        fnmatchcase(cls.__name__, pattern) or fnmatchcase(f"{cls.__module__}.{cls.__qualname__}", pattern)
+        for cls in type(module).__mro__
+    )
+
+
+def _describe(module: nn.Module, places: list[Place]) -> str:
+    """The module's type, names to choose from, and the reasons that kept them out."""
+    weights = [place.name for place in places if not place.name.endswith("bias")] or [place.name for place in places]
+    reasons = Counter(place.reason for place in places).most_common(4)
+    names = f"Names look like {', '.join(repr(name) for name in weights[:3])}. " if weights else ""
+    left_out = "; ".join(f"{n} {reason}" for reason, n in reasons)
+    return f"{type(module).__name__}. {names}" + (f"Left out: {left_out}." if reasons else "")

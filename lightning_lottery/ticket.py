@@ -1,0 +1,294 @@
+"""The result: masks and where they came from, in a small file that plain torch applies."""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lightning_lottery.errors import LotteryError
+from lightning_lottery.functional.masks import count, density, hamming, shuffle
+from lightning_lottery.scope import named_parameters, plain_name, ties
+
+FORMAT = "lightning_lottery.ticket"
+VERSION = 1
+
+
+class Layer(NamedTuple):
+    """One row of a ticket's table: ``kept`` of ``total`` entries; ``sparsity`` is the fraction removed."""
+
+    name: str
+    shape: tuple[int, ...]
+    kept: int
+    total: int
+
+    @property
+    def sparsity(self) -> float:
+        """Fraction removed, in [0, 1]."""
+        return 1 - self.kept / self.total if self.total else 0.0
+
+
+class Misfits(NamedTuple):
+    """Names of a ticket that do not fit a module; all three empty where it fits."""
+
+    missing: tuple[str, ...]
+    unknown: tuple[str, ...]
+    misshaped: tuple[str, ...]
+
+    def __bool__(self) -> bool:
+        return any(self[:])
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Ticket:
+    """Masks of parameters and of units, and their provenance. Zeros bring no speed by themselves: see ``shrink``.
+
+    Args:
+        masks: Qualified parameter name to bool tensor of the parameter's shape, ``True`` = kept; on the CPU. A tied
+            parameter has its mask under every one of its names.
+        units: Name of a group of coupled units (heads, neurons, channels) to bool tensor of shape (units,).
+        ties: Each further name of a tied parameter to the name that counts.
+        provenance: Where the masks came from: plain JSON values under the keys ``method``, ``scope``, ``sparsity``,
+            ``model_sparsity``, ``step``, ``seed``, ``weights`` (hash of the weights it was found on),
+            ``initial_weights`` (hash of those at the beginning of the fit), ``versions``.
+
+    Raises:
+        LotteryError: There is no mask at all, or one that is not bool.
+
+    Example:
+        >>> ticket = Ticket({"weight": torch.tensor([[True, False]])})
+        >>> layer = nn.Linear(2, 1)
+        >>> ticket.apply(layer)
+        >>> layer.weight[0, 1].item(), ticket.sparsity
+        (0.0, 0.5)
+    """
+
+    masks: Mapping[str, Tensor]
+    units: Mapping[str, Tensor] = field(default_factory=dict)
+    ties: Mapping[str, str] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.masks and not self.units:
+            raise LotteryError("A ticket without a mask says nothing: give masks of parameters or of units.")
+        for name, mask in (*self.masks.items(), *self.units.items()):
+            if mask.dtype != torch.bool:
+                raise LotteryError(f"The mask of '{name}' is {mask.dtype}, not bool (True = kept).")
+
+    def __repr__(self) -> str:
+        method = self.provenance.get("method", "unknown method")
+        return f"Ticket({len(self.distinct)} parameters, sparsity {self.sparsity:.4f}, {method})"
+
+    @property
+    def distinct(self) -> dict[str, Tensor]:
+        """The masks with each tied parameter once."""
+        return {name: mask for name, mask in self.masks.items() if name not in self.ties}
+
+    @property
+    def sparsity(self) -> float:
+        """Fraction of the masked parameters' entries that is removed, in [0, 1]; tied parameters count once."""
+        return 1 - density(self.distinct)
+
+    def table(self) -> list[Layer]:
+        """One row per masked parameter, tied ones once."""
+        return [Layer(n, tuple(m.shape), *count({n: m})) for n, m in self.distinct.items()]
+
+    def check(self, module: nn.Module, prefix: str = "") -> Misfits:
+        """The names that do not fit, without touching the module.
+
+        ``missing``: the module has nothing of that name. ``unknown``: it has, but not a parameter. ``misshaped``: a
+        parameter of another shape.
+
+        Args:
+            module: The LightningModule the ticket was found on, or another module with the same names.
+            prefix: What to strip from the ticket's names, such as ``"model."`` for the network inside the
+                LightningModule; a name without it is missing.
+        """
+        params = _all_parameters(module)
+        others = {plain_name(name) for name, _ in (*module.named_buffers(), *module.named_modules())}
+        missing, unknown, misshaped = [], [], []
+        for name, mask in self.masks.items():
+            inner = _strip(name, prefix)
+            if inner in params:
+                if params[inner].shape != mask.shape:
+                    misshaped.append(f"{name} {tuple(mask.shape)} for {tuple(params[inner].shape)}")
+            elif inner in others:
+                unknown.append(name)
+            else:
+                missing.append(name)
+        return Misfits(tuple(missing), tuple(unknown), tuple(misshaped))
+
+    def apply(self, module: nn.Module, prefix: str = "") -> None:
+        """Set the removed weights of a module to exactly zero, in place.
+
+        Args:
+            module: The LightningModule the ticket was found on, or another module with the same names.
+            prefix: What to strip from the ticket's names (see ``check``).
+
+        Raises:
+            LotteryError: A name does not fit; the message lists missing, unknown and mis-shaped ones, and nothing
+                has been changed.
+        """
+        if misfits := self.check(module, prefix):
+            raise LotteryError(f"The ticket does not fit {type(module).__name__}: {_listed(misfits)}.")
+        params = _all_parameters(module)
+        with torch.no_grad():
+            for name, mask in self.masks.items():
+                param = params[_strip(name, prefix)]
+                param.masked_fill_(~mask.to(param.device), 0)
+
+    def hamming(self, other: "Ticket") -> float:
+        """Fraction of the masked entries in which two tickets differ, in [0, 1].
+
+        Raises:
+            LotteryError: They do not cover the same parameters in the same shapes.
+        """
+        return hamming(self.distinct, other.distinct)
+
+    def shuffled(self, seed: int) -> "Ticket":
+        """The layer-wise control: each parameter keeps as many entries as here, at places drawn anew.
+
+        Source: Frankle et al. 2021, section 4.
+        """
+        masks = shuffle(self.distinct, seed)
+        masks |= {alias: masks[name] for alias, name in self.ties.items()}
+        ordered = {name: masks[name] for name in self.masks}
+        return replace(self, masks=ordered, units={}, provenance={**self.provenance, "shuffle_seed": seed})
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the ticket as safetensors, masks packed to bits; the file appears whole or not at all.
+
+        Raises:
+            LotteryError: The file cannot be written.
+        """
+        from safetensors.numpy import save
+
+        masks = {f"parameter/{n}": m for n, m in self.distinct.items()} | {
+            f"unit/{n}": m for n, m in self.units.items()
+        }
+        packed = {name: np.packbits(mask.cpu().numpy()) for name, mask in masks.items()}
+        header = {
+            "version": VERSION,
+            "shapes": {name: list(mask.shape) for name, mask in masks.items()},
+            "order": list(self.masks),
+            "ties": dict(self.ties),
+            "provenance": dict(self.provenance),
+        }
+        text = json.dumps(header)
+        metadata = {"format": FORMAT, "ticket": text, "digest": _digest(text, packed)}
+        write_whole(Path(path), save(packed, metadata), what="ticket")
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> "Ticket":
+        """Read a ticket; nothing in the file is executed.
+
+        Raises:
+            LotteryError: No such file, not a ticket, truncated or changed since it was written, or a newer format.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        if not Path(path).is_file():
+            raise LotteryError(f"There is no ticket at '{path}'.")
+        try:
+            with safe_open(path, framework="numpy") as file:
+                metadata = file.metadata() or {}
+                packed = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+        except (SafetensorError, OSError) as error:
+            raise LotteryError(f"'{path}' is not a ticket, or a truncated one: {error}.") from error
+        if metadata.get("format") != FORMAT:
+            raise LotteryError(f"'{path}' is a safetensors file, but not a ticket of lightning_lottery.")
+        try:
+            header = json.loads(metadata["ticket"])
+            version = header["version"]
+        except (KeyError, ValueError, TypeError) as error:
+            raise LotteryError(f"The ticket '{path}' has no readable header: it was changed or damaged.") from error
+        if version > VERSION:
+            raise LotteryError(
+                f"The ticket '{path}' has format version {version}, this lightning_lottery reads up to {VERSION}: "
+                "upgrade it."
+            )
+        if metadata.get("digest") != _digest(metadata["ticket"], packed):
+            raise LotteryError(f"The ticket '{path}' is not what was written: it was changed or damaged.")
+        masks = {name: _unpack(packed[name], shape) for name, shape in header["shapes"].items()}
+        own = {name.removeprefix("parameter/"): mask for name, mask in masks.items() if name.startswith("parameter/")}
+        units = {name.removeprefix("unit/"): mask for name, mask in masks.items() if name.startswith("unit/")}
+        named = {name: own[header["ties"].get(name, name)] for name in header["order"]}
+        return cls(masks=named, units=units, ties=header["ties"], provenance=header["provenance"])
+
+
+def ticket_of(masks: Mapping[str, Tensor], module: nn.Module, provenance: Mapping[str, Any]) -> Ticket:
+    """A ticket from masks under their first names: copied to the CPU, tied names and the model's sparsity added."""
+    own = {name: mask.detach().cpu().clone() for name, mask in masks.items()}
+    tied = {alias: name for alias, name in ties(module).items() if name in own}
+    kept, total = count(own)
+    in_model = sum(parameter.numel() for parameter in module.parameters())
+    sparsities = {"sparsity": 1 - density(own), "model_sparsity": (total - kept) / in_model}
+    return Ticket(own | {a: own[n] for a, n in tied.items()}, ties=tied, provenance={**sparsities, **provenance})
+
+
+def hash_of(tensors: Mapping[str, Tensor]) -> str:
+    """Hexadecimal hash of names, dtypes, shapes and bits: equal only for equal tensors, order aside."""
+    digest = blake2b(digest_size=16)
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy() if tensor.numel() else b"")
+    return digest.hexdigest()
+
+
+def write_whole(path: Path, content: bytes, what: str) -> None:
+    """Write a file beside its target, force it to the disk, then rename it: no reader ever sees a part of it.
+
+    Raises:
+        LotteryError: It cannot be written (full disk, no permission); nothing is left behind.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(partial, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise LotteryError(f"The {what} '{path}' could not be written: {error.strerror or error}.") from error
+
+
+def _all_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
+    """Parameters under every one of their names."""
+    params = named_parameters(module)
+    return params | {alias: params[name] for alias, name in ties(module).items()}
+
+
+def _strip(name: str, prefix: str) -> str:
+    dotted = prefix if not prefix or prefix.endswith(".") else f"{prefix}."
+    return name.removeprefix(dotted) if name.startswith(dotted) else ""
+
+
+def _listed(misfits: Misfits) -> str:
+    kinds = {
+        "missing in the module": misfits.missing,
+        "unknown as parameters": misfits.unknown,
+        "mis-shaped": misfits.misshaped,
+    }
+    return "; ".join(f"{kind}: {', '.join(names)}" for kind, names in kinds.items() if names)
+
+
+def _digest(text: str, packed: Mapping[str, np.ndarray]) -> str:
+    digest = blake2b(text.encode(), digest_size=16)
+    for name in sorted(packed):
+        digest.update(name.encode())
+        digest.update(packed[name].tobytes())
+    return digest.hexdigest()
+
+
+def _unpack(packed: np.ndarray, shape: list[int]) -> Tensor:
+    bits = np.unpackbits(packed, count=int(np.prod(shape))).astype(bool)
+    return torch.from_numpy(bits).view(shape)
