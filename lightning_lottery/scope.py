@@ -89,16 +89,17 @@ class Scope:
 
     def explain(self, module: nn.Module) -> list[Place]:
         """Every parameter once, in the order of ``named_parameters``, in scope or why not."""
-        owners = owners_of(module)
+        owners = _owners(module)
+        aliases = ties(module)
         places = []
         for name, parameter in named_parameters(module).items():
+            names = [name, *(alias for alias, first in aliases.items() if first == name)]
             owned_by = owners[id(parameter)]
-            places.append(
-                Place(name, parameter, type(owned_by[0][1]).__name__, self._reason(name, parameter, owned_by))
-            )
+            reason = self._reason(names, parameter, owned_by)
+            places.append(Place(name, parameter, type(owned_by[0][1]).__name__, reason))
         return places
 
-    def _reason(self, name: str, parameter: nn.Parameter, owned_by: list[tuple[str, nn.Module]]) -> str:
+    def _reason(self, names: list[str], parameter: nn.Parameter, owned_by: list[tuple[str, nn.Module]]) -> str:
         types = sorted({type(owner).__name__ for _, owner in owned_by})
         if not all(any(_is_a(owner, pattern) for pattern in self.types) for _, owner in owned_by):
             return f"of {' and '.join(types)}"

@@ -124,6 +124,15 @@ class Ticket:
                 missing.append(name)
         return Misfits(tuple(missing), tuple(unknown), tuple(misshaped))
 
+    def require_fit(self, module: nn.Module, prefix: str = "") -> None:
+        """Refuse a module that the ticket does not fit.
+
+        Raises:
+            LotteryError: A name does not fit; the message lists missing, unknown and mis-shaped ones.
+        """
+        if misfits := self.check(module, prefix):
+            raise LotteryError(f"The ticket does not fit {type(module).__name__}: {_listed(misfits)}.")
+
     def apply(self, module: nn.Module, prefix: str = "") -> None:
         """Set the removed weights of a module to exactly zero, in place.
 
@@ -135,8 +144,7 @@ class Ticket:
             LotteryError: A name does not fit; the message lists missing, unknown and mis-shaped ones, and nothing
                 has been changed.
         """
-        if misfits := self.check(module, prefix):
-            raise LotteryError(f"The ticket does not fit {type(module).__name__}: {_listed(misfits)}.")
+        self.require_fit(module, prefix)
         params = _all_parameters(module)
         with torch.no_grad():
             for name, mask in self.masks.items():
@@ -222,13 +230,21 @@ class Ticket:
         return cls(masks=named, units=units, ties=header["ties"], provenance=header["provenance"])
 
 
-def ticket_of(masks: Mapping[str, Tensor], module: nn.Module, provenance: Mapping[str, Any]) -> Ticket:
-    """A ticket from masks under their first names: copied to the CPU, tied names and the model's sparsity added."""
-    own = {name: mask.detach().cpu().clone() for name, mask in masks.items()}
-    tied = {alias: name for alias, name in ties(module).items() if name in own}
+def ticket_of(
+    masks: Mapping[str, Tensor], ties: Mapping[str, str], model_size: int, provenance: Mapping[str, Any]
+) -> Ticket:
+    """A ticket from masks under their first names: copied to the CPU, tied names and sparsities added.
+
+    Args:
+        masks: Parameter name to bool tensor.
+        ties: Further names of the module's tied parameters to their first ones.
+        model_size: Entries of all the module's parameters.
+        provenance: Where the masks came from.
+    """
+    own = {name: mask.detach().to("cpu", copy=True) for name, mask in masks.items()}
+    tied = {alias: name for alias, name in ties.items() if name in own}
     kept, total = count(own)
-    in_model = sum(parameter.numel() for parameter in module.parameters())
-    sparsities = {"sparsity": 1 - density(own), "model_sparsity": (total - kept) / in_model}
+    sparsities = {"sparsity": 1 - density(own), "model_sparsity": (total - kept) / model_size}
     return Ticket(own | {a: own[n] for a, n in tied.items()}, ties=tied, provenance={**sparsities, **provenance})
 
 

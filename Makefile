@@ -1,0 +1,40 @@
+# `make demo` and `make test` are all that a fresh machine needs: both fill .venv first and skip what is there.
+PYTHON ?= python3
+SEEDS ?= 0
+PYTEST_ARGS ?=
+
+BIN := .venv/bin
+
+.PHONY: demo test torture clean
+
+demo: .venv/.installed-demo
+	$(BIN)/lightning-lottery run recipes/quickstart --seeds $(SEEDS)
+	@echo "See it: $(BIN)/tensorboard --logdir runs/quickstart"
+
+test: .venv/.installed-test
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -n 2 $(PYTEST_ARGS)
+
+torture: .venv/.installed-test
+	$(BIN)/python -m pytest -m torture $(PYTEST_ARGS)
+
+# runs/ stays: it holds results.
+clean:
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
+	find lightning_lottery tests recipes -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.venv/.installed-demo: EXTRAS := demo
+.venv/.installed-test: EXTRAS := demo,test
+
+# A stamp is written last, so a failed install is tried again. Every install holds the demo.
+.venv/.installed-%: pyproject.toml | .venv/bin/pip
+	@echo "Installing lightning_lottery[$(EXTRAS)] into .venv: minutes and some GB the first time."
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$(EXTRAS)]'
+	@touch .venv/.installed-demo $@
+
+# pip is the last thing that venv writes: a half-made environment is made again.
+.venv/bin/pip:
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 10) or sys.exit("lightning_lottery needs Python 3.10 or newer, but $(PYTHON) is %d.%d: say which one to use, as in `make $(MAKECMDGOALS) PYTHON=python3.12`." % sys.version_info[:2])'
+	$(PYTHON) -m venv .venv

@@ -1,0 +1,75 @@
+"""Train a ticket: the masks are given and stay."""
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from lightning_lottery.callbacks.base import MaskCallback
+from lightning_lottery.errors import LotteryError
+from lightning_lottery.scope import named_parameters
+from lightning_lottery.ticket import Ticket, hash_of
+
+
+class MaskFreezing(MaskCallback):
+    """Train only what a ticket keeps: removed weights are exactly zero from before the first step to after the last.
+
+    Zeros bring no speed by themselves: see ``shrink``. Gradients are masked before they are clipped, optimizer state of
+    removed entries is cleared, weights are masked again after every step; weights that came back all the same are
+    counted (``mask/revived``, always 0 unless something else writes weights).
+
+    Args:
+        ticket: A ticket, or the path of one; it is read when the callback is built.
+        shuffle_seed: Train the layer-wise shuffle of the ticket that this seed draws: the control.
+        name: Tells several callbacks of one Trainer apart.
+
+    Raises:
+        LotteryError: No such file or not a ticket; in ``fit``, a ticket that does not fit the module.
+
+    Example:
+        >>> import torch
+        >>> MaskFreezing(Ticket({"weight": torch.tensor([True, False])})).sparsity
+        0.5
+
+    Source: Frankle & Carbin 2019; Frankle et al. 2021, section 4 (the shuffled control).
+    """
+
+    role = "freezing"
+
+    def __init__(
+        self, ticket: str | os.PathLike[str] | Ticket, shuffle_seed: int | None = None, *, name: str | None = None
+    ) -> None:
+        given = ticket if isinstance(ticket, Ticket) else Ticket.load(ticket)
+        self._given = given if shuffle_seed is None else given.shuffled(shuffle_seed)
+        if not self._given.masks:
+            raise LotteryError(
+                "MaskFreezing needs a ticket with masks of parameters; this one has only masks of units."
+            )
+        super().__init__(None, interval=1, scope=None, name=name)
+
+    def _reset(self) -> None:
+        super()._reset()
+        self._masks = self._given.distinct
+
+    def select(self, module: nn.Module) -> dict[str, nn.Parameter]:
+        """The parameters that the ticket masks, in the module's order; a misfit is refused."""
+        self._given.require_fit(module)
+        masked = self._given.masks
+        return {name: param for name, param in named_parameters(module).items() if name in masked}
+
+    def starting_masks(self, params: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
+        """The ticket's masks under the module's names."""
+        return {name: self._given.masks[name].clone() for name in params}
+
+    def load_method_state(self, state: Mapping[str, Any]) -> None:
+        """Refuse a checkpoint that was trained with another ticket."""
+        if hash_of(self._masks) != hash_of(self.starting_masks(self._params)):
+            raise LotteryError(
+                f"{self._label}: the checkpoint was trained with other masks than {self._given!r} has. "
+                "Resume with its own ticket, or start afresh."
+            )
+
+    def provenance(self) -> dict[str, Any]:
+        """As of every callback, and where the ticket came from."""
+        return {**super().provenance(), "scope": None, "found_by": dict(self._given.provenance)}

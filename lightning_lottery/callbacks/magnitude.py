@@ -1,0 +1,57 @@
+"""Magnitude pruning while training."""
+
+from collections.abc import Mapping
+from typing import Literal
+
+from torch import Tensor, nn
+
+from lightning_lottery.callbacks.base import MaskCallback, scheduled
+from lightning_lottery.functional.schedules import Schedule
+from lightning_lottery.functional.scores import magnitude
+from lightning_lottery.scope import Scope
+
+
+class MagnitudePruning(MaskCallback):
+    """Remove the smallest weights a little at a time while training; a removed weight stays removed.
+
+    Zeros bring no speed by themselves: see ``shrink``. Every ``interval`` optimizer steps the weights in scope are
+    ranked by absolute value and as many are removed as the schedule asks for. Removed weights are exactly zero in
+    every step, checkpoint and validation from then on.
+
+    Args:
+        sparsity: Final fraction of the scope that is removed, in [0, 1), reached by a cubic schedule; or a Schedule:
+            ``Constant(0.8, begin=1000)`` prunes in one shot.
+        interval: Optimizer steps between updates, >= 1.
+        begin: When pruning begins: optimizer steps (int), or a fraction of the fit (float).
+        end: When the final sparsity is reached, and held to the last step; as ``begin``.
+        per: Rank all parameters together (``"all"``), or each by itself (``"tensor"``).
+        scope: Which parameters compete; default: the weights of linear and convolution layers.
+        name: Tells several callbacks of one Trainer apart.
+
+    Raises:
+        LotteryError: An argument out of range, or a Schedule together with ``begin`` or ``end``; in ``fit``, a scope that
+            matches nothing, or a schedule that cannot end in this fit.
+
+    Example:
+        >>> MagnitudePruning(0.9, begin=0, end=1000).schedule(1000)
+        0.9
+
+    Source: Zhu & Gupta 2017, section 2; exact counts as everywhere in this package.
+    """
+
+    def __init__(
+        self,
+        sparsity: float | Schedule,
+        *,
+        interval: int = 10,
+        begin: int | float = 0.05,
+        end: int | float = 0.7,
+        per: Literal["all", "tensor"] = "all",
+        scope: Scope | None = None,
+        name: str | None = None,
+    ) -> None:
+        schedule = scheduled(sparsity, begin, end, defaults=(0.05, 0.7))
+        super().__init__(schedule, interval=interval, scope=scope, name=name, per=per)
+
+    def scores(self, params: Mapping[str, nn.Parameter], step: int) -> dict[str, Tensor]:
+        return magnitude(params)

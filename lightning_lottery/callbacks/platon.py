@@ -1,0 +1,154 @@
+"""PLATON: prune by sensitivity and its uncertainty while training."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor, nn
+
+from lightning_lottery.callbacks.base import MaskCallback, cloned, scheduled
+from lightning_lottery.errors import LotteryError
+from lightning_lottery.functional.schedules import Schedule
+from lightning_lottery.functional.sensitivity import Averages, averages_like, check_decay, observe_, score
+from lightning_lottery.scope import Scope
+
+BODY = Scope(exclude=(r"re:(^|\.)(\w*_)?(classifier|head|pooler)(\.|$)",))
+"""The default scope without classifier, head and pooler, as in the authors' experiments."""
+
+
+class PLATON(MaskCallback):
+    """Remove the weights whose sensitivity is low and certain, a little more at every interval, while training.
+
+    Zeros bring no speed by themselves: see ``shrink``. The score of a weight is its running sensitivity
+    ``|theta * grad|`` times its running uncertainty. Removed weights are set to zero at each update (every
+    ``interval`` steps from ``begin`` on, then at every step from ``end`` to the last), but gradients and optimizer
+    state are left alone, so a removed weight may come back: between updates validation and checkpoints see weights
+    that drift, as in the authors' code. From ``end`` on they see exactly the asked sparsity.
+
+    Args:
+        sparsity: Final fraction of the scope that is removed, in [0, 1), reached by a cubic schedule; or a Schedule.
+        beta1: Decay of the sensitivity, in [0, 1).
+        beta2: Decay of the uncertainty, in [0, 1).
+        interval: Optimizer steps in a window, and between updates; >= 1.
+        begin: When pruning begins: optimizer steps (int), or a fraction of the fit (float).
+        end: When the final sparsity is reached, and held to the last step; as ``begin``.
+        scope: Which parameters compete; default: linear and convolution weights but classifier, head and pooler.
+        save_state: Save the three averages in checkpoints (12 bytes per weight). Without them a resumed run keeps its
+            masks but starts the averages anew, and says so.
+        name: Tells several callbacks of one Trainer apart.
+
+    Raises:
+        LotteryError: An argument out of range, or a Schedule together with ``begin`` or ``end``; in ``fit``, a scope that
+            matches nothing, or a schedule that cannot end in this fit.
+
+    Example:
+        >>> PLATON(sparsity=0.8, begin=100, end=2000).schedule
+        Cubic(final=0.8, begin=100, end=2000)
+
+    Source: Zhang et al. 2022, "PLATON: Pruning Large Transformer Models with Upper Confidence Bound of Weight
+    Importance", algorithm 1. Unlike the authors' code, exactly ``round((1 - sparsity) * n)`` weights are kept (theirs
+    keeps one more, and all ties), biases are left out, and nothing is ranked before one window has been seen.
+    """
+
+    frozen = False
+
+    def __init__(
+        self,
+        sparsity: float | Schedule,
+        *,
+        beta1: float = 0.85,
+        beta2: float = 0.95,
+        interval: int = 10,
+        begin: int | float = 0.05,
+        end: int | float = 0.7,
+        scope: Scope | None = None,
+        save_state: bool = True,
+        name: str | None = None,
+    ) -> None:
+        schedule = scheduled(sparsity, begin, end, defaults=(0.05, 0.7))
+        super().__init__(schedule, interval=interval, scope=scope or BODY, name=name)
+        check_decay("beta1", beta1)
+        check_decay("beta2", beta2)
+        self.beta1 = beta1
+        self.beta2 = beta2
+        self.save_state = save_state
+
+    def _reset(self) -> None:
+        super()._reset()
+        self._averages: dict[str, Averages] = {}
+        self._observed_from: int | None = None  # the first step that the averages hold
+        self._without_gradient: set[str] = set()
+
+    def begin_method(self, trainer: Trainer, schedule: Schedule | None) -> None:
+        first = max(2, self.interval)  # the step that folds in the first window with an observation
+        if schedule is not None and schedule.end < first and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            raise LotteryError(
+                f"{self._label} sees its first window of {self.interval} steps at step {first}, but is to reach sparsity "
+                f"{schedule.final} at step {schedule.end}: shorten `interval`, or train longer."
+            )
+        saved = self._averages
+        self._averages = {}
+        for name, param in self._params.items():
+            self._averages[name] = averages_like(param)
+            if name in saved:
+                for own, value in zip(self._averages[name], saved[name], strict=True):
+                    own.copy_(value)
+
+    def observe(self, params: Mapping[str, nn.Parameter], step: int) -> None:
+        grads = {name: param.grad for name, param in params.items()}
+        present = [grad for grad in grads.values() if grad is not None]
+        if not present:
+            raise LotteryError(
+                f"{self._label} finds no gradient after the optimizer's step: in manual optimization call "
+                "`zero_grad()` before `backward()`, not after `step()`."
+            )
+        self._warn_of_missing({name for name, grad in grads.items() if grad is None})
+        if not torch.nn.utils.get_total_norm(present).isfinite():
+            return
+        if self._observed_from is None:
+            self._observed_from = step
+        for name, param in params.items():
+            grad = grads[name]
+            observe_(
+                self._averages[name],
+                param,
+                torch.zeros_like(param) if grad is None else grad,
+                step=step,
+                interval=self.interval,
+                beta1=self.beta1,
+                beta2=self.beta2,
+            )
+
+    def scores(self, params: Mapping[str, nn.Parameter], step: int) -> dict[str, Tensor]:
+        return {name: score(self._averages[name]) for name in params}
+
+    def bytes_per_weight(self, param: nn.Parameter) -> int:
+        average = averages_like(param.new_empty(0)).window.element_size()
+        return super().bytes_per_weight(param) + 3 * average
+
+    def method_state(self) -> dict[str, Any]:
+        if not self.save_state:
+            return {}
+        fields = {field: {n: getattr(a, field) for n, a in self._averages.items()} for field in Averages._fields}
+        return {"averages": {field: cloned(of) for field, of in fields.items()}, "observed_from": self._observed_from}
+
+    def load_method_state(self, state: Mapping[str, Any]) -> None:
+        if "averages" not in state:
+            self._averages, self._observed_from = {}, None
+            rank_zero_warn(f"{self._label} resumes at step {self.step} with its masks, but without its averages.")
+            return
+        of = state["averages"]
+        self._averages = {name: Averages(*(of[field][name] for field in Averages._fields)) for name in self._params}
+        self._observed_from = state["observed_from"]
+
+    def _is_due(self, step: int) -> bool:
+        """Only once a window that holds an observation was folded in: before, all scores are zero and say nothing."""
+        last_fold = step - step % self.interval
+        return super()._is_due(step) and self._observed_from is not None and last_fold > self._observed_from
+
+    def _warn_of_missing(self, names: set[str]) -> None:
+        if new := sorted(names - self._without_gradient):
+            self._without_gradient |= names
+            rank_zero_warn(f"{self._label}: no gradient reaches {', '.join(new)}; that counts as sensitivity 0.")

@@ -1,0 +1,212 @@
+"""Full checkpoints at chosen optimizer steps, and runs that resume bit for bit."""
+
+import os
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.utilities import rank_zero_warn
+
+from lightning_lottery.callbacks.clock import StepClock
+from lightning_lottery.errors import LotteryError
+
+
+class Snapshots(Callback):
+    """Save a full checkpoint after chosen optimizer steps: the points a ticket is rewound to.
+
+    Files are ``snapshots/step=K.ckpt`` in the run's folder, each whole or absent. Step 0 is the state before the first
+    optimizer step. Acts after all callbacks that change weights, wherever it stands in the list.
+
+    Args:
+        steps: Optimizer steps, each >= 0; ``log_spaced`` gives a list.
+
+    Raises:
+        LotteryError: No step, or one that is no step.
+
+    Example:
+        >>> Snapshots([100, 0]).steps
+        (0, 100)
+    """
+
+    def __init__(self, steps: Sequence[int]) -> None:
+        wrong = [step for step in steps if isinstance(step, bool) or not isinstance(step, int) or step < 0]
+        if wrong or not steps:
+            raise LotteryError(f"`steps` of Snapshots are optimizer steps >= 0, at least one, got {list(steps)!r}.")
+        self.steps = tuple(sorted(set(steps)))
+        self.clock = StepClock()
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        act_last(self, trainer)
+        if stage == "fit" and trainer.global_step == 0:
+            self.clock.step = 0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.clock.step == 0:
+            self.clock.step = trainer.global_step
+        self.clock.start(trainer)
+        if trainer.global_step == 0:
+            self._save(trainer)
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        if self.clock.tick(trainer):
+            self._save(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if never := [step for step in self.steps if step > self.clock.step]:
+            rank_zero_warn(f"Snapshots saved nothing at {never}: the fit ended at step {self.clock.step}.")
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"step": self.clock.step}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.clock.step = state_dict["step"]
+
+    def _save(self, trainer: Trainer) -> None:
+        folder = trainer.log_dir or trainer.default_root_dir
+        if self.clock.step in self.steps and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            save_whole(trainer, Path(folder) / "snapshots" / f"step={self.clock.step}.ckpt")
+
+
+class ExactResume(Callback):
+    """A run that can be killed at any moment and goes on as if it had not been.
+
+    Randomness is reseeded before every batch from (seed, batch, rank), so there is no random state to save; every
+    ``every`` optimizer steps, and at the end, ``resume.ckpt`` is written into the run's folder, whole or not at all,
+    after the validation where one is due. Resume with ``trainer.fit(..., ckpt_path=".../resume.ckpt")``. The whole run
+    equals the unbroken one bit for bit where batch k of the training loader is a function of (seed, epoch, k), as in
+    the zoo's loaders; a plain ``DataLoader`` starts its epoch anew, which is said once.
+
+    Args:
+        every: Optimizer steps between checkpoints, >= 1.
+        seed: Seed of the run; default: the one that ``seed_everything`` set, or 0.
+
+    Raises:
+        LotteryError: ``every`` < 1.
+
+    Source: counter-based random numbers after Salmon et al. 2011; the mixing function is splitmix64 (Steele et al. 2014).
+    """
+
+    def __init__(self, every: int = 100, seed: int | None = None) -> None:
+        if isinstance(every, bool) or not isinstance(every, int) or every < 1:
+            raise LotteryError(f"`every` is a number of optimizer steps >= 1, got {every!r}.")
+        self.every = every
+        self.seed = seed
+        self.clock = StepClock()
+        self._is_due = False
+        self._resumed = False
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        act_last(self, trainer)
+        if stage == "fit" and trainer.global_step == 0:
+            self.clock.step = 0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.clock.start(trainer)
+        loader = trainer.train_dataloader
+        if self._resumed and not hasattr(loader, "load_state_dict"):
+            rank_zero_warn(
+                f"The training loader ({type(loader).__name__}) cannot go on in the middle of an epoch: the callbacks' "
+                "state is exact, but the order of the data is not the unbroken run's."
+            )
+
+    def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
+        seed = self.seed if self.seed is not None else int(os.environ.get("PL_GLOBAL_SEED", 0))
+        mixed = mix64(seed, trainer.fit_loop.total_batch_idx, trainer.global_rank)
+        torch.manual_seed(mixed)
+        random.seed(mixed)
+        np.random.seed(mixed % 2**32)
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        if self.clock.tick(trainer) and self.clock.step % self.every == 0:
+            self._is_due = True
+            if not _validates_now(trainer):
+                self._save(trainer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._is_due and not trainer.sanity_checking:
+            self._save(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._is_due:
+            self._save(trainer)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"step": self.clock.step}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.clock.step = state_dict["step"]
+        self._resumed = True
+
+    def _save(self, trainer: Trainer) -> None:
+        self._is_due = False
+        folder = trainer.log_dir or trainer.default_root_dir
+        if not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            save_whole(trainer, Path(folder) / "resume.ckpt")
+
+
+def log_spaced(last: int, points: int) -> list[int]:
+    """Optimizer steps 0, 1, ..., ``last``, at most ``points`` of them, evenly spaced in the logarithm after 0.
+
+    Example:
+        >>> log_spaced(1000, points=5)
+        [0, 1, 10, 100, 1000]
+    """
+    if last < 1 or points < 2:
+        raise LotteryError(f"`log_spaced` needs last >= 1 and points >= 2, got {last} and {points}.")
+    return sorted({0, *(int(step) for step in np.geomspace(1, last, points - 1).round())})
+
+
+def save_whole(trainer: Trainer, path: Path) -> None:
+    """Save a checkpoint beside its target, force it to the disk, then rename it. Collective: called on every rank.
+
+    Raises:
+        LotteryError: It cannot be written.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        trainer.save_checkpoint(partial, weights_only=False)
+        if trainer.is_global_zero:
+            with open(partial, "rb") as file:
+                os.fsync(file.fileno())
+            os.replace(partial, path)
+    except (OSError, RuntimeError) as error:  # torch's zip writer turns a full disk into a RuntimeError
+        partial.unlink(missing_ok=True)
+        raise LotteryError(f"The checkpoint '{path}' could not be written: {error}.") from error
+    trainer.strategy.barrier()
+
+
+def act_last(callback: Callback, trainer: Trainer) -> None:
+    """Move a callback behind all that change weights, before those that write checkpoints.
+
+    A new list: Lightning is iterating over the old one while it calls ``setup``.
+    """
+    others = [other for other in trainer.callbacks if other is not callback]  # type: ignore[attr-defined]
+    writers = [other for other in others if isinstance(other, Checkpoint)]
+    trainer.callbacks = [*(other for other in others if other not in writers), callback, *writers]  # type: ignore[attr-defined]
+
+
+def mix64(*numbers: int) -> int:
+    """One well-mixed number in [0, 2^64) from several: splitmix64 over each in turn.
+
+    Example:
+        >>> mix64(0, 1) != mix64(1, 0)
+        True
+    """
+    mixed = 0
+    for number in numbers:
+        mixed = (mixed ^ (number % 2**64)) + 0x9E3779B97F4A7C15
+        mixed = ((mixed ^ (mixed >> 30)) * 0xBF58476D1CE4E5B9) % 2**64
+        mixed = ((mixed ^ (mixed >> 27)) * 0x94D049BB133111EB) % 2**64
+        mixed ^= mixed >> 31
+    return mixed
+
+
+def _validates_now(trainer: Trainer) -> bool:
+    """Whether Lightning validates right after this batch."""
+    loop = trainer.fit_loop.epoch_loop
+    return bool(loop._should_check_val_fx(trainer.fit_loop._data_fetcher))

@@ -1,0 +1,138 @@
+"""Folders of small images as uint8 tensors: decoded once, kept in a file beside them."""
+
+import contextlib
+import hashlib
+import os
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor
+
+from lightning_lottery.errors import LotteryError
+
+
+def read_image_folder(root: Path, name: str, shape: tuple[int, int, int], num_classes: int) -> dict[str, Tensor]:
+    """The images under `root/train/<class>/` and `root/test/<class>/`, and their labels.
+
+    Labels number the class folders in alphabetical order. The decoded tensors are kept in
+    `root/<name>-uint8.safetensors` and decoded again when a file came, went or changed its size; where this file cannot
+    be written, a warning says so, and every run decodes.
+
+    Args:
+        root: the folder.
+        name: of the data set, for the file and the messages.
+        shape: (C, H, W) that every image must have; with C = 1 they are read as grey, with C = 3 as RGB.
+        num_classes: class folders that there must be in each of the two.
+
+    Returns:
+        `train_images` and `test_images`, (N, C, H, W), uint8; `train_labels` and `test_labels`, (N,), int64.
+
+    Raises:
+        LotteryError: if a folder is missing or empty, there are more or fewer classes, the two halves differ in them,
+            or an image cannot be read or has another size.
+    """
+    classes = _class_names(root, name, num_classes)
+    files = {split: _image_files(root / split, classes) for split in ("train", "test")}
+    listing = _listing(root, [path for paths, _ in files.values() for path in paths])
+    cache = root / f"{name}-uint8.safetensors"
+    tensors = _load(cache, listing)
+    if tensors is None:
+        tensors = {}
+        for split, (paths, labels) in files.items():
+            tensors[f"{split}_images"] = _decode(paths, shape, f"{name} {split}")
+            tensors[f"{split}_labels"] = torch.tensor(labels)
+        _store(cache, tensors, listing)
+    return tensors
+
+
+def _class_names(root: Path, name: str, num_classes: int) -> list[str]:
+    halves = []
+    for split in ("train", "test"):
+        if not (root / split).is_dir():
+            raise LotteryError(f"{name} is at {root} as folders, but {root / split} is missing.")
+        halves.append(sorted(entry.name for entry in os.scandir(root / split) if entry.is_dir()))
+    if halves[0] != halves[1] or len(halves[0]) != num_classes:
+        raise LotteryError(
+            f"{name} needs the same {num_classes} class folders in {root / 'train'} and {root / 'test'}, "
+            f"found {len(halves[0])} and {len(halves[1])}: {_some(halves[0])} and {_some(halves[1])}."
+        )
+    return halves[0]
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:10]) + (", ..." if len(names) > 10 else "") if names else "none"
+
+
+def _image_files(folder: Path, classes: list[str]) -> tuple[list[Path], list[int]]:
+    """The images of every class, by name, and their labels."""
+    paths: list[Path] = []
+    labels: list[int] = []
+    for label, name in enumerate(classes):
+        found = sorted(
+            entry.name
+            for entry in os.scandir(folder / name)
+            if entry.name.lower().endswith((".jpg", ".jpeg", ".png")) and not entry.name.startswith(".")
+        )
+        if not found:
+            raise LotteryError(f"{folder / name} holds no .jpg, .jpeg or .png image.")
+        paths += [folder / name / file for file in found]
+        labels += [label] * len(found)
+    return paths, labels
+
+
+def _listing(root: Path, paths: Sequence[Path]) -> str:
+    """What the files are, in one line: how many, how large together, and a hash of names and sizes."""
+    digest, total = hashlib.sha256(), 0
+    for path in paths:
+        size = path.stat().st_size
+        total += size
+        digest.update(f"{path.relative_to(root).as_posix()} {size}\n".encode())
+    return f"{len(paths)} files, {total} bytes, sha256 {digest.hexdigest()}"
+
+
+def _decode(paths: Sequence[Path], shape: tuple[int, int, int], title: str) -> Tensor:
+    from torchvision.io import ImageReadMode, decode_image
+    from tqdm import tqdm
+
+    mode = ImageReadMode.GRAY if shape[0] == 1 else ImageReadMode.RGB
+    images = torch.empty(len(paths), *shape, dtype=torch.uint8)
+    for index, path in enumerate(tqdm(paths, desc=f"decoding {title}", unit="image", leave=False, disable=None)):
+        try:
+            image = decode_image(str(path), mode=mode)
+        except RuntimeError as error:
+            raise LotteryError(f"{path} cannot be read as an image: remove or replace it.") from error
+        if image.shape != shape:
+            raise LotteryError(f"{path} is {tuple(image.shape[1:])} pixels (H, W), but {title} needs {shape[1:]}.")
+        images[index] = image
+    return images
+
+
+def _load(cache: Path, listing: str) -> dict[str, Tensor] | None:
+    """What `_store` wrote for the same listing, else None."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(cache, framework="pt") as file:
+            if (file.metadata() or {}).get("listing") != listing:
+                return None
+            return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError):
+        return None
+
+
+def _store(cache: Path, tensors: dict[str, Tensor], listing: str) -> None:
+    """Write the file whole or not at all."""
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    temporary = cache.with_name(f".{cache.name}.{uuid.uuid4().hex}")
+    try:
+        save_file(tensors, temporary, metadata={"listing": listing})
+        os.replace(temporary, cache)
+    except (OSError, SafetensorError) as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        rank_zero_warn(f"{cache} cannot be written, so that every run decodes the images again: {error}")

@@ -1,0 +1,158 @@
+"""Batches that are a function of (seed, epoch, batch, rank) alone: a resumed run sees what an unbroken one does."""
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from lightning_lottery.errors import LotteryError
+
+
+class SeededBatches:
+    """A loader whose batch k depends on (seed, epoch, k) alone, with each rank taking its part.
+
+    Random numbers come from generators of its own, seeded anew for each epoch's order and for each batch's
+    augmentation; the global ones are left alone. Lightning saves and restores its position with a checkpoint, and tells
+    it the epoch.
+
+    With `shuffle` (training) every rank gets equally many batches of equal sizes: what does not divide by the ranks is
+    left out, other samples in each epoch, and only the last batch may be smaller. Without (evaluation) every sample
+    comes exactly once over all ranks, in equally many batches on each, of sizes that differ by at most one.
+
+    Args:
+        images: (N, C, H, W), uint8.
+        labels: (N,), int64.
+        batch_size: samples of a batch on one rank. One exception: at `batch_size` 1, where the samples of an evaluation
+            do not divide by the ranks, some ranks end with one batch of two.
+        seed: of order and augmentation; int.
+        rank: of this process among `world_size`; default 0.
+        world_size: number of processes; default 1.
+        shuffle: a new order in each epoch; default False.
+        augment: a function of (float images in [0, 1], generator) that returns images; default None.
+
+    Raises:
+        TypeError: if images are not uint8 or labels not int64.
+        LotteryError: if there are no samples, or fewer than ranks, or images and labels differ in number, or
+            `batch_size` or `rank` is out of range.
+
+    Example:
+        >>> images, labels = torch.zeros(5, 1, 8, 8, dtype=torch.uint8), torch.arange(5)
+        >>> [len(labels) for images, labels in SeededBatches(images, labels, batch_size=2)]
+        [2, 2, 1]
+    """
+
+    batch_sampler = None  # Lightning looks here too when there is a `sampler`
+
+    def __init__(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        batch_size: int,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        shuffle: bool = False,
+        augment: Callable[[Tensor, torch.Generator], Tensor] | None = None,
+    ) -> None:
+        _check_samples(images, labels)
+        if batch_size < 1:
+            raise LotteryError(f"batch_size must be at least 1, got {batch_size}.")
+        if not 0 <= rank < world_size:
+            raise LotteryError(f"rank must be in [0, world_size), got rank {rank} of {world_size}.")
+        if len(images) < world_size:
+            raise LotteryError(f"{len(images)} samples do not suffice for {world_size} ranks: use fewer devices.")
+        self.images, self.labels = images, labels
+        self.batch_size, self.seed, self.rank, self.world_size = batch_size, seed, rank, world_size
+        self.shuffle, self.augment = shuffle, augment
+        self.epoch = 0
+        self._start = self._next = 0
+
+    @property
+    def sampler(self) -> "SeededBatches":
+        """Itself: Lightning looks here for `set_epoch`."""
+        return self
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch of the next iteration; another one than the restored epoch starts at its first batch."""
+        if epoch != self.epoch:
+            self.epoch, self._start = epoch, 0
+
+    def state_dict(self) -> dict[str, int]:
+        """The epoch and the batch that comes next; after the last one, batch 0."""
+        return {"epoch": self.epoch, "batch": self._next % len(self)}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Let the next iteration continue at the stored batch of the stored epoch.
+
+        Raises:
+            LotteryError: if an epoch has no such batch.
+        """
+        if not 0 <= state["batch"] < len(self):
+            raise LotteryError(
+                f"The checkpoint stands before batch {state['batch']}, but an epoch has {len(self)}: resume with the "
+                "data, batch_size and number of devices that it was trained with."
+            )
+        self.epoch = state["epoch"]
+        self._start = self._next = state["batch"]
+
+    def __len__(self) -> int:
+        """Batches of an epoch, the same number on every rank."""
+        fewest, more = divmod(len(self.images), self.world_size)
+        most = fewest if self.shuffle or not more else fewest + 1
+        return min(-(-most // self.batch_size), fewest)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Batches (float32 images in [0, 1], labels) from the restored one, else the first, to the end of the epoch."""
+        start, self._start = self._start, 0
+        epoch = self.epoch
+        parts = self._parts(epoch)
+        for batch in range(start, len(parts)):
+            self._next = batch + 1
+            images = self.images[parts[batch]].float().div_(255)
+            if self.augment is not None:
+                images = self.augment(images, _generator(self.seed, epoch, batch, self.rank))
+            yield images, self.labels[parts[batch]]
+
+    def _parts(self, epoch: int) -> tuple[Tensor, ...]:
+        """The indices of this rank's samples, one tensor per batch."""
+        total = len(self.images)
+        if not self.shuffle:
+            mine = torch.arange(self.rank, total, self.world_size)
+            return mine.tensor_split(len(self))
+        order = torch.randperm(total, generator=_generator(self.seed, epoch))
+        mine = order[: total - total % self.world_size][self.rank :: self.world_size]
+        return torch.split(mine, self.batch_size)
+
+
+def _check_samples(images: Tensor, labels: Tensor) -> None:
+    if images.dtype != torch.uint8 or labels.dtype != torch.int64:
+        raise TypeError(f"SeededBatches takes uint8 images and int64 labels, got {images.dtype} and {labels.dtype}.")
+    if images.ndim != 4 or labels.ndim != 1 or len(images) != len(labels):
+        raise LotteryError(
+            f"SeededBatches takes images (N, C, H, W) and labels (N,), got {tuple(images.shape)} and "
+            f"{tuple(labels.shape)}."
+        )
+    if not len(images):
+        raise LotteryError("SeededBatches got no samples.")
+
+
+def _generator(*numbers: int) -> torch.Generator:
+    return torch.Generator().manual_seed(_mix(*numbers))
+
+
+def _mix(*numbers: int) -> int:
+    """A seed of 64 bits from several numbers, each of which changes all of it.
+
+    Source: the finaliser of SplitMix64, Steele, Lea and Flood 2014, "Fast splittable pseudorandom number generators".
+    """
+    state = 0
+    for number in numbers:
+        state = (state ^ number) + 0x9E3779B97F4A7C15 & _64_BITS
+        state = (state ^ state >> 30) * 0xBF58476D1CE4E5B9 & _64_BITS
+        state = (state ^ state >> 27) * 0x94D049BB133111EB & _64_BITS
+        state ^= state >> 31
+    return state
+
+
+_64_BITS = 2**64 - 1

@@ -1,0 +1,286 @@
+"""The networks of the recipes, as functions: plain arguments in, an `nn.Module` out, so that YAML can name them."""
+
+import difflib
+
+import torch
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lightning_lottery.errors import LotteryError
+
+
+def lenet_300_100(inputs: int = 784, num_classes: int = 10) -> nn.Module:
+    """The multilayer perceptron LeNet-300-100: flatten, 300, 100, classes, with ReLU between.
+
+    Args:
+        inputs: entries of one image, C·H·W.
+        num_classes: number of logits.
+
+    Returns:
+        The network: (B, C, H, W) to (B, num_classes).
+
+    Raises:
+        LotteryError: if an argument is smaller than 1.
+
+    Example:
+        >>> sum(p.numel() for p in lenet_300_100().parameters())
+        266610
+
+    Source: LeCun et al. 1998, "Gradient-based learning applied to document recognition", section III.C.3; with ReLU and
+    the cross-entropy of the lottery-ticket papers in place of its scaled tanh and squared error.
+    """
+    _refuse_below(1, inputs=inputs, num_classes=num_classes)
+    return nn.Sequential(
+        nn.Flatten(),
+        nn.Linear(inputs, 300),
+        nn.ReLU(),
+        nn.Linear(300, 100),
+        nn.ReLU(),
+        nn.Linear(100, num_classes),
+    )
+
+
+def resnet(depth: int = 20, num_classes: int = 10, channels: int = 3) -> nn.Module:
+    """The residual network for CIFAR: three stages of (depth − 2) / 6 blocks, 16, 32 and 64 channels wide.
+
+    Args:
+        depth: weighted layers, 6n + 2 with n >= 1: 20, 32, 44, 56, 110, ...
+        num_classes: number of logits.
+        channels: channels of the images.
+
+    Returns:
+        The network: (B, channels, H, W) to (B, num_classes), H and W of at least 4.
+
+    Raises:
+        LotteryError: if `depth` is not 6n + 2, or another argument is smaller than 1.
+
+    Example:
+        >>> sum(p.numel() for p in resnet(depth=20).parameters())
+        269722
+
+    Source: He et al. 2016, "Deep residual learning for image recognition", section 4.2, with its option A (a shortcut
+    without parameters). The paper does not say where the zero channels go; here they stand behind the others.
+    """
+    if depth < 8 or (depth - 2) % 6:
+        nearest = max(1, round((depth - 2) / 6)) * 6 + 2
+        raise LotteryError(f"A CIFAR ResNet has depth 6n + 2 (20, 32, 56, ...), got depth={depth}: try {nearest}.")
+    _refuse_below(1, num_classes=num_classes, channels=channels)
+    return _ResNet(blocks=(depth - 2) // 6, num_classes=num_classes, channels=channels)
+
+
+class _ResNet(nn.Module):
+    def __init__(self, blocks: int, num_classes: int, channels: int) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(_conv3x3(channels, 16), nn.BatchNorm2d(16), nn.ReLU())
+        widths = [16] * blocks + [32] * blocks + [64] * blocks
+        self.blocks = nn.Sequential(*map(_Block, [16, *widths[:-1]], widths))
+        self.head = nn.Linear(64, num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        features: Tensor = self.blocks(self.stem(images))
+        logits: Tensor = self.head(features.mean(dim=(2, 3)))
+        return logits
+
+
+class _Block(nn.Module):
+    """Two 3×3 convolutions beside a shortcut; where the width grows, the side is halved."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.stride = 1 if inputs == outputs else 2
+        self.new_channels = outputs - inputs
+        self.conv1 = _conv3x3(inputs, outputs, self.stride)
+        self.bn1 = nn.BatchNorm2d(outputs)
+        self.conv2 = _conv3x3(outputs, outputs)
+        self.bn2 = nn.BatchNorm2d(outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        residual = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
+        shortcut = F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.new_channels))
+        return F.relu(residual + shortcut)
+
+
+def _conv3x3(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
+    conv = nn.Conv2d(inputs, outputs, kernel_size=3, stride=stride, padding=1, bias=False)
+    nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
+    return conv
+
+
+def vit(
+    image_size: int = 8,
+    patch_size: int = 2,
+    channels: int = 1,
+    hidden_size: int = 64,
+    layers: int = 3,
+    heads: int = 4,
+    mlp_size: int = 128,
+    num_classes: int = 10,
+    dropout: float = 0.0,
+) -> nn.Module:
+    """A vision transformer of Hugging Face's `ViTForImageClassification`, randomly initialised.
+
+    The defaults fit the 8×8 digits. Logits are the `logits` of what it returns.
+
+    Args:
+        image_size: side of the square images, in pixels.
+        patch_size: side of a patch, in pixels; divides `image_size`.
+        channels: channels of the images.
+        hidden_size: width of the tokens; a multiple of `heads`.
+        layers: transformer blocks.
+        heads: attention heads of a block.
+        mlp_size: neurons in the middle of a block's feed-forward network.
+        num_classes: number of logits.
+        dropout: probability, after attention, feed-forward and embedding and on the attention weights.
+
+    Returns:
+        The network: (B, channels, image_size, image_size) to an output with `logits` (B, num_classes).
+
+    Raises:
+        LotteryError: if patches do not tile the image, heads do not share the width, or a number is out of range.
+
+    Example:
+        >>> vit(layers=1)(torch.zeros(2, 1, 8, 8)).logits.shape
+        torch.Size([2, 10])
+
+    Source: Dosovitskiy et al. 2021, "An image is worth 16x16 words".
+    """
+    _refuse_below(1, patch_size=patch_size, channels=channels, layers=layers, heads=heads, mlp_size=mlp_size)
+    _refuse_below(1, image_size=image_size, hidden_size=hidden_size, num_classes=num_classes)
+    if image_size % patch_size:
+        raise LotteryError(f"Patches of side {patch_size} do not tile images of side {image_size}: change patch_size.")
+    if hidden_size % heads:
+        raise LotteryError(f"{heads} heads cannot share a hidden_size of {hidden_size}: take a multiple of {heads}.")
+    if not 0 <= dropout < 1:
+        raise LotteryError(f"dropout must be in [0, 1), got {dropout}.")
+
+    from transformers import ViTConfig, ViTForImageClassification
+
+    config = ViTConfig(
+        image_size=image_size,
+        patch_size=patch_size,
+        num_channels=channels,
+        hidden_size=hidden_size,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        intermediate_size=mlp_size,
+        hidden_dropout_prob=dropout,
+        attention_probs_dropout_prob=dropout,
+    )
+    config.num_labels = num_classes
+    return ViTForImageClassification(config)
+
+
+def pretrained_vit(name: str = "google/vit-base-patch16-224", num_classes: int = 10) -> nn.Module:
+    """A pretrained vision transformer with a head for `num_classes`, a new one where the old does not fit.
+
+    The network carries what `ImageClassifier` needs to feed it: `image_size` (H, W), and `image_mean` and `image_std`
+    of its image processor, None when that does not normalise. It is float32 and in training mode.
+
+    Args:
+        name: a model on the Hugging Face hub, or a folder that `save_pretrained` wrote.
+        num_classes: number of logits.
+
+    Returns:
+        The network: (B, C, H, W) to an output with `logits` (B, num_classes).
+
+    Raises:
+        LotteryError: if there is no such model, here or on the hub, or `num_classes` is smaller than 1.
+
+    Source: Dosovitskiy et al. 2021, "An image is worth 16x16 words"; the weights are the publisher's.
+    """
+    _refuse_below(1, num_classes=num_classes)
+
+    from transformers import ViTForImageClassification
+
+    try:
+        network = ViTForImageClassification.from_pretrained(name, num_labels=num_classes, ignore_mismatched_sizes=True)
+    except OSError as error:
+        raise LotteryError(
+            f"No pretrained ViT {name!r}: it is neither a folder that save_pretrained wrote nor could it be fetched "
+            "from the Hugging Face hub; check the name and the network, or give a local folder."
+        ) from error
+    side = network.config.image_size
+    _carry(network, (side, side) if isinstance(side, int) else tuple(side), *_normalisation(name))
+    return network.float().train()  # from_pretrained leaves it in eval mode, and Lightning would train it so
+
+
+def _carry(
+    network: nn.Module, size: tuple[int, ...], mean: tuple[float, ...] | None, std: tuple[float, ...] | None
+) -> None:
+    """Let the network say what images it was trained on."""
+    for name, value in (("image_size", size), ("image_mean", mean), ("image_std", std)):
+        setattr(network, name, value)
+
+
+def _normalisation(name: str) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
+    """Mean and standard deviation of the image processor beside the weights."""
+    from transformers import ViTImageProcessor
+
+    try:
+        processor, _ = ViTImageProcessor.get_image_processor_dict(name)
+    except OSError:
+        rank_zero_warn(f"{name!r} has no preprocessor_config.json: its images are not normalised.")
+        return None, None
+    if not processor.get("do_normalize", True):
+        return None, None
+    return tuple(processor["image_mean"]), tuple(processor["image_std"])
+
+
+def torchvision_model(name: str, num_classes: int, weights: str | None = None) -> nn.Module:
+    """A classification network of torchvision, by its name there.
+
+    With `weights`, every tensor but those of another number of classes is loaded, and the network carries
+    `image_size`, `image_mean` and `image_std` of these weights for `ImageClassifier`, which then resizes to them.
+
+    Args:
+        name: as in `torchvision.models.list_models()`: "resnet18", "vgg16_bn", "vit_b_16", ...
+        num_classes: number of logits.
+        weights: None for random ones, else "DEFAULT", "IMAGENET1K_V1", ...: a member of the network's weights.
+
+    Returns:
+        The network: (B, 3, H, W) to (B, num_classes).
+
+    Raises:
+        LotteryError: if torchvision has no such network or weights, or the weights cannot be downloaded.
+
+    Example:
+        >>> sum(p.numel() for p in torchvision_model("squeezenet1_1", num_classes=10).parameters())
+        727626
+    """
+    _refuse_below(1, num_classes=num_classes)
+
+    from torchvision import models
+
+    _refuse_unknown(name, models.list_models(module=models), "torchvision has no classification network")
+    if weights is None:
+        network: nn.Module = models.get_model(name, weights=None, num_classes=num_classes)
+        return network
+
+    known = models.get_model_weights(name)
+    _refuse_unknown(weights, list(known.__members__), f"torchvision's {name} has no weights")
+    network = models.get_model(name, weights=None, num_classes=num_classes)
+    try:
+        stored = known[weights].get_state_dict(progress=True, check_hash=True)
+    except (OSError, RuntimeError) as error:
+        raise LotteryError(
+            f"The weights {weights} of torchvision's {name} could not be downloaded from {known[weights].url}: "
+            "check the network, or take weights=None."
+        ) from error
+    shapes = {key: tensor.shape for key, tensor in network.state_dict().items()}
+    network.load_state_dict({k: v for k, v in stored.items() if shapes.get(k) == v.shape}, strict=False)
+    preset = known[weights].transforms()
+    _carry(network, (preset.crop_size[0], preset.crop_size[0]), tuple(preset.mean), tuple(preset.std))
+    return network
+
+
+def _refuse_unknown(name: str, known: list[str], complaint: str) -> None:
+    if name not in known:
+        close = difflib.get_close_matches(name, known, n=5) or sorted(known)[:5]
+        raise LotteryError(f"{complaint} {name!r}; names look like {', '.join(close)}.")
+
+
+def _refuse_below(least: int, **arguments: int) -> None:
+    for name, value in arguments.items():
+        if value < least:
+            raise LotteryError(f"{name} must be at least {least}, got {value}.")

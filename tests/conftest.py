@@ -1,0 +1,21 @@
+import os
+from pathlib import Path
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # read when transformers is imported: no test may load from a hub
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
+
+torch.set_num_threads(1)  # two workers share two cores, and the golden vectors were made with one thread
+
+
+@pytest.fixture(scope="session")
+def golden() -> Path:
+    """The folder of golden vectors, which not every machine has."""
+    named = os.environ.get("LOTTERY_GOLDEN")
+    if not named:
+        pytest.skip("LOTTERY_GOLDEN names no folder of golden vectors")
+    folder = Path(named)
+    if not folder.is_dir():
+        pytest.fail(f"LOTTERY_GOLDEN={named} is not a folder: correct it, or unset it to skip these tests.")
+    return folder
