@@ -34,7 +34,7 @@ clean:
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$(EXTRAS)]'
 	@touch .venv/.installed-demo $@
 
-# pip is the last thing that venv writes: a half-made environment is made again.
+# venv writes bin/pip when the rest works: a half-made environment is made again.
 .venv/bin/pip:
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 10) or sys.exit("lightning_lottery needs Python 3.10 or newer, but $(PYTHON) is %d.%d: say which one to use, as in `make $(MAKECMDGOALS) PYTHON=python3.12`." % sys.version_info[:2])'
 	$(PYTHON) -m venv .venv

@@ -102,7 +102,7 @@ class Scope:
     def _reason(self, names: list[str], parameter: nn.Parameter, owned_by: list[tuple[str, nn.Module]]) -> str:
         types = sorted({type(owner).__name__ for _, owner in owned_by})
         if not all(any(_is_a(owner, pattern) for pattern in self.types) for _, owner in owned_by):
-            return f"of {' and '.join(types)}"
+            return f"owned by {' and '.join(types)}"
         if not self.biases and any("bias" in leaf for leaf, _ in owned_by):
             return "bias"
         if not any(_matches(name, pattern) for name in names for pattern in self.include):

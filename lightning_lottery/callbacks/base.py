@@ -141,6 +141,16 @@ class MaskCallback(Callback):
         """Optimizer steps that happened."""
         return self.clock.step
 
+    @property
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """The parameters in scope by name, while a fit runs."""
+        return dict(self._params)
+
+    @property
+    def resolved_schedule(self) -> Schedule | None:
+        """The schedule in optimizer steps, once a fit has begun."""
+        return self._resolved
+
     def ticket(self) -> Ticket:
         """The present masks and their provenance.
 
@@ -148,7 +158,7 @@ class MaskCallback(Callback):
             LotteryError: There are no masks yet.
         """
         if not self._masks:
-            raise LotteryError(f"{self._label} has no masks yet: they begin with `fit`.")
+            raise LotteryError(f"{self.label} has no masks yet: they begin with `fit`.")
         if self._params:
             self._weights_hash["weights"] = hash_of(self._params)
         return ticket_of(self._masks, self._ties, self._model_size, self.provenance())
@@ -162,13 +172,13 @@ class MaskCallback(Callback):
             self._reset()
         if isinstance(trainer.strategy, (FSDPStrategy, ModelParallelStrategy, DeepSpeedStrategy)):
             raise MisconfigurationException(
-                f"{self._label} needs whole parameters on every rank, and {type(trainer.strategy).__name__} shards "
+                f"{self.label} needs whole parameters on every rank, and {type(trainer.strategy).__name__} shards "
                 "them: use strategy='ddp', or one device."
             )
         others = [other for other in trainer.callbacks if isinstance(other, MaskCallback) and other is not self]  # type: ignore[attr-defined]
         if any(other.name == self.name for other in others):
             raise LotteryError(
-                f"Two callbacks would both write {self._ticket_file}: give {self._label} a `name` of its own."
+                f"Two callbacks would both write {self._ticket_file}: give {self.label} a `name` of its own."
             )
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -178,14 +188,14 @@ class MaskCallback(Callback):
         self._check_overlap(trainer)
         if self.frozen and any(isinstance(optimizer, LBFGS) for optimizer in trainer.optimizers):
             raise LotteryError(
-                f"{self._label} cannot freeze weights under LBFGS, whose history mixes all of them: "
+                f"{self.label} cannot freeze weights under LBFGS, whose history mixes all of them: "
                 "use an optimizer with state per weight."
             )
         if self.schedule is not None:
             try:
                 self._resolved = self.schedule.resolve(steps_of_fit(trainer, pl_module))
             except LotteryError as error:
-                raise LotteryError(f"{self._label}: {error}") from error
+                raise LotteryError(f"{self.label}: {error}") from error
         if self._masks.keys() != self._params.keys():
             self._masks = self.starting_masks(self._params)
         if self._restored is not None:
@@ -199,9 +209,7 @@ class MaskCallback(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._restored is None and self.step == 0 and trainer.global_step > 0:
             self.clock.step = trainer.global_step
-            rank_zero_info(
-                f"{self._label} begins with this fit at step {self.step}: the checkpoint has no state of it."
-            )
+            rank_zero_info(f"{self.label} begins with this fit at step {self.step}: the checkpoint has no state of it.")
         self._restored = None
         self.clock.start(trainer)
         self._is_shown = False
@@ -245,7 +253,7 @@ class MaskCallback(Callback):
         final = self._resolved.final if self._resolved is not None else None
         if final is not None and self._resolved is not None and self.step < self._resolved.end:
             rank_zero_warn(
-                f"{self._label} was to reach sparsity {final} at step {self._resolved.end}, but the fit ended at step "
+                f"{self.label} was to reach sparsity {final} at step {self._resolved.end}, but the fit ended at step "
                 f"{self.step} with sparsity {self.sparsity:.4f}."
             )
 
@@ -253,7 +261,7 @@ class MaskCallback(Callback):
         self._mask_weights_()  # whatever else wrote weights in its `on_train_end`
         folder = trainer.log_dir or trainer.default_root_dir  # `log_dir` is collective: asked for on every rank
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
-            rank_zero_info(f"{self._label} writes no ticket in a fast_dev_run.")
+            rank_zero_info(f"{self.label} writes no ticket in a fast_dev_run.")
         elif trainer.is_global_zero:
             self.ticket().save(Path(folder) / self._ticket_file)
 
@@ -285,7 +293,7 @@ class MaskCallback(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         if state_dict["version"] > STATE_VERSION:
             raise LotteryError(
-                f"The checkpoint holds state of {self._label} in version {state_dict['version']}, this "
+                f"The checkpoint holds state of {self.label} in version {state_dict['version']}, this "
                 f"lightning_lottery reads up to {STATE_VERSION}: upgrade it."
             )
         for key, own in (("method", type(self).__name__), ("scope", repr(self.scope))):
@@ -325,7 +333,7 @@ class MaskCallback(Callback):
         within = self._masks if self.frozen else None
         with torch.no_grad():
             masks = keep_top(self.scores(self._params, self.step), target, within=within, per=self.per)
-        check_agreement(trainer, masks, f"{self._label} at step {self.step}")
+        check_agreement(trainer, masks, f"{self.label} at step {self.step}")
         changed = sum(int((masks[name] ^ self._masks[name]).sum()) for name in masks)
         regrown = sum(int((masks[name] & ~self._masks[name]).sum()) for name in masks)
         self._masks = masks
@@ -362,19 +370,20 @@ class MaskCallback(Callback):
         self._to_loggers(trainer, {"mask/revived": total})
         if total:
             names = ", ".join(name for name, n in revived.items() if n)
-            rank_zero_warn(f"{self._label} found {total} removed weights revived in {names}, and zeroed them.")
+            rank_zero_warn(f"{self.label} found {total} removed weights revived in {names}, and zeroed them.")
             self._mask_weights_()
 
     def _check_overlap(self, trainer: Trainer) -> None:
         others = [other for other in trainer.callbacks if isinstance(other, MaskCallback) and other is not self]  # type: ignore[attr-defined]
         for other in others:
             if shared := sorted(self._params.keys() & other._params.keys()):
-                raise LotteryError(f"{other._label} and {self._label} both mask '{shared[0]}': part their scopes.")
+                raise LotteryError(f"{other.label} and {self.label} both mask '{shared[0]}': part their scopes.")
 
     # Records.
 
     @property
-    def _label(self) -> str:
+    def label(self) -> str:
+        """What messages call it."""
         return type(self).__name__ + (f" '{self.name}'" if self.name else "")
 
     @property
@@ -396,7 +405,7 @@ class MaskCallback(Callback):
             if total and not kept and name not in self._dead:
                 self._dead.add(name)
                 rank_zero_warn(
-                    f"{self._label} removed the last of {total} weights of '{name}' at step {self.step}: nothing "
+                    f"{self.label} removed the last of {total} weights of '{name}' at step {self.step}: nothing "
                     "passes through it. Exclude it from the scope, rank per='tensor', or ask for less sparsity."
                 )
 

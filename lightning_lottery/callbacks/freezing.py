@@ -66,7 +66,7 @@ class MaskFreezing(MaskCallback):
         """Refuse a checkpoint that was trained with another ticket."""
         if hash_of(self._masks) != hash_of(self.starting_masks(self._params)):
             raise LotteryError(
-                f"{self._label}: the checkpoint was trained with other masks than {self._given!r} has. "
+                f"{self.label}: the checkpoint was trained with other masks than {self._given!r} has. "
                 "Resume with its own ticket, or start afresh."
             )
 

@@ -85,7 +85,7 @@ class PLATON(MaskCallback):
         first = max(2, self.interval)  # the step that folds in the first window with an observation
         if schedule is not None and schedule.end < first and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             raise LotteryError(
-                f"{self._label} sees its first window of {self.interval} steps at step {first}, but is to reach sparsity "
+                f"{self.label} sees its first window of {self.interval} steps at step {first}, but is to reach sparsity "
                 f"{schedule.final} at step {schedule.end}: shorten `interval`, or train longer."
             )
         saved = self._averages
@@ -101,7 +101,7 @@ class PLATON(MaskCallback):
         present = [grad for grad in grads.values() if grad is not None]
         if not present:
             raise LotteryError(
-                f"{self._label} finds no gradient after the optimizer's step: in manual optimization call "
+                f"{self.label} finds no gradient after the optimizer's step: in manual optimization call "
                 "`zero_grad()` before `backward()`, not after `step()`."
             )
         self._warn_of_missing({name for name, grad in grads.items() if grad is None})
@@ -137,7 +137,7 @@ class PLATON(MaskCallback):
     def load_method_state(self, state: Mapping[str, Any]) -> None:
         if "averages" not in state:
             self._averages, self._observed_from = {}, None
-            rank_zero_warn(f"{self._label} resumes at step {self.step} with its masks, but without its averages.")
+            rank_zero_warn(f"{self.label} resumes at step {self.step} with its masks, but without its averages.")
             return
         of = state["averages"]
         self._averages = {name: Averages(*(of[field][name] for field in Averages._fields)) for name in self._params}
@@ -151,4 +151,4 @@ class PLATON(MaskCallback):
     def _warn_of_missing(self, names: set[str]) -> None:
         if new := sorted(names - self._without_gradient):
             self._without_gradient |= names
-            rank_zero_warn(f"{self._label}: no gradient reaches {', '.join(new)}; that counts as sensitivity 0.")
+            rank_zero_warn(f"{self.label}: no gradient reaches {', '.join(new)}; that counts as sensitivity 0.")

@@ -2,7 +2,6 @@
 
 import difflib
 
-import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -140,6 +139,7 @@ def vit(
         LotteryError: if patches do not tile the image, heads do not share the width, or a number is out of range.
 
     Example:
+        >>> import torch
         >>> vit(layers=1)(torch.zeros(2, 1, 8, 8)).logits.shape
         torch.Size([2, 10])
 
@@ -194,13 +194,15 @@ def pretrained_vit(name: str = "google/vit-base-patch16-224", num_classes: int =
     from transformers import ViTForImageClassification
 
     try:
-        network = ViTForImageClassification.from_pretrained(name, num_labels=num_classes, ignore_mismatched_sizes=True)
+        network: nn.Module = ViTForImageClassification.from_pretrained(
+            name, num_labels=num_classes, ignore_mismatched_sizes=True
+        )
     except OSError as error:
         raise LotteryError(
             f"No pretrained ViT {name!r}: it is neither a folder that save_pretrained wrote nor could it be fetched "
             "from the Hugging Face hub; check the name and the network, or give a local folder."
         ) from error
-    side = network.config.image_size
+    side: int | tuple[int, int] = network.config.image_size  # type: ignore[union-attr, assignment]
     _carry(network, (side, side) if isinstance(side, int) else tuple(side), *_normalisation(name))
     return network.float().train()  # from_pretrained leaves it in eval mode, and Lightning would train it so
 

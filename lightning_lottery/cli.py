@@ -1,0 +1,90 @@
+"""The command: Lightning's subcommands on anybody's project, and ours."""
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from jsonargparse import ArgumentParser
+
+from lightning_lottery.errors import LotteryError
+from lightning_lottery.runners.project import COMMANDS, Project, mistake_in
+
+
+def explain(arguments: Sequence[str]) -> None:
+    """Print what a fit would prune, when, and at what cost in memory, without training.
+
+    Example: ``lightning-lottery explain --config recipe.yaml``
+    """
+    from lightning_lottery.runners.explanation import explain_fit
+
+    explain_fit(arguments)
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Run the numbered stages of a recipe folder over seeds; what is done is not run again.
+
+    Example: ``lightning-lottery run recipes/quickstart --seeds 0,1,2``
+    """
+    from lightning_lottery.runners import recipe
+
+    parser = ArgumentParser(prog="lightning-lottery run", description=run.__doc__)
+    parser.add_argument("recipe", help="folder with stages such as 1-dense.fit.yaml")
+    parser.add_argument("--seeds", default="0", help="comma-separated, one run of all stages for each")
+    parser.add_argument("--out", default="runs", help="where runs go")
+    parser.add_argument("--redo", action="append", default=[], help="stage to run again, and what depends on it")
+    parser.add_argument("--overlay", default=None, help="a YAML laid over every stage's")
+    given = parser.parse_args(list(arguments))
+    try:
+        seeds = [int(seed) for seed in str(given.seeds).split(",")]
+    except ValueError as error:
+        raise LotteryError(f"--seeds are numbers separated by commas, got '{given.seeds}'.") from error
+    recipe.run(given.recipe, seeds, out=given.out, redo=given.redo, overlay=given.overlay)
+
+
+def child(arguments: Sequence[str]) -> None:
+    """Run the child of one folder: what ``run`` starts for each stage.
+
+    Example: ``lightning-lottery child runs/quickstart/seed-0/1-dense``
+    """
+    from lightning_lottery.runners.children import train_child
+
+    parser = ArgumentParser(prog="lightning-lottery child", description=child.__doc__)
+    parser.add_argument("folder", help="the child's folder")
+    train_child(Path(parser.parse_args(list(arguments)).folder))
+
+
+OURS: dict[str, Callable[[Sequence[str]], None]] = {"explain": explain, "run": run, "child": child}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command; a user's mistake is one sentence on stderr and exit code 2.
+
+    Args:
+        arguments: Command line without the program's name; default: the program's own.
+    """
+    import lightning_lottery.zoo  # noqa: F401 (its classes answer to their short names once imported)
+
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        if not given or given[0] in ("-h", "--help"):
+            print(_usage())  # noqa: T201
+        elif given[0] in OURS:
+            OURS[given[0]](given[1:])
+        else:
+            Project(given)
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+    except Exception as error:
+        mistake = mistake_in(error)
+        if mistake is None:
+            raise
+        print(f"lightning-lottery: error: {mistake}", file=sys.stderr)  # noqa: T201
+        raise SystemExit(2) from error
+
+
+def _usage() -> str:
+    lines = ["usage: lightning-lottery SUBCOMMAND [...]", "", "Lightning's subcommands, on any project:"]
+    lines += [f"  {name}" for name in COMMANDS]
+    lines += ["", "of this package:"]
+    lines += [f"  {name:9} {(command.__doc__ or '').splitlines()[0]}" for name, command in OURS.items()]
+    return "\n".join([*lines, "", "lightning-lottery SUBCOMMAND --help says more."])

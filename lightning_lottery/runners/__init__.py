@@ -1,0 +1,1 @@
+"""How often: experiments made of several Trainers, each child a folder."""

@@ -1,0 +1,266 @@
+"""A child: one training in a folder and a process of its own; done once, resumed when killed, refused when changed."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities.model_helpers import is_overridden
+
+from lightning_lottery.callbacks.base import MaskCallback
+from lightning_lottery.callbacks.snapshots import ExactResume, save_whole
+from lightning_lottery.errors import LotteryError
+from lightning_lottery.runners.project import Project, ResolvedProject
+from lightning_lottery.ticket import write_whole
+
+RESUME_FROM = "LOTTERY_RESUME_FROM"
+"""Environment variable by which the first rank tells the others, which start the command anew, where to go on."""
+
+
+@dataclass(frozen=True)
+class Child:
+    """A folder and what is to be trained in it.
+
+    Files: ``child.json`` (subcommand and labels), ``config.yaml`` (the resolved configuration), ``resume.ckpt`` while it
+    trains, then ``last.ckpt``, ``results.jsonl``, and ``done``, written last, with the fingerprint.
+
+    Args:
+        folder: Where everything of it goes.
+        command: Lightning's subcommand: fit, validate or test.
+        config: The resolved configuration of that subcommand.
+        labels: What every row of its records says of it: ``stage``, ``seeds``, ``parent``.
+    """
+
+    folder: Path
+    command: str
+    config: Mapping[str, Any]
+    labels: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def load(cls, folder: Path) -> "Child":
+        """Read back what ``prepare`` wrote.
+
+        Raises:
+            LotteryError: The folder holds no child.
+        """
+        try:
+            spec = json.loads((folder / "child.json").read_text())
+            config = yaml.safe_load((folder / "config.yaml").read_text())
+        except FileNotFoundError as error:
+            raise LotteryError(
+                f"'{folder}' is not a child's folder: there is no {Path(error.filename).name}."
+            ) from error
+        return cls(folder, spec["command"], config, spec["labels"])
+
+    def prepare(self) -> None:
+        """Write the folder's specification; refuse a folder that holds another.
+
+        Raises:
+            LotteryError: The folder belongs to a different configuration, shown as a difference; a file that the
+                configuration names inside the run does not exist.
+        """
+        before = self._fingerprint_before()
+        if before is not None and (difference := list(_differences(before, self.fingerprint()))):
+            shown = "; ".join(difference[:5]) + ("; ..." if len(difference) > 5 else "")
+            raise LotteryError(f"'{self.folder}' was made with another configuration: {shown}.")
+        text = json.dumps({"command": self.command, "labels": dict(self.labels), "fingerprint": self.fingerprint()})
+        write_whole(
+            self.folder / "config.yaml", yaml.safe_dump(dict(self.config), sort_keys=False).encode(), "configuration"
+        )
+        write_whole(self.folder / "child.json", text.encode(), "specification")
+
+    @property
+    def is_done(self) -> bool:
+        """Whether it finished; ``prepare`` has said whether with this configuration."""
+        return (self.folder / "done").is_file()
+
+    @property
+    def is_started(self) -> bool:
+        """Whether there is a checkpoint to go on from."""
+        return (self.folder / "resume.ckpt").is_file()
+
+    def fingerprint(self) -> dict[str, Any]:
+        """The configuration, and the hash of every file that it names."""
+        inputs = {path: _hash_of_file(Path(path)) for path in self.inputs() if Path(path).is_file()}
+        return {"command": self.command, "config": dict(self.config), "inputs": inputs}
+
+    def inputs(self) -> list[str]:
+        """Every string of the configuration that could be the path of a file."""
+        return sorted({value for _, value in _leaves(self.config) if isinstance(value, str) and os.sep in value})
+
+    def discard(self) -> None:
+        """Remove the folder and everything in it."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def records(self) -> list[dict[str, Any]]:
+        """The rows it left."""
+        return [json.loads(line) for line in (self.folder / "results.jsonl").read_text().splitlines()]
+
+    def _fingerprint_before(self) -> dict[str, Any] | None:
+        path = self.folder / "child.json"
+        return dict(json.loads(path.read_text())["fingerprint"]) if path.is_file() else None
+
+
+def run_child(child: Child) -> int:
+    """Run a prepared child by its command, in a process of its own; its exit code."""
+    return subprocess.run([sys.executable, "-m", "lightning_lottery", "child", str(child.folder)]).returncode
+
+
+def train_child(folder: Path) -> None:
+    """Run the child of a folder in this process: what ``lightning-lottery child DIR`` does.
+
+    Raises:
+        LotteryError: The folder holds no child, or its configuration is refused.
+    """
+    child = Child.load(folder)
+    if child.is_done:
+        rank_zero_info(f"{folder} is done.")
+        return
+    resume = _newest_that_loads(folder)
+    arguments = [child.command, "--config", str(folder / "config.yaml")]
+
+    def trainer_arguments(config: dict[str, Any]) -> dict[str, Any]:
+        callbacks = list(config["callbacks"] or [])
+        if child.command == "fit" and not any(isinstance(callback, ExactResume) for callback in callbacks):
+            callbacks.append(ExactResume())
+        own = any(isinstance(callback, Checkpoint) for callback in callbacks)
+        return {
+            "default_root_dir": str(folder),
+            "logger": _logger(folder, resume),
+            "callbacks": callbacks,
+            "enable_checkpointing": config["enable_checkpointing"] if own else False,
+        }
+
+    def run(project: Project, command: str) -> None:
+        if command == "fit":
+            _fit(project, resume)
+        else:
+            getattr(project.trainer, command)(
+                project.model,
+                datamodule=project.datamodule,
+                ckpt_path=project.plain_config()["ckpt_path"],
+                verbose=False,
+            )
+        _finish(child, project)
+
+    ResolvedProject(arguments, run=run, trainer=trainer_arguments)
+
+
+def _fit(project: Project, resume: str) -> None:
+    trainer, model, data = project.trainer, project.model, project.datamodule
+    trainer.fit(model, datamodule=data, ckpt_path=resume or project.plain_config()["ckpt_path"])
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+    save_whole(trainer, Path(trainer.default_root_dir) / "last.ckpt")
+    fitted = dict(trainer.callback_metrics)
+    if is_overridden("test_step", model) and (data is None or is_overridden("test_dataloader", data)):
+        trainer.test(model, datamodule=data, verbose=False)
+    trainer.callback_metrics.update({name: value for name, value in fitted.items() if name.startswith("val")})
+
+
+def _finish(child: Child, project: Project) -> None:
+    """Write the records, then ``done``; the checkpoint to resume from is no longer needed."""
+    trainer = project.trainer
+    if not trainer.is_global_zero:
+        return
+    method = next((callback for callback in trainer.callbacks if isinstance(callback, MaskCallback)), None)  # type: ignore[attr-defined]
+    row = {
+        "stage": child.folder.name,
+        "method": type(method).__name__ if method else "dense",
+        "parent": None,
+        "seeds": [child.config["seed_everything"]],
+        "step": trainer.global_step,
+        "alpha": None,
+        "sparsity": method.sparsity if method else 0.0,
+        **child.labels,
+    }
+    rows = [
+        {**row, "metric": name, "value": float(value), "n": _samples(trainer, name), "device": _device(trainer)}
+        for name, value in sorted(trainer.callback_metrics.items())
+        if name.startswith(("val", "test"))
+    ]
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    write_whole(child.folder / "results.jsonl", text.encode(), "records")
+    write_whole(child.folder / "done", json.dumps(child.fingerprint()).encode(), "mark")
+    (child.folder / "resume.ckpt").unlink(missing_ok=True)
+
+
+def _newest_that_loads(folder: Path) -> str:
+    """Path of the checkpoint to go on from, or nothing; decided once, by the rank that runs first."""
+    if RESUME_FROM in os.environ:
+        return os.environ[RESUME_FROM]
+    path = folder / "resume.ckpt"
+    try:
+        torch.load(path, map_location="meta", weights_only=True)
+        resume = str(path)
+    except FileNotFoundError:
+        resume = ""
+    except Exception as error:  # whatever a torn file makes torch raise
+        rank_zero_info(f"{path} does not load ({error}): the child begins anew.")
+        resume = ""
+    os.environ[RESUME_FROM] = resume
+    return resume
+
+
+def _logger(folder: Path, resume: str) -> TensorBoardLogger:
+    """Curves straight in the folder; a resumed run writes over the steps that it repeats."""
+    purge = None
+    if resume:
+        loops = torch.load(resume, map_location="meta", weights_only=True)["loops"]
+        purge = loops["fit_loop"]["epoch_loop.state_dict"]["_batches_that_stepped"] + 1
+    return TensorBoardLogger(folder, name="", version="", default_hp_metric=False, purge_step=purge)
+
+
+def _samples(trainer: Trainer, metric: str) -> int | None:
+    """How many samples a metric was averaged over, where the loader knows."""
+    loaders = trainer.test_dataloaders if metric.startswith("test") else trainer.val_dataloaders
+    dataset = getattr(loaders, "dataset", None)
+    return len(dataset) if hasattr(dataset, "__len__") else None
+
+
+def _device(trainer: Trainer) -> str:
+    device = trainer.strategy.root_device
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def _hash_of_file(path: Path) -> str:
+    digest = blake2b(digest_size=16)
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """Every plain value of a nested configuration under its dotted key."""
+    if isinstance(value, Mapping):
+        for name, inner in value.items():
+            yield from _leaves(inner, f"{key}.{name}" if key else str(name))
+    elif isinstance(value, (list, tuple)):
+        for index, inner in enumerate(value):
+            yield from _leaves(inner, f"{key}[{index}]")
+    else:
+        yield key, value
+
+
+def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+    """What changed between two fingerprints, a sentence's part each."""
+    old, new = dict(_leaves(before)), dict(_leaves(now))
+    for key in sorted(old.keys() | new.keys()):
+        if old.get(key) != new.get(key):
+            if key.startswith("inputs."):
+                yield f"the file {key.removeprefix('inputs.')} has changed"
+            else:
+                yield f"{key.removeprefix('config.')} was {old.get(key)!r}, is {new.get(key)!r}"

@@ -1,0 +1,197 @@
+"""Run a recipe: the numbered stages of a folder in order, each a child, over seeds."""
+
+import json
+import os
+import re
+import statistics
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from lightning_lottery.errors import LotteryError
+from lightning_lottery.runners.children import Child, run_child
+from lightning_lottery.runners.project import COMMANDS, resolve
+from lightning_lottery.ticket import write_whole
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One file of a recipe, ``2-platon.fit.yaml``: its place, its name ``2-platon``, and Lightning's subcommand."""
+
+    path: Path
+    place: int
+    name: str
+    command: str
+
+
+def stages_of(recipe: Path) -> list[Stage]:
+    """The stages of a recipe folder in the order of their numbers.
+
+    Raises:
+        LotteryError: No such folder, no stage in it, a number twice, or a subcommand that does not exist.
+    """
+    if not recipe.is_dir():
+        raise LotteryError(f"There is no recipe folder '{recipe}'.")
+    stages = []
+    for path in recipe.glob("*.yaml"):
+        if match := re.fullmatch(r"((\d+)-[\w-]+)\.(\w+)\.yaml", path.name):
+            name, place, command = match.groups()
+            if command not in COMMANDS:
+                raise LotteryError(f"'{path}' asks for the subcommand '{command}'; there are {', '.join(COMMANDS)}.")
+            stages.append(Stage(path, int(place), name, command))
+    stages.sort(key=lambda stage: stage.place)
+    if not stages:
+        raise LotteryError(f"'{recipe}' has no stage: stages are files such as 1-dense.fit.yaml, 2-platon.fit.yaml.")
+    for one, next_one in zip(stages, stages[1:], strict=False):
+        if one.place == next_one.place:
+            raise LotteryError(f"'{one.path.name}' and '{next_one.path.name}' of '{recipe}' have the same number.")
+    return stages
+
+
+def run(
+    recipe: str | os.PathLike[str],
+    seeds: Sequence[int] = (0,),
+    *,
+    out: str | os.PathLike[str] = "runs",
+    redo: Collection[str] = (),
+    overlay: str | os.PathLike[str] | None = None,
+) -> dict[str, Any]:
+    """Run every stage for every seed, each in a process of its own; what is done is not run again.
+
+    A stage's files go to ``OUT/RECIPE/seed-S/STAGE/``. In its YAML ``${oc.env:LOTTERY_RUN}`` is ``OUT/RECIPE/seed-S``,
+    by which stages name one another's files. At the end a table over seeds, ``results.jsonl`` and ``summary.json``.
+
+    Args:
+        recipe: Folder with stages ``1-NAME.SUBCOMMAND.yaml``, ``2-...``.
+        seeds: One run of all stages for each.
+        out: Where runs go.
+        redo: Names of stages to run again, and with them the stages that use their files.
+        overlay: A YAML that is laid over every stage's.
+
+    Returns:
+        The summary: stage to metric to ``mean``, ``sd`` (None for one seed), ``n`` and ``values`` over seeds.
+
+    Raises:
+        LotteryError: A stage is refused, changed since it ran, or failed; what is done stays.
+    """
+    recipe = Path(recipe)
+    stages = stages_of(recipe)
+    if not seeds or len(set(seeds)) != len(seeds):
+        raise LotteryError(f"`seeds` are different numbers, at least one, got {list(seeds)}.")
+    if unknown := sorted(set(redo) - {stage.name for stage in stages}):
+        raise LotteryError(f"There is no stage {', '.join(unknown)}: there are {', '.join(s.name for s in stages)}.")
+    target = Path(out) / recipe.resolve().name
+    runs = {seed: _children(stages, seed, target / f"seed-{seed}", overlay) for seed in seeds}  # all, before any runs
+    for children in runs.values():
+        _discard(children, redo)
+    console = Console()
+    for seed, children in runs.items():
+        for number, child in enumerate(children, start=1):
+            _run_one(child, f"seed {seed} · {child.folder.name} ({number}/{len(children)})", console)
+    rows = [row for children in runs.values() for child in children for row in child.records()]
+    write_whole(target / "results.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode(), "records")
+    summary = summarise(rows)
+    write_whole(target / "summary.json", json.dumps(summary, indent=1).encode(), "summary")
+    console.print(table_of(summary, title=f"{target.name}: mean ± standard deviation over {len(seeds)} seeds"))
+    console.print(f"Records: {target / 'results.jsonl'}. Curves: tensorboard --logdir {target}", soft_wrap=True)
+    return summary
+
+
+def summarise(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Stage to metric to mean, standard deviation, count and values over seeds; ``sparsity`` as one more metric.
+
+    Example:
+        >>> row = {"stage": "1-dense", "metric": "test_acc", "sparsity": 0.0}
+        >>> summarise([row | {"value": 0.5}, row | {"value": 1.0}])["1-dense"]["test_acc"]["mean"]
+        0.75
+    """
+    values: dict[str, dict[str, list[float]]] = {}
+    for row in rows:
+        metrics = values.setdefault(row["stage"], {"sparsity": []})
+        if row["metric"] not in metrics or len(metrics["sparsity"]) <= len(metrics[row["metric"]]):
+            metrics["sparsity"].append(row["sparsity"])
+        metrics.setdefault(row["metric"], []).append(row["value"])
+    return {stage: {metric: _moments(of) for metric, of in metrics.items()} for stage, metrics in values.items()}
+
+
+def table_of(summary: dict[str, Any], title: str) -> Table:
+    """The summary as a table: a row per stage, a column per metric."""
+    metrics = [*dict.fromkeys(metric for stage in summary.values() for metric in stage)]
+    shown = [metric for metric in metrics if metric == "sparsity" or metric.startswith("test")]
+    shown = shown if len(shown) > 1 else metrics
+    table = Table(title=title)
+    for column in ("stage", *shown):
+        table.add_column(column)
+    for stage, of in summary.items():
+        table.add_row(stage, *(_written(of.get(metric)) for metric in shown))
+    return table
+
+
+def _children(stages: list[Stage], seed: int, folder: Path, overlay: str | os.PathLike[str] | None) -> list[Child]:
+    children = []
+    with _environment(LOTTERY_RUN=str(folder), LOTTERY_SEED=str(seed)):
+        for stage in stages:
+            laid_over = [] if overlay is None else ["--config", str(overlay)]
+            arguments = [stage.command, "--config", str(stage.path), *laid_over, "--seed_everything", str(seed)]
+            try:
+                config = resolve(arguments)
+            except LotteryError as error:
+                raise LotteryError(f"{stage.path}: {error}") from error
+            children.append(Child(folder / stage.name, stage.command, config, {"stage": stage.name, "seeds": [seed]}))
+    return children
+
+
+def _discard(children: list[Child], redo: Collection[str]) -> None:
+    """Remove the stages to redo, and those that name a file of one removed."""
+    removed: list[Child] = []
+    for child in children:
+        uses = any(Path(path).is_relative_to(other.folder) for other in removed for path in child.inputs())
+        if child.folder.name in redo or uses:
+            child.discard()
+            removed.append(child)
+
+
+def _run_one(child: Child, what: str, console: Console) -> None:
+    for path in child.inputs():
+        if Path(path).is_relative_to(child.folder.parent) and not Path(path).exists():
+            raise LotteryError(f"{what}: '{path}' does not exist; no earlier stage wrote it.")
+    try:
+        child.prepare()
+    except LotteryError as error:
+        raise LotteryError(f"{error} Run it again, and what depends on it, with --redo {child.folder.name}.") from error
+    if child.is_done:
+        console.rule(f"{what}: done before")
+        return
+    console.rule(f"{what}: goes on from its last checkpoint" if child.is_started else what)
+    if code := run_child(child):
+        raise LotteryError(f"{what} failed with exit code {code}; the stages before it are done and stay.")
+
+
+@contextmanager
+def _environment(**variables: str) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def _moments(values: list[float]) -> dict[str, Any]:
+    sd = statistics.stdev(values) if len(values) > 1 else None
+    return {"mean": statistics.fmean(values), "sd": sd, "n": len(values), "values": values}
+
+
+def _written(moments: dict[str, Any] | None) -> str:
+    if moments is None:
+        return ""
+    return f"{moments['mean']:.4f}" + ("" if moments["sd"] is None else f" ± {moments['sd']:.4f}")
