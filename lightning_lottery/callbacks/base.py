@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 from torch.optim import LBFGS, Optimizer
 from torch.utils.hooks import RemovableHandle
@@ -21,7 +21,7 @@ from lightning_lottery.callbacks.clock import StepClock
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.functional.masks import Masks, Scores, count, density, keep_top
 from lightning_lottery.functional.schedules import Cubic, Schedule
-from lightning_lottery.scope import Scope, plain_name, ties
+from lightning_lottery.scope import Scope, ties
 from lightning_lottery.ticket import Ticket, hash_of, ticket_of
 
 STATE_VERSION = 1

@@ -29,8 +29,8 @@ class MagnitudePruning(MaskCallback):
         name: Tells several callbacks of one Trainer apart.
 
     Raises:
-        LotteryError: An argument out of range, or a Schedule together with ``begin`` or ``end``; in ``fit``, a scope that
-            matches nothing, or a schedule that cannot end in this fit.
+        LotteryError: An argument out of range, or a Schedule together with ``begin`` or ``end``; in ``fit``, a scope
+            that matches nothing, or a schedule that cannot end in this fit.
 
     Example:
         >>> MagnitudePruning(0.9, begin=0, end=1000).schedule(1000)

@@ -40,8 +40,8 @@ class PLATON(MaskCallback):
         name: Tells several callbacks of one Trainer apart.
 
     Raises:
-        LotteryError: An argument out of range, or a Schedule together with ``begin`` or ``end``; in ``fit``, a scope that
-            matches nothing, or a schedule that cannot end in this fit.
+        LotteryError: An argument out of range, or a Schedule together with ``begin`` or ``end``; in ``fit``, a scope
+            that matches nothing, or a schedule that cannot end in this fit.
 
     Example:
         >>> PLATON(sparsity=0.8, begin=100, end=2000).schedule
@@ -85,8 +85,8 @@ class PLATON(MaskCallback):
         first = max(2, self.interval)  # the step that folds in the first window with an observation
         if schedule is not None and schedule.end < first and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             raise LotteryError(
-                f"{self.label} sees its first window of {self.interval} steps at step {first}, but is to reach sparsity "
-                f"{schedule.final} at step {schedule.end}: shorten `interval`, or train longer."
+                f"{self.label} sees its first window of {self.interval} steps at step {first}, but is to reach "
+                f"sparsity {schedule.final} at step {schedule.end}: shorten `interval`, or train longer."
             )
         saved = self._averages
         self._averages = {}

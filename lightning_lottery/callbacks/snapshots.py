@@ -88,7 +88,7 @@ class ExactResume(Callback):
     Raises:
         LotteryError: ``every`` < 1.
 
-    Source: counter-based random numbers after Salmon et al. 2011; the mixing function is splitmix64 (Steele et al. 2014).
+    Source: counter-based random numbers after Salmon et al. 2011; mixed by splitmix64 (Steele et al. 2014).
     """
 
     def __init__(self, every: int = 100, seed: int | None = None) -> None:
@@ -208,5 +208,5 @@ def mix64(*numbers: int) -> int:
 
 def _validates_now(trainer: Trainer) -> bool:
     """Whether Lightning validates right after this batch."""
-    loop = trainer.fit_loop.epoch_loop
-    return bool(loop._should_check_val_fx(trainer.fit_loop._data_fetcher))
+    fetcher = trainer.fit_loop._data_fetcher
+    return fetcher is not None and trainer.fit_loop.epoch_loop._should_check_val_fx(fetcher)

@@ -1,5 +1,6 @@
 """Schedules: optimizer step to sparsity."""
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from typing import Any
@@ -121,7 +122,7 @@ class Exponential(Schedule):
 
     def at(self, step: int, begin: int, end: int) -> float:
         """``1 - (1 - final)^x``."""
-        return 1 - (1 - self.final) ** ((step - begin) / (end - begin))
+        return 1 - math.pow(1 - self.final, (step - begin) / (end - begin))
 
 
 def _check_time(name: str, time: Any) -> None:

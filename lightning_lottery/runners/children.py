@@ -5,7 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sized
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
@@ -33,8 +33,8 @@ RESUME_FROM = "LOTTERY_RESUME_FROM"
 class Child:
     """A folder and what is to be trained in it.
 
-    Files: ``child.json`` (subcommand and labels), ``config.yaml`` (the resolved configuration), ``resume.ckpt`` while it
-    trains, then ``last.ckpt``, ``results.jsonl``, and ``done``, written last, with the fingerprint.
+    Files: ``child.json`` (subcommand and labels), ``config.yaml`` (the resolved configuration), ``resume.ckpt`` while
+    it trains, then ``last.ckpt``, ``results.jsonl``, and ``done``, written last, with the fingerprint.
 
     Args:
         folder: Where everything of it goes.
@@ -227,7 +227,7 @@ def _samples(trainer: Trainer, metric: str) -> int | None:
     """How many samples a metric was averaged over, where the loader knows."""
     loaders = trainer.test_dataloaders if metric.startswith("test") else trainer.val_dataloaders
     dataset = getattr(loaders, "dataset", None)
-    return len(dataset) if hasattr(dataset, "__len__") else None
+    return len(dataset) if isinstance(dataset, Sized) else None
 
 
 def _device(trainer: Trainer) -> str:

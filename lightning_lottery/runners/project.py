@@ -7,9 +7,9 @@ from typing import Any
 
 import yaml
 from jsonargparse import Namespace
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 import lightning_lottery  # noqa: F401 (its classes answer to their short names once imported)
 from lightning_lottery.errors import LotteryError
@@ -63,12 +63,14 @@ class Project(LightningCLI):
             raise
 
     def instantiate_classes(self) -> None:
+        """Build everything; a refusal by one of our classes is raised as itself."""
         try:
             super().instantiate_classes()
         except Exception as error:
             raise mistake_in(error) or error from error
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Build the Trainer, with the arguments that override the configuration's."""
         if self._trainer_arguments is not None:
             self.save_config_callback = None
             kwargs |= self._trainer_arguments(self._get(self.config_init, "trainer"))

@@ -97,26 +97,29 @@ def run(
     write_whole(target / "results.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode(), "records")
     summary = summarise(rows)
     write_whole(target / "summary.json", json.dumps(summary, indent=1).encode(), "summary")
-    console.print(table_of(summary, title=f"{target.name}: mean ± standard deviation over {len(seeds)} seeds"))
+    console.print(table_of(summary, title=_title(target.name, seeds)))
     console.print(f"Records: {target / 'results.jsonl'}. Curves: tensorboard --logdir {target}", soft_wrap=True)
     return summary
 
 
 def summarise(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Stage to metric to mean, standard deviation, count and values over seeds; ``sparsity`` as one more metric.
+    """Stage to metric to mean, standard deviation, count and values over runs; ``sparsity`` as one more metric.
 
     Example:
         >>> row = {"stage": "1-dense", "metric": "test_acc", "sparsity": 0.0}
-        >>> summarise([row | {"value": 0.5}, row | {"value": 1.0}])["1-dense"]["test_acc"]["mean"]
+        >>> rows = [row | {"seeds": [0], "value": 0.5}, row | {"seeds": [1], "value": 1.0}]
+        >>> summarise(rows)["1-dense"]["test_acc"]["mean"]
         0.75
     """
-    values: dict[str, dict[str, list[float]]] = {}
+    values: dict[str, dict[str, dict[tuple[int, ...], float]]] = {}
     for row in rows:
-        metrics = values.setdefault(row["stage"], {"sparsity": []})
-        if row["metric"] not in metrics or len(metrics["sparsity"]) <= len(metrics[row["metric"]]):
-            metrics["sparsity"].append(row["sparsity"])
-        metrics.setdefault(row["metric"], []).append(row["value"])
-    return {stage: {metric: _moments(of) for metric, of in metrics.items()} for stage, metrics in values.items()}
+        metrics = values.setdefault(row["stage"], {})
+        metrics.setdefault("sparsity", {})[tuple(row["seeds"])] = row["sparsity"]
+        metrics.setdefault(row["metric"], {})[tuple(row["seeds"])] = row["value"]
+    return {
+        stage: {metric: _moments(list(of.values())) for metric, of in metrics.items()}
+        for stage, metrics in values.items()
+    }
 
 
 def table_of(summary: dict[str, Any], title: str) -> Table:
@@ -130,6 +133,12 @@ def table_of(summary: dict[str, Any], title: str) -> Table:
     for stage, of in summary.items():
         table.add_row(stage, *(_written(of.get(metric)) for metric in shown))
     return table
+
+
+def _title(recipe: str, seeds: Sequence[int]) -> str:
+    if len(seeds) == 1:
+        return f"{recipe}, seed {seeds[0]}"
+    return f"{recipe}, seeds {', '.join(map(str, seeds))}: mean ± standard deviation"
 
 
 def _children(stages: list[Stage], seed: int, folder: Path, overlay: str | os.PathLike[str] | None) -> list[Child]:

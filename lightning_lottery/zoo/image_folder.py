@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
@@ -94,19 +95,20 @@ def _listing(root: Path, paths: Sequence[Path]) -> str:
 
 
 def _decode(paths: Sequence[Path], shape: tuple[int, int, int], title: str) -> Tensor:
-    from torchvision.io import ImageReadMode, decode_image
+    from PIL import Image
     from tqdm import tqdm
 
-    mode = ImageReadMode.GRAY if shape[0] == 1 else ImageReadMode.RGB
+    mode = "L" if shape[0] == 1 else "RGB"
     images = torch.empty(len(paths), *shape, dtype=torch.uint8)
     for index, path in enumerate(tqdm(paths, desc=f"decoding {title}", unit="image", leave=False, disable=None)):
         try:
-            image = decode_image(str(path), mode=mode)
-        except RuntimeError as error:
+            with Image.open(path) as file:
+                pixels = np.asarray(file.convert(mode))
+        except (OSError, SyntaxError) as error:  # the second is Pillow's word for a broken PNG
             raise LotteryError(f"{path} cannot be read as an image: remove or replace it.") from error
-        if image.shape != shape:
-            raise LotteryError(f"{path} is {tuple(image.shape[1:])} pixels (H, W), but {title} needs {shape[1:]}.")
-        images[index] = image
+        if pixels.shape[:2] != shape[1:]:
+            raise LotteryError(f"{path} is {pixels.shape[:2]} pixels (H, W), but {title} needs {shape[1:]}.")
+        images[index] = torch.from_numpy(pixels.reshape(*shape[1:], shape[0]).transpose(2, 0, 1).copy())
     return images
 
 

@@ -14,7 +14,7 @@ def ramp(batch: int, channels: int = 3, side: int = 32) -> torch.Tensor:
     return (x + x[:, None] / 4).expand(batch, channels, side, side).contiguous()
 
 
-@pytest.mark.parametrize("shape", [(1, 1, 1, 1), (3, 1, 8, 8), (2, 3, 32, 32), (2, 3, 6, 10), (2, 4, 5, 5), (0, 3, 8, 8)])
+@pytest.mark.parametrize("shape", [(1, 1, 1, 1), (3, 1, 8, 8), (2, 3, 32, 32), (2, 3, 6, 10), (2, 4, 5, 5)])
 def test_shape_and_range_stay(shape):
     images = torch.rand(shape, generator=seeded())
     views = crop_flip_jitter(images, seeded(1))

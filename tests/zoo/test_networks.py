@@ -10,7 +10,7 @@ def parameters(network: nn.Module) -> int:
     return sum(p.numel() for p in network.parameters())
 
 
-@pytest.mark.parametrize("depth", [-4, 0, 2, 7, 18, 21, 50])
+@pytest.mark.parametrize("depth", [-4, 0, 2, 7, 18, 21, 51])
 def test_a_depth_that_is_not_6n_plus_2_is_refused_with_one_that_is(depth):
     with pytest.raises(LotteryError, match="6n") as refusal:
         resnet(depth=depth)
@@ -154,7 +154,10 @@ def test_torchvision_weights_fill_everything_but_the_head_of_other_classes(monke
     monkeypatch.setattr(models.SqueezeNet1_1_Weights, "get_state_dict", lambda self, **_: stored)
     network = torchvision_model("squeezenet1_1", num_classes=4, weights="DEFAULT")
     loaded = network.state_dict()
-    assert [name for name in loaded if not torch.equal(loaded[name], stored[name])] == ["classifier.1.weight", "classifier.1.bias"]
+    assert [name for name in loaded if not torch.equal(loaded[name], stored[name])] == [
+        "classifier.1.weight",
+        "classifier.1.bias",
+    ]
     assert network.image_size == (224, 224)
     assert len(network.image_mean) == len(network.image_std) == 3
 
