@@ -9,19 +9,19 @@ from typing import Any, ClassVar
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 from torch.optim import LBFGS, Optimizer
+from torch.optim.swa_utils import AveragedModel
 from torch.utils.hooks import RemovableHandle
 
-from lightning_lottery.callbacks.clock import StepClock
+from lightning_lottery.callbacks.loop import StepClock, batches_that_stepped, enter, restore_loader, steps_of_fit
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.functional.masks import Masks, Scores, count, density, keep_top
 from lightning_lottery.functional.schedules import Cubic, Schedule
-from lightning_lottery.scope import Scope, ties
+from lightning_lottery.scope import Scope, named_parameters, plain_name, ties
 from lightning_lottery.ticket import Ticket, hash_of, ticket_of
 
 STATE_VERSION = 1
@@ -46,6 +46,9 @@ class MaskCallback(Callback):
 
     frozen: ClassVar[bool] = True
     """A removed weight stays exactly zero: gradients, optimizer state and weights are masked at every step."""
+
+    place: ClassVar[int] = 1
+    """Acts after all callbacks that may write weights."""
 
     role: ClassVar[str] = "pruning"
     """What a checkpoint files the state under: methods share a role, so one does not resume another unnoticed."""
@@ -166,6 +169,7 @@ class MaskCallback(Callback):
     # Hooks, in the order in which Lightning calls them.
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        enter(self, trainer)
         if stage != TrainerFn.FITTING:
             return
         if trainer.global_step == 0:  # otherwise a second `fit` of the same Trainer, which goes on
@@ -201,6 +205,7 @@ class MaskCallback(Callback):
         if self._restored is not None:
             self._restore(self._restored)
         self._masks = {name: mask.to(self._params[name].device) for name, mask in self._masks.items()}
+        self._anything_removed = density(self._masks) < 1
         self._weights_hash.setdefault("initial_weights", hash_of(self._params))
         self.begin_method(trainer, self._resolved)
         if self.frozen:
@@ -212,6 +217,7 @@ class MaskCallback(Callback):
             rank_zero_info(f"{self.label} begins with this fit at step {self.step}: the checkpoint has no state of it.")
         self._restored = None
         self.clock.start(trainer)
+        restore_loader(trainer)
         self._is_shown = False
         if self.frozen:
             self._install(trainer)
@@ -236,8 +242,9 @@ class MaskCallback(Callback):
         self.observe(self._params, self.step)
         if self._is_due(self.step):
             self._update(trainer)
-        elif self._resolved is not None and self.step >= self._resolved.end and not self.frozen:
+        elif self._is_held:
             self._mask_weights_()
+            self._mask_averages_(trainer)
         if not self._is_shown:
             pl_module.log(self._key("sparsity/scope"), self.sparsity, prog_bar=True, logger=False)
             self._is_shown = True
@@ -290,7 +297,20 @@ class MaskCallback(Callback):
             **self.method_state(),
         }
 
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Mask what is saved, out of place: another callback may have put averaged weights there."""
+        if not self._anything_removed or not (self.frozen or self._is_held):
+            return
+        masks = self._masks | {alias: self._masks[name] for alias, name in self._ties.items() if name in self._masks}
+        for key in checkpoint.keys() & {"state_dict", "current_model_state"}:
+            checkpoint[key] = {
+                name: value * mask.to(value.device) if (mask := masks.get(plain_name(name))) is not None else value
+                for name, value in checkpoint[key].items()
+            }
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        if not state_dict["masks"]:
+            return  # saved before the fit began, by a learning-rate finder for instance
         if state_dict["version"] > STATE_VERSION:
             raise LotteryError(
                 f"The checkpoint holds state of {self.label} in version {state_dict['version']}, this "
@@ -316,6 +336,11 @@ class MaskCallback(Callback):
         self.load_method_state(state)
 
     # Masks.
+
+    @property
+    def _is_held(self) -> bool:
+        """Whether masks that may regrow have reached their final sparsity, which every later step then keeps."""
+        return not self.frozen and self._resolved is not None and self.step >= self._resolved.end
 
     def _is_due(self, step: int) -> bool:
         """Whether a new mask is to be found after this step."""
@@ -350,10 +375,11 @@ class MaskCallback(Callback):
             self._factors = [self._masks[name].to(param.dtype) for name, param in self._params.items()]
             for optimizer in trainer.optimizers:
                 for name, param in self._params.items():
-                    for value in optimizer.state.get(param, {}).values():
-                        if isinstance(value, Tensor) and value.shape == param.shape:
+                    for key, value in optimizer.state.get(param, {}).items():
+                        if key != "step" and isinstance(value, Tensor) and value.shape == param.shape:
                             value.mul_(self._masks[name].to(value.device))
         self._mask_weights_()
+        self._mask_averages_(trainer)
 
     @torch.no_grad()
     def _mask_weights_(self) -> None:
@@ -362,6 +388,15 @@ class MaskCallback(Callback):
         elif self._anything_removed:
             for name, param in self._params.items():
                 param.mul_(self._masks[name])
+
+    @torch.no_grad()
+    def _mask_averages_(self, trainer: Trainer) -> None:
+        """Mask the averaged copies that EMA, SWA and their like keep: what was removed would live on in them."""
+        for average in averaged_copies(trainer):
+            params = named_parameters(average)
+            for name, mask in self._masks.items():
+                if self._anything_removed and name in params:
+                    params[name].mul_(mask.to(params[name].device))
 
     def _audit(self, trainer: Trainer) -> None:
         """Count removed weights that are not zero, log the count, and zero them."""
@@ -413,7 +448,7 @@ class MaskCallback(Callback):
         """Write values beside the step's own: loggers count batches that stepped, whatever ``log_every_n_steps``."""
         keyed = {self._key(key): float(value) for key, value in values.items()}
         for logger in trainer.loggers:
-            logger.log_metrics(keyed, step=trainer.fit_loop.epoch_loop._batches_that_stepped)
+            logger.log_metrics(keyed, step=batches_that_stepped(trainer))
 
     def _key(self, key: str) -> str:
         return f"{self.name}/{key}" if self.name else key
@@ -434,15 +469,10 @@ def scheduled(
     return sparsity
 
 
-def steps_of_fit(trainer: Trainer, module: LightningModule) -> int | None:
-    """Optimizer steps of this fit as our clock counts them, or None where nobody knows beforehand."""
-    several = len(trainer.optimizers) > 1 and not module.automatic_optimization
-    if several and trainer.max_steps != -1:  # `max_steps` counts every optimizer's step
-        return None
-    if any(isinstance(c, GradientAccumulationScheduler) and len(c.scheduling) > 1 for c in trainer.callbacks):  # type: ignore[attr-defined]
-        return None  # Lightning's estimate takes the first factor for all epochs
-    steps = trainer.estimated_stepping_batches
-    return int(steps) if 0 < steps < float("inf") else None
+def averaged_copies(trainer: Trainer) -> list[nn.Module]:
+    """Copies of the module that averaging callbacks keep: WeightAveraging wraps its own once more, SWA does not."""
+    kept = [getattr(callback, "_average_model", None) for callback in trainer.callbacks]  # type: ignore[attr-defined]
+    return [c.module if isinstance(c, AveragedModel) else c for c in kept if isinstance(c, nn.Module)]
 
 
 def check_agreement(trainer: Trainer, masks: Masks, what: str) -> None:

@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities import rank_zero_warn
 
-from lightning_lottery.callbacks.clock import StepClock
+from lightning_lottery.callbacks.loop import StepClock, enter, restore_loader
 from lightning_lottery.errors import LotteryError
 
 
@@ -33,6 +32,8 @@ class Snapshots(Callback):
         (0, 100)
     """
 
+    place = 2
+
     def __init__(self, steps: Sequence[int]) -> None:
         wrong = [step for step in steps if isinstance(step, bool) or not isinstance(step, int) or step < 0]
         if wrong or not steps:
@@ -41,7 +42,7 @@ class Snapshots(Callback):
         self.clock = StepClock()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        act_last(self, trainer)
+        enter(self, trainer)
         if stage == "fit" and trainer.global_step == 0:
             self.clock.step = 0
 
@@ -91,6 +92,8 @@ class ExactResume(Callback):
     Source: counter-based random numbers after Salmon et al. 2011; mixed by splitmix64 (Steele et al. 2014).
     """
 
+    place = 2
+
     def __init__(self, every: int = 100, seed: int | None = None) -> None:
         if isinstance(every, bool) or not isinstance(every, int) or every < 1:
             raise LotteryError(f"`every` is a number of optimizer steps >= 1, got {every!r}.")
@@ -101,12 +104,13 @@ class ExactResume(Callback):
         self._resumed = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        act_last(self, trainer)
+        enter(self, trainer)
         if stage == "fit" and trainer.global_step == 0:
             self.clock.step = 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.clock.start(trainer)
+        restore_loader(trainer)
         loader = trainer.train_dataloader
         if self._resumed and not hasattr(loader, "load_state_dict"):
             rank_zero_warn(
@@ -178,16 +182,6 @@ def save_whole(trainer: Trainer, path: Path) -> None:
         partial.unlink(missing_ok=True)
         raise LotteryError(f"The checkpoint '{path}' could not be written: {error}.") from error
     trainer.strategy.barrier()
-
-
-def act_last(callback: Callback, trainer: Trainer) -> None:
-    """Move a callback behind all that change weights, before those that write checkpoints.
-
-    A new list: Lightning is iterating over the old one while it calls ``setup``.
-    """
-    others = [other for other in trainer.callbacks if other is not callback]  # type: ignore[attr-defined]
-    writers = [other for other in others if isinstance(other, Checkpoint)]
-    trainer.callbacks = [*(other for other in others if other not in writers), callback, *writers]  # type: ignore[attr-defined]
 
 
 def mix64(*numbers: int) -> int:

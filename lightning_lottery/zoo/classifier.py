@@ -107,6 +107,11 @@ class ImageClassifier(LightningModule):
         logits: Tensor = outputs if isinstance(outputs, Tensor) else outputs.logits
         return logits
 
+    def on_train_start(self) -> None:
+        # `estimated_stepping_batches` builds the loader before Lightning (2.6.6) knows where in the epoch a resumed fit
+        # stands, and then it never tells: so this does
+        self.trainer.fit_loop._load_combined_loader_states()
+
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         images, labels = batch
         loss = F.cross_entropy(self(images), labels)

@@ -127,14 +127,13 @@ def _load(cache: Path, listing: str) -> dict[str, Tensor] | None:
 
 def _store(cache: Path, tensors: dict[str, Tensor], listing: str) -> None:
     """Write the file whole or not at all."""
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     temporary = cache.with_name(f".{cache.name}.{uuid.uuid4().hex}")
     try:
-        save_file(tensors, temporary, metadata={"listing": listing})
+        temporary.write_bytes(save(tensors, metadata={"listing": listing}))  # `save_file` lets nobody else read it
         os.replace(temporary, cache)
-    except (OSError, SafetensorError) as error:
+    except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
         rank_zero_warn(f"{cache} cannot be written, so that every run decodes the images again: {error}")

@@ -24,7 +24,7 @@ class SeededBatches:
         labels: (N,), int64.
         batch_size: samples of a batch on one rank. One exception: at `batch_size` 1, where the samples of an evaluation
             do not divide by the ranks, some ranks end with one batch of two.
-        seed: of order and augmentation; int.
+        seed: of order and augmentation; default 0.
         rank: of this process among `world_size`; default 0.
         world_size: number of processes; default 1.
         shuffle: a new order in each epoch; default False.

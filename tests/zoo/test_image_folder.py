@@ -95,6 +95,12 @@ def test_a_cache_that_cannot_be_written_is_done_without_and_leaves_nothing_behin
     assert sorted(path.name for path in root.iterdir()) == ["test", "train"]
 
 
+def test_the_cache_can_be_read_by_whoever_may_read_a_new_file(root):
+    read(root)
+    (root / "new").touch()
+    assert (root / "Insects-uint8.safetensors").stat().st_mode == (root / "new").stat().st_mode
+
+
 def test_other_files_are_not_images(root):
     (root / "train" / "ant" / "notes.txt").write_text("none")
     (root / "train" / "ant" / "._0.png").write_text("none")

@@ -10,7 +10,9 @@ from lightning_lottery.zoo import SeededBatches
 
 SHARDINGS = [
     (samples, batch_size, world_size)
-    for samples, batch_size, world_size in itertools.product(range(1, 18), (1, 2, 3, 5, 32), (1, 2, 3, 4))
+    for samples, batch_size, world_size in itertools.product(
+        (1, 2, 3, 4, 5, 7, 8, 9, 16, 17), (1, 2, 3, 32), (1, 2, 3, 4)
+    )
     if samples >= world_size
 ]
 
@@ -68,7 +70,7 @@ def test_evaluation_serves_every_sample_exactly_once_in_equally_many_batches_of_
     assert sorted(label for share in shares for batch in share for label in batch) == list(range(samples))
     assert len({len(share) for share in shares}) == 1
     sizes = [len(batch) for share in shares for batch in share]
-    assert max(sizes) - min(sizes) <= 1
+    assert max(sizes) - min(sizes) <= 1 <= min(sizes)
     assert max(sizes) <= max(batch_size, 2 if samples % world_size else 1)
 
 

@@ -1,0 +1,102 @@
+"""What callbacks ask of Lightning's loop: which step it is, how many there will be, who acts before whom."""
+
+from typing import ClassVar, Protocol, runtime_checkable
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint, GradientAccumulationScheduler
+
+from lightning_lottery.errors import LotteryError
+
+
+class StepClock:
+    """Counts optimizer steps that happened, once per batch that stepped.
+
+    ``trainer.global_step`` only says when to look: it also advances when a gradient scaler skips the step, and by the
+    number of optimizers in manual optimization.
+    """
+
+    def __init__(self) -> None:
+        self.step = 0
+        self._seen = 0
+        self._scale: float | None = None
+
+    def start(self, trainer: Trainer) -> None:
+        """Look for the first time, in ``on_train_start``: only there a resumed run's counters are right."""
+        self._seen = trainer.global_step
+        self._scale = _loss_scale(trainer)
+
+    def tick(self, trainer: Trainer) -> bool:
+        """Whether an optimizer step happened since the last look; asked in ``on_train_batch_end``."""
+        advanced = trainer.global_step != self._seen
+        self._seen = trainer.global_step
+        before, self._scale = self._scale, _loss_scale(trainer)
+        skipped = before is not None and self._scale is not None and self._scale < before
+        happened = advanced and not skipped
+        self.step += happened
+        return happened
+
+
+def _loss_scale(trainer: Trainer) -> float | None:
+    """The gradient scaler's scale, which falls across a skipped step; None without a scaler (no device is asked)."""
+    scaler = getattr(trainer.precision_plugin, "scaler", None)
+    return None if scaler is None else float(scaler.get_scale())
+
+
+@runtime_checkable
+class ActsLate(Protocol):
+    """A callback that must act after all others, the later the higher its ``place`` (> 0)."""
+
+    place: ClassVar[int]
+
+
+def enter(callback: Callback, trainer: Trainer) -> None:
+    """What our callbacks do first in ``setup``: check whose Trainer this is, and stand where they must.
+
+    Masks are made after everything else that writes weights, snapshots are taken after that, and only then come the
+    Checkpoint callbacks, which Lightning keeps last. A new list: Lightning is iterating over the old one.
+
+    Raises:
+        LotteryError: The Trainer is of the ``pytorch_lightning`` package.
+    """
+    if not isinstance(trainer, Trainer):
+        raise LotteryError(
+            f"{type(callback).__name__} is a callback for `lightning`, and this Trainer is of the package "
+            f"`{type(trainer).__module__.split('.')[0]}`: import `lightning.pytorch` instead, everywhere alike."
+        )
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    trainer.callbacks = sorted(callbacks, key=_place)  # type: ignore[attr-defined]
+
+
+def _place(callback: Callback) -> float:
+    if isinstance(callback, Checkpoint):
+        return float("inf")
+    return callback.place if isinstance(callback, ActsLate) else 0
+
+
+def restore_loader(trainer: Trainer) -> None:
+    """Give a stateful training loader its position back, in ``on_train_start``; nothing to do where it has it.
+
+    Whoever asks for ``estimated_stepping_batches`` before Lightning restores the loops (schedules of sparsity or of the
+    learning rate must) makes it set up the loader too early, and it then drops the loader's saved state: a resume in
+    the middle of an epoch would begin that epoch's data anew. Lightning 2.6.6, ``_FitLoop.setup_data``.
+    """
+    loop = trainer.fit_loop
+    if loop._combined_loader_states_to_load and loop._data_fetcher is not None:
+        loop._load_combined_loader_states()
+        iter(loop._data_fetcher)
+
+
+def batches_that_stepped(trainer: Trainer) -> int:
+    """The number that loggers label the present batch with, whatever optimizers and scalers did."""
+    return int(trainer.fit_loop.epoch_loop._batches_that_stepped)
+
+
+def steps_of_fit(trainer: Trainer, module: LightningModule) -> int | None:
+    """Optimizer steps of this fit as our clock counts them, or None where nobody knows beforehand."""
+    several = len(trainer.optimizers) > 1 and not module.automatic_optimization
+    if several and trainer.max_steps != -1:  # `max_steps` counts every optimizer's step
+        return None
+    if any(isinstance(c, GradientAccumulationScheduler) and len(c.scheduling) > 1 for c in trainer.callbacks):  # type: ignore[attr-defined]
+        return None  # Lightning's estimate takes the first factor for all epochs
+    steps = trainer.estimated_stepping_batches
+    return int(steps) if 0 < steps < float("inf") else None

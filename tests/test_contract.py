@@ -1,0 +1,337 @@
+"""One table of callbacks and one set of laws: a later callback joins the table."""
+
+import itertools
+import shutil
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from lightning.pytorch.callbacks import (
+    Callback,
+    EMAWeightAveraging,
+    ModelCheckpoint,
+    StochasticWeightAveraging,
+    WeightAveraging,
+)
+from lightning.pytorch.plugins import MixedPrecision
+from projects import Batches, Odd, fit, plain_loader
+
+from lightning_lottery import (
+    PLATON,
+    Constant,
+    ExactResume,
+    LotteryError,
+    MagnitudePruning,
+    MaskFreezing,
+    Scope,
+    Ticket,
+)
+from lightning_lottery.callbacks import MaskCallback
+from lightning_lottery.functional import count
+
+BODY = Scope(exclude=("head.*",))
+STEPS = 12  # of a fit: three epochs of four batches
+IN_SCOPE = ("my_mask.0.weight", "my_mask.2.weight", "tied_a.weight")
+
+
+def ticket() -> Ticket:
+    generator = torch.Generator().manual_seed(0)
+    shapes = {"my_mask.0.weight": (12, 6), "my_mask.2.weight": (12, 12), "tied_a.weight": (12, 12)}
+    masks = {name: torch.rand(shape, generator=generator) < 0.4 for name, shape in shapes.items()}
+    return Ticket(masks | {"tied_b.weight": masks["tied_a.weight"]}, ties={"tied_b.weight": "tied_a.weight"})
+
+
+CALLBACKS: dict[str, Callable[..., MaskCallback]] = {
+    "PLATON": lambda **given: PLATON(0.7, interval=2, begin=1, end=9, **given),
+    "PLATON every step": lambda **given: PLATON(0.7, interval=1, begin=2, end=7, **given),
+    "MagnitudePruning": lambda **given: MagnitudePruning(0.7, interval=2, begin=1, end=9, scope=BODY, **given),
+    "MagnitudePruning once": lambda **given: MagnitudePruning(Constant(0.7, begin=5), scope=BODY, **given),
+    "MagnitudePruning at once": lambda **given: MagnitudePruning(Constant(0.7), per="tensor", scope=BODY, **given),
+    "MaskFreezing": lambda **given: MaskFreezing(ticket(), **given),
+}
+EVERY = pytest.mark.parametrize("make", CALLBACKS.values(), ids=CALLBACKS)
+FROZEN = {name: make for name, make in CALLBACKS.items() if make().frozen}
+EVERY_FROZEN = pytest.mark.parametrize("make", FROZEN.values(), ids=FROZEN)
+
+
+def removed_are_zero(state: dict[str, torch.Tensor], masks: dict[str, torch.Tensor]) -> bool:
+    return all(not state[name][~mask].any() for name, mask in masks.items())
+
+
+def same(a: object, b: object) -> bool:
+    """Bit for bit, through nested containers."""
+    if isinstance(a, torch.Tensor):
+        return isinstance(b, torch.Tensor) and a.dtype == b.dtype and torch.equal(a, b)
+    if isinstance(a, dict):
+        return isinstance(b, dict) and a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, (list, tuple)):
+        return isinstance(b, (list, tuple)) and len(a) == len(b) and all(map(same, a, b))
+    return a == b
+
+
+class KeepEveryResume(Callback):
+    """Copies each checkpoint that ExactResume writes, so that one unbroken run gives every point to resume from."""
+
+    place = 2.5
+
+    def __init__(self, folder: Path, into: Path) -> None:
+        self.file, self.into = folder / "resume.ckpt", into
+
+    def _keep(self, trainer, *_):
+        if self.file.is_file():
+            step = torch.load(self.file, weights_only=True)["global_step"]
+            self.into.mkdir(exist_ok=True)
+            shutil.copy(self.file, self.into / f"{step}.ckpt")
+
+    on_train_batch_end = on_validation_end = on_train_end = _keep
+
+
+def ending(trainer, callback: MaskCallback) -> dict[str, object]:
+    state = {**callback.state_dict()}
+    return {
+        "weights": trainer.lightning_module.state_dict(),
+        "callback": state,
+        "optimizer": trainer.optimizers[0].state_dict(),
+        "step": trainer.global_step,
+    }
+
+
+@EVERY
+@pytest.mark.parametrize("val_check_interval", [1.0, 3], ids=["validation at epoch ends", "validation every 3 batches"])
+def test_resumed_after_any_step_equals_the_unbroken_run(make, val_check_interval, tmp_path):
+    given = {"val_check_interval": val_check_interval}
+    if val_check_interval != 1.0:
+        given |= {"check_val_every_n_epoch": None}
+    whole = make()
+    keep = KeepEveryResume(tmp_path / "whole", tmp_path / "points")
+    unbroken = ending(fit(tmp_path / "whole", whole, ExactResume(every=1), keep, **given), whole)
+    points = sorted((tmp_path / "points").iterdir(), key=lambda path: int(path.stem))
+    assert [int(path.stem) for path in points] == list(range(1, STEPS + 1))
+    for point in points:
+        again = make()
+        resumed = fit(tmp_path / point.stem, again, ExactResume(every=100), seed=1, module=Odd(), ckpt=point, **given)
+        assert same(ending(resumed, again), unbroken), f"resumed after step {point.stem}"
+
+
+@EVERY
+def test_own_state_survives_a_plain_loader_and_another_seed(make, tmp_path):
+    whole = make()
+    keep = KeepEveryResume(tmp_path / "whole", tmp_path / "points")
+    fit(tmp_path / "whole", whole, ExactResume(every=1), keep, train=plain_loader())
+    for point in (tmp_path / "points").iterdir():
+        saved = torch.load(point, weights_only=True)["callbacks"][whole.state_key]
+        seen = {}
+
+        class Look(Callback):
+            def on_train_start(self, trainer, pl_module, seen=seen):
+                seen.update(next(c for c in trainer.callbacks if isinstance(c, MaskCallback)).state_dict())
+                trainer.should_stop = True
+
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".* was to reach sparsity")
+            fit(tmp_path / "again", make(), Look(), train=plain_loader(), seed=7, ckpt=point, max_epochs=4)
+        assert same(seen, saved), f"resumed after step {point.stem}"
+
+
+def test_a_plain_loader_is_named_once_at_a_resume(tmp_path):
+    keep = KeepEveryResume(tmp_path / "whole", tmp_path / "points")
+    fit(tmp_path / "whole", ExactResume(every=2), keep, train=plain_loader())
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        fit(tmp_path / "again", ExactResume(every=2), train=plain_loader(), ckpt=tmp_path / "points" / "6.ckpt")
+    assert sum("cannot go on in the middle of an epoch" in str(one.message) for one in said) == 1
+
+
+@EVERY
+def test_checkpoint_keys_are_the_plain_modules_and_load_without_pickle(make, tmp_path):
+    trainer = fit(tmp_path, make())
+    trainer.save_checkpoint(tmp_path / "a.ckpt")
+    checkpoint = torch.load(tmp_path / "a.ckpt", weights_only=True)
+    assert checkpoint["state_dict"].keys() == Odd().state_dict().keys()
+    Odd().load_state_dict(checkpoint["state_dict"], strict=True)
+
+
+@EVERY
+def test_the_asked_sparsity_is_exact_at_the_end_and_tied_weights_agree(make, tmp_path):
+    callback = make()
+    module = Odd()
+    fit(tmp_path, callback, module=module)
+    kept, total = count(callback.masks)
+    if callback.schedule is not None and callback.per == "all":
+        assert kept == round((1 - 0.7) * total)
+    assert callback.masks.keys() == set(IN_SCOPE)
+    assert removed_are_zero(module.state_dict(), callback.masks)
+    assert module.tied_a.weight is module.tied_b.weight
+    assert set(callback.ticket().masks) == {*IN_SCOPE, "tied_b.weight"}
+    assert Ticket.load(tmp_path / "ticket.safetensors").hamming(callback.ticket()) == 0
+
+
+class ScopeIsZero(Callback):
+    """Looks at removed weights wherever somebody could see them, and counts the looks."""
+
+    place = 0
+
+    def __init__(self, callback: MaskCallback) -> None:
+        self.callback, self.looks = callback, 0
+
+    def _look(self, trainer, pl_module, *_):
+        self.looks += 1
+        assert removed_are_zero(pl_module.state_dict(), self.callback.masks)
+
+    on_validation_start = on_validation_epoch_end = on_train_batch_start = on_train_batch_end = on_fit_end = _look
+
+
+@EVERY_FROZEN
+@pytest.mark.parametrize("optimizer", ["adamw", "fused", "amsgrad", "sgd", "nesterov"])
+def test_frozen_weights_are_zero_in_every_step_with_every_optimizer(make, optimizer, tmp_path):
+    callback = make()
+    look = ScopeIsZero(callback)
+    module = Odd(optimizer=optimizer)
+    trainer = fit(tmp_path, look, callback, module=module)
+    assert look.looks > 2 * STEPS
+    states = trainer.optimizers[0].state
+    params = dict(module.named_parameters())
+    for name, mask in callback.masks.items():
+        for key, value in states[params[name]].items():
+            assert key == "step" or value is None or not value[~mask].any()
+
+
+def test_lbfgs_is_refused_where_weights_are_frozen(tmp_path):
+    with pytest.raises(LotteryError, match="LBFGS"):
+        fit(tmp_path, MaskFreezing(ticket()), module=Odd(optimizer="lbfgs"))
+
+
+AVERAGING = {
+    "EMA": lambda: EMAWeightAveraging(decay=0.8),
+    "averaging": WeightAveraging,
+    "SWA": lambda: StochasticWeightAveraging(swa_lrs=1e-2, swa_epoch_start=1),
+}
+
+
+@EVERY_FROZEN
+@pytest.mark.parametrize("averaging", AVERAGING.values(), ids=AVERAGING)
+@pytest.mark.parametrize("first", [True, False], ids=["before", "after"])
+def test_averages_and_their_checkpoints_are_zero_where_frozen(make, averaging, first, tmp_path):
+    callback, other = make(), averaging()
+    pair = [callback, other] if first else [other, callback]
+    saving = ModelCheckpoint(dirpath=tmp_path, every_n_train_steps=1, save_top_k=-1, filename="{step}", save_last=True)
+    module = Odd()
+    trainer = fit(tmp_path, *pair, saving, module=module, enable_checkpointing=True)
+    assert removed_are_zero(module.state_dict(), callback.masks)
+    files = sorted(tmp_path.glob("*.ckpt"))
+    assert len(files) >= STEPS + 1  # SWA adds one for its batch-norm epoch
+    for file in files:
+        checkpoint = torch.load(file, weights_only=True)
+        masks = checkpoint["callbacks"][callback.state_key]["masks"]
+        for key in ("state_dict", "current_model_state"):
+            if key in checkpoint:
+                assert removed_are_zero(checkpoint[key], masks), (file.name, key)
+    assert trainer.global_step >= STEPS
+
+
+def test_platons_final_model_is_zero_where_removed_under_averaging(tmp_path):
+    callback, module = CALLBACKS["PLATON"](), Odd()
+    trainer = fit(tmp_path, EMAWeightAveraging(decay=0.8), callback, module=module)
+    assert removed_are_zero(module.state_dict(), callback.masks)
+    trainer.save_checkpoint(tmp_path / "end.ckpt")
+    assert removed_are_zero(torch.load(tmp_path / "end.ckpt", weights_only=True)["state_dict"], callback.masks)
+
+
+@EVERY_FROZEN
+def test_a_checkpoint_written_on_an_exception_right_after_the_step_is_zero_where_frozen(make, tmp_path):
+    class Breaks(Callback):
+        def on_train_batch_end(self, trainer, pl_module, *_):
+            if trainer.global_step == 10:
+                raise RuntimeError("night")
+
+    callback = make()
+    saving = ModelCheckpoint(dirpath=tmp_path, save_on_exception=True)
+    with pytest.raises(RuntimeError, match="night"):
+        fit(tmp_path, Breaks(), callback, saving, enable_checkpointing=True)
+    (file,) = tmp_path.glob("*.ckpt")
+    checkpoint = torch.load(file, weights_only=True)
+    masks = checkpoint["callbacks"][callback.state_key]["masks"]
+    assert count(masks)[0] < count(masks)[1]
+    assert removed_are_zero(checkpoint["state_dict"], masks)
+
+
+def scaler(init_scale: float) -> MixedPrecision:
+    return MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=init_scale, growth_interval=1000))
+
+
+PRECISIONS = {
+    "bf16-mixed": lambda: {"precision": "bf16-mixed"},
+    "bf16-true": lambda: {"precision": "bf16-true"},
+    "float64": lambda: {"precision": "64-true"},
+    "scaler": lambda: {"plugins": [scaler(1024.0)]},
+    "clip norm": lambda: {"gradient_clip_val": 0.1},
+    "clip value": lambda: {"gradient_clip_val": 0.01, "gradient_clip_algorithm": "value"},
+    "accumulate 3": lambda: {"accumulate_grad_batches": 3, "max_epochs": 6},
+    "overfit 2": lambda: {"overfit_batches": 2, "max_epochs": 6},
+    "limit 3": lambda: {"limit_train_batches": 3, "max_epochs": 4},
+    "max_steps": lambda: {"max_steps": STEPS, "max_epochs": -1},
+    "anomaly": lambda: {"detect_anomaly": True},
+}
+
+
+@EVERY
+@pytest.mark.parametrize("how", PRECISIONS.values(), ids=PRECISIONS)
+def test_twelve_steps_prune_exactly_whatever_the_precision_and_the_loop(make, how, tmp_path):
+    callback, module = make(), Odd()
+    trainer = fit(tmp_path, callback, module=module, **how())
+    assert callback.step == trainer.global_step == STEPS
+    kept, total = count(callback.masks)
+    if callback.schedule is not None and callback.per == "all":
+        assert kept == round((1 - 0.7) * total)
+    assert removed_are_zero(module.state_dict(), callback.masks)
+
+
+@EVERY
+@pytest.mark.parametrize("optimizer", ["adamw", "fused"])
+def test_a_step_that_the_scaler_skips_does_not_count(make, optimizer, tmp_path):
+    class Overflows(Callback):
+        def on_before_backward(self, trainer, pl_module, loss):
+            if trainer.global_step == 4:
+                loss.data.fill_(1.0)
+                pl_module.head.weight.register_hook(lambda grad: grad * torch.inf if trainer.global_step == 4 else grad)
+
+    callback, module = make(), Odd(optimizer=optimizer)
+    trainer = fit(tmp_path, Overflows(), callback, module=module, plugins=[scaler(1024.0)])
+    assert trainer.global_step == STEPS
+    assert callback.step == STEPS - 1
+    assert all(torch.isfinite(value).all() for value in module.state_dict().values())
+    assert removed_are_zero(module.state_dict(), callback.masks)
+
+
+def test_non_finite_gradients_are_not_observed(tmp_path):
+    class Poison(Callback):
+        """A project's own guard: a step with NaN gradients is left out of the weights."""
+
+        def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+            self.broken = trainer.global_step == 5
+            if self.broken:
+                self.before = [p.detach().clone() for p in pl_module.parameters()]
+                pl_module.tied_a.weight.grad[0, 0] = torch.nan
+
+        def on_train_batch_end(self, trainer, pl_module, *_):
+            if self.broken:
+                with torch.no_grad():
+                    for param, value in zip(pl_module.parameters(), self.before, strict=True):
+                        param.copy_(value)
+                trainer.optimizers[0].state.clear()
+
+    callback = CALLBACKS["PLATON"]()
+    fit(tmp_path, Poison(), callback)
+    averages = callback.state_dict()["averages"]
+    assert all(torch.isfinite(t).all() for of in averages.values() for t in of.values())
+
+
+def test_platon_observes_fused_gradients_under_a_scaler_as_any_others(tmp_path):
+    seen = {}
+    for optimizer in ("adamw", "fused"):
+        callback = CALLBACKS["PLATON"]()
+        fit(tmp_path / optimizer, callback, module=None or Odd(optimizer=optimizer), plugins=[scaler(1024.0)], max_steps=3)
+        seen[optimizer] = callback.state_dict()["averages"]["sensitivity"]["tied_a.weight"]
+    torch.testing.assert_close(seen["adamw"], seen["fused"], rtol=1e-3, atol=1e-9)
