@@ -70,6 +70,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(_usage())  # noqa: T201
         elif given[0] in OURS:
             OURS[given[0]](given[1:])
+        elif given[0] not in COMMANDS and not given[0].startswith("-"):
+            raise LotteryError(f"There is no subcommand '{given[0]}': there are {', '.join([*COMMANDS, *OURS])}.")
         else:
             Project(given)
     except KeyboardInterrupt:

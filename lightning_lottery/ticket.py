@@ -5,6 +5,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -213,12 +214,12 @@ class Ticket:
             raise LotteryError(f"'{path}' is a safetensors file, but not a ticket of lightning_lottery.")
         try:
             header = json.loads(metadata["ticket"])
-            version = header["version"]
+            written = header["version"]
         except (KeyError, ValueError, TypeError) as error:
             raise LotteryError(f"The ticket '{path}' has no readable header: it was changed or damaged.") from error
-        if version > VERSION:
+        if written > VERSION:
             raise LotteryError(
-                f"The ticket '{path}' has format version {version}, this lightning_lottery reads up to {VERSION}: "
+                f"The ticket '{path}' has format version {written}, this lightning_lottery reads up to {VERSION}: "
                 "upgrade it."
             )
         if metadata.get("digest") != _digest(metadata["ticket"], packed):
@@ -256,6 +257,17 @@ def hash_of(tensors: Mapping[str, Tensor]) -> str:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def versions(*packages: str) -> dict[str, str | None]:
+    """The installed version of each package; None for one that is used from its folder."""
+    found: dict[str, str | None] = {}
+    for package in packages:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = None
+    return found
 
 
 def write_whole(path: Path, content: bytes, what: str) -> None:

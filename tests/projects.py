@@ -16,7 +16,9 @@ class Odd(LightningModule):
         super().__init__()
         self.save_hyperparameters()
         self.automatic_optimization = not manual
-        self.my_mask = nn.Sequential(nn.Linear(6, wide), nn.Dropout(0.1), nn.ModuleDict({"orig": nn.Linear(wide, wide)})["orig"])
+        self.my_mask = nn.Sequential(
+            nn.Linear(6, wide), nn.Dropout(0.1), nn.ModuleDict({"orig": nn.Linear(wide, wide)})["orig"]
+        )
         self.tied_a = nn.Linear(wide, wide, bias=False)
         self.tied_b = nn.Linear(wide, wide, bias=False)
         self.tied_b.weight = self.tied_a.weight

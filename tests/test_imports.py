@@ -13,7 +13,7 @@ FLOORS = [  # lowest first; a name stands for the module or for everything in th
     {"errors"},
     {"functional"},
     {"scope", "ticket", "anatomy", "shrink", "figures"},
-    {"callbacks.loop", "callbacks.base", "callbacks.snapshots"},
+    {"callbacks.loop", "callbacks.masked", "callbacks.base", "callbacks.snapshots"},
     {"callbacks"},  # the method files
     {"runners"},
     {""},  # the public names

@@ -111,7 +111,11 @@ def test_gpt2_has_its_conv1d_weights_in_scope_and_neither_its_embeddings_nor_the
     dense = [f"{block}.{layer}.weight" for layer in ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")]
     assert selected(model) == dense
     assert reasons(model)["transformer.wte.weight"] == "owned by Embedding and Linear"
-    assert selected(model, types=(*DENSE_TYPES, "Embedding")) == ["transformer.wte.weight", "transformer.wpe.weight", *dense]
+    assert selected(model, types=(*DENSE_TYPES, "Embedding")) == [
+        "transformer.wte.weight",
+        "transformer.wpe.weight",
+        *dense,
+    ]
 
 
 def test_hugging_face_s_conv1d_is_known_by_its_module_and_another_class_of_that_name_is_not():
@@ -277,7 +281,9 @@ def test_matching_nothing_says_the_scope_the_count_the_names_there_are_and_what_
         "Scope(include=('*.weights',)) matches none of the 4 parameters of Tiny. "
         "Names look like 'net.0.weight', 'net.2.weight'. Left out: 2 not included; 2 bias."
     )
-    with pytest.raises(LotteryError, match=r"Scope\(\) matches none of the 2 parameters of LayerNorm.*2 owned by LayerN"):
+    with pytest.raises(
+        LotteryError, match=r"Scope\(\) matches none of the 2 parameters of LayerNorm.*2 owned by LayerN"
+    ):
         Scope().select(nn.LayerNorm(2))
 
 

@@ -1,10 +1,9 @@
-"""When masks change and what keeps them true: the one place for hooks, masks, state and logging."""
+"""When masks change: the one place for hooks, schedule, state and records of every callback that makes masks."""
 
 import os
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -14,15 +13,15 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 from torch.optim import LBFGS, Optimizer
-from torch.optim.swa_utils import AveragedModel
 from torch.utils.hooks import RemovableHandle
 
 from lightning_lottery.callbacks.loop import StepClock, batches_that_stepped, enter, restore_loader, steps_of_fit
+from lightning_lottery.callbacks.masked import Masked, check_agreement, cloned
 from lightning_lottery.errors import LotteryError
-from lightning_lottery.functional.masks import Masks, Scores, count, density, keep_top
-from lightning_lottery.functional.schedules import Cubic, Schedule
-from lightning_lottery.scope import Scope, named_parameters, plain_name, ties
-from lightning_lottery.ticket import Ticket, hash_of, ticket_of
+from lightning_lottery.functional.masks import Scores, count, density, keep_top
+from lightning_lottery.functional.schedules import Schedule
+from lightning_lottery.scope import Scope, ties
+from lightning_lottery.ticket import Ticket, hash_of, ticket_of, versions
 
 STATE_VERSION = 1
 
@@ -41,7 +40,7 @@ class MaskCallback(Callback):
         name: Tells several callbacks of one Trainer apart: in checkpoints, logs and file names.
 
     Raises:
-        LotteryError: ``interval`` < 1, or a name that is no file name.
+        LotteryError: ``interval`` < 1, another ``per``, or a name that is no file name.
     """
 
     frozen: ClassVar[bool] = True
@@ -54,7 +53,13 @@ class MaskCallback(Callback):
     """What a checkpoint files the state under: methods share a role, so one does not resume another unnoticed."""
 
     def __init__(
-        self, schedule: Schedule | None, *, interval: int, scope: Scope | None, name: str | None, per: Any = "all"
+        self,
+        schedule: Schedule | None,
+        *,
+        interval: int,
+        scope: Scope | None,
+        name: str | None,
+        per: Literal["all", "tensor"] = "all",
     ) -> None:
         if isinstance(interval, bool) or not isinstance(interval, int) or interval < 1:
             raise LotteryError(f"`interval` is a number of optimizer steps >= 1, got {interval!r}.")
@@ -65,16 +70,14 @@ class MaskCallback(Callback):
         self.schedule = schedule
         self.interval = interval
         self.scope = scope or Scope()
-        self.per = per
+        self.per: Literal["all", "tensor"] = per
         self.name = name
         self.clock = StepClock()
         self._reset()
 
     def _reset(self) -> None:
         self.clock.step = 0
-        self._masks: dict[str, Tensor] = {}
-        self._params: dict[str, nn.Parameter] = {}
-        self._factors: list[Tensor] = []
+        self._masked = Masked()
         self._hooks: list[RemovableHandle] = []
         self._ties: dict[str, str] = {}
         self._model_size = 0
@@ -82,7 +85,6 @@ class MaskCallback(Callback):
         self._restored: Mapping[str, Any] | None = None
         self._weights_hash: dict[str, str] = {}
         self._dead: set[str] = set()
-        self._anything_removed = False
         self._is_shown = False
 
     # What a method says.
@@ -119,7 +121,7 @@ class MaskCallback(Callback):
             "scope": repr(self.scope),
             "step": self.step,
             "seed": int(seed) if (seed := os.environ.get("PL_GLOBAL_SEED")) else None,
-            "versions": {package: _version(package) for package in ("torch", "lightning", "lightning_lottery")},
+            "versions": versions("torch", "lightning", "lightning_lottery"),
             **self._weights_hash,
         }
 
@@ -132,12 +134,12 @@ class MaskCallback(Callback):
     @property
     def masks(self) -> dict[str, Tensor]:
         """Parameter name to bool tensor, ``True`` = kept; tied parameters under their first name."""
-        return dict(self._masks)
+        return dict(self._masked.masks)
 
     @property
     def sparsity(self) -> float:
         """Fraction of the scope's entries that is removed, in [0, 1)."""
-        return 1 - density(self._masks)
+        return 1 - density(self._masked.masks)
 
     @property
     def step(self) -> int:
@@ -147,12 +149,17 @@ class MaskCallback(Callback):
     @property
     def parameters(self) -> dict[str, nn.Parameter]:
         """The parameters in scope by name, while a fit runs."""
-        return dict(self._params)
+        return dict(self._masked.params)
 
     @property
     def resolved_schedule(self) -> Schedule | None:
         """The schedule in optimizer steps, once a fit has begun."""
         return self._resolved
+
+    @property
+    def label(self) -> str:
+        """What messages call it."""
+        return type(self).__name__ + (f" '{self.name}'" if self.name else "")
 
     def ticket(self) -> Ticket:
         """The present masks and their provenance.
@@ -160,11 +167,10 @@ class MaskCallback(Callback):
         Raises:
             LotteryError: There are no masks yet.
         """
-        if not self._masks:
+        if not self._model_size:
             raise LotteryError(f"{self.label} has no masks yet: they begin with `fit`.")
-        if self._params:
-            self._weights_hash["weights"] = hash_of(self._params)
-        return ticket_of(self._masks, self._ties, self._model_size, self.provenance())
+        self._hash_weights()
+        return ticket_of(self._masked.masks, self._ties, self._model_size, self.provenance())
 
     # Hooks, in the order in which Lightning calls them.
 
@@ -179,17 +185,18 @@ class MaskCallback(Callback):
                 f"{self.label} needs whole parameters on every rank, and {type(trainer.strategy).__name__} shards "
                 "them: use strategy='ddp', or one device."
             )
-        others = [other for other in trainer.callbacks if isinstance(other, MaskCallback) and other is not self]  # type: ignore[attr-defined]
-        if any(other.name == self.name for other in others):
+        if any(other.name == self.name for other in self._others(trainer)):
             raise LotteryError(
                 f"Two callbacks would both write {self._ticket_file}: give {self.label} a `name` of its own."
             )
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._params = self.select(pl_module)
+        params = self.select(pl_module)
         self._ties = ties(pl_module)
         self._model_size = sum(param.numel() for param in pl_module.parameters())
-        self._check_overlap(trainer)
+        for other in self._others(trainer):
+            if shared := sorted(params.keys() & other.parameters.keys()):
+                raise LotteryError(f"{other.label} and {self.label} both mask '{shared[0]}': part their scopes.")
         if self.frozen and any(isinstance(optimizer, LBFGS) for optimizer in trainer.optimizers):
             raise LotteryError(
                 f"{self.label} cannot freeze weights under LBFGS, whose history mixes all of them: "
@@ -200,51 +207,46 @@ class MaskCallback(Callback):
                 self._resolved = self.schedule.resolve(steps_of_fit(trainer, pl_module))
             except LotteryError as error:
                 raise LotteryError(f"{self.label}: {error}") from error
-        if self._masks.keys() != self._params.keys():
-            self._masks = self.starting_masks(self._params)
+        known = self._masked.masks if self._masked.masks.keys() == params.keys() else self.starting_masks(params)
+        self._masked = Masked(known, params, fast=self.frozen)
         if self._restored is not None:
             self._restore(self._restored)
-        self._masks = {name: mask.to(self._params[name].device) for name, mask in self._masks.items()}
-        self._anything_removed = density(self._masks) < 1
-        self._weights_hash.setdefault("initial_weights", hash_of(self._params))
+        self._weights_hash.setdefault("initial_weights", hash_of(params))
         self.begin_method(trainer, self._resolved)
         if self.frozen:
-            self._install(trainer)  # now for the sanity check, again when the optimizer's state is restored
+            self._make_true(trainer)  # now for the sanity check, again when the optimizer's state is restored
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._restored is None and self.step == 0 and trainer.global_step > 0:
             self.clock.step = trainer.global_step
             rank_zero_info(f"{self.label} begins with this fit at step {self.step}: the checkpoint has no state of it.")
         self._restored = None
+        self._is_shown = False
         self.clock.start(trainer)
         restore_loader(trainer)
-        self._is_shown = False
-        if self.frozen:
-            self._install(trainer)
-            if self._resolved is not None and self._resolved(self.step) > 0 and not self._anything_removed:
-                self._update(trainer)
-            else:
-                self._log(trainer, self.sparsity, {})
-            self._hooks = [
-                optimizer.register_step_post_hook(lambda *_: self._mask_weights_()) for optimizer in trainer.optimizers
-            ]
+        if not self.frozen:
+            return
+        self._make_true(trainer)
+        if self._resolved is not None and self._resolved(self.step) > 0 and not self._masked.anything_removed:
+            self._update(trainer)
+        else:
+            self._log(trainer, self.sparsity, {})
+        # Right after the step, not at the batch's end: nobody between may see or save a revived weight.
+        for optimizer in trainer.optimizers:
+            self._hooks.append(optimizer.register_step_post_hook(lambda *_: self._masked.mask_weights_()))
 
-    @torch.no_grad()
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        if self._factors:
-            for param, factor in zip(self._params.values(), self._factors, strict=True):
-                if param.grad is not None:
-                    param.grad.mul_(factor)
+        if self.frozen:
+            self._masked.mask_gradients_()
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         if not self.clock.tick(trainer):
             return
-        self.observe(self._params, self.step)
+        self.observe(self._masked.params, self.step)
         if self._is_due(self.step):
             self._update(trainer)
         elif self._is_held:
-            self._mask_weights_()
-            self._mask_averages_(trainer)
+            self._make_true(trainer)
         if not self._is_shown:
             pl_module.log(self._key("sparsity/scope"), self.sparsity, prog_bar=True, logger=False)
             self._is_shown = True
@@ -256,29 +258,32 @@ class MaskCallback(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.frozen:
             self._audit(trainer)
-        self._mask_weights_()
-        final = self._resolved.final if self._resolved is not None else None
-        if final is not None and self._resolved is not None and self.step < self._resolved.end:
+        self._masked.mask_weights_()
+        if self._resolved is not None and self.step < self._resolved.end:
             rank_zero_warn(
-                f"{self.label} was to reach sparsity {final} at step {self._resolved.end}, but the fit ended at step "
-                f"{self.step} with sparsity {self.sparsity:.4f}."
+                f"{self.label} was to reach sparsity {self._resolved.final} at step {self._resolved.end}, but the fit "
+                f"ended at step {self.step} with sparsity {self.sparsity:.4f}."
             )
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._mask_weights_()  # whatever else wrote weights in its `on_train_end`
+        self._masked.mask_weights_()  # whatever else wrote weights in its `on_train_end`
         folder = trainer.log_dir or trainer.default_root_dir  # `log_dir` is collective: asked for on every rank
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             rank_zero_info(f"{self.label} writes no ticket in a fast_dev_run.")
         elif trainer.is_global_zero:
             self.ticket().save(Path(folder) / self._ticket_file)
 
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Mask what is saved: another callback may have put averaged weights there."""
+        if self.frozen or self._is_held:
+            self._masked.mask_checkpoint(checkpoint, self._ties)
+
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if self._params:
-            self._weights_hash["weights"] = hash_of(self._params)
+        self._hash_weights()
         for hook in self._hooks:
             hook.remove()
-        self._params, self._factors, self._hooks = {}, [], []
-        self._masks = {name: mask.cpu() for name, mask in self._masks.items()}
+        self._hooks = []
+        self._masked = self._masked.without_params()
 
     # State.
 
@@ -292,25 +297,12 @@ class MaskCallback(Callback):
             "method": type(self).__name__,
             "scope": repr(self.scope),
             "step": self.step,
-            "masks": cloned(self._masks),
+            "masks": cloned(self._masked.masks),
             "weights_hash": dict(self._weights_hash),
             **self.method_state(),
         }
 
-    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Mask what is saved, out of place: another callback may have put averaged weights there."""
-        if not self._anything_removed or not (self.frozen or self._is_held):
-            return
-        masks = self._masks | {alias: self._masks[name] for alias, name in self._ties.items() if name in self._masks}
-        for key in checkpoint.keys() & {"state_dict", "current_model_state"}:
-            checkpoint[key] = {
-                name: value * mask.to(value.device) if (mask := masks.get(plain_name(name))) is not None else value
-                for name, value in checkpoint[key].items()
-            }
-
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        if not state_dict["masks"]:
-            return  # saved before the fit began, by a learning-rate finder for instance
         if state_dict["version"] > STATE_VERSION:
             raise LotteryError(
                 f"The checkpoint holds state of {self.label} in version {state_dict['version']}, this "
@@ -322,16 +314,18 @@ class MaskCallback(Callback):
                     f"The checkpoint was written with {key} {state_dict[key]}, this fit asks for {own}: "
                     "resume with the same callback, or give this one a `name` to start it afresh."
                 )
-        self._restored = state_dict
+        if state_dict["masks"]:  # none were there yet when a learning-rate finder saved in `on_fit_start`
+            self._restored = state_dict
 
     def _restore(self, state: Mapping[str, Any]) -> None:
-        saved = state["masks"]
+        """Take over a checkpoint's state, known to be of this method and scope, once the parameters are known."""
+        params, saved = self._masked.params, state["masks"]
         shapes = {name: tuple(mask.shape) for name, mask in saved.items()}
-        if shapes != (own := {name: tuple(param.shape) for name, param in self._params.items()}):
+        if shapes != (own := {name: tuple(param.shape) for name, param in params.items()}):
             odd = sorted(name for name in shapes.keys() | own.keys() if shapes.get(name) != own.get(name))
             raise LotteryError(f"The checkpoint's masks do not fit this module: {', '.join(odd)}.")
         self.clock.step = state["step"]
-        self._masks = {name: saved[name].clone() for name in self._params}
+        self._masked = Masked({name: saved[name].clone() for name in params}, params, fast=self.frozen)
         self._weights_hash = dict(state["weights_hash"])
         self.load_method_state(state)
 
@@ -354,79 +348,57 @@ class MaskCallback(Callback):
     def _update(self, trainer: Trainer) -> None:
         """Find a new mask, install it on every rank alike, and log what changed."""
         assert self._resolved is not None
+        before, params = self._masked.masks, self._masked.params
         target = self._resolved(self.step)
-        within = self._masks if self.frozen else None
         with torch.no_grad():
-            masks = keep_top(self.scores(self._params, self.step), target, within=within, per=self.per)
+            scores = self.scores(params, self.step)
+            masks = keep_top(scores, target, within=before if self.frozen else None, per=self.per)
         check_agreement(trainer, masks, f"{self.label} at step {self.step}")
-        changed = sum(int((masks[name] ^ self._masks[name]).sum()) for name in masks)
-        regrown = sum(int((masks[name] & ~self._masks[name]).sum()) for name in masks)
-        self._masks = masks
-        self._install(trainer)
-        total = count(masks)[1]
+        self._masked = Masked(masks, params, fast=self.frozen)
+        self._make_true(trainer)
         self._is_shown = False
+        total = count(masks)[1]
+        changed = sum(int((masks[name] ^ before[name]).sum()) for name in masks)
+        regrown = sum(int((masks[name] & ~before[name]).sum()) for name in masks)
         self._log(trainer, target, {"mask/change": changed / total, "mask/regrowth": regrown / total})
 
-    @torch.no_grad()
-    def _install(self, trainer: Trainer) -> None:
-        """Make weights, and where frozen the optimizer's state, agree with masks that have just changed."""
-        self._anything_removed = density(self._masks) < 1
-        if self.frozen and self._anything_removed:
-            self._factors = [self._masks[name].to(param.dtype) for name, param in self._params.items()]
-            for optimizer in trainer.optimizers:
-                for name, param in self._params.items():
-                    for key, value in optimizer.state.get(param, {}).items():
-                        if key != "step" and isinstance(value, Tensor) and value.shape == param.shape:
-                            value.mul_(self._masks[name].to(value.device))
-        self._mask_weights_()
-        self._mask_averages_(trainer)
-
-    @torch.no_grad()
-    def _mask_weights_(self) -> None:
-        if self._factors:
-            torch._foreach_mul_(list(self._params.values()), self._factors)
-        elif self._anything_removed:
-            for name, param in self._params.items():
-                param.mul_(self._masks[name])
-
-    @torch.no_grad()
-    def _mask_averages_(self, trainer: Trainer) -> None:
-        """Mask the averaged copies that EMA, SWA and their like keep: what was removed would live on in them."""
-        for average in averaged_copies(trainer):
-            params = named_parameters(average)
-            for name, mask in self._masks.items():
-                if self._anything_removed and name in params:
-                    params[name].mul_(mask.to(params[name].device))
+    def _make_true(self, trainer: Trainer) -> None:
+        """Make everything that keeps weights agree with the masks."""
+        if self.frozen:
+            self._masked.clear_optimizer_state_(trainer.optimizers)
+        self._masked.mask_weights_()
+        self._masked.mask_averages_(trainer.callbacks)  # type: ignore[attr-defined]
 
     def _audit(self, trainer: Trainer) -> None:
         """Count removed weights that are not zero, log the count, and zero them."""
-        revived = {n: int((p.detach().ne(0) & ~self._masks[n]).sum()) for n, p in self._params.items()}
-        total = sum(revived.values())
-        self._to_loggers(trainer, {"mask/revived": total})
-        if total:
-            names = ", ".join(name for name, n in revived.items() if n)
-            rank_zero_warn(f"{self.label} found {total} removed weights revived in {names}, and zeroed them.")
-            self._mask_weights_()
-
-    def _check_overlap(self, trainer: Trainer) -> None:
-        others = [other for other in trainer.callbacks if isinstance(other, MaskCallback) and other is not self]  # type: ignore[attr-defined]
-        for other in others:
-            if shared := sorted(self._params.keys() & other._params.keys()):
-                raise LotteryError(f"{other.label} and {self.label} both mask '{shared[0]}': part their scopes.")
+        revived = self._masked.revived()
+        self._to_loggers(trainer, {"mask/revived": sum(revived.values())})
+        if revived:
+            rank_zero_warn(
+                f"{self.label} found {sum(revived.values())} removed weights revived in {', '.join(revived)}, "
+                "and zeroed them."
+            )
+            self._masked.mask_weights_()
 
     # Records.
-
-    @property
-    def label(self) -> str:
-        """What messages call it."""
-        return type(self).__name__ + (f" '{self.name}'" if self.name else "")
 
     @property
     def _ticket_file(self) -> str:
         return f"ticket-{self.name}.safetensors" if self.name else "ticket.safetensors"
 
+    def _key(self, key: str) -> str:
+        return f"{self.name}/{key}" if self.name else key
+
+    def _others(self, trainer: Trainer) -> list["MaskCallback"]:
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        return [other for other in callbacks if isinstance(other, MaskCallback) and other is not self]
+
+    def _hash_weights(self) -> None:
+        if self._masked.params:
+            self._weights_hash["weights"] = hash_of(self._masked.params)
+
     def _log(self, trainer: Trainer, target: float, changes: dict[str, float]) -> None:
-        layers = {name: count({name: mask}) for name, mask in self._masks.items()}
+        layers = {name: count({name: mask}) for name, mask in self._masked.masks.items()}
         removed = sum(total - kept for kept, total in layers.values())
         values = {
             "sparsity/scope": self.sparsity,
@@ -445,61 +417,7 @@ class MaskCallback(Callback):
                 )
 
     def _to_loggers(self, trainer: Trainer, values: Mapping[str, float]) -> None:
-        """Write values beside the step's own: loggers count batches that stepped, whatever ``log_every_n_steps``."""
+        """Write values beside the step's own, whatever ``log_every_n_steps`` leaves out."""
         keyed = {self._key(key): float(value) for key, value in values.items()}
         for logger in trainer.loggers:
             logger.log_metrics(keyed, step=batches_that_stepped(trainer))
-
-    def _key(self, key: str) -> str:
-        return f"{self.name}/{key}" if self.name else key
-
-
-def scheduled(
-    sparsity: float | Schedule, begin: int | float, end: int | float, defaults: tuple[float, float]
-) -> Schedule:
-    """The schedule that a method's arguments mean: a cubic one to a number, or the one given.
-
-    Raises:
-        LotteryError: A schedule together with ``begin`` or ``end``.
-    """
-    if not isinstance(sparsity, Schedule):
-        return Cubic(sparsity, begin=begin, end=end)
-    if (begin, end) != defaults:
-        raise LotteryError(f"{sparsity} has its own begin and end: give either a schedule, or `begin` and `end`.")
-    return sparsity
-
-
-def averaged_copies(trainer: Trainer) -> list[nn.Module]:
-    """Copies of the module that averaging callbacks keep: WeightAveraging wraps its own once more, SWA does not."""
-    kept = [getattr(callback, "_average_model", None) for callback in trainer.callbacks]  # type: ignore[attr-defined]
-    return [c.module if isinstance(c, AveragedModel) else c for c in kept if isinstance(c, nn.Module)]
-
-
-def check_agreement(trainer: Trainer, masks: Masks, what: str) -> None:
-    """Refuse to go on where ranks hold different masks.
-
-    Raises:
-        LotteryError: They do, on every rank alike.
-    """
-    if trainer.world_size < 2:
-        return
-    everyone: list[str] = [""] * trainer.world_size
-    torch.distributed.all_gather_object(everyone, hash_of(masks))
-    if len(set(everyone)) > 1:
-        raise LotteryError(
-            f"{what}: the ranks found different masks. Their gradients or weights differ, so something in the training "
-            "loop is not synchronised."
-        )
-
-
-def cloned(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Copies on the CPU that later steps do not touch."""
-    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
-
-
-def _version(package: str) -> str | None:
-    """The installed version; None for a package that is used from its folder."""
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None

@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from lightning_lottery.callbacks.base import MaskCallback
+from lightning_lottery.callbacks.masked import Masked
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.scope import named_parameters
 from lightning_lottery.ticket import Ticket, hash_of
@@ -50,7 +51,7 @@ class MaskFreezing(MaskCallback):
 
     def _reset(self) -> None:
         super()._reset()
-        self._masks = self._given.distinct
+        self._masked = Masked(self._given.distinct)
 
     def select(self, module: nn.Module) -> dict[str, nn.Parameter]:
         """The parameters that the ticket masks, in the module's order; a misfit is refused."""
@@ -64,7 +65,7 @@ class MaskFreezing(MaskCallback):
 
     def load_method_state(self, state: Mapping[str, Any]) -> None:
         """Refuse a checkpoint that was trained with another ticket."""
-        if hash_of(self._masks) != hash_of(self.starting_masks(self._params)):
+        if hash_of(self.masks) != hash_of(self.starting_masks(self.parameters)):
             raise LotteryError(
                 f"{self.label}: the checkpoint was trained with other masks than {self._given!r} has. "
                 "Resume with its own ticket, or start afresh."

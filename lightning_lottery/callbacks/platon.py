@@ -90,7 +90,7 @@ class PLATON(MaskCallback):
             )
         saved = self._averages
         self._averages = {}
-        for name, param in self._params.items():
+        for name, param in self._masked.params.items():
             self._averages[name] = averages_like(param)
             if name in saved:
                 for own, value in zip(self._averages[name], saved[name], strict=True):
@@ -140,7 +140,9 @@ class PLATON(MaskCallback):
             rank_zero_warn(f"{self.label} resumes at step {self.step} with its masks, but without its averages.")
             return
         of = state["averages"]
-        self._averages = {name: Averages(*(of[field][name] for field in Averages._fields)) for name in self._params}
+        self._averages = {
+            name: Averages(*(of[field][name] for field in Averages._fields)) for name in self._masked.params
+        }
         self._observed_from = state["observed_from"]
 
     def _is_due(self, step: int) -> bool:

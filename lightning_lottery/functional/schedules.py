@@ -125,6 +125,21 @@ class Exponential(Schedule):
         return 1 - math.pow(1 - self.final, (step - begin) / (end - begin))
 
 
+def scheduled(
+    sparsity: float | Schedule, begin: int | float, end: int | float, defaults: tuple[float, float]
+) -> Schedule:
+    """The schedule that a method's arguments mean: a cubic one to a number, or the one given.
+
+    Raises:
+        LotteryError: A schedule together with ``begin`` or ``end``.
+    """
+    if not isinstance(sparsity, Schedule):
+        return Cubic(sparsity, begin=begin, end=end)
+    if (begin, end) != defaults:
+        raise LotteryError(f"{sparsity} has its own begin and end: give either a schedule, or `begin` and `end`.")
+    return sparsity
+
+
 def _check_time(name: str, time: Any) -> None:
     """A step of the fit: int >= 0, or a float in [0, 1]."""
     if isinstance(time, bool) or not isinstance(time, (int, float)):

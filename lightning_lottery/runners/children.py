@@ -1,11 +1,13 @@
 """A child: one training in a folder and a process of its own; done once, resumed when killed, refused when changed."""
 
+import fcntl
 import json
 import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sized
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
@@ -22,7 +24,7 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning_lottery.callbacks.base import MaskCallback
 from lightning_lottery.callbacks.snapshots import ExactResume, save_whole
 from lightning_lottery.errors import LotteryError
-from lightning_lottery.runners.project import Project, ResolvedProject
+from lightning_lottery.runners.project import Project, ResolvedProject, without_noise
 from lightning_lottery.ticket import write_whole
 
 RESUME_FROM = "LOTTERY_RESUME_FROM"
@@ -65,21 +67,28 @@ class Child:
         return cls(folder, spec["command"], config, spec["labels"])
 
     def prepare(self) -> None:
-        """Write the folder's specification; refuse a folder that holds another.
+        """Write the folder's specification; refuse a folder in which another was trained.
 
         Raises:
-            LotteryError: The folder belongs to a different configuration, shown as a difference; a file that the
-                configuration names inside the run does not exist.
+            LotteryError: The folder belongs to a different configuration, or to other input files: the difference.
         """
-        before = self._fingerprint_before()
-        if before is not None and (difference := list(_differences(before, self.fingerprint()))):
-            shown = "; ".join(difference[:5]) + ("; ..." if len(difference) > 5 else "")
-            raise LotteryError(f"'{self.folder}' was made with another configuration: {shown}.")
-        text = json.dumps({"command": self.command, "labels": dict(self.labels), "fingerprint": self.fingerprint()})
+        now = self.fingerprint()
+        if not self.is_done and not self.is_started:
+            self.discard()  # nothing was trained: whatever was asked for before no longer matters
+        elif difference := list(_differences(self._prepared_fingerprint(), now)):
+            raise LotteryError(f"'{self.folder}' was made from something else: {_shown(difference)}.")
+        text = json.dumps({"command": self.command, "labels": dict(self.labels), "fingerprint": now})
         write_whole(
             self.folder / "config.yaml", yaml.safe_dump(dict(self.config), sort_keys=False).encode(), "configuration"
         )
         write_whole(self.folder / "child.json", text.encode(), "specification")
+
+    def changes(self) -> str:
+        """How its configuration differs from the one that was trained in the folder; empty where it does not."""
+        if not self.is_done and not self.is_started:
+            return ""
+        before = self._prepared_fingerprint()
+        return _shown(list(_differences({"config": before["config"]}, {"config": dict(self.config)})))
 
     @property
     def is_done(self) -> bool:
@@ -93,12 +102,12 @@ class Child:
 
     def fingerprint(self) -> dict[str, Any]:
         """The configuration, and the hash of every file that it names."""
-        inputs = {path: _hash_of_file(Path(path)) for path in self.inputs() if Path(path).is_file()}
+        inputs = {path: _hash_of_file(Path(path)) for path in self.inputs() if os.path.isfile(path)}
         return {"command": self.command, "config": dict(self.config), "inputs": inputs}
 
     def inputs(self) -> list[str]:
-        """Every string of the configuration that could be the path of a file."""
-        return sorted({value for _, value in _leaves(self.config) if isinstance(value, str) and os.sep in value})
+        """Every string of the configuration: each could be the path of a file."""
+        return sorted({value for _, value in _leaves(self.config) if isinstance(value, str)})
 
     def discard(self) -> None:
         """Remove the folder and everything in it."""
@@ -108,26 +117,41 @@ class Child:
         """The rows it left."""
         return [json.loads(line) for line in (self.folder / "results.jsonl").read_text().splitlines()]
 
-    def _fingerprint_before(self) -> dict[str, Any] | None:
-        path = self.folder / "child.json"
-        return dict(json.loads(path.read_text())["fingerprint"]) if path.is_file() else None
+    def _prepared_fingerprint(self) -> dict[str, Any]:
+        return dict(json.loads((self.folder / "child.json").read_text())["fingerprint"])
 
 
 def run_child(child: Child) -> int:
-    """Run a prepared child by its command, in a process of its own; its exit code."""
-    return subprocess.run([sys.executable, "-m", "lightning_lottery", "child", str(child.folder)]).returncode
+    """Run a prepared child by its command, in a process of its own; its exit code, or minus the signal that ended it.
+
+    Ctrl-C reaches the child as well: it is given the time to shut down.
+    """
+    process = subprocess.Popen([sys.executable, "-m", "lightning_lottery", "child", str(child.folder)])
+    try:
+        return process.wait()
+    except KeyboardInterrupt:
+        process.wait()
+        raise
+    finally:
+        process.kill()  # where it still runs: a second Ctrl-C
 
 
 def train_child(folder: Path) -> None:
     """Run the child of a folder in this process: what ``lightning-lottery child DIR`` does.
 
     Raises:
-        LotteryError: The folder holds no child, or its configuration is refused.
+        LotteryError: The folder holds no child, another process trains it, or its configuration is refused.
     """
     child = Child.load(folder)
     if child.is_done:
         rank_zero_info(f"{folder} is done.")
         return
+    with _alone_in(folder), without_noise():
+        _train(child)
+
+
+def _train(child: Child) -> None:
+    folder = child.folder
     resume = _newest_that_loads(folder)
     arguments = [child.command, "--config", str(folder / "config.yaml")]
 
@@ -193,8 +217,22 @@ def _finish(child: Child, project: Project) -> None:
     ]
     text = "".join(json.dumps(row) + "\n" for row in rows)
     write_whole(child.folder / "results.jsonl", text.encode(), "records")
-    write_whole(child.folder / "done", json.dumps(child.fingerprint()).encode(), "mark")
+    write_whole(child.folder / "done", json.dumps(child._prepared_fingerprint()).encode(), "mark")
     (child.folder / "resume.ckpt").unlink(missing_ok=True)
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Hold the folder until this process ends, in whatever way; further ranks enter with the first."""
+    if RESUME_FROM in os.environ:
+        yield
+        return
+    with open(folder / ".lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise LotteryError(f"Another process is training '{folder}': wait for it, or end it.") from error
+        yield
 
 
 def _newest_that_loads(folder: Path) -> str:
@@ -215,8 +253,8 @@ def _newest_that_loads(folder: Path) -> str:
 
 
 def _logger(folder: Path, resume: str) -> TensorBoardLogger:
-    """Curves straight in the folder; a resumed run writes over the steps that it repeats."""
-    purge = None
+    """Curves straight in the folder; they replace those that a killed run left of the steps still to come."""
+    purge = 0
     if resume:
         loops = torch.load(resume, map_location="meta", weights_only=True)["loops"]
         purge = loops["fit_loop"]["epoch_loop.state_dict"]["_batches_that_stepped"] + 1
@@ -253,6 +291,10 @@ def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
             yield from _leaves(inner, f"{key}[{index}]")
     else:
         yield key, value
+
+
+def _shown(difference: list[str]) -> str:
+    return "; ".join(difference[:5]) + ("; ..." if len(difference) > 5 else "")
 
 
 def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:

@@ -10,7 +10,7 @@ from rich.table import Table
 from lightning_lottery.callbacks.base import MaskCallback
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.functional.schedules import Schedule
-from lightning_lottery.runners.project import Project
+from lightning_lottery.runners.project import Project, without_noise
 from lightning_lottery.scope import Place, ties
 
 NO_SPEED = "Zeros alone bring no speed: dense hardware multiplies them all the same. Removing whole units does."
@@ -56,7 +56,8 @@ def explain_fit(arguments: Sequence[str]) -> None:
         except _Explained:
             return
 
-    Project(["fit", *arguments], run=run, trainer=trainer_arguments)
+    with without_noise():
+        Project(["fit", *arguments], run=run, trainer=trainer_arguments)
 
 
 def _wide_console() -> Console:

@@ -1,8 +1,11 @@
 """Somebody's project as Lightning's command line sees it: YAML in; module, data and Trainer out."""
 
-from collections.abc import Callable, Sequence
-from contextlib import redirect_stderr
-from io import StringIO
+import logging
+import warnings
+from argparse import ArgumentError
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -13,6 +16,26 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 
 import lightning_lottery  # noqa: F401 (its classes answer to their short names once imported)
 from lightning_lottery.errors import LotteryError
+
+NOISE = (
+    "Seed set to",
+    "TPU available",
+    "💡 Tip",
+    "Loading `train_dataloader` to estimate",
+    "Restored all states",
+    "`Trainer.fit` stopped",
+)
+"""Beginnings of what Lightning says at every fit and a recipe of many fits need not repeat."""
+
+IDLE = (
+    "Does not validate against",
+    "Subtypes:",
+    "Errors:",
+    "Given value",
+    "Expected a <class 'NoneType'>",
+    "Expected a path but",
+)
+"""Beginnings of what the parser says of every union of types."""
 
 COMMANDS = tuple(LightningCLI.subcommands())
 """The subcommands that Lightning itself runs: fit, validate, test, predict."""
@@ -27,8 +50,8 @@ class Project(LightningCLI):
         trainer: Trainer arguments that override the configuration's, given the configuration's own.
 
     Raises:
-        LotteryError: A value that one of our classes refuses.
-        SystemExit: With 2, for an unknown key, class or type; the message is on stderr.
+        LotteryError: An unknown key, class or type; a checkpoint that is not there; a value that one of our classes
+            refuses.
     """
 
     def __init__(
@@ -41,7 +64,7 @@ class Project(LightningCLI):
         self._run_instead = run
         self._trainer_arguments = trainer
         super().__init__(
-            parser_kwargs={"parser_mode": "omegaconf"},
+            parser_kwargs={"parser_mode": "omegaconf", "exit_on_error": False},
             save_config_kwargs={"overwrite": True},
             args=None if arguments is None else list(arguments),
         )
@@ -53,21 +76,30 @@ class Project(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse the given arguments alone: Lightning would warn that the program has some of its own."""
-        try:
+        with _refusing():
             self.config = parser.parse_args(args)  # type: ignore[arg-type]
-        except Exception as error:
-            from omegaconf.errors import OmegaConfBaseException
 
-            if isinstance(error, OmegaConfBaseException):
-                raise LotteryError(f"The configuration cannot be resolved: {str(error).splitlines()[0]}.") from error
-            raise
+    def _parse_ckpt_path(self) -> None:
+        self._require_checkpoint()
+        with _refusing():
+            super()._parse_ckpt_path()
+
+    def _require_checkpoint(self) -> None:
+        """Refuse a checkpoint that is not there, before anything is built."""
+        path = self.config[self.config.subcommand].get("ckpt_path")
+        named = path in (None, "best", "last", "hpc") or "://" in str(path) or str(path).startswith("registry")
+        if not named and not Path(path).exists():
+            raise LotteryError(f"There is no checkpoint '{path}'.")
 
     def instantiate_classes(self) -> None:
         """Build everything; a refusal by one of our classes is raised as itself."""
         try:
             super().instantiate_classes()
         except Exception as error:
-            raise mistake_in(error) or error from error
+            mistake = mistake_in(error)
+            if mistake is None or mistake is error:
+                raise
+            raise mistake from error
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the Trainer, with the arguments that override the configuration's."""
@@ -110,24 +142,64 @@ class ResolvedProject(Project):
 
     def _parse_ckpt_path(self) -> None:
         """Leave the configuration as it is."""
+        self._require_checkpoint()
 
 
 def resolve(arguments: Sequence[str]) -> dict[str, Any]:
     """The configuration that a command line means, without building or running anything.
 
     Raises:
-        LotteryError: It is refused; the parser's own words.
+        LotteryError: It is refused.
     """
-    said = StringIO()
+    return _ParsedOnly(arguments).plain_config()
+
+
+@contextmanager
+def without_noise() -> Iterator[None]:
+    """Leave out what Lightning says of every fit alike, and what is no mistake where we start the fit."""
+    logs = [logging.getLogger(f"lightning.{name}") for name in ("pytorch.utilities.rank_zero", "fabric.utilities.seed")]
+
+    def says_something(record: logging.LogRecord) -> bool:
+        return not record.getMessage().startswith(NOISE)
+
+    for log in logs:
+        log.addFilter(says_something)
     try:
-        with redirect_stderr(said):
-            return _ParsedOnly(arguments).plain_config()
-    except SystemExit as error:
-        if not error.code:
-            raise
-        lines = [line.strip() for line in said.getvalue().splitlines() if line.strip()]
-        message = next((line for line in lines if line.startswith("error:")), lines[-1] if lines else "")
-        raise LotteryError(message.removeprefix("error:").strip()) from error
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*LeafSpec.* is deprecated", FutureWarning)
+            # a stage that goes on from another's checkpoint has other callbacks on purpose
+            warnings.filterwarnings("ignore", "Be aware that when using `ckpt_path`", UserWarning)
+            yield
+    finally:
+        for log in logs:
+            log.removeFilter(says_something)
+
+
+@contextmanager
+def _refusing() -> Iterator[None]:
+    """Tell in one sentence what the parser has against a configuration."""
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        yield
+    except OmegaConfBaseException as error:
+        raise LotteryError(f"The configuration cannot be resolved: {str(error).splitlines()[0]}.") from error
+    except ArgumentError as error:
+        raise LotteryError(_in_one_sentence(str(error))) from error
+
+
+def _in_one_sentence(message: str) -> str:
+    """The parser's words, line by line, without what it says of every union of types and of its base class."""
+    told: list[str] = []
+    left_out = len(message)  # what is indented more belongs to a line that is left out
+    for line in filter(str.strip, message.splitlines()):
+        indent, words = len(line) - len(line.lstrip()), line.strip().removeprefix("- ")
+        if indent <= left_out:
+            is_base = words.startswith("Problem with given class_path 'lightning.Callback'")
+            left_out = indent if is_base else len(message)
+            if not is_base and not words.startswith(IDLE) and words not in told:
+                told.append(words)
+    return "; ".join(told).replace(":;", ":").rstrip(".") + "."
 
 
 def mistake_in(error: BaseException | None) -> LotteryError | MisconfigurationException | None:

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import statistics
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -89,6 +90,7 @@ def run(
     runs = {seed: _children(stages, seed, target / f"seed-{seed}", overlay) for seed in seeds}  # all, before any runs
     for children in runs.values():
         _discard(children, redo)
+    _refuse_changed([child for children in runs.values() for child in children])
     console = Console()
     for seed, children in runs.items():
         for number, child in enumerate(children, start=1):
@@ -165,6 +167,15 @@ def _discard(children: list[Child], redo: Collection[str]) -> None:
             removed.append(child)
 
 
+def _refuse_changed(children: list[Child]) -> None:
+    """Name every stage whose configuration changed since it was trained, before any runs."""
+    changed = {child.folder.name: changes for child in children if (changes := child.changes())}
+    if changed:
+        shown = ". ".join(f"{name}: {changes}" for name, changes in changed.items())
+        redo = " ".join(f"--redo {name}" for name in changed)
+        raise LotteryError(f"Changed since it ran: {shown}. To run it again, and what depends on it: {redo}")
+
+
 def _run_one(child: Child, what: str, console: Console) -> None:
     for path in child.inputs():
         if Path(path).is_relative_to(child.folder.parent) and not Path(path).exists():
@@ -177,8 +188,24 @@ def _run_one(child: Child, what: str, console: Console) -> None:
         console.rule(f"{what}: done before")
         return
     console.rule(f"{what}: goes on from its last checkpoint" if child.is_started else what)
-    if code := run_child(child):
+    try:
+        code = run_child(child)
+    except KeyboardInterrupt:
+        _leave_progress_bar(console)
+        console.print(f"{what}: interrupted. The same command goes on from here.")
+        raise
+    if code:
+        _leave_progress_bar(console)
+    if code < 0:
+        raise LotteryError(f"{what} was ended by {signal.Signals(-code).name}: the same command goes on from here.")
+    if code:
         raise LotteryError(f"{what} failed with exit code {code}; the stages before it are done and stay.")
+
+
+def _leave_progress_bar(console: Console) -> None:
+    """What a child that was ended could not do any more: below its last line, with a cursor."""
+    console.show_cursor()
+    console.print()
 
 
 @contextmanager

@@ -1,12 +1,12 @@
 import math
 from contextlib import contextmanager
 
-import oracles
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import oracles
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.functional import masks as module
 from lightning_lottery.functional.masks import check_same_entries, count, density, hamming, keep_top, shuffle
@@ -24,7 +24,9 @@ def tensors(draw, least=0, most=4):
     scores = {}
     for name in draw(st.permutations("dcba"))[: draw(st.integers(least, most))]:
         shape = draw(st.sampled_from(SHAPES))
-        values = draw(st.lists(draw(st.sampled_from([FEW, MANY])), min_size=math.prod(shape), max_size=math.prod(shape)))
+        values = draw(
+            st.lists(draw(st.sampled_from([FEW, MANY])), min_size=math.prod(shape), max_size=math.prod(shape))
+        )
         scores[name] = torch.tensor(values, dtype=torch.float64).to(draw(st.sampled_from(DTYPES))).reshape(shape)
     return scores
 
@@ -123,7 +125,10 @@ def test_ties_are_kept_in_the_order_of_the_mapping_and_then_of_the_entries():
     for kept in range(1, 9):
         masks = keep_top(scores, 1 - kept / 8)
         assert sum(lists(masks).values(), []) == [True] * kept + [False] * (8 - kept)
-    assert lists(keep_top({"m": scores["m"], "z": scores["z"]}, 1 - 4 / 7)) == {"m": [True] * 3, "z": [True] + [False] * 3}
+    assert lists(keep_top({"m": scores["m"], "z": scores["z"]}, 1 - 4 / 7)) == {
+        "m": [True] * 3,
+        "z": [True] + [False] * 3,
+    }
 
 
 def test_the_two_zeros_tie():

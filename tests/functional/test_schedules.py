@@ -2,12 +2,12 @@ import math
 from dataclasses import FrozenInstanceError
 
 import jsonargparse
-import oracles
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import oracles
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.functional.schedules import Constant, Cubic, Exponential, Schedule
 

@@ -1,12 +1,12 @@
 import math
 
-import oracles
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+import oracles
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.functional.masks import count, keep_top
 from lightning_lottery.functional.sensitivity import Averages, averages_like, check_decay, observe_, score
@@ -149,7 +149,9 @@ def test_sixty_steps_of_the_authors_code_give_their_averages_their_scores_and_th
             for name, mask in record["keep_mask"].items():
                 params[name] *= mask
         assert all(torch.equal(params[name], after) for name, after in record["param_after"].items())
-    assert masked == len([r for r in records if r["step"] > 50 or (r["step"] > 5 and r["step"] % config["deltaT"] == 0)])
+    assert masked == len(
+        [r for r in records if r["step"] > 50 or (r["step"] > 5 and r["step"] % config["deltaT"] == 0)]
+    )
 
 
 def expect_equal(ours, theirs):

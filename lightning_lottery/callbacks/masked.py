@@ -1,0 +1,120 @@
+"""What keeps masks true: weights, gradients, optimizer state, averaged copies and checkpoints that agree with them."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, Trainer
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.swa_utils import AveragedModel
+
+from lightning_lottery.errors import LotteryError
+from lightning_lottery.functional.masks import Masks, density
+from lightning_lottery.scope import named_parameters, plain_name
+from lightning_lottery.ticket import hash_of
+
+
+class Masked:
+    """Parameters and their masks, by name; in-place operations make the rest agree. Nothing removed costs nothing.
+
+    Args:
+        masks: Parameter name to bool tensor of the parameter's shape, ``True`` = kept.
+        params: The parameters under the same names; without them the masks are only kept.
+        fast: Keep the masks as factors of the parameter's dtype too: one multiplication instead of a slow one with a
+            bool (4 bytes per weight). For masks that are applied at every step.
+    """
+
+    def __init__(
+        self, masks: Masks | None = None, params: Mapping[str, nn.Parameter] | None = None, *, fast: bool = False
+    ) -> None:
+        self.params = dict(params or {})
+        self.masks = {
+            name: mask.to(self.params[name].device) if params else mask for name, mask in (masks or {}).items()
+        }
+        self.fast = fast
+        self.anything_removed = density(self.masks) < 1
+        self._factors: list[Tensor] = []
+        if fast and self.anything_removed:
+            self._factors = [self.masks[name].to(param.dtype) for name, param in self.params.items()]
+
+    @torch.no_grad()
+    def mask_weights_(self) -> None:
+        """Set removed weights to zero."""
+        if self._factors:
+            torch._foreach_mul_(list(self.params.values()), self._factors)
+        elif self.anything_removed:
+            for name, param in self.params.items():
+                param.mul_(self.masks[name])
+
+    @torch.no_grad()
+    def mask_gradients_(self) -> None:
+        """Set the gradients of removed weights to zero, where there are any."""
+        if self.anything_removed:
+            for param, factor in zip(self.params.values(), self._factors or self.masks.values(), strict=True):
+                if param.grad is not None:
+                    param.grad.mul_(factor)
+
+    @torch.no_grad()
+    def clear_optimizer_state_(self, optimizers: Iterable[Optimizer]) -> None:
+        """Forget momentum and whatever else optimizers keep for each removed weight."""
+        if self.anything_removed:
+            for optimizer in optimizers:
+                for name, param in self.params.items():
+                    for key, value in optimizer.state.get(param, {}).items():
+                        if key != "step" and isinstance(value, Tensor) and value.shape == param.shape:
+                            value.mul_(self.masks[name].to(value.device))
+
+    @torch.no_grad()
+    def mask_averages_(self, callbacks: Iterable[Callback]) -> None:
+        """Mask the averaged copies that EMA, SWA and their like keep: what was removed would live on in them."""
+        for average in _averaged_copies(callbacks) if self.anything_removed else ():
+            params = named_parameters(average)
+            for name, mask in self.masks.items():
+                params[name].mul_(mask.to(params[name].device))
+
+    def mask_checkpoint(self, checkpoint: dict[str, Any], ties: Mapping[str, str]) -> None:
+        """Replace the states in a checkpoint by masked ones, out of place; ``ties``: further names to first ones."""
+        masks = self.masks | {alias: self.masks[name] for alias, name in ties.items() if name in self.masks}
+        for key in checkpoint.keys() & {"state_dict", "current_model_state"} if self.anything_removed else ():
+            checkpoint[key] = {
+                name: value * mask.to(value.device) if (mask := masks.get(plain_name(name))) is not None else value
+                for name, value in checkpoint[key].items()
+            }
+
+    def revived(self) -> dict[str, int]:
+        """How many removed weights are not zero, for each parameter where there are any."""
+        counts = {name: int((param.detach().ne(0) & ~self.masks[name]).sum()) for name, param in self.params.items()}
+        return {name: n for name, n in counts.items() if n}
+
+    def without_params(self) -> "Masked":
+        """The masks alone, on the CPU."""
+        return Masked({name: mask.cpu() for name, mask in self.masks.items()})
+
+
+def check_agreement(trainer: Trainer, masks: Masks, what: str) -> None:
+    """Refuse to go on where ranks hold different masks.
+
+    Raises:
+        LotteryError: They do, on every rank alike.
+    """
+    if trainer.world_size < 2:
+        return
+    everyone: list[str] = [""] * trainer.world_size
+    torch.distributed.all_gather_object(everyone, hash_of(masks))
+    if len(set(everyone)) > 1:
+        raise LotteryError(
+            f"{what}: the ranks found different masks. Their gradients or weights differ, so something in the training "
+            "loop is not synchronised."
+        )
+
+
+def cloned(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copies on the CPU that later steps do not touch."""
+    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
+
+
+def _averaged_copies(callbacks: Iterable[Callback]) -> list[nn.Module]:
+    """Copies of the module that averaging callbacks keep: WeightAveraging wraps its own once more, SWA does not."""
+    kept = [getattr(callback, "_average_model", None) for callback in callbacks]
+    return [c.module if isinstance(c, AveragedModel) else c for c in kept if isinstance(c, nn.Module)]
