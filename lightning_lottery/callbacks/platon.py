@@ -8,9 +8,10 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
-from lightning_lottery.callbacks.base import MaskCallback, cloned, scheduled
+from lightning_lottery.callbacks.base import MaskCallback
+from lightning_lottery.callbacks.masked import cloned
 from lightning_lottery.errors import LotteryError
-from lightning_lottery.functional.schedules import Schedule
+from lightning_lottery.functional.schedules import Schedule, scheduled
 from lightning_lottery.functional.sensitivity import Averages, averages_like, check_decay, observe_, score
 from lightning_lottery.scope import Scope
 

@@ -14,7 +14,6 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 
-import lightning_lottery  # noqa: F401 (its classes answer to their short names once imported)
 from lightning_lottery.errors import LotteryError
 
 NOISE = (
