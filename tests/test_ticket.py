@@ -1,4 +1,5 @@
 import errno
+import importlib.metadata
 import json
 import math
 import os
@@ -19,7 +20,7 @@ from torch import nn
 from lightning_lottery import ticket as module
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.scope import ties
-from lightning_lottery.ticket import VERSION, Layer, Misfits, Ticket, hash_of, ticket_of
+from lightning_lottery.ticket import VERSION, Layer, Misfits, Ticket, hash_of, ticket_of, versions
 
 SHAPES = ((), (1,), (0,), (2, 0), (3,), (8,), (9,), (3, 5), (2, 1, 7, 3))
 
@@ -572,3 +573,10 @@ def test_a_hash_tells_names_dtypes_shapes_and_bits_apart_but_not_the_order():
     strided = torch.tensor([[1.0, 9.0], [2.0, 9.0]])[:, 0].requires_grad_()
     assert hash_of({"b": one["b"], "a": strided}) == hash_of(one)
     assert hash_of({"a": torch.tensor(math.nan)}) == hash_of({"a": torch.tensor(math.nan)})
+
+
+def test_versions_are_those_installed_and_none_where_nothing_is():
+    assert versions("torch", "no-such-package") == {
+        "torch": importlib.metadata.version("torch"),
+        "no-such-package": None,
+    }

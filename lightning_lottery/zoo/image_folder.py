@@ -96,11 +96,11 @@ def _listing(root: Path, paths: Sequence[Path]) -> str:
 
 def _decode(paths: Sequence[Path], shape: tuple[int, int, int], title: str) -> Tensor:
     from PIL import Image
-    from tqdm import tqdm
+    from rich.progress import track
 
     mode = "L" if shape[0] == 1 else "RGB"
     images = torch.empty(len(paths), *shape, dtype=torch.uint8)
-    for index, path in enumerate(tqdm(paths, desc=f"decoding {title}", unit="image", leave=False, disable=None)):
+    for index, path in enumerate(track(paths, f"decoding {title}", transient=True)):
         try:
             with Image.open(path) as file:
                 pixels = np.asarray(file.convert(mode))

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import oracles
 from lightning_lottery.errors import LotteryError
-from lightning_lottery.functional.schedules import Constant, Cubic, Exponential, Schedule
+from lightning_lottery.functional.schedules import Constant, Cubic, Exponential, Schedule, scheduled
 
 KINDS = [Constant, Cubic, Exponential]
 RAMPS = {Cubic: oracles.cubic, Exponential: oracles.exponential}
@@ -168,6 +168,21 @@ def test_a_schedule_is_a_value_that_prints_compares_hashes_and_cannot_be_changed
 def test_the_same_numbers_in_another_kind_are_another_schedule():
     assert Cubic(0.5, 0, 4) != Exponential(0.5, 0, 4)
     assert Cubic(0.5, 0, 4) != Cubic(0.5, 0, 5)
+
+
+def test_a_number_means_a_cubic_schedule_between_the_times_given():
+    assert scheduled(0.8, 3, 0.5, defaults=(0.05, 0.7)) == Cubic(0.8, begin=3, end=0.5)
+    assert scheduled(0, 0.05, 0.7, defaults=(0.05, 0.7)) == Cubic(0, begin=0.05, end=0.7)
+    with pytest.raises(LotteryError, match="sparsity"):
+        scheduled(1, 3, 5, defaults=(0.05, 0.7))
+
+
+@pytest.mark.parametrize("times", [(3, 0.7), (0.05, 5), (3, 5)])
+def test_a_schedule_means_itself_and_is_refused_beside_times_of_its_own(times):
+    schedule = Exponential(0.5, 1, 9)
+    assert scheduled(schedule, 0.05, 0.7, defaults=(0.05, 0.7)) is schedule
+    with pytest.raises(LotteryError, match="has its own begin and end"):
+        scheduled(schedule, *times, defaults=(0.05, 0.7))
 
 
 def test_a_schedule_can_be_named_in_a_configuration():

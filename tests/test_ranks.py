@@ -1,0 +1,86 @@
+"""Laws that need two ranks: real processes over gloo, started as a script and by the command."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+
+
+def run(*command: str, timeout: float = 240.0) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(HERE), "OMP_NUM_THREADS": "1"}
+    for name in [name for name in environment if name.startswith(("PL_", "PYTEST_", "LOTTERY_"))]:
+        del environment[name]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=timeout)
+
+
+def test_two_ranks_agree_resume_exactly_and_notice_when_they_do_not_agree(tmp_path):
+    done = run(sys.executable, str(HERE / "ranks.py"), str(tmp_path))
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    assert done.stdout.count("ok\n") == 2
+
+
+CONFIG = """
+seed_everything: 1
+model: {{class_path: ImageClassifier, init_args: {{network: {{class_path: lightning_lottery.zoo.lenet_300_100, init_args: {{inputs: 64}}}}}}}}
+data: {{class_path: Digits, init_args: {{batch_size: 64, limit: 256}}}}
+trainer:
+  accelerator: cpu
+  devices: 2
+  strategy: ddp
+  max_epochs: 4
+  enable_progress_bar: false
+  enable_model_summary: false
+  default_root_dir: {folder}
+  callbacks:
+    - class_path: PLATON
+      init_args: {{sparsity: {sparsity}, interval: 1}}
+"""
+
+
+def test_the_command_prunes_on_two_ranks(tmp_path):
+    config = tmp_path / "c.yaml"
+    config.write_text(CONFIG.format(folder=tmp_path, sparsity=0.9))
+    done = run(sys.executable, "-m", "lightning_lottery", "fit", "--config", str(config))
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert len(list(tmp_path.rglob("ticket.safetensors"))) == 1
+
+
+FAILS = """
+import sys
+from lightning.pytorch.callbacks import Callback
+from test_contract import CALLBACKS
+from projects import Odd, Batches, trainer
+
+class Fails(Callback):
+    def on_train_batch_end(self, trainer, *_):
+        if trainer.global_step == 6 and trainer.global_rank == 1:
+            raise OSError("the disk of rank 1")
+
+if __name__ == "__main__":
+    trainer(sys.argv[1], CALLBACKS["PLATON"](), Fails(), devices=2, strategy="ddp", use_distributed_sampler=False).fit(Odd(), Batches(), Batches(batches=1))
+"""
+
+
+def test_a_rank_that_fails_ends_the_other_with_a_message(tmp_path):
+    script = tmp_path / "fails.py"
+    script.write_text(FAILS)
+    done = run(sys.executable, str(script), str(tmp_path), timeout=120.0)
+    assert done.returncode != 0
+    assert "the disk of rank 1" in done.stderr
+
+
+@pytest.mark.parametrize("strategy", ["FSDPStrategy", "ModelParallelStrategy", "DeepSpeedStrategy"])
+def test_strategies_that_shard_parameters_are_refused_by_name(strategy, tmp_path):
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
+    from lightning.pytorch import strategies
+    from projects import Odd, trainer
+    from test_contract import CALLBACKS
+
+    fitted = trainer(tmp_path)
+    fitted.strategy.__class__ = type(strategy, (getattr(strategies, strategy),), {"__init__": lambda self: None})
+    with pytest.raises(MisconfigurationException, match=strategy):
+        CALLBACKS["PLATON"]().setup(fitted, Odd(), "fit")
