@@ -1,6 +1,9 @@
 """Somebody else's Lightning project: it knows nothing of lightning_lottery, and has what real ones have."""
 
+import re
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -63,6 +66,16 @@ OPTIMIZERS = {
 }
 
 
+@contextmanager
+def says(pattern: str, times: int | None = None) -> Iterator[None]:
+    """Some warning in the block matches; others (Lightning has its own) pass. ``pytest.warns`` re-raises those."""
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        yield
+    found = [one for one in said if re.search(pattern, str(one.message))]
+    assert found and times in (None, len(found)), [str(one.message) for one in said]
+
+
 class Batches:
     """A loader that keeps the contract: batch k is a function of (seed, epoch, k), and it says where it is."""
 
@@ -122,5 +135,7 @@ def fit(folder: Path, *callbacks: object, module: LightningModule | None = None,
     fitted = trainer(folder, *callbacks, **arguments)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Be aware that when using `ckpt_path`")
-        fitted.fit(module or Odd(), train or Batches(), val or Batches(batches=1, seed=9), ckpt_path=ckpt)
+        module = Odd() if module is None else module
+        val = Batches(batches=1, seed=9) if val is None else val
+        fitted.fit(module, Batches() if train is None else train, val, ckpt_path=ckpt)
     return fitted

@@ -9,12 +9,12 @@ from pathlib import Path
 import torch
 from lightning.pytorch import seed_everything
 from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint
-from projects import Batches, Odd, trainer
-from test_contract import CALLBACKS, STEPS, KeepEveryResume, ending, removed_are_zero, same
 
 from lightning_lottery import ExactResume, LotteryError
 from lightning_lottery.callbacks import MaskCallback
 from lightning_lottery.ticket import hash_of
+from projects import Batches, Odd, trainer
+from test_contract import CALLBACKS, STEPS, KeepEveryResume, ending, removed_are_zero, same
 
 torch.set_num_threads(1)
 FOLDER = Path(sys.argv[1])

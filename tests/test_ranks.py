@@ -77,6 +77,7 @@ def test_a_rank_that_fails_ends_the_other_with_a_message(tmp_path):
 def test_strategies_that_shard_parameters_are_refused_by_name(strategy, tmp_path):
     from lightning.fabric.utilities.exceptions import MisconfigurationException
     from lightning.pytorch import strategies
+
     from projects import Odd, trainer
     from test_contract import CALLBACKS
 

@@ -259,11 +259,13 @@ class MaskCallback(Callback):
         if self.frozen:
             self._audit(trainer)
         self._masked.mask_weights_()
-        if self._resolved is not None and self.step < self._resolved.end:
-            rank_zero_warn(
-                f"{self.label} was to reach sparsity {self._resolved.final} at step {self._resolved.end}, but the fit "
-                f"ended at step {self.step} with sparsity {self.sparsity:.4f}."
-            )
+        schedule = self._resolved
+        if schedule is None or schedule.final == 0 or (self.step >= schedule.end and self._masked.anything_removed):
+            return
+        rank_zero_warn(
+            f"{self.label} was to reach sparsity {schedule.final} at step {schedule.end}, but the fit ended at step "
+            f"{self.step} with sparsity {self.sparsity:.4f}."
+        )
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._masked.mask_weights_()  # whatever else wrote weights in its `on_train_end`

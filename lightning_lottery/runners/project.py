@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import yaml
 from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
@@ -63,7 +62,7 @@ class Project(LightningCLI):
         self._run_instead = run
         self._trainer_arguments = trainer
         super().__init__(
-            parser_kwargs={"parser_mode": "omegaconf", "exit_on_error": False},
+            parser_kwargs={"parser_mode": "omegaconf", "exit_on_error": False, "allow_abbrev": False},
             save_config_kwargs={"overwrite": True},
             args=None if arguments is None else list(arguments),
         )
@@ -115,11 +114,8 @@ class Project(LightningCLI):
 
     def plain_config(self) -> dict[str, Any]:
         """The resolved configuration of the subcommand: plain values, every default written out."""
-        subcommand = self.config.subcommand
-        text = self.parser.dump(self.config, skip_none=False, skip_link_targets=False, format="yaml")
-        config = yaml.safe_load(text)[subcommand]
-        config.pop("config", None)
-        return dict(config)
+        self._dump_config()
+        return {key: value for key, value in self.config_dump.items() if key != "config"}
 
 
 class _ParsedOnly(Project):

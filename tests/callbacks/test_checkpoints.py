@@ -1,0 +1,186 @@
+"""Checkpoints that do not belong to this fit, and runs that are killed while they write them."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from lightning_lottery import PLATON, ExactResume, LotteryError, MagnitudePruning, MaskFreezing, Scope, Snapshots
+from projects import Batches, Odd, fit, says
+from test_contract import BODY, CALLBACKS, EVERY, STEPS, KeepEveryResume, removed_are_zero, ticket
+
+
+def checkpoint(folder: Path, *callbacks: object) -> Path:
+    """Of a fit of these callbacks, after step 6."""
+    fit(folder, *callbacks, Snapshots([6]))
+    return folder / "snapshots" / "step=6.ckpt"
+
+
+@EVERY
+def test_a_checkpoint_of_a_run_without_the_callback_starts_it_fresh_and_says_so(make, tmp_path, caplog):
+    callback, module = make(), Odd()
+    fit(tmp_path, callback, module=module, ckpt=checkpoint(tmp_path))
+    assert "the checkpoint has no state of it" in caplog.text
+    assert callback.step == STEPS
+    if callback.schedule is not None and callback.per == "all":
+        assert callback.sparsity == pytest.approx(0.7, abs=2e-3)
+    assert removed_are_zero(module.state_dict(), callback.masks)
+
+
+def test_a_checkpoint_of_another_scope_is_refused_and_both_are_named(tmp_path):
+    path = checkpoint(tmp_path, PLATON(0.5, interval=2))
+    with pytest.raises(LotteryError, match=r"written with scope Scope\(exclude=.*asks for Scope\(include=\('my_mask"):
+        fit(tmp_path, PLATON(0.5, interval=2, scope=Scope(include=("my_mask.*",))), ckpt=path)
+
+
+def test_a_checkpoint_of_another_method_is_refused_and_both_are_named(tmp_path):
+    path = checkpoint(tmp_path, MagnitudePruning(0.5, scope=BODY))
+    with pytest.raises(LotteryError, match="written with method MagnitudePruning, this fit asks for PLATON"):
+        fit(tmp_path, PLATON(0.5, interval=2, scope=BODY), ckpt=path)
+
+
+def test_a_pruned_networks_checkpoint_can_be_trained_on_with_its_ticket_frozen(tmp_path):
+    path = checkpoint(tmp_path, PLATON(0.5, interval=2))
+    callback = MaskFreezing(tmp_path / "ticket.safetensors")
+    module = Odd()
+    fit(tmp_path, callback, module=module, ckpt=path)
+    assert removed_are_zero(module.state_dict(), callback.masks)
+
+
+def test_a_checkpoint_trained_with_another_ticket_is_refused(tmp_path):
+    path = checkpoint(tmp_path, MaskFreezing(ticket()))
+    with pytest.raises(LotteryError, match="trained with other masks"):
+        fit(tmp_path, MaskFreezing(ticket(), shuffle_seed=3), ckpt=path)
+
+
+def test_a_checkpoint_of_another_width_is_refused_by_name(tmp_path):
+    callback = PLATON(0.5, interval=2)
+    path = checkpoint(tmp_path, callback)
+    saved = torch.load(path, weights_only=True)
+    state = saved["callbacks"][callback.state_key]
+    state["masks"]["tied_a.weight"] = torch.ones(3, 3, dtype=torch.bool)
+    torch.save(saved, path)
+    with pytest.raises(LotteryError, match="do not fit this module: tied_a.weight"):
+        fit(tmp_path, PLATON(0.5, interval=2), ckpt=path)
+
+
+@EVERY
+def test_a_newer_state_version_is_refused(make, tmp_path):
+    callback = make()
+    path = checkpoint(tmp_path, callback)
+    saved = torch.load(path, weights_only=True)
+    saved["callbacks"][callback.state_key]["version"] = 99
+    torch.save(saved, path)
+    with pytest.raises(LotteryError, match="version 99, this lightning_lottery reads up to 1: upgrade"):
+        fit(tmp_path, make(), ckpt=path)
+
+
+def test_without_saved_state_a_resume_keeps_the_masks_restarts_the_averages_and_warns(tmp_path):
+    given = {"interval": 2, "begin": 1, "end": 9, "save_state": False}
+    path = checkpoint(tmp_path, PLATON(0.7, **given))
+    saved = torch.load(path, weights_only=True)["callbacks"]["lightning_lottery.pruning"]
+    assert "averages" not in saved
+    callback, module = PLATON(0.7, **given), Odd()
+    with says("PLATON resumes at step 6 with its masks, but without its averages"):
+        fit(tmp_path, callback, module=module, ckpt=path)
+    assert callback.sparsity == pytest.approx(0.7, abs=2e-3)
+    assert removed_are_zero(module.state_dict(), callback.masks)
+
+
+def test_a_trainer_of_the_other_package_is_told_the_fix(tmp_path):
+    other = pytest.importorskip("pytorch_lightning")
+
+    class Module(other.LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.layer = torch.nn.Linear(6, 3)
+
+        def training_step(self, batch, batch_idx):
+            return self.layer(batch[0]).sum()
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), 0.1)
+
+    quiet = {
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+    }
+    for callback in (PLATON(0.5), Snapshots([0]), ExactResume(), MaskFreezing(ticket())):
+        trainer = other.Trainer(
+            max_epochs=1, accelerator="cpu", callbacks=[callback], default_root_dir=tmp_path, **quiet
+        )
+        with pytest.raises(LotteryError, match="this Trainer is of the package `pytorch_lightning`: import"):
+            trainer.fit(Module(), Batches())
+
+
+def test_a_checkpoint_of_the_other_package_starts_fresh(tmp_path, caplog):
+    other = pytest.importorskip("pytorch_lightning")
+
+    path = checkpoint(tmp_path)
+    saved = torch.load(path, weights_only=True)
+    saved["callbacks"] = {"ModelCheckpoint{'monitor': None}": {}, "pytorch_lightning.callbacks.EarlyStopping": {}}
+    saved["pytorch-lightning_version"] = other.__version__
+    torch.save(saved, path)
+    callback = CALLBACKS["PLATON"]()
+    fit(tmp_path, callback, ckpt=path)
+    assert "the checkpoint has no state of it" in caplog.text and callback.step == STEPS
+
+
+def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(folder)).Reload()
+    return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+
+
+class Dies(Callback):
+    """The night's power cut, after some step has been logged."""
+
+    place = 3
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_start(self, trainer, *_):
+        if trainer.global_step == self.step:
+            trainer.logger.experiment.flush()
+            raise RuntimeError("power cut")
+
+
+@pytest.mark.parametrize("step", [3, 4, 8, 9])
+def test_curves_of_a_resumed_run_equal_the_unbroken_runs(step, tmp_path):
+    def logger(folder, **given):
+        return TensorBoardLogger(tmp_path / folder, name="", version="", **given)
+
+    keep = KeepEveryResume(tmp_path / "broken", tmp_path / "points")
+    fit(tmp_path / "whole", CALLBACKS["PLATON"](), ExactResume(), logger=logger("whole"))
+    with pytest.raises(RuntimeError, match="power cut"):
+        fit(
+            tmp_path / "broken",
+            CALLBACKS["PLATON"](),
+            ExactResume(every=1),
+            keep,
+            Dies(step + 2),
+            logger=logger("broken"),
+        )
+    point = tmp_path / "points" / f"{step}.ckpt"
+    fit(tmp_path / "broken", CALLBACKS["PLATON"](), ExactResume(), logger=logger("broken", purge_step=step), ckpt=point)
+    assert scalars(tmp_path / "broken") == scalars(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("kills", [6])
+def test_a_run_killed_at_random_moments_ends_as_the_unbroken_one(kills, tmp_path):
+    elsewhere = next((path for path in ("/dev/shm", "/run") if os.access(path, os.W_OK)), str(tmp_path))
+    assert os.stat(elsewhere).st_dev != os.stat(tmp_path).st_dev or elsewhere == str(tmp_path)
+    here = Path(__file__).parents[1]
+    environment = {**os.environ, "PYTHONPATH": str(here), "TMPDIR": elsewhere}
+    command = [sys.executable, str(here / "kills.py"), str(tmp_path / "run"), str(kills)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0 and done.stdout.endswith("ok\n"), done.stderr[-3000:]

@@ -1,0 +1,372 @@
+"""Whatever loop somebody else wrote: manual steps, several optimizers, compilation, tuners, short and endless fits."""
+
+import warnings
+from datetime import timedelta
+
+import pytest
+import torch
+from lightning.pytorch.callbacks import (
+    BatchSizeFinder,
+    Callback,
+    GradientAccumulationScheduler,
+    LearningRateFinder,
+    ModelCheckpoint,
+    RichProgressBar,
+)
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from torch import nn
+from torch.utils.data import IterableDataset
+
+from lightning_lottery import (
+    PLATON,
+    Constant,
+    Cubic,
+    LotteryError,
+    MagnitudePruning,
+    MaskFreezing,
+    Scope,
+    Snapshots,
+    Ticket,
+)
+from projects import Batches, Odd, fit, plain_loader, says, trainer
+from test_contract import BODY, CALLBACKS, EVERY, EVERY_FROZEN, STEPS, removed_are_zero, ticket
+
+
+class TwoOptimizers(Odd):
+    """Manual optimization: two optimizers step in every batch."""
+
+    def __init__(self, zero_last: bool = False) -> None:
+        super().__init__(manual=True)
+        self.zero_last = zero_last
+
+    def training_step(self, batch, batch_idx):
+        body, head = self.optimizers()
+        if not self.zero_last:
+            body.zero_grad(), head.zero_grad()
+        self.manual_backward(self.loss(batch))
+        body.step(), head.step()
+        if self.zero_last:
+            body.zero_grad(), head.zero_grad()
+
+    def configure_optimizers(self):
+        head = list(self.head.parameters())
+        body = [p for p in self.parameters() if p.requires_grad and all(p is not h for h in head)]
+        return [torch.optim.SGD(body, 0.1, momentum=0.9), torch.optim.AdamW(head, 1e-2)]
+
+
+@EVERY
+def test_two_manual_optimizers_count_as_one_step_a_batch(make, tmp_path):
+    callback, module = make(), TwoOptimizers()
+    fitted = fit(tmp_path, callback, module=module)
+    assert fitted.global_step == 2 * STEPS
+    assert callback.step == STEPS
+    assert removed_are_zero(module.state_dict(), callback.masks)
+
+
+def test_fractions_of_a_fit_bounded_by_the_steps_of_several_optimizers_are_refused(tmp_path):
+    with pytest.raises(LotteryError, match="no known number of optimizer steps"):
+        fit(tmp_path, PLATON(0.5), module=TwoOptimizers(), max_steps=10)
+
+
+@pytest.mark.parametrize("module", [lambda: Odd(manual=True), TwoOptimizers], ids=["one", "two"])
+def test_manual_optimization_prunes(module, tmp_path):
+    callback = CALLBACKS["PLATON"]()
+    fit(tmp_path, callback, module=module())
+    assert callback.step == STEPS and callback.sparsity == pytest.approx(0.7, abs=2e-3)
+
+
+def test_platon_refuses_gradients_that_are_gone_after_the_step(tmp_path):
+    with pytest.raises(LotteryError, match=r"zero_grad\(\)` before `backward\(\)`"):
+        fit(tmp_path, CALLBACKS["PLATON"](), module=TwoOptimizers(zero_last=True))
+
+
+def test_a_frozen_mask_does_not_need_gradients_after_the_step(tmp_path):
+    callback, module = MaskFreezing(ticket()), TwoOptimizers(zero_last=True)
+    fit(tmp_path, callback, module=module)
+    assert removed_are_zero(module.state_dict(), callback.masks)
+
+
+@pytest.mark.parametrize("what", ["module", "submodule", "submodule in place"])
+@pytest.mark.parametrize("make", [CALLBACKS["PLATON"], CALLBACKS["MaskFreezing"]], ids=["PLATON", "MaskFreezing"])
+def test_compiled_modules_keep_plain_names(what, make, tmp_path):
+    torch.manual_seed(0)
+    module = Odd()
+    given = module
+    if what == "module":
+        given = torch.compile(module, backend="eager")
+    elif what == "submodule":
+        module.my_mask = torch.compile(module.my_mask, backend="eager")
+    else:
+        module.my_mask.compile(backend="eager")
+    callback = make()
+    fit(tmp_path, callback, module=given)
+    assert callback.masks.keys() == {"my_mask.0.weight", "my_mask.2.weight", "tied_a.weight"}
+    weights = {name.replace("_orig_mod.", ""): value for name, value in module.state_dict().items()}
+    assert removed_are_zero(weights, callback.masks)
+    Ticket.load(tmp_path / "ticket.safetensors").require_fit(Odd())
+
+
+class BuiltLate(Odd):
+    """Has no body before `configure_model`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = None
+
+    def configure_model(self) -> None:
+        if self.body is None:
+            self.body = nn.Linear(12, 12)
+
+    def forward(self, x):
+        return self.head(self.norm(self.body(torch.relu(self.my_mask(x)))))
+
+
+def test_layers_built_in_configure_model_are_in_scope(tmp_path):
+    callback = PLATON(0.5, interval=2, scope=Scope(include=("body.*",)))
+    fit(tmp_path, callback, module=BuiltLate())
+    assert callback.masks.keys() == {"body.weight"}
+    assert callback.sparsity == 0.5
+
+
+@EVERY
+def test_fast_dev_run_runs_and_writes_nothing(make, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    callback = make()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".* was to reach sparsity")
+        if callback.schedule is None or callback.schedule.end == 0:
+            fit(tmp_path, callback, fast_dev_run=True)
+        else:
+            with pytest.raises(LotteryError, match="this fit ends at step 1"):
+                fit(tmp_path, callback, fast_dev_run=True)
+    with says("was to reach") if isinstance(callback, PLATON) else warnings.catch_warnings():
+        fit(tmp_path, PLATON(0.5) if isinstance(callback, PLATON) else MagnitudePruning(0.5), fast_dev_run=True)
+    assert not list(tmp_path.rglob("*.safetensors"))
+
+
+class Endless(IterableDataset):
+    def __iter__(self):
+        yield from ((x, y) for batch in Batches(batches=1000) for x, y in zip(*batch, strict=True))
+
+
+def test_an_iterable_loader_needs_steps_not_fractions(tmp_path):
+    loader = torch.utils.data.DataLoader(Endless(), batch_size=8)
+    with pytest.raises(LotteryError, match="set `max_steps`"):
+        fit(tmp_path, PLATON(0.5), train=loader, max_epochs=1)
+    callback = PLATON(0.5, interval=2)
+    fit(tmp_path, callback, train=loader, max_steps=STEPS, max_epochs=-1)
+    assert callback.resolved_schedule == Cubic(0.5, begin=1, end=8)
+    assert callback.sparsity == pytest.approx(0.5, abs=2e-3)
+
+
+def test_a_fit_bounded_by_time_alone_takes_steps_and_warns_where_they_are_not_reached(tmp_path):
+    given = {"max_epochs": -1, "max_time": timedelta(seconds=0.3)}
+    with pytest.raises(LotteryError, match="no known number"):
+        fit(tmp_path, PLATON(0.5), **given)
+    with says("PLATON was to reach sparsity 0.5 at step 100000000, but the fit ended"):
+        fit(tmp_path, PLATON(0.5, begin=2, end=100_000_000), **given)
+    callback = MagnitudePruning(0.5, begin=0, end=2)
+    fit(tmp_path, callback, **given)
+    assert callback.sparsity == pytest.approx(0.5, abs=2e-3)
+
+
+def test_a_changing_accumulation_has_no_known_steps(tmp_path):
+    changing = GradientAccumulationScheduler({0: 1, 1: 2})
+    with pytest.raises(LotteryError, match="no known number"):
+        fit(tmp_path, PLATON(0.5), changing)
+    callback = PLATON(0.5, interval=2, begin=0, end=6)
+    fit(tmp_path, callback, GradientAccumulationScheduler({0: 1, 1: 2}))
+    assert callback.step == 8 and callback.sparsity == pytest.approx(0.5, abs=2e-3)
+
+
+class Stop(Callback):
+    def on_train_batch_end(self, trainer, *_):
+        trainer.should_stop = trainer.global_step >= 6
+
+
+@EVERY
+def test_a_fit_that_is_stopped_early_says_so_and_leaves_its_mask_true(make, tmp_path):
+    callback, module = make(), Odd()
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        fit(tmp_path, callback, Stop(), module=module)
+    reached = callback.schedule is None or callback.schedule.end <= callback.step
+    assert any("was to reach sparsity" in str(one.message) for one in said) != reached
+    assert removed_are_zero(module.state_dict(), callback.masks)
+    assert Ticket.load(tmp_path / "ticket.safetensors").hamming(callback.ticket()) == 0
+
+
+class Tunable(Odd):
+    def __init__(self) -> None:
+        super().__init__()
+        self.lr, self.batch_size = 1e-3, 2
+
+    def configure_optimizers(self):
+        return torch.optim.AdamW([p for p in self.parameters() if p.requires_grad], lr=self.lr)
+
+    def train_dataloader(self):
+        return plain_loader(size=self.batch_size)
+
+    def val_dataloader(self):
+        return plain_loader(n=8)
+
+
+@pytest.mark.parametrize(
+    "tuner",
+    [
+        lambda: LearningRateFinder(num_training_steps=8),
+        lambda: BatchSizeFinder(mode="power", max_trials=2, steps_per_trial=2),
+    ],
+    ids=["learning rate", "batch size"],
+)
+@pytest.mark.parametrize("first", [True, False])
+@EVERY
+def test_tuners_do_not_prune(make, tuner, first, tmp_path):
+    callback = make()
+    start = {}
+
+    class AtTheBeginning(Callback):
+        place = 3
+
+        def on_train_start(self, trainer, pl_module):
+            start.update(step=callback.step, sparsity=callback.sparsity)
+
+    pair = [callback, tuner()] if first else [tuner(), callback]
+    torch.manual_seed(0)
+    fitted = trainer(tmp_path, *pair, AtTheBeginning(), max_epochs=-1, max_steps=STEPS, enable_checkpointing=True)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*")
+        fitted.fit(Tunable())
+    at_once = callback.schedule is None or callback.schedule.end == 0
+    assert start["step"] == 0 and (start["sparsity"] > 0) == at_once
+    assert callback.step == STEPS
+    if callback.schedule is not None and callback.per == "all":
+        assert callback.sparsity == pytest.approx(0.7, abs=2e-3)
+
+
+@EVERY
+def test_validating_before_and_after_changes_nothing(make, tmp_path):
+    callback, module = make(), Odd()
+    fitted = trainer(tmp_path, callback)
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    fitted.validate(module, Batches(batches=1), verbose=False)
+    assert all(torch.equal(before[name], value) for name, value in module.state_dict().items())
+    fitted.fit(module, Batches(), Batches(batches=1))
+    after, masks = {name: value.clone() for name, value in module.state_dict().items()}, callback.masks
+    fitted.validate(module, Batches(batches=1), verbose=False)
+    assert all(torch.equal(after[name], value) for name, value in module.state_dict().items())
+    assert all(torch.equal(masks[name], mask) for name, mask in callback.masks.items())
+
+
+@EVERY
+def test_a_second_fit_on_the_same_trainer_goes_on_and_on_a_new_one_begins_anew(make, tmp_path):
+    callback, module = make(), Odd()
+    fitted = fit(tmp_path, callback, module=module)
+    first = callback.masks
+    fitted.fit(module, Batches(), Batches(batches=1))  # its limits are reached: nothing is trained
+    assert callback.step == STEPS
+    assert all(torch.equal(first[name], mask) for name, mask in callback.masks.items())
+    fitted.fit_loop.max_epochs = 4
+    with warnings.catch_warnings():
+        fitted.fit(module, Batches(), Batches(batches=1))
+    assert callback.step == STEPS + 4
+    assert removed_are_zero(module.state_dict(), callback.masks)
+    fit(tmp_path / "new", callback, module=Odd())
+    assert callback.step == STEPS
+
+
+@EVERY
+def test_two_instances_live_in_one_trainer_by_name_and_part(make, tmp_path):
+    if make().schedule is None:
+        halves = [
+            MaskFreezing(Ticket({name: ticket().masks[name]}), name=word)
+            for name, word in (("my_mask.0.weight", "one"), ("my_mask.2.weight", "two"))
+        ]
+    else:
+        halves = [make(name="one"), make(name="two")]
+        halves[0].scope, halves[1].scope = (Scope(include=(f"my_mask.{i}.*",)) for i in (0, 2))
+    logger = CSVLogger(tmp_path, name="", version="")
+    module = Odd()
+    fitted = fit(tmp_path, *halves, module=module, logger=logger)
+    assert len({half.state_key for half in halves}) == 2
+    assert sorted(path.name for path in tmp_path.glob("*.safetensors")) == [
+        "ticket-one.safetensors",
+        "ticket-two.safetensors",
+    ]
+    assert {"one/sparsity/scope", "two/sparsity/scope"} <= fitted.callback_metrics.keys()
+    for half in halves:
+        assert len(half.masks) == 1 and removed_are_zero(module.state_dict(), half.masks)
+
+
+def test_two_callbacks_for_one_file_or_one_weight_are_refused(tmp_path):
+    with pytest.raises(LotteryError, match="Two callbacks would both write ticket.safetensors"):
+        fit(tmp_path, PLATON(0.5), MaskFreezing(ticket()))
+    with pytest.raises(LotteryError, match="PLATON and MaskFreezing 'b' both mask 'my_mask.0.weight'"):
+        fit(tmp_path, PLATON(0.5, interval=2), MaskFreezing(ticket(), name="b"))
+
+
+@pytest.mark.parametrize("order", [0, 1])
+def test_snapshots_hold_what_the_callbacks_have_made_wherever_they_stand(order, tmp_path):
+    callback, snapshots = CALLBACKS["MagnitudePruning"](), Snapshots([0, 4, 9, 12])
+    fit(tmp_path, *([callback, snapshots] if order else [snapshots, callback]), ModelCheckpoint(dirpath=tmp_path), enable_checkpointing=True)  # fmt: skip
+    for step in snapshots.steps:
+        saved = torch.load(tmp_path / "snapshots" / f"step={step}.ckpt", weights_only=True)
+        own = saved["callbacks"][callback.state_key]
+        assert saved["global_step"] == own["step"] == step
+        assert removed_are_zero(saved["state_dict"], own["masks"])
+
+
+def test_snapshots_say_what_they_never_reached(tmp_path):
+    with says(r"saved nothing at \[100\]: the fit ended at step 12"):
+        fit(tmp_path, Snapshots([1, 100]))
+
+
+def test_every_value_promised_is_logged_and_the_bar_shows_the_sparsity(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    logger = TensorBoardLogger(tmp_path, name="", version="")
+    fitted = fit(tmp_path, CALLBACKS["PLATON"](), RichProgressBar(), logger=logger, enable_progress_bar=True)
+    events = EventAccumulator(str(tmp_path)).Reload()
+    for key in ("scope", "model", "target", "my_mask.0.weight", "tied_a.weight"):
+        values = [event.value for event in events.Scalars(f"sparsity/{key}")]
+        assert values[-1] > 0.3
+        assert len(values) >= 4
+    assert [event.step + 1 for event in events.Scalars("mask/change")] == [2, 4, 6, 8, 9, 10, 12]
+    assert max(event.value for event in events.Scalars("mask/regrowth")) > 0
+    assert "sparsity/scope" in fitted.progress_bar_metrics
+
+
+@EVERY_FROZEN
+def test_the_audit_of_revived_weights_is_logged_and_is_zero(make, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    fit(tmp_path, make(), logger=TensorBoardLogger(tmp_path, name="", version=""))
+    events = EventAccumulator(str(tmp_path)).Reload().Scalars("mask/revived")
+    assert len(events) >= 3 and all(event.value == 0 for event in events)
+
+
+def test_the_audit_finds_and_names_weights_that_somebody_else_revived(tmp_path):
+    class Vandal(Callback):
+        def on_train_epoch_start(self, trainer, pl_module):
+            self.at = trainer.global_step
+
+        def on_validation_start(self, trainer, pl_module):
+            if trainer.global_step == 8:
+                with torch.no_grad():
+                    pl_module.my_mask[0].weight.fill_(1.0)
+
+    module = Odd()
+    with says("removed weights revived in my_mask.0.weight, and zeroed them"):
+        fit(tmp_path, Vandal(), MaskFreezing(ticket()), module=module)
+    assert removed_are_zero(module.state_dict(), ticket().masks)
+
+
+def test_a_layer_that_loses_its_last_weight_is_named(tmp_path):
+    class Vanishing(Odd):
+        def __init__(self):
+            super().__init__()
+            with torch.no_grad():
+                self.my_mask[0].weight.mul_(1e-6)
+
+    with says("removed the last of 72 weights of 'my_mask.0.weight' at step 5"):
+        fit(tmp_path, MagnitudePruning(Constant(0.7, begin=5), scope=BODY), module=Vanishing())

@@ -1,0 +1,198 @@
+import fcntl
+import json
+import re
+
+import pytest
+import torch
+
+from lightning_lottery import LotteryError
+from lightning_lottery.runners import children
+from lightning_lottery.runners.children import RESUME_FROM, Child, run_child, train_child
+from lightning_lottery.runners.project import resolve
+from stages import STEPS, Died, fit, in_this_process, named
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    import yaml
+
+    path = tmp_path_factory.mktemp("config") / "dense.yaml"
+    path.write_text(yaml.safe_dump(fit()))
+    return resolve(["fit", "--config", str(path), "--seed_everything", "0"])
+
+
+@pytest.fixture(scope="module")
+def unbroken(config, tmp_path_factory):
+    child = Child(tmp_path_factory.mktemp("unbroken"), "fit", config)
+    child.prepare()
+    assert in_this_process(child) == 0
+    return child
+
+
+@pytest.fixture
+def child(config, tmp_path):
+    return Child(tmp_path / "child", "fit", config)
+
+
+def weights(child):
+    return torch.load(child.folder / "last.ckpt", weights_only=True)["state_dict"]
+
+
+def same(one, other):
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def dies(child, monkeypatch, step):
+    child.prepare()
+    with monkeypatch.context() as patch, pytest.raises(Died):
+        patch.setenv("DIES_AT", str(step))
+        in_this_process(child)
+
+
+def test_a_folder_that_holds_no_child_is_refused(tmp_path):
+    with pytest.raises(LotteryError, match="is not a child's folder: there is no child.json"):
+        train_child(tmp_path)
+
+
+def test_what_was_prepared_is_loaded(child):
+    child.prepare()
+    assert Child.load(child.folder) == child
+
+
+def test_done_carries_the_fingerprint_and_the_checkpoint_to_resume_from_is_gone(unbroken):
+    assert json.loads((unbroken.folder / "done").read_text()) == unbroken.fingerprint()
+    assert unbroken.is_done and not unbroken.is_started
+    assert torch.load(unbroken.folder / "last.ckpt", weights_only=True)["global_step"] == STEPS
+
+
+def test_a_finished_child_trains_no_more(unbroken, monkeypatch):
+    monkeypatch.setattr(children, "ResolvedProject", lambda *_, **__: pytest.fail("it trains"))
+    train_child(unbroken.folder)
+
+
+def test_a_changed_configuration_is_refused_where_something_was_trained(child, config, monkeypatch):
+    dies(child, monkeypatch, step=3)
+    other = Child(child.folder, "fit", {**config, "ckpt_path": "elsewhere.ckpt"})
+    assert other.changes() == "ckpt_path was None, is 'elsewhere.ckpt'"
+    with pytest.raises(LotteryError, match="made from something else: ckpt_path was None, is 'elsewhere.ckpt'"):
+        other.prepare()
+    assert Child.load(child.folder) == child
+
+
+def test_a_changed_configuration_is_fine_where_nothing_was_trained(child, config):
+    child.prepare()
+    other = Child(child.folder, "fit", {**config, "ckpt_path": "elsewhere.ckpt"})
+    assert other.changes() == ""
+    other.prepare()
+    assert Child.load(child.folder) == other
+
+
+def test_many_differences_are_cut_short(unbroken, config):
+    trainer = {name: f"{value} " for name, value in config["trainer"].items() if not isinstance(value, list)}
+    shown = Child(unbroken.folder, "fit", {**config, "trainer": {**config["trainer"], **trainer}}).changes()
+    assert shown.count("; ") == 5 and shown.endswith("; ...")
+
+
+def test_the_content_of_a_file_that_the_configuration_names_is_part_of_the_fingerprint(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("one")
+    child = Child(tmp_path / "child", "fit", {"a": [{"b": "file"}], "long": "x" * 5000, "other": "no-file", "n": 3})
+    before = child.fingerprint()
+    assert before["inputs"].keys() == {"file"}
+    (tmp_path / "file").write_text("two")
+    assert child.fingerprint() != before
+
+
+@pytest.mark.parametrize("size", [0, 100, -100])
+def test_a_torn_checkpoint_is_not_resumed_from(child, unbroken, monkeypatch, caplog, size):
+    dies(child, monkeypatch, step=7)
+    resume = child.folder / "resume.ckpt"
+    whole = resume.read_bytes()
+    resume.write_bytes(whole[:size])
+    with caplog.at_level("INFO"):
+        assert in_this_process(child) == 0
+    assert re.search(r"resume.ckpt does not load .*: the child begins anew", caplog.text, re.DOTALL)
+    assert same(weights(child), weights(unbroken))
+    assert child.records() == [{**row, "stage": "child"} for row in unbroken.records()]
+
+
+def test_what_died_before_it_was_marked_as_done_is_not_finished(child, unbroken, monkeypatch):
+    child.prepare()
+    write = children.write_whole
+
+    def power_cut(path, content, what):
+        if path.name == "done":
+            raise Died
+        write(path, content, what)
+
+    with monkeypatch.context() as patch, pytest.raises(Died):
+        patch.setattr(children, "write_whole", power_cut)
+        in_this_process(child)
+    assert (child.folder / "results.jsonl").exists() and not child.is_done and child.is_started
+    assert in_this_process(child) == 0
+    assert child.is_done
+    assert same(weights(child), weights(unbroken))
+    assert child.records() == [{**row, "stage": "child"} for row in unbroken.records()]
+
+
+def test_two_processes_do_not_train_in_one_folder(child, monkeypatch, capsys):
+    child.prepare()
+    with open(child.folder / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert in_this_process(child) == 2
+    assert f"Another process is training '{child.folder}': wait for it, or end it." in capsys.readouterr().err
+    assert not child.is_done
+
+
+def test_further_ranks_go_on_from_where_the_first_one_said(child, monkeypatch):
+    monkeypatch.setenv(RESUME_FROM, "said.ckpt")
+    assert children._newest_that_loads(child.folder) == "said.ckpt"
+
+
+def test_curves_of_a_child_that_went_on_have_every_step_once(child, unbroken, monkeypatch):
+    accumulators = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    dies(child, monkeypatch, step=7)
+    assert in_this_process(child) == 0
+
+    def curve(folder):
+        return [
+            (event.step, event.value)
+            for event in accumulators.EventAccumulator(str(folder)).Reload().Scalars("train_loss")
+        ]
+
+    assert len(curve(unbroken.folder)) == STEPS
+    assert curve(child.folder) == curve(unbroken.folder)
+
+
+def test_exact_resume_is_added_where_the_configuration_has_none(child, config, monkeypatch):
+    trainer = {**config["trainer"], "callbacks": [named("stages.DiesAt")], "max_steps": 1}
+    one_step = Child(child.folder, "fit", {**config, "trainer": trainer})
+    one_step.prepare()
+    assert in_this_process(one_step) == 0
+    state = torch.load(child.folder / "last.ckpt", weights_only=True)["callbacks"]
+    assert any("ExactResume" in name for name in state)
+
+
+def test_the_exit_code_of_a_child_is_that_of_its_process(tmp_path, capfd):
+    assert run_child(Child(tmp_path / "none", "fit", {})) == 2
+    said = capfd.readouterr().err
+    assert "is not a child's folder" in said and "Traceback" not in said
+
+
+def test_an_interrupted_child_is_given_the_time_to_shut_down(child, monkeypatch):
+    calls = []
+
+    class Process:
+        def wait(self):
+            calls.append("wait")
+            if len(calls) == 1:
+                raise KeyboardInterrupt
+            return 1
+
+        def kill(self):
+            calls.append("kill")
+
+    monkeypatch.setattr(children.subprocess, "Popen", lambda command: Process())
+    with pytest.raises(KeyboardInterrupt):
+        run_child(child)
+    assert calls == ["wait", "wait", "kill"]
