@@ -129,7 +129,16 @@ def trainer(folder: Path, *callbacks: object, **arguments: object) -> Trainer:
     return Trainer(**(given | arguments))
 
 
-def fit(folder: Path, *callbacks: object, module: LightningModule | None = None, seed: int = 1, train=None, val=None, ckpt=None, **arguments: object) -> Trainer:  # fmt: skip
+def fit(
+    folder: Path,
+    *callbacks: object,
+    module: LightningModule | None = None,
+    seed: int = 1,
+    train: object = None,
+    val: object = None,
+    ckpt: Path | None = None,
+    **arguments: object,
+) -> Trainer:
     """Fit a fresh Odd (or the given module) from a seed."""
     seed_everything(seed, verbose=False)
     fitted = trainer(folder, *callbacks, **arguments)

@@ -25,7 +25,9 @@ def test_two_ranks_agree_resume_exactly_and_notice_when_they_do_not_agree(tmp_pa
 
 CONFIG = """
 seed_everything: 1
-model: {{class_path: ImageClassifier, init_args: {{network: {{class_path: lightning_lottery.zoo.lenet_300_100, init_args: {{inputs: 64}}}}}}}}
+model:
+  class_path: ImageClassifier
+  init_args: {{network: {{class_path: lightning_lottery.zoo.lenet_300_100, init_args: {{inputs: 64}}}}}}
 data: {{class_path: Digits, init_args: {{batch_size: 64, limit: 256}}}}
 trainer:
   accelerator: cpu
@@ -61,7 +63,8 @@ class Fails(Callback):
             raise OSError("the disk of rank 1")
 
 if __name__ == "__main__":
-    trainer(sys.argv[1], CALLBACKS["PLATON"](), Fails(), devices=2, strategy="ddp", use_distributed_sampler=False).fit(Odd(), Batches(), Batches(batches=1))
+    two = {"devices": 2, "strategy": "ddp", "use_distributed_sampler": False}
+    trainer(sys.argv[1], CALLBACKS["PLATON"](), Fails(), **two).fit(Odd(), Batches(), Batches(batches=1))
 """
 
 

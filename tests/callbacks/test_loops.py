@@ -308,7 +308,8 @@ def test_two_callbacks_for_one_file_or_one_weight_are_refused(tmp_path):
 @pytest.mark.parametrize("order", [0, 1])
 def test_snapshots_hold_what_the_callbacks_have_made_wherever_they_stand(order, tmp_path):
     callback, snapshots = CALLBACKS["MagnitudePruning"](), Snapshots([0, 4, 9, 12])
-    fit(tmp_path, *([callback, snapshots] if order else [snapshots, callback]), ModelCheckpoint(dirpath=tmp_path), enable_checkpointing=True)  # fmt: skip
+    pair = [callback, snapshots] if order else [snapshots, callback]
+    fit(tmp_path, *pair, ModelCheckpoint(dirpath=tmp_path), enable_checkpointing=True)
     for step in snapshots.steps:
         saved = torch.load(tmp_path / "snapshots" / f"step={step}.ckpt", weights_only=True)
         own = saved["callbacks"][callback.state_key]
