@@ -180,8 +180,17 @@ class ScopeIsZero(Callback):
     on_validation_start = on_validation_epoch_end = on_train_batch_start = on_train_batch_end = on_fit_end = _look
 
 
+WITH_STATE_PER_WEIGHT = {
+    "AdamW": "adamw",
+    "AdamW (fused)": "fused",
+    "Adam (AMSGrad)": "amsgrad",
+    "SGD with momentum and decay": "sgd",
+    "SGD (Nesterov)": "nesterov",
+}
+
+
 @EVERY_FROZEN
-@pytest.mark.parametrize("optimizer", ["adamw", "fused", "amsgrad", "sgd", "nesterov"])
+@pytest.mark.parametrize("optimizer", WITH_STATE_PER_WEIGHT.values())
 def test_frozen_weights_are_zero_in_every_step_with_every_optimizer(make, optimizer, tmp_path):
     callback = make()
     look = ScopeIsZero(callback)
@@ -195,15 +204,26 @@ def test_frozen_weights_are_zero_in_every_step_with_every_optimizer(make, optimi
             assert key == "step" or value is None or not value[~mask].any()
 
 
+@EVERY
+@pytest.mark.parametrize("optimizer", WITH_STATE_PER_WEIGHT.values())
+def test_twelve_steps_prune_exactly_with_every_optimizer(make, optimizer, tmp_path):
+    callback, module = make(), Odd(optimizer=optimizer)
+    fit(tmp_path, callback, module=module)
+    if callback.schedule is not None and callback.per == "all":
+        kept, total = count(callback.masks)
+        assert kept == round((1 - 0.7) * total)
+    assert removed_are_zero(module.state_dict(), callback.masks)
+
+
 def test_lbfgs_is_refused_where_weights_are_frozen(tmp_path):
     with pytest.raises(LotteryError, match="LBFGS"):
         fit(tmp_path, MaskFreezing(ticket()), module=Odd(optimizer="lbfgs"))
 
 
 AVERAGING = {
-    "EMA": lambda: EMAWeightAveraging(decay=0.8),
-    "averaging": WeightAveraging,
-    "SWA": lambda: StochasticWeightAveraging(swa_lrs=1e-2, swa_epoch_start=1),
+    "EMAWeightAveraging": lambda: EMAWeightAveraging(decay=0.8),
+    "WeightAveraging": WeightAveraging,
+    "StochasticWeightAveraging": lambda: StochasticWeightAveraging(swa_lrs=1e-2, swa_epoch_start=1),
 }
 
 
@@ -262,14 +282,14 @@ PRECISIONS = {
     "bf16-mixed": lambda: {"precision": "bf16-mixed"},
     "bf16-true": lambda: {"precision": "bf16-true"},
     "float64": lambda: {"precision": "64-true"},
-    "scaler": lambda: {"plugins": [scaler(1024.0)]},
-    "clip norm": lambda: {"gradient_clip_val": 0.1},
-    "clip value": lambda: {"gradient_clip_val": 0.01, "gradient_clip_algorithm": "value"},
-    "accumulate 3": lambda: {"accumulate_grad_batches": 3, "max_epochs": 6},
-    "overfit 2": lambda: {"overfit_batches": 2, "max_epochs": 6, "train": plain_loader(), "val": plain_loader()},
-    "limit 3": lambda: {"limit_train_batches": 3, "max_epochs": 4},
+    "16-mixed with a scaler": lambda: {"plugins": [scaler(1024.0)]},
+    "gradients clipped by norm": lambda: {"gradient_clip_val": 0.1},
+    "gradients clipped by value": lambda: {"gradient_clip_val": 0.01, "gradient_clip_algorithm": "value"},
+    "accumulate_grad_batches": lambda: {"accumulate_grad_batches": 3, "max_epochs": 6},
+    "overfit_batches": lambda: {"overfit_batches": 2, "max_epochs": 6, "train": plain_loader(), "val": plain_loader()},
+    "limit_train_batches": lambda: {"limit_train_batches": 3, "max_epochs": 4},
     "max_steps": lambda: {"max_steps": STEPS, "max_epochs": -1},
-    "anomaly": lambda: {"detect_anomaly": True},
+    "detect_anomaly": lambda: {"detect_anomaly": True},
 }
 
 
@@ -333,3 +353,53 @@ def test_platon_observes_fused_gradients_under_a_scaler_as_any_others(tmp_path):
         fit(tmp_path / optimizer, callback, module=Odd(optimizer=optimizer), plugins=[scaler(1024.0)], max_steps=3)
         seen[optimizer] = callback.state_dict()["averages"]["sensitivity"]["tied_a.weight"]
     torch.testing.assert_close(seen["adamw"], seen["fused"], rtol=1e-3, atol=1e-9)
+
+
+@pytest.mark.torture
+@EVERY
+@pytest.mark.parametrize("optimizer", WITH_STATE_PER_WEIGHT.values())
+@pytest.mark.parametrize("how", PRECISIONS.values(), ids=PRECISIONS)
+@pytest.mark.parametrize("averaging", [None, *AVERAGING.values()], ids=["no averaging", *AVERAGING])
+def test_the_full_product_prunes_exactly_and_ends_with_zeros(make, optimizer, how, averaging, tmp_path):
+    given = how()
+    fused_and_clipped = optimizer == "fused" and "gradient_clip_val" in given and "plugins" in given
+    if fused_and_clipped or (averaging is AVERAGING["StochasticWeightAveraging"] and "max_steps" in given):
+        return  # refused by Lightning itself
+    callback, module = make(), Odd(optimizer=optimizer)
+    others = [] if averaging is None else [averaging()]
+    fit(tmp_path, callback, *others, module=module, **given)
+    if callback.schedule is not None and callback.per == "all":
+        kept, total = count(callback.masks)
+        assert kept == round((1 - 0.7) * total)
+    assert removed_are_zero(module.state_dict(), callback.masks)
+
+
+def contract_table() -> str:
+    """What README says of what works with what: made from the tables above, so it names what is tested, no more."""
+    columns = list(dict.fromkeys(type(make()).__name__ for make in CALLBACKS.values()))
+    frozen = {type(make()).__name__ for make in FROZEN.values()}
+    works = dict.fromkeys(columns, "yes")
+    refuses = dict.fromkeys(columns, "refused")
+    rows = {
+        "resume after any step, bit for bit": works,
+        "two ranks (`ddp`), resume included": works,
+        **{name: works for name in PRECISIONS},
+        **{f"{name}, before or after in the list": works for name in AVERAGING},
+        **{name: works for name in WITH_STATE_PER_WEIGHT},
+        "LBFGS": {name: "refused" if name in frozen else "not tested" for name in columns},
+        "manual optimization, several optimizers": works,
+        "manual optimization, `zero_grad()` after `step()`": works | {"PLATON": "refused"},
+        "`torch.compile` of the module or of submodules": works,
+        "iterable loaders, `max_time`, changing accumulation": dict.fromkeys(columns, "steps as int")
+        | {"MaskFreezing": "yes"},
+        "learning-rate finder, batch-size finder": works,
+        "FSDP, ModelParallelStrategy, DeepSpeed": refuses,
+    }
+    lines = ["| | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
+    lines += [f"| {name} | " + " | ".join(of[column] for column in columns) + " |" for name, of in rows.items()]
+    return "\n".join(lines)
+
+
+def test_readme_holds_the_table_that_these_tests_make():
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    assert contract_table() in readme, "put this into README.md:\n" + contract_table()

@@ -576,7 +576,5 @@ def test_a_hash_tells_names_dtypes_shapes_and_bits_apart_but_not_the_order():
 
 
 def test_versions_are_those_installed_and_none_where_nothing_is():
-    assert versions("torch", "no-such-package") == {
-        "torch": importlib.metadata.version("torch"),
-        "no-such-package": None,
-    }
+    installed = importlib.metadata.version("torch")
+    assert versions("torch", "no-such-package") == {"torch": installed, "no-such-package": None}

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 import yaml
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info
@@ -40,7 +40,7 @@ class Child:
 
     Args:
         folder: Where everything of it goes.
-        command: Lightning's subcommand: fit, validate or test.
+        command: Lightning's subcommand: fit, validate, test or predict.
         config: The resolved configuration of that subcommand.
         labels: What every row of its records says of it: ``stage``, ``seeds``, ``parent``.
     """
@@ -153,12 +153,15 @@ def train_child(folder: Path) -> None:
 def _train(child: Child) -> None:
     folder = child.folder
     resume = _newest_that_loads(folder)
+    validated = _LastValidation()
     arguments = [child.command, "--config", str(folder / "config.yaml")]
 
     def trainer_arguments(config: dict[str, Any]) -> dict[str, Any]:
         callbacks = list(config["callbacks"] or [])
-        if child.command == "fit" and not any(isinstance(callback, ExactResume) for callback in callbacks):
-            callbacks.append(ExactResume())
+        if child.command == "fit":
+            callbacks.append(validated)
+            if not any(isinstance(callback, ExactResume) for callback in callbacks):
+                callbacks.append(ExactResume())
         own = any(isinstance(callback, Checkpoint) for callback in callbacks)
         return {
             "default_root_dir": str(folder),
@@ -171,13 +174,12 @@ def _train(child: Child) -> None:
         if command == "fit":
             _fit(project, resume)
         else:
+            quiet = {"return_predictions": False} if command == "predict" else {"verbose": False}
+            checkpoint = project.plain_config()["ckpt_path"]
             getattr(project.trainer, command)(
-                project.model,
-                datamodule=project.datamodule,
-                ckpt_path=project.plain_config()["ckpt_path"],
-                verbose=False,
+                project.model, datamodule=project.datamodule, ckpt_path=checkpoint, **quiet
             )
-        _finish(child, project)
+        _finish(child, project, validated.metrics)
 
     ResolvedProject(arguments, run=run, trainer=trainer_arguments)
 
@@ -188,13 +190,31 @@ def _fit(project: Project, resume: str) -> None:
     if trainer.interrupted:
         raise KeyboardInterrupt
     save_whole(trainer, Path(trainer.default_root_dir) / "last.ckpt")
-    fitted = dict(trainer.callback_metrics)
     if is_overridden("test_step", model) and (data is None or is_overridden("test_dataloader", data)):
         trainer.test(model, datamodule=data, verbose=False)
-    trainer.callback_metrics.update({name: value for name, value in fitted.items() if name.startswith("val")})
 
 
-def _finish(child: Child, project: Project) -> None:
+class _LastValidation(Callback):
+    """What the last validation measured, kept in checkpoints: a fit that goes on from its end validates no more."""
+
+    def __init__(self) -> None:
+        self.metrics: dict[str, float] = {}
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take what was measured, before anybody writes a checkpoint."""
+        metrics = trainer.callback_metrics.items()
+        self.metrics = {name: float(value) for name, value in metrics if name.startswith("val")}
+
+    def state_dict(self) -> dict[str, Any]:
+        """The metrics."""
+        return {"metrics": dict(self.metrics)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """The metrics of the unbroken run so far."""
+        self.metrics = dict(state_dict["metrics"])
+
+
+def _finish(child: Child, project: Project, validated: Mapping[str, float]) -> None:
     """Write the records, then ``done``; the checkpoint to resume from is no longer needed."""
     trainer = project.trainer
     if not trainer.is_global_zero:
@@ -210,10 +230,11 @@ def _finish(child: Child, project: Project) -> None:
         "sparsity": method.sparsity if method else 0.0,
         **child.labels,
     }
+    metrics = trainer.callback_metrics.items()
+    measured = {name: float(value) for name, value in metrics if name.startswith(("val", "test"))}
     rows = [
-        {**row, "metric": name, "value": float(value), "n": _samples(trainer, name), "device": _device(trainer)}
-        for name, value in sorted(trainer.callback_metrics.items())
-        if name.startswith(("val", "test"))
+        {**row, "metric": name, "value": value, "n": _samples(trainer, name), "device": _device(trainer)}
+        for name, value in sorted({**measured, **validated}.items())
     ]
     text = "".join(json.dumps(row) + "\n" for row in rows)
     write_whole(child.folder / "results.jsonl", text.encode(), "records")
@@ -262,10 +283,11 @@ def _logger(folder: Path, resume: str) -> TensorBoardLogger:
 
 
 def _samples(trainer: Trainer, metric: str) -> int | None:
-    """How many samples a metric was averaged over, where the loader knows."""
-    loaders = trainer.test_dataloaders if metric.startswith("test") else trainer.val_dataloaders
-    dataset = getattr(loaders, "dataset", None)
-    return len(dataset) if isinstance(dataset, Sized) else None
+    """How many samples a metric was averaged over, where the loader knows and was not cut short."""
+    split = "test" if metric.startswith("test") else "val"
+    dataset = getattr(getattr(trainer, f"{split}_dataloaders"), "dataset", None)
+    limit = getattr(trainer, f"limit_{split}_batches")
+    return len(dataset) if isinstance(dataset, Sized) and isinstance(limit, float) and limit == 1 else None
 
 
 def _device(trainer: Trainer) -> str:

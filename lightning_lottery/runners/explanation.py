@@ -1,7 +1,7 @@
 """Explain: what a fit would prune, when, and at what cost in memory, found out by the fit's own code."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.console import Console
@@ -21,7 +21,9 @@ class _Explained(Exception):
 
 
 class _Explainer(Callback):
-    """Stands last: when it is asked, scopes and schedules are resolved and nothing has been trained."""
+    """Acts last: when it is asked, scopes and schedules are resolved and nothing has been trained."""
+
+    place: ClassVar[int] = 99
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.is_global_zero:

@@ -35,6 +35,9 @@ IDLE = (
 )
 """Beginnings of what the parser says of every union of types."""
 
+BASE = ("Problem with given class_path 'lightning.Callback'", "Not a valid subclass of Callback")
+"""What it goes on to say of an argument of a callback: that the base class does not have it either."""
+
 COMMANDS = tuple(LightningCLI.subcommands())
 """The subcommands that Lightning itself runs: fit, validate, test, predict."""
 
@@ -190,7 +193,7 @@ def _in_one_sentence(message: str) -> str:
     for line in filter(str.strip, message.splitlines()):
         indent, words = len(line) - len(line.lstrip()), line.strip().removeprefix("- ")
         if indent <= left_out:
-            is_base = words.startswith("Problem with given class_path 'lightning.Callback'")
+            is_base = words.startswith(BASE)
             left_out = indent if is_base else len(message)
             if not is_base and not words.startswith(IDLE) and words not in told:
                 told.append(words)

@@ -8,6 +8,7 @@ import statistics
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lightning_lottery.errors import LotteryError
+from lightning_lottery.figures import stages_over_seeds
 from lightning_lottery.runners.children import Child, run_child
 from lightning_lottery.runners.project import COMMANDS, resolve
 from lightning_lottery.ticket import write_whole
@@ -65,7 +67,8 @@ def run(
     """Run every stage for every seed, each in a process of its own; what is done is not run again.
 
     A stage's files go to ``OUT/RECIPE/seed-S/STAGE/``. In its YAML ``${oc.env:LOTTERY_RUN}`` is ``OUT/RECIPE/seed-S``,
-    by which stages name one another's files. At the end a table over seeds, ``results.jsonl`` and ``summary.json``.
+    by which stages name one another's files. At the end a table over seeds, ``results.jsonl``, ``summary.json``
+    and ``summary.png``.
 
     Args:
         recipe: Folder with stages ``1-NAME.SUBCOMMAND.yaml``, ``2-...``.
@@ -99,6 +102,7 @@ def run(
     write_whole(target / "results.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode(), "records")
     summary = summarise(rows)
     write_whole(target / "summary.json", json.dumps(summary, indent=1).encode(), "summary")
+    _draw(summary, target)
     console.print(table_of(summary, title=_title(target.name, seeds)))
     console.print(f"Records: {target / 'results.jsonl'}. Curves: tensorboard --logdir {target}", soft_wrap=True)
     return summary
@@ -141,6 +145,17 @@ def _title(recipe: str, seeds: Sequence[int]) -> str:
     if len(seeds) == 1:
         return f"{recipe}, seed {seeds[0]}"
     return f"{recipe}, seeds {', '.join(map(str, seeds))}: mean ± standard deviation"
+
+
+def _draw(summary: dict[str, Any], target: Path) -> None:
+    """``summary.png``: the first test metric that is an accuracy (else the first one) of every stage over seeds."""
+    metrics = [*dict.fromkeys(metric for stage in summary.values() for metric in stage if metric != "sparsity")]
+    metrics.sort(key=lambda metric: (not metric.startswith("test"), not metric.endswith("acc")))
+    values = {stage: of[metrics[0]]["values"] for stage, of in summary.items() if metrics and metrics[0] in of}
+    if values:
+        image = BytesIO()
+        stages_over_seeds(values, metrics[0], target.name).savefig(image, format="png", dpi=120)
+        write_whole(target / "summary.png", image.getvalue(), "figure")
 
 
 def _children(stages: list[Stage], seed: int, folder: Path, overlay: str | os.PathLike[str] | None) -> list[Child]:

@@ -97,10 +97,11 @@ def test_observing_happens_in_place_and_leaves_weights_and_gradients_alone(step)
     assert (param.tolist(), grad.tolist(), param.grad) == ([-2.0, 0.0], [3.0, 5.0], None)
 
 
-def test_the_three_averages_share_no_memory_and_scoring_changes_none():
+def test_a_score_is_sensitivity_times_uncertainty_and_shares_no_memory_with_them():
     state = averages_like(torch.empty(3))
     assert len({average.data_ptr() for average in state}) == 3
     state = Averages(torch.tensor([7.0]), torch.tensor([2.0]), torch.tensor([3.0]))
+    assert score(state).item() == 6.0
     score(state).zero_()
     assert [average.item() for average in state] == [7.0, 2.0, 3.0]
 

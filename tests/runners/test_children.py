@@ -1,9 +1,11 @@
 import fcntl
 import json
 import re
+from types import SimpleNamespace
 
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
 from lightning_lottery import LotteryError
 from lightning_lottery.runners import children
@@ -171,6 +173,29 @@ def test_exact_resume_is_added_where_the_configuration_has_none(child, config, m
     assert in_this_process(one_step) == 0
     state = torch.load(child.folder / "last.ckpt", weights_only=True)["callbacks"]
     assert any("ExactResume" in name for name in state)
+
+
+@pytest.mark.parametrize(
+    ("command", "metrics"),
+    [("validate", ["val_acc", "val_loss"]), ("test", ["test_acc", "test_loss"]), ("predict", [])],
+)
+def test_a_child_need_not_be_a_fit(unbroken, child, command, metrics):
+    config = {key: value for key, value in unbroken.config.items() if key in ("seed_everything", "model", "data")}
+    trainer = {**unbroken.config["trainer"], "limit_predict_batches": 1, "callbacks": []}
+    config |= {"trainer": trainer, "ckpt_path": str(unbroken.folder / "last.ckpt")}
+    other = Child(child.folder, command, config)
+    other.prepare()
+    assert in_this_process(other) == 0 and other.is_done
+    assert [row["metric"] for row in other.records()] == metrics
+    expected = {row["metric"]: row["value"] for row in unbroken.records()}
+    if command == "validate":
+        assert {row["metric"]: row["value"] for row in other.records()}.items() <= expected.items()
+
+
+@pytest.mark.parametrize(("limit", "n"), [(1.0, 5), (0.5, None), (1, None)])
+def test_samples_are_counted_where_the_loader_knows_and_was_not_cut_short(limit, n):
+    trainer = SimpleNamespace(test_dataloaders=DataLoader(torch.zeros(5)), limit_test_batches=limit)
+    assert children._samples(trainer, "test_acc") == n
 
 
 def test_the_exit_code_of_a_child_is_that_of_its_process(tmp_path, capfd):

@@ -87,7 +87,7 @@ def test_a_step_stays_an_int_and_a_fraction_a_float(given):
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--trainer.max_epoch=3"], "^Subcommand 'fit' does not accept option 'trainer.max_epoch'.$"),
+        (["--trainer.max_epoch=3"], "^unrecognized arguments: --trainer.max_epoch=3.$"),
         (["--trainer.callbacks+=PLATTON"], '^Parser key "trainer.callbacks": Expected a dot import .*: PLATTON.$'),
         (
             ["--trainer.callbacks.sparsty=0.8"],

@@ -1,0 +1,258 @@
+import re
+
+import pytest
+import torch
+import yaml
+from lightning.pytorch import LightningModule
+
+from lightning_lottery import Ticket
+from lightning_lottery.cli import main
+from stages import fit, freezing, named, platon, write
+
+
+class Buggy(LightningModule):
+    """Somebody's module with a mistake of their own."""
+
+    def __init__(self, where: str = "init"):
+        super().__init__()
+        if where == "init":
+            raise ZeroDivisionError("my own bug")
+
+    def training_step(self, batch, batch_idx):
+        """Never reached."""
+
+    validation_step = training_step
+
+    def configure_optimizers(self):
+        raise ZeroDivisionError("my own bug")
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def refused(capsys):
+    """Runs the command, expects exit code 2, and gives the one line that it left on stderr."""
+
+    def run(*arguments):
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as exit:
+            main(arguments)
+        assert exit.value.code == 2
+        said = capsys.readouterr().err
+        lines = [line for line in said.splitlines() if line and not line.startswith("INFO: ")]  # Lightning's log
+        assert "Traceback" not in said
+        assert len(lines) == 1 and lines[0].startswith("lightning-lottery: error: "), said
+        return lines[0].removeprefix("lightning-lottery: error: ")
+
+    return run
+
+
+def config(content, name="fit.yaml"):
+    with open(name, "w") as file:
+        yaml.safe_dump(content, file)
+    return name
+
+
+def ticket(name="ticket.safetensors", **masks):
+    Ticket(masks or {"network.classifier.weight": torch.ones(10, 8, dtype=torch.bool)}).save(name)
+    return name
+
+
+def frozen(path):
+    return fit(named("MaskFreezing", ticket=str(path)))
+
+
+REFUSED = {
+    "unknown key": (lambda: {**fit(), "trainer": {"max_epoch": 3}}, "does not accept option 'trainer.max_epoch'"),
+    "unknown class": (lambda: fit(named("PLATTON")), "PLATTON"),
+    "unknown argument": (lambda: fit(named("PLATON", sparsty=0.8)), "Option 'sparsty' is not accepted"),
+    "wrong type": (lambda: fit(platon(interval="often")), "Expected a <class 'int'>"),
+    "sparsity 1.8": (lambda: fit(platon(sparsity=1.8)), r"must be in \[0, 1\), got 1.8.$"),
+    "schedule with begin": (
+        lambda: fit(platon(sparsity=named("Cubic", final=0.6))),
+        "has its own begin and end: give either a schedule, or `begin` and `end`.$",
+    ),
+    "interpolation": (lambda: {**fit(), "ckpt_path": "${oc.env:NO_SUCH}/a"}, "cannot be resolved: .*NO_SUCH"),
+    "no checkpoint": (lambda: {**fit(), "ckpt_path": "none.ckpt"}, "There is no checkpoint 'none.ckpt'.$"),
+    "no ticket": (lambda: frozen("none.safetensors"), "There is no ticket at 'none.safetensors'.$"),
+    "ticket that does not fit": (
+        lambda: frozen(ticket(other=torch.tensor([True]))),
+        "The ticket does not fit ImageClassifier: missing in the module: other.$",
+    ),
+    "empty scope": (
+        lambda: fit(platon(scope={"include": ["nothing.*"]})),
+        r"Scope\(include=\('nothing.\*',\)\) matches none of the 24 parameters of ImageClassifier. Names look like '",
+    ),
+    "end after the fit": (
+        lambda: fit(platon(end=9000)),
+        "PLATON: .*reaches sparsity 0.5 at step 9000, but this fit ends at step 12: shorten `end` or train longer.$",
+    ),
+    "two of one name": (lambda: fit(platon(), platon()), "Two callbacks would both write ticket.safetensors: give"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_user_s_mistake_is_one_sentence_and_exit_code_2(refused, here, case):
+    content, message = REFUSED[case]
+    assert re.search(message, refused("fit", "--config", config(content())))
+    assert not list(here.rglob("*.ckpt"))
+
+
+def test_a_truncated_ticket_is_refused(refused, here):
+    whole = (here / ticket()).read_bytes()
+    (here / "torn.safetensors").write_bytes(whole[:-3])
+    assert "'torn.safetensors' is not a ticket, or a truncated one" in refused(
+        "fit", "--config", config(frozen("torn.safetensors"))
+    )
+
+
+def test_a_configuration_that_is_not_there_is_refused(refused):
+    assert re.match('Parser key "config": File does not exist: .*none.yaml', refused("fit", "--config", "none.yaml"))
+
+
+def test_a_subcommand_that_is_not_there_is_refused_with_those_that_are(refused):
+    said = refused("fitt", "--config", "fit.yaml")
+    assert said == "There is no subcommand 'fitt': there are fit, validate, test, predict, explain, run, child."
+
+
+def test_an_option_is_not_guessed_from_its_beginning(refused):
+    assert "--trainer.max_epoch=3" in refused("fit", "--config", config(fit()), "--trainer.max_epoch=3")
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        (None, "There is no recipe folder 'recipe'.$"),
+        ({}, "has no stage"),
+        ({"1-a.fit": {}, "1-b.fit": {}}, "have the same number"),
+        ({"1-a.train": {}}, "asks for the subcommand 'train'"),
+        ({"1-a.fit": {"trainer": {"max_epoch": 3}}}, "1-a.fit.yaml: .*does not accept option 'trainer.max_epoch'"),
+        ({"1-a.fit": fit(freezing("0-none"))}, r"1-a \(1/1\): '.*' does not exist; no earlier stage wrote it.$"),
+    ],
+)
+def test_a_folder_that_cannot_be_run_is_refused(refused, here, files, message):
+    if files is not None:
+        write(here / "recipe", files)
+    assert re.search(message, refused("run", "recipe"))
+
+
+def test_seeds_are_numbers(refused):
+    assert refused("run", "recipe", "--seeds", "0;1") == "--seeds are numbers separated by commas, got '0;1'."
+
+
+def test_run_hands_on_what_it_was_given(monkeypatch):
+    given = {}
+    monkeypatch.setattr("lightning_lottery.runners.recipe.run", lambda *args, **kwargs: given.update(kwargs, args=args))
+    main(["run", "folder", "--seeds", "0,2", "--out", "there", "--redo", "1-a", "--redo", "2-b", "--overlay", "o.yaml"])
+    assert given == {"args": ("folder", [0, 2]), "out": "there", "redo": ["1-a", "2-b"], "overlay": "o.yaml"}
+
+
+@pytest.mark.parametrize("where", ["init", "fit"])
+def test_a_bug_in_the_user_s_own_module_keeps_its_traceback(where):
+    content = {**fit(), "model": named("test_cli.Buggy", where=where)}
+    with pytest.raises(Exception, match="my own bug") as bug:
+        main(["fit", "--config", config(content)])
+    error = bug.value
+    while not isinstance(error, ZeroDivisionError):
+        error = error.__cause__ or error.__context__
+    last = error.__traceback__
+    while last.tb_next:
+        last = last.tb_next
+    assert last.tb_frame.f_code.co_filename == __file__
+
+
+def test_ctrl_c_is_exit_code_130(monkeypatch, capsys):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("lightning_lottery.runners.children.train_child", interrupted)
+    with pytest.raises(SystemExit) as exit:
+        main(["child", "folder"])
+    assert exit.value.code == 130
+    assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"]])
+def test_the_usage_names_every_subcommand(capsys, arguments):
+    main(arguments)
+    shown = capsys.readouterr().out
+    for name in ("fit", "validate", "test", "predict", "explain", "run", "child"):
+        assert re.search(rf"^  {name}\b", shown, re.MULTILINE)
+
+
+def test_short_names_work_twice_on_the_command_line_after_a_yaml_list(here):
+    twice = [
+        f"--trainer.callbacks{key}={value}"
+        for name in ("a", "b")
+        for key, value in {
+            "+": "PLATON",
+            ".sparsity": {"a": 0.8, "b": 0.6}[name],
+            ".name": name,
+            ".interval": 2,
+            ".end": 8,
+            ".scope.include": {"a": '["*mlp.fc1*"]', "b": '["*mlp.fc2*"]'}[name],
+        }.items()
+    ]
+    content = fit(named("Snapshots", steps=[0]))
+    content["trainer"] |= {"default_root_dir": str(here), "logger": False, "enable_checkpointing": False}
+    main(["fit", "--config", config(content), *twice])
+    assert (here / "snapshots/step=0.ckpt").exists()
+    sparsities = {name: Ticket.load(here / f"ticket-{name}.safetensors").sparsity for name in ("a", "b")}
+    assert sparsities == {"a": pytest.approx(0.8, abs=0.01), "b": pytest.approx(0.6, abs=0.01)}
+
+
+class Tied(LightningModule):
+    """Two names for one weight, and a layer that is left out."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = torch.nn.Linear(64, 64)
+        self.second = torch.nn.Linear(64, 64)
+        self.second.weight = self.first.weight
+        self.head = torch.nn.Linear(64, 10)
+
+    def training_step(self, batch, batch_idx):
+        pytest.fail("explain trains")
+
+    validation_step = training_step
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def test_explain_shows_everything_trains_nothing_and_leaves_no_file(here, capsys):
+    content = {**fit(platon(scope=None)), "model": named("test_cli.Tied")}
+    content["trainer"] |= {"enable_progress_bar": True, "enable_model_summary": True}
+    main(["explain", "--config", config(content)])
+    shown = capsys.readouterr().out
+    rows = {
+        words[0]: words[1:] for line in shown.splitlines() if len(words := re.split(r"\s*[│┃]\s*", line)[1:-1]) == 5
+    }
+    assert rows == {
+        "parameter": ["of", "shape", "entries", "in scope"],
+        "first.weight (tied: second.weight)": ["Linear", "64 x 64", "4,096", "yes"],
+        "first.bias": ["Linear", "64", "64", "no: bias"],
+        "second.bias": ["Linear", "64", "64", "no: bias"],
+        "head.weight": ["Linear", "10 x 64", "640", rows["head.weight"][-1]],
+        "head.bias": ["Linear", "10", "10", "no: bias"],
+    }
+    assert rows["head.weight"][-1].startswith("no: excluded by 're:")
+    assert "4,096 of 4,874 parameters in scope" in shown
+    schedule = re.findall(r"│\s+(\d+) │\s+([\d.]+) │\s+([\d,]+) │", shown)
+    assert schedule[0] == ("2", "0.0000", "4,096") and schedule[-1] == ("8", "0.5000", "2,048")
+    assert "Memory that PLATON adds: 0.05 MiB (13.0 bytes per weight)." in shown  # a mask and three float32 averages
+    assert "Zeros alone bring no speed" in shown
+    assert [path.name for path in here.iterdir()] == ["fit.yaml"]
+
+
+def test_explain_refuses_a_scope_that_matches_nothing(refused, here):
+    content = fit(platon(scope={"include": ["nothing.*"]}))
+    assert "matches none of the 24 parameters" in refused("explain", "--config", config(content))
+
+
+def test_explain_refuses_a_fit_with_nothing_to_explain(refused):
+    assert "holds no callback that makes masks" in refused("explain", "--config", config(fit()))

@@ -1,0 +1,37 @@
+"""Every recipe of the repository, its stages in order, small: with the folder's `tiny.yaml` laid over each."""
+
+from pathlib import Path
+
+import pytest
+
+from lightning_lottery.runners import recipe
+from stages import in_this_process
+
+ROOT = Path(__file__).parents[1] / "recipes"
+FOLDERS = sorted({path.parent for path in ROOT.rglob("[0-9]*-*.*.yaml")})
+
+
+def test_there_are_recipes():
+    assert ROOT / "quickstart" in FOLDERS
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: str(folder.relative_to(ROOT)))
+def test_every_recipe_can_be_run_small(folder):
+    assert (folder / "tiny.yaml").is_file(), f"{folder} has no tiny.yaml: a small configuration, and local data"
+
+
+@pytest.mark.filterwarnings("ignore:.* removed the last of:UserWarning")  # networks as small as these lose layers
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: str(folder.relative_to(ROOT)))
+def test_the_stages_of_a_recipe_run_in_order(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(recipe, "run_child", in_this_process)
+    monkeypatch.chdir(tmp_path)
+    summary = recipe.run(folder, out=tmp_path, overlay=folder / "tiny.yaml")
+    assert list(summary) == [stage.name for stage in recipe.stages_of(folder)]
+    for stage in summary:
+        assert (tmp_path / folder.name / "seed-0" / stage / "done").is_file()
+        assert 0 <= summary[stage]["test_acc"]["mean"] <= 1
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.rglob("*.yaml")), ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_recipe_file_fits_on_a_page(path):
+    assert len(path.read_text().splitlines()) <= 50
