@@ -126,7 +126,7 @@ def plain_name(name: str) -> str:
         >>> plain_name("encoder._orig_mod.weight")
         'encoder.weight'
     """
-    return name.replace("_orig_mod.", "")
+    return ".".join(part for part in name.split(".") if part != "_orig_mod")
 
 
 def ties(module: nn.Module) -> dict[str, str]:

@@ -1,8 +1,10 @@
 """The result: masks and where they came from, in a small file that plain torch applies."""
 
 import json
+import math
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from importlib.metadata import PackageNotFoundError, version
@@ -116,7 +118,9 @@ class Ticket:
         missing, unknown, misshaped = [], [], []
         for name, mask in self.masks.items():
             inner = _strip(name, prefix)
-            if inner in params:
+            if inner is None:
+                missing.append(name)
+            elif inner in params:
                 if params[inner].shape != mask.shape:
                     misshaped.append(f"{name} {tuple(mask.shape)} for {tuple(params[inner].shape)}")
             elif inner in others:
@@ -129,8 +133,11 @@ class Ticket:
         """Refuse a module that the ticket does not fit.
 
         Raises:
-            LotteryError: A name does not fit; the message lists missing, unknown and mis-shaped ones.
+            LotteryError: A name does not fit (the message lists missing, unknown and mis-shaped ones), or there is no
+                mask of a parameter.
         """
+        if not self.masks:
+            raise LotteryError("The ticket has masks of units only: no weight of a module can be masked by it.")
         if misfits := self.check(module, prefix):
             raise LotteryError(f"The ticket does not fit {type(module).__name__}: {_listed(misfits)}.")
 
@@ -149,7 +156,7 @@ class Ticket:
         params = _all_parameters(module)
         with torch.no_grad():
             for name, mask in self.masks.items():
-                param = params[_strip(name, prefix)]
+                param = params[_strip(name, prefix) or name]
                 param.masked_fill_(~mask.to(param.device), 0)
 
     def hamming(self, other: "Ticket") -> float:
@@ -189,9 +196,12 @@ class Ticket:
             "ties": dict(self.ties),
             "provenance": dict(self.provenance),
         }
-        text = json.dumps(header)
-        metadata = {"format": FORMAT, "ticket": text, "digest": _digest(text, packed)}
-        write_whole(Path(path), save(packed, metadata), what="ticket")
+        try:
+            text = json.dumps(header)
+        except TypeError as error:
+            raise LotteryError(f"The provenance of a ticket is plain JSON values: {error}.") from error
+        content = json.dumps({"digest": _digest(text, packed), "ticket": text})  # one key: safetensors shuffles several
+        write_whole(Path(path), save(packed, {FORMAT: content}), what="ticket")
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Ticket":
@@ -210,25 +220,27 @@ class Ticket:
                 packed = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
         except (SafetensorError, OSError) as error:
             raise LotteryError(f"'{path}' is not a ticket, or a truncated one: {error}.") from error
-        if metadata.get("format") != FORMAT:
+        if FORMAT not in metadata:
             raise LotteryError(f"'{path}' is a safetensors file, but not a ticket of lightning_lottery.")
         try:
-            header = json.loads(metadata["ticket"])
-            written = header["version"]
-        except (KeyError, ValueError, TypeError) as error:
-            raise LotteryError(f"The ticket '{path}' has no readable header: it was changed or damaged.") from error
-        if written > VERSION:
-            raise LotteryError(
-                f"The ticket '{path}' has format version {written}, this lightning_lottery reads up to {VERSION}: "
-                "upgrade it."
-            )
-        if metadata.get("digest") != _digest(metadata["ticket"], packed):
-            raise LotteryError(f"The ticket '{path}' is not what was written: it was changed or damaged.")
-        masks = {name: _unpack(packed[name], shape) for name, shape in header["shapes"].items()}
-        own = {name.removeprefix("parameter/"): mask for name, mask in masks.items() if name.startswith("parameter/")}
-        units = {name.removeprefix("unit/"): mask for name, mask in masks.items() if name.startswith("unit/")}
-        named = {name: own[header["ties"].get(name, name)] for name in header["order"]}
-        return cls(masks=named, units=units, ties=header["ties"], provenance=header["provenance"])
+            content = json.loads(metadata[FORMAT])
+            header = json.loads(content["ticket"])
+            if header["version"] > VERSION:
+                raise LotteryError(
+                    f"The ticket '{path}' has format version {header['version']}, this lightning_lottery reads up to "
+                    f"{VERSION}: upgrade it."
+                )
+            if content["digest"] != _digest(content["ticket"], packed):
+                raise ValueError("its digest is another")
+            masks = {name: _unpack(packed[name], shape) for name, shape in header["shapes"].items()}
+            own = {name.removeprefix("parameter/"): m for name, m in masks.items() if name.startswith("parameter/")}
+            units = {name.removeprefix("unit/"): m for name, m in masks.items() if name.startswith("unit/")}
+            named = {name: own[header["ties"].get(name, name)] for name in header["order"]}
+            return cls(masks=named, units=units, ties=header["ties"], provenance=header["provenance"])
+        except LotteryError:
+            raise
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise LotteryError(f"The ticket '{path}' is not what was written: it was changed or damaged.") from error
 
 
 def ticket_of(
@@ -285,7 +297,8 @@ def write_whole(path: Path, content: bytes, what: str) -> None:
             os.fsync(file.fileno())
         os.replace(partial, path)
     except OSError as error:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
         raise LotteryError(f"The {what} '{path}' could not be written: {error.strerror or error}.") from error
 
 
@@ -295,9 +308,9 @@ def _all_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
     return params | {alias: params[name] for alias, name in ties(module).items()}
 
 
-def _strip(name: str, prefix: str) -> str:
+def _strip(name: str, prefix: str) -> str | None:
     dotted = prefix if not prefix or prefix.endswith(".") else f"{prefix}."
-    return name.removeprefix(dotted) if name.startswith(dotted) else ""
+    return name.removeprefix(dotted) if name.startswith(dotted) else None
 
 
 def _listed(misfits: Misfits) -> str:
@@ -312,11 +325,13 @@ def _listed(misfits: Misfits) -> str:
 def _digest(text: str, packed: Mapping[str, np.ndarray]) -> str:
     digest = blake2b(text.encode(), digest_size=16)
     for name in sorted(packed):
-        digest.update(name.encode())
+        digest.update(f"{name} {packed[name].dtype}".encode())
         digest.update(packed[name].tobytes())
     return digest.hexdigest()
 
 
 def _unpack(packed: np.ndarray, shape: list[int]) -> Tensor:
-    bits = np.unpackbits(packed, count=int(np.prod(shape))).astype(bool)
-    return torch.from_numpy(bits).view(shape)
+    entries = math.prod(shape)
+    if packed.dtype != np.uint8 or packed.shape != (-(-entries // 8),) or min(shape, default=0) < 0:
+        raise ValueError(f"{packed.shape} bytes do not hold {shape} bits")
+    return torch.from_numpy(np.unpackbits(packed, count=entries).astype(bool)).view(shape)

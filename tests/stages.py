@@ -84,6 +84,8 @@ class DiesAt(Callback):
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         if trainer.global_step == int(os.environ.get("DIES_AT", -1)):
+            for logger in trainer.loggers:
+                logger.experiment.flush()  # as it would have been now and then in a longer run
             if os.environ.get("DIES_BY") == "SIGKILL":
                 os.kill(os.getpid(), signal.SIGKILL)
             raise Died

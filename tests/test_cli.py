@@ -91,7 +91,6 @@ REFUSED = {
         lambda: fit(platon(end=9000)),
         "PLATON: .*reaches sparsity 0.5 at step 9000, but this fit ends at step 12: shorten `end` or train longer.$",
     ),
-    "two of one name": (lambda: fit(platon(), platon()), "Two callbacks would both write ticket.safetensors: give"),
 }
 
 

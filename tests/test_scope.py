@@ -183,6 +183,13 @@ def test_tied_weights_are_included_and_excluded_by_any_of_their_names():
         assert reasons(module, exclude=(f"{name}.*",))["first.weight"] == f"excluded by '{name}.*'"
 
 
+def test_a_weight_that_its_module_also_holds_as_a_bias_is_a_bias():
+    layer = nn.Linear(2, 2, bias=False)
+    layer.bias_too = layer.weight
+    assert reasons(layer) == {"weight": "bias"}
+    assert selected(layer, biases=True) == ["weight"]
+
+
 def test_frozen_parameters_are_out_and_come_in_again_when_they_train_again():
     module = Tiny()
     module.net[0].weight.requires_grad_(False)

@@ -153,6 +153,9 @@ def load_bytes(tmp_path_factory):
     path = tmp_path_factory.mktemp("changed") / "t"
 
     def load(content):
+        path.unlink(
+            missing_ok=True
+        )  # ext4 forces a file that is cut and rewritten to the disk: slow, thousands of times
         path.write_bytes(content)
         return Ticket.load(path)
 
@@ -184,7 +187,7 @@ def test_every_flipped_bit_is_noticed(small_file, load_bytes):
 
 
 def test_every_byte_replaced_by_one_that_a_header_could_hold_is_noticed_or_says_the_same(small_file, load_bytes):
-    known = b'"{}[]:,.\\/-0123456789IUFBOeft \n'  # of what JSON and dtypes are made: a blank for a blank says the same
+    known = b'"{[:,-019IFBe \n'  # of what JSON and dtypes are made: a blank for a blank says the same
     found = survivors(small_file, load_bytes, lambda old: set(known) - {old})
     assert [survivor for survivor in found if survivor[-1] != "the same"] == []
 
@@ -202,11 +205,11 @@ def rewritten(content, tmp_path, **changes):
     """A ticket's file with another header, and a digest that fits it."""
     (tmp_path / "source").write_bytes(content)
     with safe_open(tmp_path / "source", framework="numpy") as file:
-        header = json.loads(file.metadata()["ticket"])
+        header = json.loads(json.loads(file.metadata()[module.FORMAT])["ticket"])
         packed = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     header = {name: value for name, value in (header | changes).items() if value is not ...}
     text = json.dumps(header)
-    return safetensors(packed, {"format": module.FORMAT, "ticket": text, "digest": module._digest(text, packed)})
+    return safetensors(packed, {module.FORMAT: json.dumps({"digest": module._digest(text, packed), "ticket": text})})
 
 
 def test_a_newer_format_is_refused_with_both_versions_and_the_own_one_is_read(small_file, load_bytes, tmp_path):
@@ -264,11 +267,10 @@ def test_other_safetensors_are_not_tickets(load_bytes, metadata):
         load_bytes(safetensors({"w": np.zeros(3, dtype=np.uint8)}, metadata))
 
 
-@pytest.mark.parametrize("header", [None, "", "no json", "[]", "{}", "1", "null"])
+@pytest.mark.parametrize("header", ["", "no json", "[]", "{}", "1", "null", '{"ticket": null}', '{"ticket": "{}"}'])
 def test_a_ticket_without_a_header_is_refused(load_bytes, header):
-    metadata = {"format": module.FORMAT} | ({} if header is None else {"ticket": header})
-    with pytest.raises(LotteryError, match="no readable header"):
-        load_bytes(safetensors({"w": np.zeros(3, dtype=np.uint8)}, metadata))
+    with pytest.raises(LotteryError, match="is not what was written"):
+        load_bytes(safetensors({"w": np.zeros(3, dtype=np.uint8)}, {module.FORMAT: header}))
 
 
 def test_a_missing_file_and_a_folder_are_refused_by_their_path(tmp_path):
@@ -533,6 +535,7 @@ def test_another_seed_shuffles_otherwise_and_the_order_of_the_masks_does_not_cou
     turned = Ticket(dict(reversed(ticket.masks.items())), ties=ticket.ties)
     assert all(torch.equal(ticket.shuffled(3).masks[name], turned.shuffled(3).masks[name]) for name in "ab")
     assert list(turned.shuffled(3).masks) == ["alias", "a", "b"]
+    assert torch.equal(ticket.shuffled(3).masks["alias"], ticket.shuffled(3).masks["b"])
     assert ticket.shuffled(3).hamming(ticket.shuffled(4)) > 0.3
     assert ticket.shuffled(3).hamming(ticket) > 0.3
     assert not torch.equal(ticket.shuffled(3).masks["a"], ticket.shuffled(3).masks["b"])

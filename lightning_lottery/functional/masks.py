@@ -40,14 +40,17 @@ def keep_top(
         Name to bool tensor, shapes and devices as in ``scores``.
 
     Raises:
-        LotteryError: ``sparsity`` outside [0, 1), a NaN score, a tensor that is not floating-point, or fewer entries
-            in ``within`` than are to be kept.
+        LotteryError: ``sparsity`` outside [0, 1), another ``per``, a NaN score, a tensor that is not floating-point,
+            a mask in ``within`` that is missing or does not fit, or fewer entries in it than are to be kept.
 
     Example:
         >>> keep_top({"a": torch.tensor([3.0, 1.0]), "b": torch.tensor([2.0, 2.0])}, sparsity=0.5)
         {'a': tensor([ True, False]), 'b': tensor([ True, False])}
     """
     check_sparsity(sparsity)
+    if per not in ("all", "tensor"):
+        raise LotteryError(f"`per` is 'all' or 'tensor', got {per!r}.")
+    _check_within(scores, within)
     if per == "tensor":
         parts_of = {name: None if within is None else {name: within[name]} for name in scores}
         return {name: keep_top({name: scores[name]}, sparsity, within=parts_of[name])[name] for name in scores}
@@ -150,6 +153,14 @@ def check_same_entries(a: Masks, b: Masks) -> None:
             raise LotteryError(
                 f"The masks of '{name}' differ in shape: {tuple(a[name].shape)}, {tuple(b[name].shape)}."
             )
+
+
+def _check_within(scores: Scores, within: Masks | None) -> None:
+    for name, score in scores.items() if within is not None else ():
+        mask = within.get(name) if within is not None else None
+        if mask is None or mask.dtype != torch.bool or mask.shape != score.shape:
+            found = "nothing" if mask is None else f"{mask.dtype} of shape {tuple(mask.shape)}"
+            raise LotteryError(f"`within` needs a bool mask of shape {tuple(score.shape)} for '{name}', got {found}.")
 
 
 _Part = tuple[Tensor, Tensor | None]  # the flat scores of one tensor, and which of them may be kept

@@ -45,14 +45,14 @@ class Schedule(ABC):
                 f"{self} asks for fractions of the fit, but this fit has no known number of optimizer steps: "
                 "give `begin` and `end` as optimizer steps (int), or set `max_steps`."
             )
+        own: set[str] = set(self.__dataclass_fields__)  # type: ignore[attr-defined]
         times = {"begin": _in_steps(self.begin, total_steps), "end": _in_steps(self.end, total_steps)}
         if total_steps is not None and times["end"] > total_steps:
             raise LotteryError(
                 f"{self} reaches sparsity {self.final} at step {times['end']}, but this fit ends at step "
-                f"{total_steps}: shorten `end` or train longer."
+                f"{total_steps}: shorten `{'end' if 'end' in own else 'begin'}` or train longer."
             )
-        own = {name: step for name, step in times.items() if name in self.__dataclass_fields__}  # type: ignore[attr-defined]
-        return replace(self, **own)  # type: ignore[type-var]
+        return replace(self, **{name: times[name] for name in times.keys() & own})  # type: ignore[type-var]
 
     def __call__(self, step: int) -> float:
         """Sparsity after ``step`` optimizer steps, in [0, 1)."""

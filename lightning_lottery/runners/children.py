@@ -70,13 +70,17 @@ class Child:
         """Write the folder's specification; refuse a folder in which another was trained.
 
         Raises:
-            LotteryError: The folder belongs to a different configuration, or to other input files: the difference.
+            LotteryError: The folder belongs to a different configuration, or to other input files: the difference;
+                or another process is training in it.
         """
         now = self.fingerprint()
         if not self.is_done and not self.is_started:
             self.discard()  # nothing was trained: whatever was asked for before no longer matters
         elif difference := list(_differences(self._prepared_fingerprint(), now)):
-            raise LotteryError(f"'{self.folder}' was made from something else: {_shown(difference)}.")
+            raise LotteryError(
+                f"'{self.folder}' was made from something else: {_shown(difference)}. To run it again, and what "
+                f"depends on it: --redo {self.folder.name}"
+            )
         text = json.dumps({"command": self.command, "labels": dict(self.labels), "fingerprint": now})
         write_whole(
             self.folder / "config.yaml", yaml.safe_dump(dict(self.config), sort_keys=False).encode(), "configuration"
@@ -110,8 +114,14 @@ class Child:
         return sorted({value for _, value in _leaves(self.config) if isinstance(value, str)})
 
     def discard(self) -> None:
-        """Remove the folder and everything in it."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        """Remove the folder and everything in it.
+
+        Raises:
+            LotteryError: Another process is training in it.
+        """
+        if self.folder.is_dir():
+            with _alone_in(self.folder):
+                shutil.rmtree(self.folder)
 
     def records(self) -> list[dict[str, Any]]:
         """The rows it left."""

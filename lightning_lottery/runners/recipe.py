@@ -195,10 +195,7 @@ def _run_one(child: Child, what: str, console: Console) -> None:
     for path in child.inputs():
         if Path(path).is_relative_to(child.folder.parent) and not Path(path).exists():
             raise LotteryError(f"{what}: '{path}' does not exist; no earlier stage wrote it.")
-    try:
-        child.prepare()
-    except LotteryError as error:
-        raise LotteryError(f"{error} Run it again, and what depends on it, with --redo {child.folder.name}.") from error
+    child.prepare()
     if child.is_done:
         console.rule(f"{what}: done before")
         return

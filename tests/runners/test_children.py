@@ -83,9 +83,11 @@ def test_a_changed_configuration_is_refused_where_something_was_trained(child, c
 
 def test_a_changed_configuration_is_fine_where_nothing_was_trained(child, config):
     child.prepare()
+    (child.folder / "left").touch()
     other = Child(child.folder, "fit", {**config, "ckpt_path": "elsewhere.ckpt"})
     assert other.changes() == ""
     other.prepare()
+    assert not (child.folder / "left").exists()
     assert Child.load(child.folder) == other
 
 
@@ -134,6 +136,7 @@ def test_what_died_before_it_was_marked_as_done_is_not_finished(child, unbroken,
     assert in_this_process(child) == 0
     assert child.is_done
     assert same(weights(child), weights(unbroken))
+    assert {row["metric"] for row in child.records()} == {"test_acc", "test_loss", "val_acc", "val_loss"}
     assert child.records() == [{**row, "stage": "child"} for row in unbroken.records()]
 
 
@@ -142,7 +145,11 @@ def test_two_processes_do_not_train_in_one_folder(child, monkeypatch, capsys):
     with open(child.folder / ".lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         assert in_this_process(child) == 2
+        for disturb in (child.prepare, child.discard):  # it may not have saved anything yet
+            with pytest.raises(LotteryError, match="Another process is training"):
+                disturb()
     assert f"Another process is training '{child.folder}': wait for it, or end it." in capsys.readouterr().err
+    assert child.folder.exists()
     assert not child.is_done
 
 
@@ -151,9 +158,14 @@ def test_further_ranks_go_on_from_where_the_first_one_said(child, monkeypatch):
     assert children._newest_that_loads(child.folder) == "said.ckpt"
 
 
-def test_curves_of_a_child_that_went_on_have_every_step_once(child, unbroken, monkeypatch):
+@pytest.mark.parametrize(
+    "step", [2, 7, 8]
+)  # anew; from the checkpoint of a step before; from one within an epoch's end
+def test_curves_of_a_child_that_went_on_have_every_step_once(child, unbroken, monkeypatch, step):
     accumulators = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    dies(child, monkeypatch, step=7)
+    dies(child, monkeypatch, step)
+    for events in child.folder.glob("events.*"):
+        events.rename(child.folder / "events.out.tfevents.0")  # TensorBoard reads by name: that of an earlier second
     assert in_this_process(child) == 0
 
     def curve(folder):
