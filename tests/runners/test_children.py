@@ -158,9 +158,7 @@ def test_further_ranks_go_on_from_where_the_first_one_said(child, monkeypatch):
     assert children._newest_that_loads(child.folder) == "said.ckpt"
 
 
-@pytest.mark.parametrize(
-    "step", [2, 7, 8]
-)  # anew; from the checkpoint of a step before; from one within an epoch's end
+@pytest.mark.parametrize("step", [2, 7, 8])  # anew; from the checkpoint of a step before; at the end of an epoch
 def test_curves_of_a_child_that_went_on_have_every_step_once(child, unbroken, monkeypatch, step):
     accumulators = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     dies(child, monkeypatch, step)

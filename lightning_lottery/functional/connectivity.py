@@ -1,0 +1,234 @@
+"""The straight line between two networks: interpolation, barriers, distances, and what several seeds say of them."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from lightning_lottery.errors import LotteryError
+
+State = Mapping[str, Tensor]
+"""A module's state: name to parameter or buffer."""
+
+Verdict = Literal["stable", "unstable", "undecided"]
+
+
+def interpolate_(target: State, a: State, b: State, alpha: float) -> None:
+    """Set ``target`` to ``alpha * a + (1 - alpha) * b``, in place; buffers that are not floating-point come from ``a``.
+
+    Computed in at least float32. Exactly ``a`` at 1, exactly ``b`` at 0, and wherever they are equal their common
+    value: two equal networks stay what they are all along the line.
+
+    Args:
+        target: What is written: tensors of the same names and shapes, on any device.
+        a: State at ``alpha = 1``.
+        b: State at ``alpha = 0``.
+        alpha: Place on the line, in [0, 1].
+
+    Example:
+        >>> target = {"w": torch.empty(1)}
+        >>> interpolate_(target, {"w": torch.tensor([4.0])}, {"w": torch.tensor([0.0])}, alpha=0.25)
+        >>> target["w"]
+        tensor([1.])
+
+    Source: Frankle et al. 2020, section 2; buffers of batch norm are interpolated as weights are.
+    """
+    with torch.no_grad():
+        for name, tensor in target.items():
+            if not tensor.is_floating_point():
+                tensor.copy_(a[name])
+                continue
+            dtype = torch.promote_types(tensor.dtype, torch.float32)
+            one, other = (state[name].to(device=tensor.device, dtype=dtype) for state in (a, b))
+            tensor.copy_(torch.lerp(other, one, alpha))
+
+
+def error_barrier(values: Sequence[float]) -> float:
+    """Highest value on the line minus the mean of its ends; the ends count, so it is never negative.
+
+    Example:
+        >>> error_barrier([0.25, 0.75, 0.25])
+        0.5
+
+    Source: Frankle et al. 2020, section 2 (linear interpolation instability).
+    """
+    return max(values) - (values[0] + values[-1]) / 2
+
+
+def excess(values: Sequence[float], alphas: Sequence[float]) -> float:
+    """Highest rise above the straight line between the ends' values: 0 for whatever is convex along the line.
+
+    Args:
+        values: One for each alpha, in the order of ``alphas``.
+        alphas: Places on the line, from 0 to 1.
+
+    Example:
+        >>> excess([0.0, 1.0, 1.0], [0.0, 0.5, 1.0])
+        0.5
+
+    Source: Entezari et al. 2022, definition 3.1.
+    """
+    return max(value - ((1 - x) * values[0] + x * values[-1]) for value, x in zip(values, alphas, strict=True))
+
+
+def distances(a: State, b: State) -> dict[str, float]:
+    """Euclidean and cosine distance of two states' floating-point entries, all taken together, in float64.
+
+    Returns:
+        ``l2`` in [0, inf), ``cosine`` in [0, 2].
+
+    Example:
+        >>> distances({"w": torch.tensor([3.0, 0.0])}, {"w": torch.tensor([0.0, 4.0])})
+        {'l2': 5.0, 'cosine': 1.0}
+    """
+    squares, dot, own = 0.0, 0.0, [0.0, 0.0]
+    for name, tensor in a.items():
+        if tensor.is_floating_point():
+            one, other = tensor.double().flatten(), b[name].double().flatten().to(tensor.device)
+            squares += float((one - other).square().sum())
+            dot += float(one @ other)
+            own = [own[0] + float(one @ one), own[1] + float(other @ other)]
+    norm = (own[0] * own[1]) ** 0.5
+    return {"l2": squares**0.5, "cosine": 1 - dot / norm if norm else 0.0}
+
+
+def has_batch_norm(module: nn.Module) -> bool:
+    """Whether a module keeps running statistics of batches."""
+    return any(isinstance(child, _BatchNorm) and child.track_running_stats for child in module.modules())
+
+
+@torch.no_grad()
+def recalibrate_batch_norm_(module: nn.Module, forward: Callable[[object], object], batches: Iterable[object]) -> None:
+    """Estimate the running statistics of batch norm anew: the plain mean over the given batches, in place.
+
+    Everything but batch norm is in evaluation mode meanwhile (no dropout); modes and momenta are as before afterwards.
+
+    Args:
+        module: Holds the batch norms.
+        forward: Runs one batch through the module.
+        batches: What to run through it.
+
+    Source: Izmailov et al. 2018 (SWA), section 3; used for interpolated networks by Jordan et al. 2023 (REPAIR).
+    """
+    norms = [child for child in module.modules() if isinstance(child, _BatchNorm) and child.track_running_stats]
+    modes = {child: child.training for child in module.modules()}
+    momenta = [norm.momentum for norm in norms]
+    try:
+        module.eval()
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # cumulative average
+            norm.train()
+        for batch in batches:
+            forward(batch)
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+        for child, mode in modes.items():
+            child.training = mode
+
+
+def layers_of(module: nn.Module) -> dict[str, tuple[str, ...]]:
+    """Each module with parameters of its own to the names of its parameters and buffers; tied ones under the first.
+
+    Example:
+        >>> layers_of(nn.Sequential(nn.Linear(2, 2), nn.ReLU()))
+        {'0': ('0.weight', '0.bias')}
+
+    Source: Adilova et al. 2023, section 3 (a layer is what shares a module's path).
+    """
+    own: dict[str, tuple[str, ...]] = {}
+    first = {name for name, _ in (*module.named_parameters(), *module.named_buffers())}
+    for path, child in module.named_modules():
+        direct = [*child.named_parameters(recurse=False), *child.named_buffers(recurse=False)]
+        names = tuple(name for leaf, _ in direct if (name := f"{path}.{leaf}" if path else leaf) in first)
+        if names and any(True for _ in child.parameters(recurse=False)):
+            own[path or type(module).__name__] = names
+    return own
+
+
+@dataclass(frozen=True)
+class Stability:
+    """What several pairs of children say of the error barrier; ``low`` and ``high`` bound its mean one-sidedly at 95 %.
+
+    With one pair there is an estimate and no bound (None), and the verdict is ``"undecided"``.
+    """
+
+    mean: float
+    standard_error: float | None
+    low: float | None
+    high: float | None
+    verdict: Verdict
+    test_standard_error: float | None
+    reason: str
+
+
+def judge(
+    barriers: Mapping[tuple[int, int], float],
+    threshold: float = 0.02,
+    *,
+    error: float | None = None,
+    samples: int | None = None,
+    level: float = 0.05,
+) -> Stability:
+    """Whether a network is stable to SGD noise: one-sided t-tests of the mean barrier against the threshold.
+
+    Pairs that share a child are dependent, so the standard error is the jackknife's over children, with (children - 1)
+    degrees of freedom. ``"stable"`` where the mean is significantly below the threshold, ``"unstable"`` where it is
+    significantly above, else ``"undecided"``; also undecided, never stable, where the test set is too small to tell a
+    difference of the threshold's size: where its binomial standard error times the normal quantile exceeds it.
+
+    Args:
+        barriers: Error barrier, a fraction, of each pair of children (i, j).
+        threshold: Error barrier below which a network is called stable, a fraction.
+        error: Mean error of the children, a fraction; with ``samples`` it gives the test set's standard error.
+        samples: Samples in the test set.
+        level: Of each one-sided test.
+
+    Example:
+        >>> judge({(0, 1): 0.3, (0, 2): 0.31, (1, 2): 0.29}).verdict
+        'unstable'
+
+    Source: Frankle et al. 2020 (2 % as the threshold); Efron & Stein 1981 for the jackknife.
+    """
+    from scipy import stats
+
+    mean = float(np.mean(list(barriers.values())))
+    test_error = (error * (1 - error) / samples) ** 0.5 if error is not None and samples else None
+    children = sorted({child for pair in barriers for child in pair})
+    if len(children) < 3:
+        return Stability(mean, None, None, None, "undecided", test_error, "one pair gives an estimate, no verdict")
+    without = [np.mean([v for pair, v in barriers.items() if child not in pair]) for child in children]
+    n = len(children)
+    standard_error = float(((n - 1) / n * np.square(np.array(without) - np.mean(without)).sum()) ** 0.5)
+    margin = float(stats.t.ppf(1 - level, n - 1)) * standard_error
+    low, high = mean - margin, mean + margin
+    if low > threshold:
+        verdict, reason = "unstable", f"the lower bound {low:.4f} is above {threshold}"
+    elif high >= threshold:
+        verdict, reason = "undecided", f"the bounds {low:.4f} and {high:.4f} hold {threshold}"
+    elif test_error is not None and float(stats.norm.ppf(1 - level)) * test_error > threshold:
+        verdict, reason = "undecided", f"the test set's standard error {test_error:.4f} is too large to see {threshold}"
+    else:
+        verdict, reason = "stable", f"the upper bound {high:.4f} is below {threshold}"
+    return Stability(mean, standard_error, low, high, verdict, test_error, reason)  # type: ignore[arg-type]
+
+
+def check_alphas(alphas: Sequence[float]) -> tuple[float, ...]:
+    """Places on the line in rising order, both ends included.
+
+    Raises:
+        LotteryError: One is outside [0, 1], twice, or an end is missing.
+
+    Example:
+        >>> check_alphas([1, 0, 0.5])
+        (0.0, 0.5, 1.0)
+    """
+    ordered = tuple(sorted(float(alpha) for alpha in alphas))
+    if len(ordered) < 2 or ordered[0] != 0 or ordered[-1] != 1 or len(set(ordered)) < len(ordered):
+        raise LotteryError(f"`alphas` are different places in [0, 1] with both ends 0 and 1, got {list(alphas)}.")
+    return ordered
