@@ -229,6 +229,7 @@ def check_alphas(alphas: Sequence[float]) -> tuple[float, ...]:
         (0.0, 0.5, 1.0)
     """
     ordered = tuple(sorted(float(alpha) for alpha in alphas))
-    if len(ordered) < 2 or ordered[0] != 0 or ordered[-1] != 1 or len(set(ordered)) < len(ordered):
+    inside = all(0 <= alpha <= 1 for alpha in ordered)
+    if not inside or not {0.0, 1.0} <= set(ordered) or len(set(ordered)) < len(ordered):
         raise LotteryError(f"`alphas` are different places in [0, 1] with both ends 0 and 1, got {list(alphas)}.")
     return ordered

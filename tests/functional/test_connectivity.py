@@ -1,0 +1,193 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn import functional as F
+
+from lightning_lottery import LotteryError
+from lightning_lottery.functional.connectivity import (
+    check_alphas,
+    distances,
+    error_barrier,
+    excess,
+    has_batch_norm,
+    interpolate_,
+    judge,
+    layers_of,
+    recalibrate_batch_norm_,
+)
+
+
+def golden_net() -> nn.Module:
+    """The network of golden/interpolation.pt, in double precision."""
+    first, second = nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.Conv2d(8, 16, 3, padding=1, bias=False)
+    body = [first, nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2), second, nn.BatchNorm2d(16), nn.ReLU()]
+    return nn.Sequential(*body, nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(64, 10)).double().eval()
+
+
+@torch.no_grad()
+def loss_and_accuracy(net, data):
+    out = net(data["test_x"])
+    right = (out.argmax(1) == data["test_y"]).double().mean()
+    return float(F.cross_entropy(out, data["test_y"])), float(right)
+
+
+@pytest.fixture(scope="module")
+def data(golden):
+    return torch.load(golden / "interpolation.pt", weights_only=False)
+
+
+def test_the_line_equals_the_golden_one_raw_and_recalibrated(data):
+    pair, net = data["different_init"], golden_net()
+    raw, recalibrated = [], []
+    for alpha in pair["alphas"]:
+        interpolate_(net.state_dict(), pair["sd1"], pair["sd2"], float(alpha))
+        raw.append(loss_and_accuracy(net, data))
+        recalibrate_batch_norm_(net, net, data["train_x"].split(64))
+        recalibrated.append(loss_and_accuracy(net, data))
+    for curve, suffix in ((np.array(raw), ""), (np.array(recalibrated), "_bn_recalibrated")):
+        np.testing.assert_allclose(curve[:, 0], pair["loss" + suffix], rtol=1e-12)
+        np.testing.assert_array_equal(curve[:, 1], pair["acc" + suffix])
+        short = "_recal" if suffix else ""
+        assert error_barrier(1 - curve[:, 1]) == pytest.approx(pair["barrier_error" + short], abs=1e-12)
+        assert error_barrier(curve[:, 0]) == pytest.approx(pair["barrier_loss" + short], rel=1e-12)
+
+
+def test_the_authors_twenty_places_give_the_authors_instability(data):
+    pair, net = data["different_init"], golden_net()
+    errors = []
+    for alpha in pair["ref_alphas20"]:
+        interpolate_(net.state_dict(), pair["sd1"], pair["sd2"], float(alpha))
+        errors.append(1 - loss_and_accuracy(net, data)[1])
+    np.testing.assert_allclose(errors, pair["ref_error20"], atol=1e-12)
+    assert error_barrier(errors) == pytest.approx(pair["ref_instability"], abs=1e-12)
+
+
+@pytest.mark.parametrize("host", ["m1", "m2"])
+@pytest.mark.parametrize("unit", ["conv1", "conv2", "fc"])
+def test_layers_interpolated_alone_equal_the_golden_curves(unit, host, data):
+    pair, net = data["different_init"], golden_net()
+    own, other = (pair["sd1"], pair["sd2"]) if host == "m1" else (pair["sd2"], pair["sd1"])
+    names = [name for name in own if name.startswith(tuple(pair["layerwise_units"][unit]))]
+    curve = []
+    for alpha in pair["alphas"]:
+        net.load_state_dict(own)
+        state = net.state_dict()
+        interpolate_({name: state[name] for name in names}, other, own, float(alpha))
+        curve.append(loss_and_accuracy(net, data))
+    np.testing.assert_allclose(curve, pair["layerwise"][f"{unit}_into_{host}"], rtol=1e-12)
+
+
+@given(
+    st.lists(st.floats(-1e6, 1e6, width=32), min_size=1, max_size=5),
+    st.floats(0, 1),
+    st.sampled_from([torch.float32, torch.float64, torch.bfloat16]),
+)
+def test_equal_networks_stay_exactly_what_they_are_all_along_the_line(values, alpha, dtype):
+    state = {"w": torch.tensor(values).to(dtype)}
+    target = {"w": torch.empty_like(state["w"])}
+    interpolate_(target, state, {"w": state["w"].clone()}, alpha)
+    assert torch.equal(target["w"], state["w"])
+
+
+def test_the_ends_are_exact_and_whole_numbers_come_from_the_first():
+    a = {"w": torch.randn(50), "n": torch.tensor(7)}
+    b = {"w": torch.randn(50) * 1e8, "n": torch.tensor(9)}
+    target = {name: torch.empty_like(value) for name, value in a.items()}
+    for alpha, end in ((1.0, a), (0.0, b)):
+        interpolate_(target, a, b, alpha)
+        assert torch.equal(target["w"], end["w"]) and target["n"] == 7
+
+
+@given(st.lists(st.floats(0, 1), min_size=2, max_size=8))
+def test_a_barrier_is_never_negative_and_no_smaller_than_half_the_ends_difference(values):
+    assert error_barrier(values) >= abs(values[0] - values[-1]) / 2 - 1e-12
+
+
+def test_a_convex_function_has_no_excess_but_may_have_a_barrier():
+    alphas = np.linspace(0, 1, 21)
+    values = (3 * alphas - 1) ** 2
+    assert excess(list(values), list(alphas)) == 0
+    assert error_barrier(list(values)) > 0
+
+
+def test_distances_are_those_of_the_flat_vectors():
+    a, b = ({"u": torch.randn(3, 2), "v": torch.randn(4), "n": torch.tensor(3)} for _ in range(2))
+    one, other = (torch.cat([s["u"].flatten(), s["v"]]).double() for s in (a, b))
+    found = distances(a, b)
+    assert found["l2"] == pytest.approx(float((one - other).norm()), rel=1e-12)
+    assert found["cosine"] == pytest.approx(1 - float(torch.cosine_similarity(one, other, dim=0)), rel=1e-9)
+    assert distances(a, a)["l2"] == 0
+
+
+def test_recalibration_leaves_modes_and_momenta_as_they_were_also_when_it_fails():
+    net = nn.Sequential(nn.BatchNorm1d(2, momentum=0.3), nn.Dropout(), nn.BatchNorm1d(2, track_running_stats=False))
+    net[1].eval()
+    before = [child.training for child in net.modules()]
+
+    def fails(batch):
+        assert [child.training for child in net] == [True, False, False]
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        recalibrate_batch_norm_(net, fails, [torch.ones(3, 2)])
+    assert [child.training for child in net.modules()] == before
+    assert net[0].momentum == 0.3
+
+
+def test_recalibrated_statistics_are_the_plain_mean_over_batches():
+    net, batches = nn.Sequential(nn.BatchNorm1d(2)), [torch.randn(8, 2) for _ in range(5)]
+    recalibrate_batch_norm_(net, net, batches)
+    torch.testing.assert_close(net[0].running_mean, torch.stack([b.mean(0) for b in batches]).mean(0))
+    torch.testing.assert_close(net[0].running_var, torch.stack([b.var(0) for b in batches]).mean(0))
+    assert has_batch_norm(net) and not has_batch_norm(nn.LayerNorm(2))
+
+
+def test_layers_cover_every_parameter_once_with_the_buffers_beside_them():
+    net = nn.Sequential(nn.Linear(2, 2), nn.Sequential(nn.BatchNorm1d(2), nn.Linear(2, 2)))
+    net[1][1].weight = net[0].weight
+    layers = layers_of(net)
+    names = [name for of in layers.values() for name in of]
+    assert sorted(names) == sorted({n for n, _ in (*net.named_parameters(), *net.named_buffers())})
+    assert len(names) == len(set(names))
+    assert layers["1.1"] == ("1.1.bias",)
+
+
+PAIRS = {(0, 1): 0.010, (0, 2): 0.011, (1, 2): 0.009}
+
+
+def test_three_children_far_below_the_threshold_are_stable_and_far_above_unstable():
+    assert judge(PAIRS).verdict == "stable"
+    assert judge({pair: value + 0.1 for pair, value in PAIRS.items()}).verdict == "unstable"
+    assert judge({(0, 1): 0.001, (0, 2): 0.04, (1, 2): 0.02}).verdict == "undecided"
+
+
+def test_one_pair_gives_an_estimate_and_no_verdict():
+    found = judge({(0, 1): 0.3})
+    assert (found.mean, found.verdict, found.low) == (0.3, "undecided", None)
+
+
+def test_stable_is_withheld_where_the_test_set_is_too_small():
+    assert judge(PAIRS, error=0.04, samples=10_000).verdict == "stable"
+    small = judge(PAIRS, error=0.04, samples=100)
+    assert small.verdict == "undecided" and "test set" in small.reason
+    assert small.test_standard_error == pytest.approx((0.04 * 0.96 / 100) ** 0.5)
+
+
+def test_pairs_that_share_children_are_not_taken_for_independent():
+    """One odd child moves n - 1 of the pairs: over many draws the bound must still hold the mean at its rate."""
+    draw = np.random.default_rng(0)
+    held = []
+    for _ in range(400):
+        children = draw.normal(0.05, 0.01, 6)
+        pairs = {(i, j): (children[i] + children[j]) / 2 for i in range(6) for j in range(i + 1, 6)}
+        held.append(judge(pairs).low <= 0.05)
+    assert np.mean(held) == pytest.approx(0.95, abs=0.03)
+
+
+@pytest.mark.parametrize("alphas", [[0.5], [0, 0.5], [0, 1, 1.2], [-0.1, 0, 1], [0, 0.5, 0.5, 1], [0, float("nan"), 1]])
+def test_places_outside_the_line_or_without_both_ends_are_refused(alphas):
+    with pytest.raises(LotteryError, match="both ends 0 and 1"):
+        check_alphas(alphas)
