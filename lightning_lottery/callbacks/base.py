@@ -410,13 +410,12 @@ class MaskCallback(Callback):
             **changes,
         }
         self._to_loggers(trainer, values)
-        for name, (kept, total) in layers.items():
-            if total and not kept and name not in self._dead:
-                self._dead.add(name)
-                rank_zero_warn(
-                    f"{self.label} removed the last of {total} weights of '{name}' at step {self.step}: nothing "
-                    "passes through it. Exclude it from the scope, rank per='tensor', or ask for less sparsity."
-                )
+        if new := sorted({name for name, (kept, total) in layers.items() if total and not kept} - self._dead):
+            self._dead.update(new)
+            rank_zero_warn(
+                f"{self.label} keeps no weight of {', '.join(new)} at step {self.step}: nothing passes through there. "
+                "Exclude it from the scope, rank per='tensor', or ask for less sparsity."
+            )
 
     def _to_loggers(self, trainer: Trainer, values: Mapping[str, float]) -> None:
         """Write values beside the step's own, whatever ``log_every_n_steps`` leaves out."""

@@ -9,7 +9,6 @@ import sys
 from collections.abc import Iterator, Mapping, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning_lottery.callbacks.base import MaskCallback
 from lightning_lottery.callbacks.snapshots import ExactResume, save_whole
 from lightning_lottery.errors import LotteryError
+from lightning_lottery.runners.fingerprint import differences, hash_of_file, leaves, shown
 from lightning_lottery.runners.project import Project, ResolvedProject, without_noise
 from lightning_lottery.ticket import write_whole
 
@@ -76,9 +76,9 @@ class Child:
         now = self.fingerprint()
         if not self.is_done and not self.is_started:
             self.discard()  # nothing was trained: whatever was asked for before no longer matters
-        elif difference := list(_differences(self._prepared_fingerprint(), now)):
+        elif difference := list(differences(self._prepared_fingerprint(), now)):
             raise LotteryError(
-                f"'{self.folder}' was made from something else: {_shown(difference)}. To run it again, and what "
+                f"'{self.folder}' was made from something else: {shown(difference)}. To run it again, and what "
                 f"depends on it: --redo {self.folder.name}"
             )
         text = json.dumps({"command": self.command, "labels": dict(self.labels), "fingerprint": now})
@@ -92,7 +92,7 @@ class Child:
         if not self.is_done and not self.is_started:
             return ""
         before = self._prepared_fingerprint()
-        return _shown(list(_differences({"config": before["config"]}, {"config": dict(self.config)})))
+        return shown(list(differences({"config": before["config"]}, {"config": dict(self.config)})))
 
     @property
     def is_done(self) -> bool:
@@ -106,12 +106,12 @@ class Child:
 
     def fingerprint(self) -> dict[str, Any]:
         """The configuration, and the hash of every file that it names."""
-        inputs = {path: _hash_of_file(Path(path)) for path in self.inputs() if os.path.isfile(path)}
+        inputs = {path: hash_of_file(Path(path)) for path in self.inputs() if os.path.isfile(path)}
         return {"command": self.command, "config": dict(self.config), "inputs": inputs}
 
     def inputs(self) -> list[str]:
         """Every string of the configuration: each could be the path of a file."""
-        return sorted({value for _, value in _leaves(self.config) if isinstance(value, str)})
+        return sorted({value for _, value in leaves(self.config) if isinstance(value, str)})
 
     def discard(self) -> None:
         """Remove the folder and everything in it.
@@ -303,38 +303,3 @@ def _samples(trainer: Trainer, metric: str) -> int | None:
 def _device(trainer: Trainer) -> str:
     device = trainer.strategy.root_device
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-
-
-def _hash_of_file(path: Path) -> str:
-    digest = blake2b(digest_size=16)
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    """Every plain value of a nested configuration under its dotted key."""
-    if isinstance(value, Mapping):
-        for name, inner in value.items():
-            yield from _leaves(inner, f"{key}.{name}" if key else str(name))
-    elif isinstance(value, (list, tuple)):
-        for index, inner in enumerate(value):
-            yield from _leaves(inner, f"{key}[{index}]")
-    else:
-        yield key, value
-
-
-def _shown(difference: list[str]) -> str:
-    return "; ".join(difference[:5]) + ("; ..." if len(difference) > 5 else "")
-
-
-def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
-    """What changed between two fingerprints, a sentence's part each."""
-    old, new = dict(_leaves(before)), dict(_leaves(now))
-    for key in sorted(old.keys() | new.keys()):
-        if old.get(key) != new.get(key):
-            if key.startswith("inputs."):
-                yield f"the file {key.removeprefix('inputs.')} has changed"
-            else:
-                yield f"{key.removeprefix('config.')} was {old.get(key)!r}, is {new.get(key)!r}"

@@ -69,6 +69,11 @@ class SeededBatches:
         self._start = self._next = 0
 
     @property
+    def dataset(self) -> Tensor:
+        """The labels of all samples, over all ranks: its length is how many there are."""
+        return self.labels
+
+    @property
     def sampler(self) -> "SeededBatches":
         """Itself: Lightning looks here for `set_epoch`."""
         return self

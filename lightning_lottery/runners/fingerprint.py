@@ -1,0 +1,43 @@
+"""What a finished child was made from: configurations and input files, and how two of them differ."""
+
+from collections.abc import Iterator, Mapping
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+
+def hash_of_file(path: Path) -> str:
+    """Hexadecimal hash of a file's bytes."""
+    digest = blake2b(digest_size=16)
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """Every plain value of a nested configuration under its dotted key."""
+    if isinstance(value, Mapping):
+        for name, inner in value.items():
+            yield from leaves(inner, f"{key}.{name}" if key else str(name))
+    elif isinstance(value, (list, tuple)):
+        for index, inner in enumerate(value):
+            yield from leaves(inner, f"{key}[{index}]")
+    else:
+        yield key, value
+
+
+def shown(difference: list[str]) -> str:
+    """The first few of many differences, in one line."""
+    return "; ".join(difference[:5]) + ("; ..." if len(difference) > 5 else "")
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+    """What changed between two fingerprints, a sentence's part each."""
+    old, new = dict(leaves(before)), dict(leaves(now))
+    for key in sorted(old.keys() | new.keys()):
+        if old.get(key) != new.get(key):
+            if key.startswith("inputs."):
+                yield f"the file {key.removeprefix('inputs.')} has changed"
+            else:
+                yield f"{key.removeprefix('config.')} was {old.get(key)!r}, is {new.get(key)!r}"
