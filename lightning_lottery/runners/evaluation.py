@@ -1,0 +1,241 @@
+"""Evaluate one module with many sets of weights: batches are loaded once, every metric is averaged over samples."""
+
+from collections.abc import Callable, Iterable, Iterator, Sized
+from contextlib import contextmanager
+from statistics import mode
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.utilities.model_helpers import is_overridden
+from lightning_utilities.core.apply_func import apply_to_collection
+from torch import Tensor
+from torchmetrics import Metric
+
+from lightning_lottery.errors import LotteryError
+
+Split = Literal["train", "val", "test"]
+
+
+class Batches:
+    """This rank's share of a loader's batches, kept in memory where they fit, else loaded anew each time.
+
+    Every batch is divided over the ranks, so all ranks have equally many, no sample twice and none left out.
+
+    Args:
+        loader: Gives whole batches, the same in each iteration.
+        rank: Of this process among ``world_size``.
+        world_size: Number of processes.
+        memory: Bytes up to which batches are kept.
+    """
+
+    def __init__(self, loader: Iterable[Any], *, rank: int = 0, world_size: int = 1, memory: int = 2**31) -> None:
+        self.loader, self.rank, self.world_size = loader, rank, world_size
+        self.kept: list[Any] | None = []
+        self.sizes: list[int] = []
+        used = 0
+        for batch in self._load():
+            self.sizes.append(size_of(batch))
+            used += bytes_of(batch)
+            if used > memory:
+                self.kept = None
+            if self.kept is not None:
+                self.kept.append(batch)
+        if not self.sizes:
+            raise LotteryError("There is no batch to evaluate on: the loader is empty.")
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.kept) if self.kept is not None else self._load()
+
+    @property
+    def samples(self) -> int:
+        """How many samples this rank has."""
+        return sum(self.sizes)
+
+    def _load(self) -> Iterator[Any]:
+        for batch in self.loader:
+            yield share_of(batch, self.rank, self.world_size) if self.world_size > 1 else batch
+
+
+def size_of(batch: Any) -> int:
+    """How many samples a batch has: the first dimension that most of its tensors agree on.
+
+    Raises:
+        LotteryError: It holds no tensor with a dimension.
+    """
+    sizes: list[int] = []
+    apply_to_collection(batch, Tensor, lambda tensor: sizes.append(tensor.shape[0]) if tensor.ndim else None)
+    if not sizes:
+        raise LotteryError("A batch without tensors has no size: evaluation averages over samples.")
+    return mode(sizes)
+
+
+def bytes_of(batch: Any) -> int:
+    """Memory of a batch's tensors."""
+    used: list[int] = []
+    apply_to_collection(batch, Tensor, lambda tensor: used.append(tensor.numel() * tensor.element_size()))
+    return sum(used)
+
+
+def share_of(batch: Any, rank: int, world_size: int) -> Any:
+    """One rank's samples of a batch; shares differ by at most one sample.
+
+    Raises:
+        LotteryError: The batch has fewer samples than there are ranks.
+    """
+    size = size_of(batch)
+    if size < world_size:
+        raise LotteryError(f"A batch of {size} samples cannot be shared by {world_size} ranks: use larger batches.")
+    bounds = [size * part // world_size for part in range(world_size + 1)]
+    mine = slice(bounds[rank], bounds[rank + 1])
+    return apply_to_collection(batch, Tensor, lambda t: t[mine] if t.ndim and t.shape[0] == size else t)
+
+
+def loader_of(module: LightningModule, data: Any, split: Split) -> Iterable[Any]:
+    """The one loader of a split, before Lightning has changed anything about it.
+
+    Raises:
+        LotteryError: There is none, or several.
+    """
+    if isinstance(data, (LightningDataModule, LightningModule)) or data is None:
+        source = data if data is not None else module
+        if data is not None:
+            source.prepare_data()
+            source.setup({"train": "fit", "val": "validate", "test": "test"}[split])
+        loader = getattr(source, f"{split}_dataloader")()
+    else:
+        loader = data
+    if isinstance(loader, (list, tuple, dict)) and len(loader) == 1:
+        loader = next(iter(loader.values() if isinstance(loader, dict) else loader))
+    if isinstance(loader, (list, tuple, dict)) or not isinstance(loader, Iterable):
+        found = f"{len(loader)} loaders" if isinstance(loader, Sized) else "no loader"
+        raise LotteryError(f"Evaluation needs one {split} loader, found {found}.")
+    return loader
+
+
+def stage_of(module: LightningModule, data: Any) -> Split:
+    """``"test"`` where module and data know how, else ``"val"``.
+
+    Raises:
+        LotteryError: The module has neither ``test_step`` nor ``validation_step``.
+    """
+    given = not isinstance(data, LightningDataModule) and data is not None
+    source = data if isinstance(data, LightningDataModule) else module
+    if is_overridden("test_step", module) and (given or is_overridden("test_dataloader", source)):
+        return "test"
+    if is_overridden("validation_step", module) and (given or is_overridden("val_dataloader", source)):
+        return "val"
+    raise LotteryError(f"{type(module).__name__} has no `test_step` or `validation_step` to evaluate with.")
+
+
+class Evaluator:
+    """Runs a module's own test or validation step over the same batches for any weights.
+
+    Args:
+        module: The module; its weights are set from outside before each evaluation.
+        trainer: Runs the loop; its own callbacks run as well, so give it none that mind.
+        batches: What to evaluate on.
+        split: Which of the module's steps.
+    """
+
+    def __init__(self, module: LightningModule, trainer: Trainer, batches: Batches, split: Split) -> None:
+        self.module, self.trainer, self.batches, self.split = module, trainer, batches, split
+
+    def __call__(self, prepare: Callable[[LightningModule], None]) -> dict[str, float]:
+        """Every logged metric, averaged over the samples of all ranks in float64.
+
+        Args:
+            prepare: Called with the module once it is on its device, before the first batch: sets the weights.
+
+        Returns:
+            Metric name to value.
+
+        Raises:
+            LotteryError: The module logs nothing.
+        """
+        recorder = _Recorder(prepare, self.batches)
+        callbacks: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
+        self.trainer.callbacks = [*callbacks, recorder]  # type: ignore[attr-defined]
+        try:
+            with _logging_to(self.module, recorder):
+                run = self.trainer.test if self.split == "test" else self.trainer.validate
+                run(self.module, dataloaders=self.batches, verbose=False)
+        finally:
+            self.trainer.callbacks = callbacks  # type: ignore[attr-defined]
+        if not recorder.totals and not recorder.metrics:
+            step = "test_step" if self.split == "test" else "validation_step"
+            raise LotteryError(
+                f"{type(self.module).__name__} logs nothing in `{step}`: log there what is to be compared, "
+                "`self.log('test_acc', accuracy)` for instance."
+            )
+        return recorder.means(self.trainer)
+
+
+class _Recorder(Callback):
+    """Stands in for ``LightningModule.log`` during one evaluation; knows each batch's size instead of guessing it."""
+
+    def __init__(self, prepare: Callable[[LightningModule], None], batches: Batches) -> None:
+        self.prepare, self.batches = prepare, batches
+        self.weight = float(batches.samples)  # of what is logged outside a batch
+        self.totals: dict[str, tuple[float, float]] = {}
+        self.metrics: dict[str, Metric] = {}
+
+    def _begin(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        for child in pl_module.modules():
+            if isinstance(child, Metric):
+                child.reset()
+        self.prepare(pl_module)
+
+    def _begin_batch(self, *given: Any) -> None:
+        self.weight = float(self.batches.sizes[given[3]])
+
+    def _end_batch(self, *_: Any) -> None:
+        self.weight = float(self.batches.samples)
+
+    on_test_start = on_validation_start = _begin
+    on_test_batch_start = on_validation_batch_start = _begin_batch  # type: ignore[assignment]
+    on_test_batch_end = on_validation_batch_end = _end_batch  # type: ignore[assignment]
+
+    def log(self, name: str, value: Any, *_: Any, batch_size: int | None = None, **given: Any) -> None:
+        """Take a value as ``LightningModule.log`` would, weighted by its batch."""
+        if isinstance(value, Metric):
+            self.metrics[name] = value
+            return
+        if given.get("reduce_fx", "mean") not in ("mean", torch.mean):
+            raise LotteryError(f"'{name}' is logged with reduce_fx={given['reduce_fx']!r}: only means can be averaged.")
+        weight = float(batch_size or self.weight)
+        total, count = self.totals.get(name, (0.0, 0.0))
+        self.totals[name] = (total + float(value) * weight, count + weight)
+
+    def means(self, trainer: Trainer) -> dict[str, float]:
+        """What was logged, over all ranks."""
+        values = {
+            name: sum_over_ranks(total, trainer) / sum_over_ranks(count, trainer)
+            for name, (total, count) in sorted(self.totals.items())
+        }
+        for name, metric in self.metrics.items():  # these gather over ranks by themselves
+            values[name] = float(metric.compute())
+            metric.reset()
+        return values
+
+
+def sum_over_ranks(value: float, trainer: Trainer) -> float:
+    """A number of each rank, added up in float64 on all of them."""
+    if trainer.world_size < 2:
+        return value
+    everyone: list[float] = [0.0] * trainer.world_size
+    torch.distributed.all_gather_object(everyone, value)
+    return sum(everyone)
+
+
+@contextmanager
+def _logging_to(module: LightningModule, recorder: _Recorder) -> Iterator[None]:
+    """Send what the module logs to the recorder."""
+    module.__dict__["log"] = recorder.log
+    try:
+        yield
+    finally:
+        del module.__dict__["log"]

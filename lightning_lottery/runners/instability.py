@@ -1,0 +1,269 @@
+"""Is a network stable to SGD noise? The straight line between networks that were trained apart."""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor
+
+from lightning_lottery.errors import LotteryError
+from lightning_lottery.functional.connectivity import (
+    Stability,
+    State,
+    check_alphas,
+    distances,
+    error_barrier,
+    excess,
+    has_batch_norm,
+    interpolate_,
+    judge,
+    recalibrate_batch_norm_,
+)
+from lightning_lottery.functional.masks import hamming
+from lightning_lottery.runners.evaluation import Batches, Evaluator, loader_of, stage_of, sum_over_ranks
+
+Pair = tuple[int, int]
+Curve = dict[str, list[float]]
+
+ALPHAS = tuple(float(alpha) for alpha in np.linspace(0, 1, 21))
+"""Where the line is evaluated by default: both ends and the middle among them."""
+
+
+@dataclass(frozen=True)
+class PathReport:
+    """What the lines between several networks look like.
+
+    Args:
+        names: Of the networks, in the order of the pairs' numbers.
+        alphas: Places on each line; 1 is the pair's first network.
+        monitor: The metric that is judged, a fraction.
+        mode: Whether the monitor is better when high (``"max"``, an accuracy) or low (``"min"``, an error or a loss).
+        curves: For each pair every metric along the line.
+        recalibrated: The same with batch norm's statistics estimated anew at each place; empty without batch norm.
+        between: For each pair ``l2`` and ``cosine`` distance, and ``disagreement`` where predictions were compared.
+        samples: In the evaluation set, over all ranks.
+        stability: The verdict on the raw barrier.
+    """
+
+    names: tuple[str, ...]
+    alphas: tuple[float, ...]
+    monitor: str
+    mode: Literal["max", "min"]
+    curves: Mapping[Pair, Curve]
+    recalibrated: Mapping[Pair, Curve]
+    between: Mapping[Pair, Mapping[str, float]]
+    samples: int
+    stability: Stability
+
+    def errors(self, pair: Pair, *, recalibrated: bool = False) -> list[float]:
+        """The monitor as an error along a pair's line: one minus it where it is better when high."""
+        values = (self.recalibrated if recalibrated else self.curves)[pair][self.monitor]
+        return [1 - value for value in values] if self.mode == "max" else list(values)
+
+    def measures(self, pair: Pair, *, recalibrated: bool = False) -> dict[str, float]:
+        """Barrier, excess, value in the middle, and ratio of the highest to the ends' mean, of error and of losses."""
+        along = {"error": self.errors(pair, recalibrated=recalibrated)}
+        curves = (self.recalibrated if recalibrated else self.curves)[pair]
+        along |= {name: values for name, values in curves.items() if "loss" in name}
+        found: dict[str, float] = {}
+        for name, values in along.items():
+            ends = (values[0] + values[-1]) / 2
+            found[f"{name}_barrier"] = error_barrier(values)
+            found[f"{name}_excess"] = excess(values, self.alphas)
+            found[f"{name}_ratio"] = max(values) / ends if ends else float("nan")
+            if 0.5 in self.alphas:
+                found[f"{name}_middle"] = values[self.alphas.index(0.5)]
+        return found
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Records: one row for every pair, place and metric, then one for every pair and measure."""
+        rows: list[dict[str, Any]] = []
+        for (i, j), curve in self.curves.items():
+            base = {"stage": "path", "parent": None, "seeds": [self.names[i], self.names[j]], "n": self.samples}
+            for kind, curves in (("raw", curve), ("recalibrated", self.recalibrated.get((i, j), {}))):
+                for metric, values in curves.items():
+                    rows += [
+                        {**base, "method": kind, "alpha": alpha, "metric": metric, "value": value}
+                        for alpha, value in zip(self.alphas, values, strict=True)
+                    ]
+            measures = {**self.measures((i, j)), **self.between[i, j]}
+            rows += [{**base, "method": "raw", "alpha": None, "metric": m, "value": v} for m, v in measures.items()]
+        return rows
+
+
+def path(
+    module: LightningModule,
+    data: Any,
+    checkpoints: Sequence[str | os.PathLike[str]],
+    *,
+    trainer: Trainer,
+    monitor: str = "test_acc",
+    mode: Literal["max", "min"] = "max",
+    alphas: Sequence[float] = ALPHAS,
+    threshold: float = 0.02,
+    recalibrate: int = 0,
+    submodule: str = "",
+    memory: int = 2**31,
+    predict: Callable[[LightningModule, Any], Tensor] | None = None,
+) -> PathReport:
+    """The straight line between every pair of networks: each metric along it, barriers, and a verdict.
+
+    Batches are loaded once for all pairs and places and divided over the ranks of the Trainer. The module's own
+    ``test_step`` (or ``validation_step``) says what is measured; it is left with the weights that it had.
+
+    Args:
+        module: A module of the networks' kind; its own weights do not matter.
+        data: LightningDataModule, or a loader; None for the module's own loader.
+        checkpoints: Lightning checkpoints, or files of plain state dicts; at least two.
+        trainer: Runs the evaluations. Give it none of the project's callbacks.
+        monitor: The logged metric that is judged, a fraction.
+        mode: ``"max"`` for an accuracy, ``"min"`` for an error or a loss.
+        alphas: Places on the line, in [0, 1], both ends included.
+        threshold: Error barrier below which networks are called stable, a fraction.
+        recalibrate: Training batches for estimating batch norm's statistics anew at each place; 0 for none.
+        submodule: Where in the module the checkpoints' weights go, such as ``"model"``; for checkpoints of the inner
+            network.
+        memory: Bytes of batches that are kept in memory; what does not fit is loaded anew for every place.
+        predict: Given the module and a batch, the predicted classes; for the share of samples the ends disagree on.
+
+    Raises:
+        LotteryError: Fewer than two checkpoints, one that does not fit or holds NaN, different masks, alphas outside
+            the line, a module that logs nothing or not the monitor, a monitor in percent.
+
+    Source: Frankle et al. 2020, section 2.
+    """
+    places = check_alphas(alphas)
+    names = tuple(str(checkpoint) for checkpoint in checkpoints)
+    if len(names) < 2:
+        raise LotteryError(f"A line needs two networks, got {len(names)} checkpoint(s).")
+    target = module.get_submodule(submodule)
+    states = [read_state(Path(name), target) for name in names]
+    _refuse_different_masks(names)
+    split = stage_of(module, data)
+    ranks = {"rank": trainer.global_rank, "world_size": trainer.world_size}
+    batches = Batches(loader_of(module, data, split), **ranks, memory=memory)
+    evaluate = Evaluator(module, trainer, batches, split)
+    before = {name: value.clone() for name, value in target.state_dict().items()}
+    training = _first(loader_of(module, data, "train"), recalibrate) if recalibrate and has_batch_norm(module) else []
+    curves: dict[Pair, Curve] = {}
+    recalibrated: dict[Pair, Curve] = {}
+    try:
+        for i, j in combinations(range(len(states)), 2):
+            line = [evaluate(_setting(states[i], states[j], alpha, submodule)) for alpha in places]
+            curves[i, j] = _curve(line, monitor, mode)
+            if training:
+                line = [evaluate(_setting(states[i], states[j], alpha, submodule, training, split)) for alpha in places]
+                recalibrated[i, j] = _curve(line, monitor, mode)
+        predictions = [_predictions(module, state, submodule, batches, predict) for state in states] if predict else []
+    finally:
+        target.load_state_dict(before)
+    between: dict[Pair, dict[str, float]] = {}
+    for i, j in curves:
+        between[i, j] = distances(states[i], states[j])
+        if predictions:
+            differing = int((predictions[i] != predictions[j]).sum())
+            between[i, j]["disagreement"] = sum_over_ranks(differing, trainer) / sum_over_ranks(
+                batches.samples, trainer
+            )
+    samples = int(sum_over_ranks(batches.samples, trainer))
+    unjudged = PathReport(names, places, monitor, mode, curves, recalibrated, between, samples, judge({(0, 1): 0.0}))
+    barriers = {pair: error_barrier(unjudged.errors(pair)) for pair in curves}
+    ends = float(np.mean([error for pair in curves for error in (unjudged.errors(pair)[0], unjudged.errors(pair)[-1])]))
+    verdict = judge(barriers, threshold, error=min(max(ends, 0.0), 1.0), samples=samples)
+    return PathReport(names, places, monitor, mode, curves, recalibrated, between, samples, verdict)
+
+
+def read_state(checkpoint: Path, module: torch.nn.Module) -> dict[str, Tensor]:
+    """The weights and buffers of a checkpoint, found to fit a module; on the CPU.
+
+    Raises:
+        LotteryError: No such file, not loadable without pickle, names or shapes that differ, or NaN.
+    """
+    try:
+        loaded = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise LotteryError(f"There is no checkpoint '{checkpoint}'.") from error
+    except Exception as error:  # torch has many for a file that is none
+        raise LotteryError(f"'{checkpoint}' does not load as a checkpoint: {str(error).splitlines()[0]}") from error
+    state: dict[str, Tensor] = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else {}
+    own = module.state_dict()
+    odd = sorted(state.keys() ^ own.keys())
+    odd += [f"{name} (shape)" for name in state.keys() & own.keys() if state[name].shape != own[name].shape]
+    if odd:
+        listed = ", ".join(odd[:4]) + (", ..." if len(odd) > 4 else "")
+        raise LotteryError(
+            f"'{checkpoint}' is of another model than {type(module).__name__}: {listed}. For a checkpoint of an inner "
+            "network say where it belongs with `submodule`."
+        )
+    broken = [name for name, value in state.items() if value.is_floating_point() and not value.isfinite().all()]
+    if broken:
+        raise LotteryError(f"'{checkpoint}' holds NaN or infinite weights in {', '.join(broken[:4])}.")
+    return state
+
+
+def _refuse_different_masks(names: Sequence[str]) -> None:
+    masks = []
+    for name in names:
+        loaded = torch.load(name, map_location="cpu", weights_only=True)
+        states = loaded.get("callbacks", {}) if isinstance(loaded, dict) else {}
+        masks.append({key: state["masks"] for key, state in states.items() if key.startswith("lightning_lottery.")})
+    for name, own in zip(names[1:], masks[1:], strict=True):
+        if own.keys() != masks[0].keys() or any(hamming(own[key], masks[0][key]) for key in own):
+            raise LotteryError(f"'{names[0]}' and '{name}' were trained with different masks: the line mixes them.")
+
+
+def _setting(
+    a: State, b: State, alpha: float, submodule: str, training: Sequence[Any] = (), split: str = "test"
+) -> Callable[[LightningModule], None]:
+    """What sets a module to a place on a line, batch norm estimated anew from training batches where there are any."""
+
+    def prepare(module: LightningModule) -> None:
+        interpolate_(module.get_submodule(submodule).state_dict(), a, b, alpha)
+        if training:
+            step = module.test_step if split == "test" else module.validation_step
+            log, module.__dict__["log"] = module.__dict__["log"], lambda *_, **__: None
+            try:
+                moved = (module.trainer.strategy.batch_to_device(batch) for batch in training)
+                recalibrate_batch_norm_(module, lambda batch: step(batch, 0), moved)
+            finally:
+                module.__dict__["log"] = log
+
+    return prepare
+
+
+def _curve(line: list[dict[str, float]], monitor: str, mode: str) -> Curve:
+    """Every metric along a line; a monitor that is missing, or in percent, is refused."""
+    if monitor not in line[0]:
+        raise LotteryError(f"The module does not log '{monitor}'; it logs {', '.join(sorted(line[0]))}.")
+    curve = {name: [at[name] for at in line] for name in line[0]}
+    if mode == "max" and max(curve[monitor]) > 1:
+        raise LotteryError(
+            f"'{monitor}' goes up to {max(curve[monitor]):.4g}: with mode='max' it must be a fraction in [0, 1]. "
+            "Log it as a fraction, or judge an error or a loss with mode='min'."
+        )
+    return curve
+
+
+def _predictions(
+    module: LightningModule,
+    state: State,
+    submodule: str,
+    batches: Batches,
+    predict: Callable[[LightningModule, Any], Tensor],
+) -> Tensor:
+    module.get_submodule(submodule).load_state_dict(dict(state))
+    mode = module.training
+    with torch.no_grad():
+        predicted = torch.cat([predict(module.eval(), batch).cpu() for batch in batches])
+    module.train(mode)
+    return predicted
+
+
+def _first(loader: Any, count: int) -> list[Any]:
+    return [batch for batch, _ in zip(loader, range(count), strict=False)]
