@@ -1,5 +1,6 @@
 """The command: Lightning's subcommands on anybody's project, and ours."""
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -64,6 +65,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     import lightning_lottery.zoo  # noqa: F401 (its classes answer to their short names once imported)
 
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())  # the project's own modules, as under `python -m`
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
         if not given or given[0] in ("-h", "--help"):

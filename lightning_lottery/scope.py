@@ -57,7 +57,7 @@ class Scope:
     def __post_init__(self) -> None:
         for name in ("include", "exclude", "types"):
             patterns = getattr(self, name)
-            if isinstance(patterns, str) or not all(isinstance(pattern, str) for pattern in patterns):
+            if not isinstance(patterns, (tuple, list)) or not all(isinstance(pattern, str) for pattern in patterns):
                 raise LotteryError(f"`{name}` of a Scope is a list of patterns, got {patterns!r}.")
             object.__setattr__(self, name, tuple(patterns))  # a list from Python is as good as one from YAML
         for pattern in (*self.include, *self.exclude):
@@ -103,7 +103,7 @@ class Scope:
         types = sorted({type(owner).__name__ for _, owner in owned_by})
         if not all(any(_is_a(owner, pattern) for pattern in self.types) for _, owner in owned_by):
             return f"owned by {' and '.join(types)}"
-        if not self.biases and any("bias" in leaf for leaf, _ in owned_by):
+        if not self.biases and any(re.search("(^|_)bias(_|$)", leaf) for leaf, _ in owned_by):
             return "bias"
         if not any(_matches(name, pattern) for name in names for pattern in self.include):
             return "not included"
@@ -117,6 +117,11 @@ class Scope:
 def named_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
     """Each parameter once by its first name; what ``torch.compile`` adds to names is left out."""
     return {plain_name(name): parameter for name, parameter in module.named_parameters()}
+
+
+def size_of(module: nn.Module) -> int:
+    """Entries of all parameters of a module, tied ones once, those without a shape left out."""
+    return sum(p.numel() for p in module.parameters() if not isinstance(p, UninitializedParameter))
 
 
 def plain_name(name: str) -> str:

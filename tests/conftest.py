@@ -19,3 +19,6 @@ def golden() -> Path:
     if not folder.is_dir():
         pytest.fail(f"LOTTERY_GOLDEN={named} is not a folder: correct it, or unset it to skip these tests.")
     return folder
+
+
+collect_ignore = ["kills.py", "ranks.py"]  # scripts that tests start: importing one for its doctests would run it

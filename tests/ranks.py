@@ -60,7 +60,7 @@ def laws(name: str, folder: Path) -> None:
 class Unsynchronised(Callback):
     """A bug in somebody's training loop: one rank's gradients are its own."""
 
-    place = 0
+    lottery_place = 0
 
     def on_before_optimizer_step(self, trainer, pl_module, optimizer):
         if trainer.global_rank == 1:

@@ -20,7 +20,7 @@ def test_every_recipe_can_be_run_small(folder):
     assert (folder / "tiny.yaml").is_file(), f"{folder} has no tiny.yaml: a small configuration, and local data"
 
 
-@pytest.mark.filterwarnings("ignore:.* removed the last of:UserWarning")  # networks as small as these lose layers
+@pytest.mark.filterwarnings("ignore:.* keeps no weight of:UserWarning")  # networks as small as these lose layers
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: str(folder.relative_to(ROOT)))
 def test_the_stages_of_a_recipe_run_in_order(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(recipe, "run_child", in_this_process)

@@ -20,7 +20,7 @@ from lightning_lottery.callbacks.masked import Masked, check_agreement, cloned
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.functional.masks import Scores, count, density, keep_top
 from lightning_lottery.functional.schedules import Schedule
-from lightning_lottery.scope import Scope, ties
+from lightning_lottery.scope import Scope, size_of, ties
 from lightning_lottery.ticket import Ticket, hash_of, ticket_of, versions
 
 STATE_VERSION = 1
@@ -46,7 +46,7 @@ class MaskCallback(Callback):
     frozen: ClassVar[bool] = True
     """A removed weight stays exactly zero: gradients, optimizer state and weights are masked at every step."""
 
-    place: ClassVar[int] = 1
+    lottery_place: ClassVar[int] = 1
     """Acts after all callbacks that may write weights."""
 
     role: ClassVar[str] = "pruning"
@@ -76,12 +76,13 @@ class MaskCallback(Callback):
         self._reset()
 
     def _reset(self) -> None:
-        self.clock.step = 0
+        self.clock.reset()
         self._masked = Masked()
         self._hooks: list[RemovableHandle] = []
         self._ties: dict[str, str] = {}
         self._model_size = 0
         self._resolved: Schedule | None = None
+        self._target = 0.0  # the sparsity that the present masks were made for
         self._restored: Mapping[str, Any] | None = None
         self._weights_hash: dict[str, str] = {}
         self._dead: set[str] = set()
@@ -125,6 +126,10 @@ class MaskCallback(Callback):
             **self._weights_hash,
         }
 
+    def settings(self) -> dict[str, str | int | float | None]:
+        """What a resumed fit must ask for as the first one did: plain values by name."""
+        return {"scope": repr(self.scope), "schedule": repr(self.schedule), "interval": self.interval, "per": self.per}
+
     def bytes_per_weight(self, param: nn.Parameter) -> int:
         """Memory the method adds for each entry of a parameter in scope, checkpoints aside."""
         return 1 + (param.element_size() if self.frozen else 0)
@@ -138,7 +143,7 @@ class MaskCallback(Callback):
 
     @property
     def sparsity(self) -> float:
-        """Fraction of the scope's entries that is removed, in [0, 1)."""
+        """Fraction of the scope's entries that is removed, in [0, 1]: few entries may all be rounded away."""
         return 1 - density(self._masked.masks)
 
     @property
@@ -168,7 +173,10 @@ class MaskCallback(Callback):
             LotteryError: There are no masks yet.
         """
         if not self._model_size:
-            raise LotteryError(f"{self.label} has no masks yet: they begin with `fit`.")
+            raise LotteryError(
+                f"{self.label} has no masks yet: they begin with `fit`. One in spawned processes leaves them in the "
+                f"run's {self._ticket_file} only."
+            )
         self._hash_weights()
         return ticket_of(self._masked.masks, self._ties, self._model_size, self.provenance())
 
@@ -193,7 +201,7 @@ class MaskCallback(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         params = self.select(pl_module)
         self._ties = ties(pl_module)
-        self._model_size = sum(param.numel() for param in pl_module.parameters())
+        self._model_size = size_of(pl_module)
         for other in self._others(trainer):
             if shared := sorted(params.keys() & other.parameters.keys()):
                 raise LotteryError(f"{other.label} and {self.label} both mask '{shared[0]}': part their scopes.")
@@ -202,11 +210,12 @@ class MaskCallback(Callback):
                 f"{self.label} cannot freeze weights under LBFGS, whose history mixes all of them: "
                 "use an optimizer with state per weight."
             )
-        if self.schedule is not None:
-            try:
-                self._resolved = self.schedule.resolve(steps_of_fit(trainer, pl_module))
-            except LotteryError as error:
-                raise LotteryError(f"{self.label}: {error}") from error
+        if any(not isinstance(optimizer, Optimizer) for optimizer in trainer.optimizers):
+            raise LotteryError(
+                f"{self.label} needs optimizers of torch.optim.Optimizer's kind, whose steps have hooks."
+            )
+        if self._resolved is None and self.schedule is not None and self._restored is None:
+            self._resolved = self._resolve(self.schedule, trainer, pl_module)
         known = self._masked.masks if self._masked.masks.keys() == params.keys() else self.starting_masks(params)
         self._masked = Masked(known, params, fast=self.frozen)
         if self._restored is not None:
@@ -217,23 +226,28 @@ class MaskCallback(Callback):
             self._make_true(trainer)  # now for the sanity check, again when the optimizer's state is restored
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._restored is None and self.step == 0 and trainer.global_step > 0:
-            self.clock.step = trainer.global_step
-            rank_zero_info(f"{self.label} begins with this fit at step {self.step}: the checkpoint has no state of it.")
+        is_new = self._restored is None and self.step == 0
         self._restored = None
         self._is_shown = False
-        self.clock.start(trainer)
+        if is_new and trainer.global_step > 0:
+            self.clock.step = trainer.global_step
+            rank_zero_info(f"{self.label} begins with this fit at step {self.step}: the checkpoint has no state of it.")
+        if self.clock.start(trainer) and not is_new:
+            rank_zero_warn(
+                f"{self.label}: the checkpoint was saved between an optimizer step and this callback's hook, so it "
+                f"lacks what step {self.step} would have added. Save in a Checkpoint callback instead."
+            )
         restore_loader(trainer)
         if not self.frozen:
             return
         self._make_true(trainer)
-        if self._resolved is not None and self._resolved(self.step) > 0 and not self._masked.anything_removed:
+        if is_new and self._resolved is not None and self._resolved(self.step) > 0:
             self._update(trainer)
         else:
             self._log(trainer, self.sparsity, {})
         # Right after the step, not at the batch's end: nobody between may see or save a revived weight.
         for optimizer in trainer.optimizers:
-            self._hooks.append(optimizer.register_step_post_hook(lambda *_: self._masked.mask_weights_()))
+            self._hooks.append(optimizer.register_step_post_hook(lambda *_: self._masked.keep_weights_masked_()))
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         if self.frozen:
@@ -260,7 +274,7 @@ class MaskCallback(Callback):
             self._audit(trainer)
         self._masked.mask_weights_()
         schedule = self._resolved
-        if schedule is None or schedule.final == 0 or (self.step >= schedule.end and self._masked.anything_removed):
+        if schedule is None or self._target == schedule.final or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         rank_zero_warn(
             f"{self.label} was to reach sparsity {schedule.final} at step {schedule.end}, but the fit ended at step "
@@ -273,7 +287,9 @@ class MaskCallback(Callback):
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             rank_zero_info(f"{self.label} writes no ticket in a fast_dev_run.")
         elif trainer.is_global_zero:
-            self.ticket().save(Path(folder) / self._ticket_file)
+            path = Path(folder) / self._ticket_file
+            self.ticket().save(path)
+            rank_zero_info(f"{self.label}: sparsity {self.sparsity:.4f} of the scope; the ticket is '{path}'.")
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Mask what is saved: another callback may have put averaged weights there."""
@@ -297,9 +313,11 @@ class MaskCallback(Callback):
         return {
             "version": STATE_VERSION,
             "method": type(self).__name__,
-            "scope": repr(self.scope),
-            "step": self.step,
+            "settings": self.settings(),
+            "clock": self.clock.state_dict(),
             "masks": cloned(self._masked.masks),
+            "target": self._target,
+            "between": None if self._resolved is None else [int(self._resolved.begin), int(self._resolved.end)],
             "weights_hash": dict(self._weights_hash),
             **self.method_state(),
         }
@@ -310,14 +328,24 @@ class MaskCallback(Callback):
                 f"The checkpoint holds state of {self.label} in version {state_dict['version']}, this "
                 f"lightning_lottery reads up to {STATE_VERSION}: upgrade it."
             )
-        for key, own in (("method", type(self).__name__), ("scope", repr(self.scope))):
-            if state_dict[key] != own:
+        saved = {"method": state_dict["method"], **state_dict["settings"]}
+        for key, own in {"method": type(self).__name__, **self.settings()}.items():
+            if saved[key] != own:
                 raise LotteryError(
-                    f"The checkpoint was written with {key} {state_dict[key]}, this fit asks for {own}: "
-                    "resume with the same callback, or give this one a `name` to start it afresh."
+                    f"The checkpoint was written with {key} {saved[key]}, this fit asks for {own}: resume with the "
+                    "same callback, or give this one a `name` to start it afresh."
                 )
         if state_dict["masks"]:  # none were there yet when a learning-rate finder saved in `on_fit_start`
             self._restored = state_dict
+
+    def _resolve(self, schedule: Schedule, trainer: Trainer, pl_module: LightningModule) -> Schedule:
+        """The schedule in the optimizer steps of this fit; a fast_dev_run may end before it."""
+        in_steps = isinstance(schedule.begin, int) and isinstance(schedule.end, int)
+        try:
+            cut_short = trainer.fast_dev_run and in_steps  # type: ignore[attr-defined]
+            return schedule.resolve(None if cut_short else steps_of_fit(trainer, pl_module))
+        except LotteryError as error:
+            raise LotteryError(f"{self.label}: {error}") from error
 
     def _restore(self, state: Mapping[str, Any]) -> None:
         """Take over a checkpoint's state, known to be of this method and scope, once the parameters are known."""
@@ -325,8 +353,12 @@ class MaskCallback(Callback):
         shapes = {name: tuple(mask.shape) for name, mask in saved.items()}
         if shapes != (own := {name: tuple(param.shape) for name, param in params.items()}):
             odd = sorted(name for name in shapes.keys() | own.keys() if shapes.get(name) != own.get(name))
-            raise LotteryError(f"The checkpoint's masks do not fit this module: {', '.join(odd)}.")
-        self.clock.step = state["step"]
+            listed = ", ".join(f"{name} {shapes.get(name, 'absent')} for {own.get(name, 'absent')}" for name in odd)
+            raise LotteryError(f"The checkpoint's masks do not fit this module: {listed}.")
+        self.clock.load_state_dict(state["clock"])
+        self._target = state["target"]
+        if self.schedule is not None:  # in the steps of the fit it began in: a longer one does not bring weights back
+            self._resolved = self.schedule.over(*state["between"])
         self._masked = Masked({name: saved[name].clone() for name in params}, params, fast=self.frozen)
         self._weights_hash = dict(state["weights_hash"])
         self.load_method_state(state)
@@ -341,11 +373,11 @@ class MaskCallback(Callback):
     def _is_due(self, step: int) -> bool:
         """Whether a new mask is to be found after this step."""
         schedule = self._resolved
-        if schedule is None or step < schedule.begin:
+        if schedule is None:
             return False
-        return step == schedule.end or (
-            step % self.interval == 0 and step > schedule.begin and (step < schedule.end or not self.frozen)
-        )
+        if step >= schedule.end:
+            return self._target != schedule.final or (not self.frozen and step % self.interval == 0)
+        return step > schedule.begin and step % self.interval == 0
 
     def _update(self, trainer: Trainer) -> None:
         """Find a new mask, install it on every rank alike, and log what changed."""
@@ -355,6 +387,7 @@ class MaskCallback(Callback):
         with torch.no_grad():
             scores = self.scores(params, self.step)
             masks = keep_top(scores, target, within=before if self.frozen else None, per=self.per)
+        self._target = target
         check_agreement(trainer, masks, f"{self.label} at step {self.step}")
         self._masked = Masked(masks, params, fast=self.frozen)
         self._make_true(trainer)

@@ -4,12 +4,13 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from lightning_lottery.callbacks.base import MaskCallback
 from lightning_lottery.callbacks.masked import Masked
 from lightning_lottery.errors import LotteryError
-from lightning_lottery.scope import named_parameters
+from lightning_lottery.scope import named_parameters, ties
 from lightning_lottery.ticket import Ticket, hash_of
 
 
@@ -52,16 +53,25 @@ class MaskFreezing(MaskCallback):
     def _reset(self) -> None:
         super()._reset()
         self._masked = Masked(self._given.distinct)
+        self._fitting: dict[str, Tensor] = {}  # the ticket's masks under the first names that the module has for them
 
     def select(self, module: nn.Module) -> dict[str, nn.Parameter]:
         """The parameters that the ticket masks, in the module's order; a misfit is refused."""
         self._given.require_fit(module)
-        masked = self._given.masks
-        return {name: param for name, param in named_parameters(module).items() if name in masked}
+        aliases = ties(module)
+        self._fitting = {}
+        for name, mask in self._given.masks.items():
+            first = aliases.get(name, name)
+            if first in self._fitting and not torch.equal(self._fitting[first], mask):
+                raise LotteryError(
+                    f"'{name}' and '{first}' are one tied weight here, but their masks in the ticket differ."
+                )
+            self._fitting[first] = mask
+        return {name: param for name, param in named_parameters(module).items() if name in self._fitting}
 
     def starting_masks(self, params: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
         """The ticket's masks under the module's names."""
-        return {name: self._given.masks[name].clone() for name in params}
+        return {name: self._fitting[name].clone() for name in params}
 
     def load_method_state(self, state: Mapping[str, Any]) -> None:
         """Refuse a checkpoint that was trained with another ticket."""

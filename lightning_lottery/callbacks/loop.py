@@ -16,14 +16,33 @@ class StepClock:
     """
 
     def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """Nothing has happened yet."""
         self.step = 0
-        self._seen = 0
+        self._seen: int | None = None
         self._scale: float | None = None
 
-    def start(self, trainer: Trainer) -> None:
-        """Look for the first time, in ``on_train_start``: only there a resumed run's counters are right."""
+    def start(self, trainer: Trainer) -> bool:
+        """Look for the first time, in ``on_train_start``: only there a resumed run's counters are right.
+
+        Returns:
+            Whether a step had happened that was not looked at: somebody saved between it and our hook. It is counted.
+        """
+        missed = self._seen is not None and self._seen != trainer.global_step
+        self.step += missed
         self._seen = trainer.global_step
         self._scale = _loss_scale(trainer)
+        return missed
+
+    def state_dict(self) -> dict[str, int | None]:
+        """Plain numbers for a checkpoint."""
+        return {"step": self.step, "seen": self._seen}
+
+    def load_state_dict(self, state: dict[str, int | None]) -> None:
+        """Take back what ``state_dict`` gave."""
+        self.step, self._seen = state["step"] or 0, state["seen"]
 
     def tick(self, trainer: Trainer) -> bool:
         """Whether an optimizer step happened since the last look; asked in ``on_train_batch_end``."""
@@ -44,9 +63,9 @@ def _loss_scale(trainer: Trainer) -> float | None:
 
 @runtime_checkable
 class ActsLate(Protocol):
-    """A callback that must act after all others, the later the higher its ``place`` (> 0)."""
+    """A callback that must act after all others, the later the higher its ``lottery_place`` (> 0)."""
 
-    place: ClassVar[int]
+    lottery_place: ClassVar[int]
 
 
 def enter(callback: Callback, trainer: Trainer) -> None:
@@ -70,7 +89,7 @@ def enter(callback: Callback, trainer: Trainer) -> None:
 def _place(callback: Callback) -> float:
     if isinstance(callback, Checkpoint):
         return float("inf")
-    return callback.place if isinstance(callback, ActsLate) else 0
+    return callback.lottery_place if isinstance(callback, ActsLate) else 0
 
 
 def restore_loader(trainer: Trainer) -> None:

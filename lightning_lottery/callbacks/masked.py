@@ -1,6 +1,7 @@
 """What keeps masks true: weights, gradients, optimizer state, averaged copies and checkpoints that agree with them."""
 
 from collections.abc import Iterable, Mapping
+from copy import copy
 from typing import Any
 
 import torch
@@ -40,20 +41,29 @@ class Masked:
 
     @torch.no_grad()
     def mask_weights_(self) -> None:
-        """Set removed weights to zero."""
+        """Set removed weights to zero, whatever they were; +0.0, so that equal runs have equal bits."""
+        if self.anything_removed:
+            for name, param in self.params.items():
+                _zero_removed_(param, self.masks[name])
+
+    @torch.no_grad()
+    def keep_weights_masked_(self) -> None:
+        """Undo what an optimizer's step did to removed weights: the fast way, for weights that were masked before."""
         if self._factors:
             torch._foreach_mul_(list(self.params.values()), self._factors)
-        elif self.anything_removed:
-            for name, param in self.params.items():
-                param.mul_(self.masks[name])
+        else:
+            self.mask_weights_()
 
     @torch.no_grad()
     def mask_gradients_(self) -> None:
-        """Set the gradients of removed weights to zero, where there are any."""
+        """Set the gradients of removed weights to zero, NaN too: a loss may be infinitely steep at 0.
+
+        Sparse gradients are left alone: the weights are masked after the step.
+        """
         if self.anything_removed:
-            for param, factor in zip(self.params.values(), self._factors or self.masks.values(), strict=True):
-                if param.grad is not None:
-                    param.grad.mul_(factor)
+            for name, param in self.params.items():
+                if param.grad is not None and not param.grad.is_sparse:
+                    _zero_removed_(param.grad, self.masks[name])
 
     @torch.no_grad()
     def clear_optimizer_state_(self, optimizers: Iterable[Optimizer]) -> None:
@@ -63,7 +73,7 @@ class Masked:
                 for name, param in self.params.items():
                     for key, value in optimizer.state.get(param, {}).items():
                         if key != "step" and isinstance(value, Tensor) and value.shape == param.shape:
-                            value.mul_(self.masks[name].to(value.device))
+                            _zero_removed_(value, self.masks[name])
 
     @torch.no_grad()
     def mask_averages_(self, callbacks: Iterable[Callback]) -> None:
@@ -71,16 +81,18 @@ class Masked:
         for average in _averaged_copies(callbacks) if self.anything_removed else ():
             params = named_parameters(average)
             for name, mask in self.masks.items():
-                params[name].mul_(mask.to(params[name].device))
+                _zero_removed_(params[name], mask)
 
+    @torch.no_grad()
     def mask_checkpoint(self, checkpoint: dict[str, Any], ties: Mapping[str, str]) -> None:
         """Replace the states in a checkpoint by masked ones, out of place; ``ties``: further names to first ones."""
         masks = self.masks | {alias: self.masks[name] for alias, name in ties.items() if name in self.masks}
         for key in checkpoint.keys() & {"state_dict", "current_model_state"} if self.anything_removed else ():
-            checkpoint[key] = {
-                name: value * mask.to(value.device) if (mask := masks.get(plain_name(name))) is not None else value
-                for name, value in checkpoint[key].items()
-            }
+            state = copy(checkpoint[key])  # keeps the versions that a state dict carries beside its tensors
+            for name, value in state.items():
+                if (mask := masks.get(plain_name(name))) is not None:
+                    state[name] = _zero_removed_(value.clone(), mask)
+            checkpoint[key] = state
 
     def revived(self) -> dict[str, int]:
         """How many removed weights are not zero, for each parameter where there are any."""
@@ -90,6 +102,11 @@ class Masked:
     def without_params(self) -> "Masked":
         """The masks alone, on the CPU."""
         return Masked({name: mask.cpu() for name, mask in self.masks.items()})
+
+
+def _zero_removed_(tensor: Tensor, mask: Tensor) -> Tensor:
+    """Exactly zero where the mask says removed, whatever stood there; multiplying would keep NaN."""
+    return torch.where(mask.to(tensor.device), tensor, tensor.new_zeros(()), out=tensor)
 
 
 def check_agreement(trainer: Trainer, masks: Masks, what: str) -> None:

@@ -81,6 +81,8 @@ class PLATON(MaskCallback):
         self._averages: dict[str, Averages] = {}
         self._observed_from: int | None = None  # the first step that the averages hold
         self._without_gradient: set[str] = set()
+        self._is_manual = False
+        self._has_warned = False
 
     def begin_method(self, trainer: Trainer, schedule: Schedule | None) -> None:
         first = max(2, self.interval)  # the step that folds in the first window with an observation
@@ -89,6 +91,7 @@ class PLATON(MaskCallback):
                 f"{self.label} sees its first window of {self.interval} steps at step {first}, but is to reach "
                 f"sparsity {schedule.final} at step {schedule.end}: shorten `interval`, or train longer."
             )
+        self._is_manual = not trainer.lightning_module.automatic_optimization
         saved = self._averages
         self._averages = {}
         for name, param in self._masked.params.items():
@@ -98,15 +101,20 @@ class PLATON(MaskCallback):
                     own.copy_(value)
 
     def observe(self, params: Mapping[str, nn.Parameter], step: int) -> None:
-        grads = {name: param.grad for name, param in params.items()}
+        grads = {name: _dense(param.grad) for name, param in params.items()}
         present = [grad for grad in grads.values() if grad is not None]
-        if not present:
+        if not present and self._is_manual:
             raise LotteryError(
                 f"{self.label} finds no gradient after the optimizer's step: in manual optimization call "
                 "`zero_grad()` before `backward()`, not after `step()`."
             )
+        if not present:
+            return  # `training_step` gave no loss for this batch
         self._warn_of_missing({name for name, grad in grads.items() if grad is None})
-        if not torch.nn.utils.get_total_norm(present).isfinite():
+        if not _all_finite(present):
+            if not self._has_warned:
+                rank_zero_warn(f"{self.label} does not observe step {step}: its gradients are not finite. Said once.")
+            self._has_warned = True
             return
         if self._observed_from is None:
             self._observed_from = step
@@ -128,6 +136,10 @@ class PLATON(MaskCallback):
     def bytes_per_weight(self, param: nn.Parameter) -> int:
         average = averages_like(param.new_empty(0)).window.element_size()
         return super().bytes_per_weight(param) + 3 * average
+
+    def settings(self) -> dict[str, str | int | float | None]:
+        """As of every callback, and the decays."""
+        return {**super().settings(), "beta1": self.beta1, "beta2": self.beta2}
 
     def method_state(self) -> dict[str, Any]:
         if not self.save_state:
@@ -155,3 +167,12 @@ class PLATON(MaskCallback):
         if new := sorted(names - self._without_gradient):
             self._without_gradient |= names
             rank_zero_warn(f"{self.label}: no gradient reaches {', '.join(new)}; that counts as sensitivity 0.")
+
+
+def _all_finite(grads: list[Tensor]) -> bool:
+    """Whether every entry is finite; one norm tells, unless it overflows."""
+    return bool(torch.nn.utils.get_total_norm(grads).isfinite()) or all(bool(grad.isfinite().all()) for grad in grads)
+
+
+def _dense(grad: Tensor | None) -> Tensor | None:
+    return grad.to_dense() if grad is not None and grad.is_sparse else grad

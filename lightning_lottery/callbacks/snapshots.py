@@ -32,7 +32,7 @@ class Snapshots(Callback):
         (0, 100)
     """
 
-    place = 2
+    lottery_place = 2
 
     def __init__(self, steps: Sequence[int]) -> None:
         wrong = [step for step in steps if isinstance(step, bool) or not isinstance(step, int) or step < 0]
@@ -44,7 +44,7 @@ class Snapshots(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         enter(self, trainer)
         if stage == "fit" and trainer.global_step == 0:
-            self.clock.step = 0
+            self.clock.reset()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.clock.step == 0:
@@ -62,10 +62,10 @@ class Snapshots(Callback):
             rank_zero_warn(f"Snapshots saved nothing at {never}: the fit ended at step {self.clock.step}.")
 
     def state_dict(self) -> dict[str, Any]:
-        return {"step": self.clock.step}
+        return dict(self.clock.state_dict())
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.clock.step = state_dict["step"]
+        self.clock.load_state_dict(state_dict)
 
     def _save(self, trainer: Trainer) -> None:
         folder = trainer.log_dir or trainer.default_root_dir
@@ -92,7 +92,7 @@ class ExactResume(Callback):
     Source: counter-based random numbers after Salmon et al. 2011; mixed by splitmix64 (Steele et al. 2014).
     """
 
-    place = 2
+    lottery_place = 2
 
     def __init__(self, every: int = 100, seed: int | None = None) -> None:
         if isinstance(every, bool) or not isinstance(every, int) or every < 1:
@@ -106,7 +106,7 @@ class ExactResume(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         enter(self, trainer)
         if stage == "fit" and trainer.global_step == 0:
-            self.clock.step = 0
+            self.clock.reset()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.clock.start(trainer)
@@ -139,11 +139,15 @@ class ExactResume(Callback):
         if self._is_due:
             self._save(trainer)
 
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.clock.step % self.every:
+            self._save(trainer)
+
     def state_dict(self) -> dict[str, Any]:
-        return {"step": self.clock.step}
+        return dict(self.clock.state_dict())
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.clock.step = state_dict["step"]
+        self.clock.load_state_dict(state_dict)
         self._resumed = True
 
     def _save(self, trainer: Trainer) -> None:

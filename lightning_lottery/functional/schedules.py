@@ -52,7 +52,13 @@ class Schedule(ABC):
                 f"{self} reaches sparsity {self.final} at step {times['end']}, but this fit ends at step "
                 f"{total_steps}: shorten `{'end' if 'end' in own else 'begin'}` or train longer."
             )
-        return replace(self, **{name: times[name] for name in times.keys() & own})  # type: ignore[type-var]
+        return self.over(times["begin"], times["end"])
+
+    def over(self, begin: int, end: int) -> "Schedule":
+        """The same schedule between other optimizer steps."""
+        own = {"begin": begin, "end": end}
+        kept = {name: own[name] for name in own.keys() & set(self.__dataclass_fields__)}  # type: ignore[attr-defined]
+        return replace(self, **kept)  # type: ignore[type-var]
 
     def __call__(self, step: int) -> float:
         """Sparsity after ``step`` optimizer steps, in [0, 1)."""

@@ -136,7 +136,8 @@ def run_child(child: Child) -> int:
 
     Ctrl-C reaches the child as well: it is given the time to shut down.
     """
-    process = subprocess.Popen([sys.executable, "-m", "lightning_lottery", "child", str(child.folder)])
+    command = [sys.executable, "-m", "lightning_lottery", "child", str(child.folder)]
+    process = subprocess.Popen(command, env={name: v for name, v in os.environ.items() if name != RESUME_FROM})
     try:
         return process.wait()
     except KeyboardInterrupt:
@@ -156,8 +157,13 @@ def train_child(folder: Path) -> None:
     if child.is_done:
         rank_zero_info(f"{folder} is done.")
         return
-    with _alone_in(folder), without_noise():
-        _train(child)
+    is_first_rank = RESUME_FROM not in os.environ
+    try:
+        with _alone_in(folder), without_noise():
+            _train(child)
+    finally:
+        if is_first_rank:
+            os.environ.pop(RESUME_FROM, None)
 
 
 def _train(child: Child) -> None:
@@ -244,7 +250,7 @@ def _finish(child: Child, project: Project, validated: Mapping[str, float]) -> N
     measured = {name: float(value) for name, value in metrics if name.startswith(("val", "test"))}
     rows = [
         {**row, "metric": name, "value": value, "n": _samples(trainer, name), "device": _device(trainer)}
-        for name, value in sorted({**measured, **validated}.items())
+        for name, value in sorted({"sparsity": row["sparsity"], **measured, **validated}.items())
     ]
     text = "".join(json.dumps(row) + "\n" for row in rows)
     write_whole(child.folder / "results.jsonl", text.encode(), "records")

@@ -207,5 +207,6 @@ def mistake_in(error: BaseException | None) -> LotteryError | MisconfigurationEx
         if isinstance(error, (LotteryError, MisconfigurationException)):
             return error
         seen.add(id(error))
-        error = error.__cause__ or error.__context__
+        parsing = type(error).__module__.split(".")[0] in ("argparse", "jsonargparse")
+        error = error.__cause__ or (error.__context__ if parsing else None)
     return None

@@ -92,6 +92,88 @@ def test_without_saved_state_a_resume_keeps_the_masks_restarts_the_averages_and_
     assert removed_are_zero(module.state_dict(), callback.masks)
 
 
+@pytest.mark.parametrize("method", [PLATON, MagnitudePruning])
+def test_a_longer_fit_keeps_the_schedule_that_it_began_with_and_the_sparsity_it_reached(method, tmp_path):
+    def make():
+        return method(0.8, interval=2, scope=BODY)
+
+    first = make()
+    fit(tmp_path, first, Snapshots([STEPS]))
+    path = tmp_path / "snapshots" / f"step={STEPS}.ckpt"
+    longer = make()
+    look = []
+
+    class Look(Callback):
+        lottery_place = 3
+
+        def on_train_batch_end(self, *_):
+            look.append(longer.sparsity)
+
+    fit(tmp_path, longer, Look(), ckpt=path, max_epochs=6)
+    assert longer.resolved_schedule == first.resolved_schedule
+    assert len(look) == STEPS and set(look) == {first.sparsity}
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"sparsity": 0.9}, r"schedule Cubic\(final=0.5.*asks for Cubic\(final=0.9"),
+        ({"interval": 3}, "interval 2, this fit asks for 3"),
+        ({"beta1": 0.5}, "beta1 0.85, this fit asks for 0.5"),
+    ],
+)
+def test_a_resume_that_asks_for_something_else_is_refused_and_both_are_named(change, words, tmp_path):
+    given = {"sparsity": 0.5, "interval": 2}
+    path = checkpoint(tmp_path, PLATON(**given))
+    with pytest.raises(LotteryError, match=words):
+        fit(tmp_path, PLATON(**(given | change)), ckpt=path)
+
+
+def test_an_update_that_could_not_be_made_at_the_end_is_made_as_soon_as_it_can(tmp_path):
+    given = {"sparsity": 0.7, "interval": 4, "begin": 1, "end": 7, "save_state": False}
+    path = checkpoint(tmp_path, PLATON(**given))  # after step 6: the averages begin anew, and step 7 comes too early
+    callback = PLATON(**given)
+    with says("without its averages"):
+        fit(tmp_path, callback, ckpt=path)
+    assert callback.sparsity == pytest.approx(0.7, abs=2e-3)
+
+
+def test_a_checkpoint_saved_before_our_hook_is_counted_and_said(tmp_path):
+    class Saves(Callback):
+        def on_train_batch_end(self, trainer, *_):
+            if trainer.global_step == 5:
+                trainer.save_checkpoint(tmp_path / "early.ckpt")
+
+    fit(tmp_path, Saves(), CALLBACKS["MagnitudePruning"]())
+    callback = CALLBACKS["MagnitudePruning"]()
+    with says("saved between an optimizer step and this callback's hook"):
+        fit(tmp_path, callback, ckpt=tmp_path / "early.ckpt")
+    assert callback.step == STEPS and callback.sparsity == pytest.approx(0.7, abs=2e-3)
+
+
+class Versioned(torch.nn.Linear):
+    """Reads old checkpoints another way, as torch's own modules do."""
+
+    _version = 2
+
+    def _load_from_state_dict(self, state_dict, prefix, local_metadata, *given):
+        self.loaded_version = local_metadata.get("version")
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *given)
+
+
+def test_masked_checkpoints_keep_the_versions_of_modules(tmp_path):
+    class WithVersions(Odd):
+        def __init__(self):
+            super().__init__()
+            self.head = Versioned(12, 3)
+
+    callback, module = MaskFreezing(ticket()), WithVersions()
+    fit(tmp_path, callback, module=module).save_checkpoint(tmp_path / "end.ckpt")
+    state = torch.load(tmp_path / "end.ckpt", weights_only=True)["state_dict"]
+    module.load_state_dict(state)
+    assert module.head.loaded_version == 2
+
+
 def test_a_trainer_of_the_other_package_is_told_the_fix(tmp_path):
     other = pytest.importorskip("pytorch_lightning")
 
@@ -143,7 +225,7 @@ def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
 class Dies(Callback):
     """The night's power cut, after some step has been logged."""
 
-    place = 3
+    lottery_place = 3
 
     def __init__(self, step: int) -> None:
         self.step = step
