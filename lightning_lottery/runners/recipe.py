@@ -97,8 +97,7 @@ def run(
     console = Console()
     for seed, children in runs.items():
         for number, child in enumerate(children, start=1):
-            earlier = [other.folder for other in children[: number - 1]]
-            _run_one(child, earlier, f"seed {seed} · {child.folder.name} ({number}/{len(children)})", console)
+            _run_one(child, f"seed {seed} · {child.folder.name} ({number}/{len(children)})", console)
     rows = [row for children in runs.values() for child in children for row in child.records()]
     write_whole(target / "results.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode(), "records")
     summary = summarise(rows)
@@ -192,9 +191,10 @@ def _refuse_changed(children: list[Child]) -> None:
         raise LotteryError(f"Changed since it ran: {shown}. To run it again, and what depends on it: {redo}")
 
 
-def _run_one(child: Child, earlier: list[Path], what: str, console: Console) -> None:
+def _run_one(child: Child, what: str, console: Console) -> None:
     for path in child.inputs():
-        if any(Path(path).is_relative_to(folder) for folder in earlier) and not Path(path).exists():
+        of_another = Path(path).is_relative_to(child.folder.parent) and not Path(path).is_relative_to(child.folder)
+        if of_another and not Path(path).exists():
             raise LotteryError(f"{what}: '{path}' does not exist; no earlier stage wrote it.")
     child.prepare()
     if child.is_done:

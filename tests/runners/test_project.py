@@ -1,5 +1,6 @@
 import logging
 import warnings
+from argparse import ArgumentTypeError
 
 import pytest
 import yaml
@@ -157,9 +158,12 @@ def test_the_trainer_s_arguments_can_be_overridden_given_the_configuration_s_own
 def test_the_refusal_at_the_bottom_of_an_exception_is_found():
     refusal, setup, bug = LotteryError("no"), MisconfigurationException("no"), KeyError("mine")
     outer = ValueError("outer")
-    outer.__cause__ = TypeError("between")
+    outer.__cause__ = ArgumentTypeError("the parser's, between")
     outer.__cause__.__context__ = refusal
     assert mistake_in(outer) is refusal
+    handled = KeyError("a bug of the user's own, while a refusal was handled")
+    handled.__context__ = refusal
+    assert mistake_in(handled) is None
     assert mistake_in(setup) is setup
     assert mistake_in(None) is None
     bug.__cause__ = bug  # does not turn for ever
