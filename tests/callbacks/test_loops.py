@@ -445,3 +445,77 @@ def test_gradients_whose_norm_overflows_are_observed_all_the_same(tmp_path):
     callback = CALLBACKS["PLATON"]()
     fit(tmp_path, callback, module=Loud(optimizer="adamw"))
     assert callback.sparsity == pytest.approx(0.7, abs=2e-3)
+
+
+class Updates(CSVLogger):
+    """Keeps what is logged, in memory."""
+
+    def __init__(self, folder):
+        super().__init__(folder, name="", version="")
+        self.seen = []
+
+    def log_metrics(self, metrics, step=None):
+        self.seen.append(dict(metrics))
+
+
+@pytest.mark.parametrize("dead", [False, True], ids=["distinct scores", "all scores zero"])
+@pytest.mark.parametrize("method", [PLATON, MagnitudePruning])
+def test_after_every_update_the_density_is_exact_ties_or_not(method, dead, tmp_path):
+    class Dead(Odd):
+        """All scores are equal: no gradient but zeros, no weight but zeros."""
+
+        def __init__(self):
+            super().__init__()
+            with torch.no_grad():
+                for name in ticket().distinct:
+                    self.get_parameter(name).zero_()
+
+        def loss(self, batch):
+            return super().loss(batch) * 0
+
+        def configure_optimizers(self):
+            return torch.optim.SGD([p for p in self.parameters() if p.requires_grad], 0.1)
+
+    callback, logger = method(0.83, interval=1, begin=1, end=9, scope=BODY), Updates(tmp_path)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".* keeps no weight of")
+        fit(tmp_path, callback, module=Dead() if dead else Odd(), logger=logger)
+    total = sum(mask.numel() for mask in callback.masks.values())
+    updates = [seen for seen in logger.seen if "mask/change" in seen]
+    assert len(updates) >= 8 and updates[-1]["sparsity/target"] == 0.83
+    for seen in updates:
+        kept = round((1 - seen["sparsity/target"]) * total)
+        assert seen["sparsity/scope"] == pytest.approx(1 - kept / total, abs=1e-12)
+
+
+MODES = {
+    "best": {"monitor": "val_loss", "save_top_k": 2},
+    "every epoch": {"every_n_epochs": 1, "save_top_k": -1},
+    "at the end of training epochs": {"every_n_epochs": 1, "save_top_k": -1, "save_on_train_epoch_end": True},
+    "by time": {"train_time_interval": timedelta(seconds=0.01), "save_top_k": -1},
+    "last": {"save_top_k": 0, "save_last": True},
+    "weights only": {"every_n_train_steps": 2, "save_top_k": -1, "save_weights_only": True},
+}
+
+
+@EVERY_FROZEN
+@pytest.mark.parametrize("mode", MODES.values(), ids=MODES)
+def test_every_kind_of_checkpoint_is_zero_where_frozen(make, mode, tmp_path):
+    masks = {}
+
+    class Remember(Callback):
+        """The masks as they were after each step."""
+
+        lottery_place = 3
+
+        def on_train_batch_end(self, trainer, *_):
+            masks[trainer.global_step] = callback.masks
+
+    callback = make()
+    saving = ModelCheckpoint(dirpath=tmp_path, filename="{step}", **mode)
+    fit(tmp_path, Remember(), callback, saving, enable_checkpointing=True)
+    files = list(tmp_path.glob("*.ckpt"))
+    assert files
+    for file in files:
+        saved = torch.load(file, weights_only=True)
+        assert removed_are_zero(saved["state_dict"], masks[saved["global_step"]]), file.name
