@@ -3,6 +3,7 @@
 from lightning_lottery.callbacks import PLATON, ExactResume, MagnitudePruning, MaskFreezing, Snapshots, log_spaced
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.functional.schedules import Constant, Cubic, Exponential, Schedule
+from lightning_lottery.runners.instability import PathReport, path
 from lightning_lottery.scope import Scope
 from lightning_lottery.ticket import Ticket
 
@@ -19,5 +20,7 @@ __all__ = [
     "Exponential",
     "Scope",
     "Ticket",
+    "path",
+    "PathReport",
     "LotteryError",
 ]

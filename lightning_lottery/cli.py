@@ -8,7 +8,7 @@ from pathlib import Path
 from jsonargparse import ArgumentParser
 
 from lightning_lottery.errors import LotteryError
-from lightning_lottery.runners.project import COMMANDS, Project, mistake_in
+from lightning_lottery.runners.project import COMMANDS, Project, mistake_in, without_noise
 
 
 def explain(arguments: Sequence[str]) -> None:
@@ -42,6 +42,57 @@ def run(arguments: Sequence[str]) -> None:
     recipe.run(given.recipe, seeds, out=given.out, redo=given.redo, overlay=given.overlay)
 
 
+def path(arguments: Sequence[str]) -> None:
+    """Judge finished networks: the straight line between every two checkpoints, and their error barrier.
+
+    Example: ``lightning-lottery path A.ckpt B.ckpt --config recipe.yaml``
+    """
+    from rich.console import Console
+
+    from lightning_lottery.runners import instability
+
+    parser = ArgumentParser(prog="lightning-lottery path", description=path.__doc__)
+    parser.add_argument("checkpoints", nargs="+", help="Lightning checkpoints or plain state dicts, at least two")
+    parser.add_argument("--config", required=True, help="the project: fit's YAML")
+    parser.add_argument("--monitor", default="test_acc", help="the logged metric that is judged, a fraction")
+    parser.add_argument("--mode", default="max", choices=("max", "min"), help="max for an accuracy, min for an error")
+    parser.add_argument("--alphas", type=int, default=21, help="places on the line, evenly spaced, both ends included")
+    parser.add_argument("--threshold", type=float, default=0.02, help="error barrier below which networks are stable")
+    parser.add_argument("--recalibrate", type=int, default=0, help="training batches for batch norm's statistics")
+    parser.add_argument("--submodule", default="", help="where in the module the checkpoints' weights go")
+    parser.add_argument("--out", default="runs/path", help="folder for records, figure and curves")
+    given = parser.parse_args(list(arguments))
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+
+    def judge(project: Project, _: str) -> None:
+        report = instability.path(
+            project.model,
+            project.datamodule,
+            given.checkpoints,
+            trainer=project.trainer,
+            monitor=given.monitor,
+            mode=given.mode,
+            alphas=[k / (given.alphas - 1) for k in range(given.alphas)] if given.alphas > 1 else [0.0],
+            threshold=given.threshold,
+            recalibrate=given.recalibrate,
+            submodule=given.submodule,
+        )
+        if project.trainer.is_global_zero:
+            instability.write_report(report, Path(given.out), given.threshold)
+            console = Console()
+            console.print(instability.table_of(report))
+            console.print(
+                f"{report.stability.verdict}: {report.stability.reason}. Records: {given.out}", soft_wrap=True
+            )
+
+    with without_noise():
+        Project(
+            ["fit", "--config", given.config],
+            run=judge,
+            trainer=lambda _: {**quiet, "enable_model_summary": False, "callbacks": []},
+        )
+
+
 def child(arguments: Sequence[str]) -> None:
     """Run the child of one folder: what ``run`` starts for each stage.
 
@@ -54,7 +105,7 @@ def child(arguments: Sequence[str]) -> None:
     train_child(Path(parser.parse_args(list(arguments)).folder))
 
 
-OURS: dict[str, Callable[[Sequence[str]], None]] = {"explain": explain, "run": run, "child": child}
+OURS: dict[str, Callable[[Sequence[str]], None]] = {"explain": explain, "path": path, "run": run, "child": child}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -29,3 +29,34 @@ def stages_over_seeds(values: Mapping[str, Sequence[float]], metric: str, title:
     axes.set_ylim(len(values) - 0.5, -0.5)
     axes.grid(axis="x", alpha=0.3)
     return figure
+
+
+def lines_between(
+    alphas: Sequence[float], errors: Sequence[Sequence[float]], losses: Sequence[Sequence[float]], threshold: float
+) -> "Figure":
+    """Error and loss along the lines between networks: each pair, their mean, and the threshold above the ends' mean.
+
+    Args:
+        alphas: Places on the line, from 0 to 1.
+        errors: For each pair the error at every place, a fraction.
+        losses: For each pair the loss at every place; may be empty.
+        threshold: Error barrier below which networks are called stable, a fraction.
+
+    Returns:
+        A figure that belongs to no window; ``savefig`` writes it.
+    """
+    from matplotlib.figure import Figure
+
+    shown = [("error", errors), *([("loss", losses)] if losses else [])]
+    figure = Figure(figsize=(5 * len(shown), 3.6), layout="constrained")
+    for number, (name, curves) in enumerate(shown, start=1):
+        axes = figure.add_subplot(1, len(shown), number, xlabel="alpha", ylabel=name)
+        for curve in curves:
+            axes.plot(alphas, curve, color="tab:blue", alpha=0.4)
+        mean = [sum(values) / len(values) for values in zip(*curves, strict=True)]
+        axes.plot(alphas, mean, color="black", label=f"mean of {len(curves)} pair{'s' if len(curves) > 1 else ''}")
+        if name == "error":
+            axes.axhline((mean[0] + mean[-1]) / 2 + threshold, color="tab:red", linestyle="--", label="threshold")
+        axes.grid(alpha=0.3)
+        axes.legend()
+    return figure

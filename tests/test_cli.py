@@ -1,3 +1,4 @@
+import json
 import re
 
 import pytest
@@ -115,7 +116,7 @@ def test_a_configuration_that_is_not_there_is_refused(refused):
 
 def test_a_subcommand_that_is_not_there_is_refused_with_those_that_are(refused):
     said = refused("fitt", "--config", "fit.yaml")
-    assert said == "There is no subcommand 'fitt': there are fit, validate, test, predict, explain, run, child."
+    assert said == "There is no subcommand 'fitt': there are fit, validate, test, predict, explain, path, run, child."
 
 
 def test_an_option_is_not_guessed_from_its_beginning(refused):
@@ -255,3 +256,41 @@ def test_explain_refuses_a_scope_that_matches_nothing(refused, here):
 
 def test_explain_refuses_a_fit_with_nothing_to_explain(refused):
     assert "holds no callback that makes masks" in refused("explain", "--config", config(fit()))
+
+
+@pytest.fixture
+def networks():
+    """Two checkpoints of a module as two seeds build it, and the configuration that names it."""
+    from lightning_lottery.zoo import ImageClassifier, lenet_300_100
+
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        torch.save({"state_dict": ImageClassifier(lenet_300_100(inputs=64)).state_dict()}, f"{seed}.ckpt")
+    network = {"class_path": "lightning_lottery.zoo.lenet_300_100", "init_args": {"inputs": 64}}
+    model = {"class_path": "ImageClassifier", "init_args": {"network": network}}
+    data = {"class_path": "Digits", "init_args": {"batch_size": 128}}
+    snapshots = {"class_path": "Snapshots", "init_args": {"steps": [0]}}
+    trainer = {"accelerator": "cpu", "max_epochs": 1, "callbacks": [snapshots]}
+    return ["0.ckpt", "1.ckpt"], config({"model": model, "data": data, "trainer": trainer})
+
+
+def test_path_leaves_a_table_records_a_figure_and_curves(networks, here, capsys):
+    files, project = networks
+    main(["path", *files, "--config", project, "--alphas", "5", "--out", "line"])
+    said = capsys.readouterr().out
+    assert "0 - 1" in said and "test_acc over 359 samples" in said
+    assert "undecided: one pair gives an estimate, no verdict" in said
+    rows = [json.loads(line) for line in (here / "line/results.jsonl").read_text().splitlines()]
+    assert sorted({row["alpha"] for row in rows if row["alpha"] is not None}) == [0.0, 0.25, 0.5, 0.75, 1.0]
+    assert {row["metric"] for row in rows} >= {"test_acc", "test_loss", "error_barrier", "error_excess", "l2", "cosine"}
+    assert (here / "line/path.png").read_bytes().startswith(b"\x89PNG")
+    assert list((here / "line/path").glob("events.*"))
+    assert not (here / "snapshots").exists()
+
+
+def test_path_says_what_is_wrong_with_its_checkpoints(networks, refused):
+    files, project = networks
+    assert "A line needs two networks" in refused("path", files[0], "--config", project)
+    assert "There is no checkpoint 'none.ckpt'" in refused("path", files[0], "none.ckpt", "--config", project)
+    assert "does not log 'f1'" in refused("path", *files, "--config", project, "--monitor", "f1")
+    assert "both ends 0 and 1" in refused("path", *files, "--config", project, "--alphas", "1")

@@ -1,8 +1,10 @@
 """Is a network stable to SGD noise? The straight line between networks that were trained apart."""
 
+import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from io import BytesIO
 from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal
@@ -10,9 +12,11 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from lightning.pytorch import LightningModule, Trainer
+from rich.table import Table
 from torch import Tensor
 
 from lightning_lottery.errors import LotteryError
+from lightning_lottery.figures import lines_between
 from lightning_lottery.functional.connectivity import (
     Stability,
     State,
@@ -27,6 +31,7 @@ from lightning_lottery.functional.connectivity import (
 )
 from lightning_lottery.functional.masks import hamming
 from lightning_lottery.runners.evaluation import Batches, Evaluator, loader_of, stage_of, sum_over_ranks
+from lightning_lottery.ticket import write_whole
 
 Pair = tuple[int, int]
 Curve = dict[str, list[float]]
@@ -177,6 +182,45 @@ def path(
     ends = float(np.mean([error for pair in curves for error in (unjudged.errors(pair)[0], unjudged.errors(pair)[-1])]))
     verdict = judge(barriers, threshold, error=min(max(ends, 0.0), 1.0), samples=samples)
     return PathReport(names, places, monitor, mode, curves, recalibrated, between, samples, verdict)
+
+
+def write_report(report: PathReport, folder: Path, threshold: float) -> None:
+    """Write ``results.jsonl``, ``summary.json``, ``path.png`` and curves for TensorBoard on an axis of 1000 alpha.
+
+    Raises:
+        LotteryError: A file cannot be written.
+    """
+    from torch.utils.tensorboard import SummaryWriter
+
+    write_whole(folder / "results.jsonl", "".join(json.dumps(row) + "\n" for row in report.rows()).encode(), "records")
+    measures = {f"{i}-{j}": {**report.measures((i, j)), **report.between[i, j]} for i, j in report.curves}
+    summary = {"networks": report.names, "pairs": measures, "stability": asdict(report.stability), "n": report.samples}
+    write_whole(folder / "summary.json", json.dumps(summary, indent=1).encode(), "summary")
+    losses = [name for name in next(iter(report.curves.values())) if "loss" in name][:1]
+    errors = [report.errors(pair) for pair in report.curves]
+    along = [curve[name] for curve in report.curves.values() for name in losses]
+    figure, image = lines_between(report.alphas, errors, along, threshold), BytesIO()
+    figure.savefig(image, format="png", dpi=120)
+    write_whole(folder / "path.png", image.getvalue(), "figure")
+    with SummaryWriter(str(folder / "path")) as writer:
+        for (i, j), curve in report.curves.items():
+            for metric, values in curve.items():
+                for alpha, value in zip(report.alphas, values, strict=True):
+                    writer.add_scalar(f"path/{metric}/{i}-{j}", value, round(1000 * alpha))
+        writer.add_figure("path", figure)
+
+
+def table_of(report: PathReport) -> Table:
+    """A row for each pair: ends, barrier, excess and distance."""
+    table = Table(title=f"{report.monitor} over {report.samples} samples")
+    for column in ("pair", "error at 1", "error at 0", "error barrier", "excess", "L2 distance"):
+        table.add_column(column, justify="left" if column == "pair" else "right")
+    for (i, j), between in report.between.items():
+        errors, found = report.errors((i, j)), report.measures((i, j))
+        numbers = (errors[-1], errors[0], found["error_barrier"], found["error_excess"], between["l2"])
+        table.add_row(f"{i} - {j}", *(f"{number:.4f}" for number in numbers))
+    table.caption = "\n".join(f"{number}: {name}" for number, name in enumerate(report.names))
+    return table
 
 
 def read_state(checkpoint: Path, module: torch.nn.Module) -> dict[str, Tensor]:
