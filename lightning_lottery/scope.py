@@ -87,6 +87,15 @@ class Scope:
                 raise LotteryError(f"'{name}' has no shape yet: run one batch through the lazy module before fitting.")
         return selected
 
+    def summary(self, module: nn.Module) -> str:
+        """How much of a module is in scope, and for which reasons the rest is not, in one line."""
+        places = self.explain(module)
+        selected = [place.parameter for place in places if not place.reason]
+        entries = sum(parameter.numel() for parameter in selected)
+        return (
+            f"{entries:,} of {size_of(module):,} weights in scope, in {len(selected)} parameters. {_left_out(places)}"
+        )
+
     def explain(self, module: nn.Module) -> list[Place]:
         """Every parameter once, in the order of ``named_parameters``, in scope or why not."""
         owners = _owners(module)
@@ -174,7 +183,10 @@ def _is_a(module: nn.Module, pattern: str) -> bool:
 def _describe(module: nn.Module, places: list[Place]) -> str:
     """The module's type, names to choose from, and the reasons that kept them out."""
     weights = [place.name for place in places if not place.name.endswith("bias")] or [place.name for place in places]
-    reasons = Counter(place.reason for place in places).most_common(4)
     names = f"Names look like {', '.join(repr(name) for name in weights[:3])}. " if weights else ""
-    left_out = "; ".join(f"{n} {reason}" for reason, n in reasons)
-    return f"{type(module).__name__}. {names}" + (f"Left out: {left_out}." if reasons else "")
+    return f"{type(module).__name__}. {names}{_left_out(places)}"
+
+
+def _left_out(places: list[Place]) -> str:
+    reasons = Counter(place.reason for place in places if place.reason).most_common(6)
+    return f"Left out: {'; '.join(f'{n} {reason}' for reason, n in reasons)}." if reasons else ""

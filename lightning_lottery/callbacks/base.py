@@ -108,6 +108,10 @@ class MaskCallback(Callback):
         """The parameters that get masks, by name."""
         return self.scope.select(module)
 
+    def summary(self, module: nn.Module) -> str:
+        """What gets masks and what does not, for the log."""
+        return self.scope.summary(module)
+
     def starting_masks(self, params: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
         """The masks before the first optimizer step: everything is kept."""
         return {name: torch.ones_like(param, dtype=torch.bool) for name, param in params.items()}
@@ -221,6 +225,7 @@ class MaskCallback(Callback):
         if self._restored is not None:
             self._restore(self._restored)
         self._weights_hash.setdefault("initial_weights", hash_of(params))
+        rank_zero_info(f"{self.label}: {self.summary(pl_module)}")
         self.begin_method(trainer, self._resolved)
         if self.frozen:
             self._make_true(trainer)  # now for the sanity check, again when the optimizer's state is restored

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from lightning_lottery.callbacks.base import MaskCallback
 from lightning_lottery.callbacks.masked import Masked
 from lightning_lottery.errors import LotteryError
-from lightning_lottery.scope import named_parameters, ties
+from lightning_lottery.scope import named_parameters, size_of, ties
 from lightning_lottery.ticket import Ticket, hash_of
 
 
@@ -68,6 +68,11 @@ class MaskFreezing(MaskCallback):
                 )
             self._fitting[first] = mask
         return {name: param for name, param in named_parameters(module).items() if name in self._fitting}
+
+    def summary(self, module: nn.Module) -> str:
+        """What is frozen, for the log."""
+        masked = sum(mask.numel() for mask in self._fitting.values())
+        return f"{self._given!r} on {masked:,} of {size_of(module):,} weights."
 
     def starting_masks(self, params: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
         """The ticket's masks under the module's names."""

@@ -519,3 +519,12 @@ def test_every_kind_of_checkpoint_is_zero_where_frozen(make, mode, tmp_path):
     for file in files:
         saved = torch.load(file, weights_only=True)
         assert removed_are_zero(saved["state_dict"], masks[saved["global_step"]]), file.name
+
+
+def test_the_log_says_what_is_pruned_and_what_is_not_and_where_the_ticket_is(tmp_path, caplog):
+    fit(tmp_path, CALLBACKS["PLATON"]())
+    assert "PLATON: 360 of 603 weights in scope, in 3 parameters. Left out: " in caplog.text
+    assert "1 excluded by" in caplog.text and "1 frozen" in caplog.text and "2 owned by BatchNorm1d" in caplog.text
+    assert f"PLATON: sparsity 0.7000 of the scope; the ticket is '{tmp_path / 'ticket.safetensors'}'" in caplog.text
+    fit(tmp_path, MaskFreezing(ticket()))
+    assert "MaskFreezing: Ticket(3 parameters" in caplog.text
