@@ -62,7 +62,7 @@ class Ticket:
             ``initial_weights`` (hash of those at the beginning of the fit), ``versions``.
 
     Raises:
-        LotteryError: There is no mask at all, or one that is not bool.
+        LotteryError: There is no mask at all, one that is not a bool tensor, or tied names whose masks differ.
 
     Example:
         >>> ticket = Ticket({"weight": torch.tensor([[True, False]])})
@@ -81,8 +81,15 @@ class Ticket:
         if not self.masks and not self.units:
             raise LotteryError("A ticket without a mask says nothing: give masks of parameters or of units.")
         for name, mask in (*self.masks.items(), *self.units.items()):
-            if mask.dtype != torch.bool:
-                raise LotteryError(f"The mask of '{name}' is {mask.dtype}, not bool (True = kept).")
+            if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
+                found = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
+                raise LotteryError(f"The mask of '{name}' is {found}, not a bool tensor (True = kept).")
+        for alias, name in self.ties.items():
+            one, other = self.masks.get(alias), self.masks.get(name)
+            if one is None or other is None or not torch.equal(one, other) or name in self.ties:
+                raise LotteryError(
+                    f"'{alias}' is said to be tied to '{name}': both need the same mask, under both names."
+                )
 
     def __repr__(self) -> str:
         method = self.provenance.get("method", "unknown method")

@@ -368,7 +368,7 @@ def test_a_ticket_needs_a_mask_and_every_mask_is_bool():
         Ticket({})
     assert Ticket({}, units={"heads": mask(True)}).masks == {}
     for dtype in (torch.uint8, torch.float32):
-        with pytest.raises(LotteryError, match=f"'odd' is {dtype}, not bool"):
+        with pytest.raises(LotteryError, match=f"'odd' is {dtype}, not a bool tensor"):
             Ticket({"w": mask(True), "odd": torch.ones(1, dtype=dtype)})
         with pytest.raises(LotteryError, match="'heads'"):
             Ticket({"w": mask(True)}, units={"heads": torch.ones(1, dtype=dtype)})

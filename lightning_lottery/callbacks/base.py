@@ -65,7 +65,9 @@ class MaskCallback(Callback):
             raise LotteryError(f"`interval` is a number of optimizer steps >= 1, got {interval!r}.")
         if per not in ("all", "tensor"):
             raise LotteryError(f"`per` is 'all' or 'tensor', got {per!r}.")
-        if name is not None and (not name or Path(name).name != name):
+        if scope is not None and not isinstance(scope, Scope):
+            raise LotteryError(f"`scope` is a Scope, such as Scope(include=('encoder.*',)), got {scope!r}.")
+        if name is not None and (not isinstance(name, str) or not name or Path(name).name != name):
             raise LotteryError(f"`name` becomes part of file names and must be a plain word, got {name!r}.")
         self.schedule = schedule
         self.interval = interval

@@ -42,6 +42,8 @@ class MaskFreezing(MaskCallback):
     def __init__(
         self, ticket: str | os.PathLike[str] | Ticket, shuffle_seed: int | None = None, *, name: str | None = None
     ) -> None:
+        if not isinstance(ticket, (str, os.PathLike, Ticket)):
+            raise LotteryError(f"`ticket` is a Ticket or the path of one, got {ticket!r}.")
         given = ticket if isinstance(ticket, Ticket) else Ticket.load(ticket)
         self._given = given if shuffle_seed is None else given.shuffled(shuffle_seed)
         if not self._given.masks:

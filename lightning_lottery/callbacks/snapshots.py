@@ -35,9 +35,9 @@ class Snapshots(Callback):
     lottery_place = 2
 
     def __init__(self, steps: Sequence[int]) -> None:
-        wrong = [step for step in steps if isinstance(step, bool) or not isinstance(step, int) or step < 0]
-        if wrong or not steps:
-            raise LotteryError(f"`steps` of Snapshots are optimizer steps >= 0, at least one, got {list(steps)!r}.")
+        given = list(steps) if isinstance(steps, (list, tuple, range)) else [None]
+        if not given or any(isinstance(step, bool) or not isinstance(step, int) or step < 0 for step in given):
+            raise LotteryError(f"`steps` of Snapshots are a list of optimizer steps >= 0, at least one, got {steps!r}.")
         self.steps = tuple(sorted(set(steps)))
         self.clock = StepClock()
 

@@ -10,7 +10,16 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from lightning_lottery import PLATON, ExactResume, LotteryError, MagnitudePruning, MaskFreezing, Scope, Snapshots
+from lightning_lottery import (
+    PLATON,
+    Cubic,
+    ExactResume,
+    LotteryError,
+    MagnitudePruning,
+    MaskFreezing,
+    Scope,
+    Snapshots,
+)
 from projects import Batches, Odd, fit, says
 from test_contract import BODY, CALLBACKS, EVERY, STEPS, KeepEveryResume, removed_are_zero, ticket
 
@@ -266,3 +275,27 @@ def test_a_run_killed_at_random_moments_ends_as_the_unbroken_one(kills, tmp_path
     command = [sys.executable, str(here / "kills.py"), str(tmp_path / "run"), str(kills)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0 and done.stdout.endswith("ok\n"), done.stderr[-3000:]
+
+
+@pytest.mark.parametrize(
+    ("build", "words"),
+    [
+        (lambda: Snapshots(5), "list of optimizer steps >= 0, at least one, got 5"),
+        (lambda: Snapshots([]), "at least one"),
+        (lambda: Snapshots([1.5]), "list of optimizer steps"),
+        (lambda: MaskFreezing(3), "a Ticket or the path of one, got 3"),
+        (lambda: PLATON(0.5, scope="*.weight"), "`scope` is a Scope"),
+        (lambda: PLATON(0.5, name=3), "must be a plain word"),
+        (lambda: PLATON(0.5, name="a/b"), "must be a plain word"),
+        (lambda: PLATON(0.5, interval=0), "`interval` is a number of optimizer steps >= 1"),
+        (lambda: PLATON(0.5, beta1=1.0), r"`beta1` is the decay .* in \[0, 1\)"),
+        (lambda: PLATON(1.0), r"must be in \[0, 1\), got 1.0"),
+        (lambda: PLATON(Cubic(0.5), begin=3), "has its own begin and end"),
+        (lambda: MagnitudePruning(0.5, per="layer"), "'all' or 'tensor'"),
+        (lambda: MagnitudePruning(0.5, begin=20, end=10), "begins after its end"),
+        (lambda: ExactResume(every=0), "`every` is a number of optimizer steps >= 1"),
+    ],
+)
+def test_arguments_that_mean_nothing_are_refused_when_a_callback_is_built(build, words):
+    with pytest.raises(LotteryError, match=words):
+        build()
