@@ -75,6 +75,7 @@ class MaskCallback(Callback):
         self.per: Literal["all", "tensor"] = per
         self.name = name
         self.clock = StepClock()
+        self._is_fitting = True
         self._reset()
 
     def _reset(self) -> None:
@@ -190,7 +191,8 @@ class MaskCallback(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         enter(self, trainer)
-        if stage != TrainerFn.FITTING:
+        self._is_fitting = stage == TrainerFn.FITTING
+        if not self._is_fitting:
             return
         if trainer.global_step == 0:  # otherwise a second `fit` of the same Trainer, which goes on
             self._reset()
@@ -233,13 +235,13 @@ class MaskCallback(Callback):
             self._make_true(trainer)  # now for the sanity check, again when the optimizer's state is restored
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        is_new = self._restored is None and self.step == 0
+        is_new = self.clock.is_new
         self._restored = None
         self._is_shown = False
-        if is_new and trainer.global_step > 0:
-            self.clock.step = trainer.global_step
+        missed = self.clock.start(trainer)
+        if is_new and self.step > 0:
             rank_zero_info(f"{self.label} begins with this fit at step {self.step}: the checkpoint has no state of it.")
-        if self.clock.start(trainer) and not is_new:
+        if missed:
             rank_zero_warn(
                 f"{self.label}: the checkpoint was saved between an optimizer step and this callback's hook, so it "
                 f"lacks what step {self.step} would have added. Save in a Checkpoint callback instead."
@@ -330,6 +332,8 @@ class MaskCallback(Callback):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        if not self._is_fitting:
+            return  # a checkpoint is tested or validated: that is no reason to go on from it
         if state_dict["version"] > STATE_VERSION:
             raise LotteryError(
                 f"The checkpoint holds state of {self.label} in version {state_dict['version']}, this "

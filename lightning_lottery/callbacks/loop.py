@@ -1,6 +1,7 @@
 """What callbacks ask of Lightning's loop: which step it is, how many there will be, who acts before whom."""
 
-from typing import ClassVar, Protocol, runtime_checkable
+from collections.abc import Mapping
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, GradientAccumulationScheduler
@@ -24,25 +25,37 @@ class StepClock:
         self._seen: int | None = None
         self._scale: float | None = None
 
+    @property
+    def is_new(self) -> bool:
+        """Whether it has never looked, in this run or in the one whose checkpoint it was loaded from."""
+        return self._seen is None
+
     def start(self, trainer: Trainer) -> bool:
         """Look for the first time, in ``on_train_start``: only there a resumed run's counters are right.
 
         Returns:
             Whether a step had happened that was not looked at: somebody saved between it and our hook. It is counted.
         """
-        missed = self._seen is not None and self._seen != trainer.global_step
+        optimizers = max(1, len(trainer.optimizers))
+        scale = _loss_scale(trainer)
+        if self._seen is None:
+            manual = not trainer.lightning_module.automatic_optimization
+            self.step = trainer.global_step // (optimizers if manual else 1)
+            missed = False
+        else:
+            skipped = scale is not None and self._scale is not None and scale < self._scale
+            missed = 0 < trainer.global_step - self._seen <= optimizers and not skipped
         self.step += missed
-        self._seen = trainer.global_step
-        self._scale = _loss_scale(trainer)
+        self._seen, self._scale = trainer.global_step, scale
         return missed
 
-    def state_dict(self) -> dict[str, int | None]:
+    def state_dict(self) -> dict[str, int | float | None]:
         """Plain numbers for a checkpoint."""
-        return {"step": self.step, "seen": self._seen}
+        return {"step": self.step, "seen": self._seen, "scale": self._scale}
 
-    def load_state_dict(self, state: dict[str, int | None]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take back what ``state_dict`` gave."""
-        self.step, self._seen = state["step"] or 0, state["seen"]
+        self.step, self._seen, self._scale = state["step"], state["seen"], state["scale"]
 
     def tick(self, trainer: Trainer) -> bool:
         """Whether an optimizer step happened since the last look; asked in ``on_train_batch_end``."""

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_lottery.callbacks.loop import StepClock, enter, restore_loader
@@ -40,15 +41,15 @@ class Snapshots(Callback):
             raise LotteryError(f"`steps` of Snapshots are a list of optimizer steps >= 0, at least one, got {steps!r}.")
         self.steps = tuple(sorted(set(steps)))
         self.clock = StepClock()
+        self._is_fitting = True
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         enter(self, trainer)
-        if stage == "fit" and trainer.global_step == 0:
+        self._is_fitting = stage == TrainerFn.FITTING
+        if self._is_fitting and trainer.global_step == 0:
             self.clock.reset()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.clock.step == 0:
-            self.clock.step = trainer.global_step
         self.clock.start(trainer)
         if trainer.global_step == 0:
             self._save(trainer)
@@ -65,7 +66,8 @@ class Snapshots(Callback):
         return dict(self.clock.state_dict())
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.clock.load_state_dict(state_dict)
+        if self._is_fitting:
+            self.clock.load_state_dict(state_dict)
 
     def _save(self, trainer: Trainer) -> None:
         folder = trainer.log_dir or trainer.default_root_dir
@@ -100,19 +102,22 @@ class ExactResume(Callback):
         self.every = every
         self.seed = seed
         self.clock = StepClock()
+        self._is_fitting = True
         self._is_due = False
         self._resumed = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         enter(self, trainer)
-        if stage == "fit" and trainer.global_step == 0:
+        self._is_fitting = stage == TrainerFn.FITTING
+        if self._is_fitting and trainer.global_step == 0:
             self.clock.reset()
+            self._is_due = self._resumed = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.clock.start(trainer)
         restore_loader(trainer)
         loader = trainer.train_dataloader
-        if self._resumed and not hasattr(loader, "load_state_dict"):
+        if self._resumed and trainer.ckpt_path is not None and not hasattr(loader, "load_state_dict"):
             rank_zero_warn(
                 f"The training loader ({type(loader).__name__}) cannot go on in the middle of an epoch: the callbacks' "
                 "state is exact, but the order of the data is not the unbroken run's."
@@ -147,8 +152,9 @@ class ExactResume(Callback):
         return dict(self.clock.state_dict())
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.clock.load_state_dict(state_dict)
-        self._resumed = True
+        if self._is_fitting:
+            self.clock.load_state_dict(state_dict)
+            self._resumed = True
 
     def _save(self, trainer: Trainer) -> None:
         self._is_due = False

@@ -102,9 +102,10 @@ def loader_of(module: LightningModule, data: Any, split: Split) -> Iterable[Any]
     """
     if isinstance(data, (LightningDataModule, LightningModule)) or data is None:
         source = data if data is not None else module
-        if data is not None:
-            source.prepare_data()
-            source.setup({"train": "fit", "val": "validate", "test": "test"}[split])
+        if not is_overridden(f"{split}_dataloader", source):
+            raise LotteryError(f"{type(source).__name__} has no `{split}_dataloader` to take batches from.")
+        source.prepare_data()
+        source.setup({"train": "fit", "val": "validate", "test": "test"}[split])
         loader = getattr(source, f"{split}_dataloader")()
     else:
         loader = data
@@ -143,6 +144,7 @@ class Evaluator:
 
     def __init__(self, module: LightningModule, trainer: Trainer, batches: Batches, split: Split) -> None:
         self.module, self.trainer, self.batches, self.split = module, trainer, batches, split
+        self.samples = 0  # that the last evaluation used, over all ranks
 
     def __call__(self, prepare: Callable[[LightningModule], None]) -> dict[str, float]:
         """Every logged metric, averaged over the samples of all ranks in float64.
@@ -171,6 +173,7 @@ class Evaluator:
                 f"{type(self.module).__name__} logs nothing in `{step}`: log there what is to be compared, "
                 "`self.log('test_acc', accuracy)` for instance."
             )
+        self.samples = int(sum_over_ranks(recorder.samples, self.trainer))
         return recorder.means(self.trainer)
 
 
@@ -179,21 +182,23 @@ class _Recorder(Callback):
 
     def __init__(self, prepare: Callable[[LightningModule], None], batches: Batches) -> None:
         self.prepare, self.batches = prepare, batches
-        self.weight = float(batches.samples)  # of what is logged outside a batch
+        self.samples = 0  # of the batches that ran: a Trainer may limit them
+        self.weight = 1.0  # of what is logged outside a batch: all samples so far
         self.totals: dict[str, tuple[float, float]] = {}
         self.metrics: dict[str, Metric] = {}
 
     def _begin(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.prepare(pl_module)  # may run batches of its own, which metrics must forget
         for child in pl_module.modules():
             if isinstance(child, Metric):
                 child.reset()
-        self.prepare(pl_module)
 
     def _begin_batch(self, *given: Any) -> None:
         self.weight = float(self.batches.sizes[given[3]])
 
     def _end_batch(self, *_: Any) -> None:
-        self.weight = float(self.batches.samples)
+        self.samples += int(self.weight)
+        self.weight = float(self.samples)
 
     on_test_start = on_validation_start = _begin
     on_test_batch_start = on_validation_batch_start = _begin_batch  # type: ignore[assignment]

@@ -11,7 +11,8 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.utilities.model_helpers import is_overridden
 from rich.table import Table
 from torch import Tensor
 
@@ -97,8 +98,11 @@ class PathReport:
                         {**base, "method": kind, "alpha": alpha, "metric": metric, "value": value}
                         for alpha, value in zip(self.alphas, values, strict=True)
                     ]
-            measures = {**self.measures((i, j)), **self.between[i, j]}
-            rows += [{**base, "method": "raw", "alpha": None, "metric": m, "value": v} for m, v in measures.items()]
+            found = {"raw": {**self.measures((i, j)), **self.between[i, j]}}
+            if (i, j) in self.recalibrated:
+                found["recalibrated"] = self.measures((i, j), recalibrated=True)
+            for kind, measures in found.items():
+                rows += [{**base, "method": kind, "alpha": None, "metric": m, "value": v} for m, v in measures.items()]
         return rows
 
 
@@ -128,7 +132,7 @@ def path(
         checkpoints: Lightning checkpoints, or files of plain state dicts; at least two.
         trainer: Runs the evaluations. Give it none of the project's callbacks.
         monitor: The logged metric that is judged, a fraction.
-        mode: ``"max"`` for an accuracy, ``"min"`` for an error or a loss.
+        mode: ``"max"`` for an accuracy, ``"min"`` for an error or a loss (then the threshold is in its units).
         alphas: Places on the line, in [0, 1], both ends included.
         threshold: Error barrier below which networks are called stable, a fraction.
         recalibrate: Training batches for estimating batch norm's statistics anew at each place; 0 for none.
@@ -139,7 +143,8 @@ def path(
 
     Raises:
         LotteryError: Fewer than two checkpoints, one that does not fit or holds NaN, different masks, alphas outside
-            the line, a module that logs nothing or not the monitor, a monitor in percent.
+            the line, a module that logs nothing or not the monitor, an accuracy in percent, no training batches to
+            recalibrate with.
 
     Source: Frankle et al. 2020, section 2.
     """
@@ -147,6 +152,8 @@ def path(
     names = tuple(str(checkpoint) for checkpoint in checkpoints)
     if len(names) < 2:
         raise LotteryError(f"A line needs two networks, got {len(names)} checkpoint(s).")
+    if is_overridden("configure_model", module):
+        module.configure_model()
     target = module.get_submodule(submodule)
     states = [read_state(Path(name), target) for name in names]
     _refuse_different_masks(names)
@@ -154,8 +161,11 @@ def path(
     ranks = {"rank": trainer.global_rank, "world_size": trainer.world_size}
     batches = Batches(loader_of(module, data, split), **ranks, memory=memory)
     evaluate = Evaluator(module, trainer, batches, split)
-    before = {name: value.clone() for name, value in target.state_dict().items()}
-    training = _first(loader_of(module, data, "train"), recalibrate) if recalibrate and has_batch_norm(module) else []
+    before = {name: value.clone() for name, value in _tensors(target.state_dict()).items()}
+    training = []
+    if recalibrate and has_batch_norm(module):
+        source = data if isinstance(data, LightningDataModule) else None  # a loader given holds what is evaluated
+        training = _first(loader_of(module, source, "train"), recalibrate)
     curves: dict[Pair, Curve] = {}
     recalibrated: dict[Pair, Curve] = {}
     try:
@@ -167,7 +177,7 @@ def path(
                 recalibrated[i, j] = _curve(line, monitor, mode)
         predictions = [_predictions(module, state, submodule, batches, predict) for state in states] if predict else []
     finally:
-        target.load_state_dict(before)
+        target.load_state_dict(before, strict=False)
     between: dict[Pair, dict[str, float]] = {}
     for i, j in curves:
         between[i, j] = distances(states[i], states[j])
@@ -176,11 +186,12 @@ def path(
             between[i, j]["disagreement"] = sum_over_ranks(differing, trainer) / sum_over_ranks(
                 batches.samples, trainer
             )
-    samples = int(sum_over_ranks(batches.samples, trainer))
+    samples = evaluate.samples
     unjudged = PathReport(names, places, monitor, mode, curves, recalibrated, between, samples, judge({(0, 1): 0.0}))
     barriers = {pair: error_barrier(unjudged.errors(pair)) for pair in curves}
     ends = float(np.mean([error for pair in curves for error in (unjudged.errors(pair)[0], unjudged.errors(pair)[-1])]))
-    verdict = judge(barriers, threshold, error=min(max(ends, 0.0), 1.0), samples=samples)
+    is_error = mode == "max" or (ends <= 1 and "loss" not in monitor)
+    verdict = judge(barriers, threshold, error=ends if is_error else None, samples=samples)
     return PathReport(names, places, monitor, mode, curves, recalibrated, between, samples, verdict)
 
 
@@ -194,6 +205,9 @@ def write_report(report: PathReport, folder: Path, threshold: float) -> None:
 
     write_whole(folder / "results.jsonl", "".join(json.dumps(row) + "\n" for row in report.rows()).encode(), "records")
     measures = {f"{i}-{j}": {**report.measures((i, j)), **report.between[i, j]} for i, j in report.curves}
+    for i, j in report.recalibrated:
+        again = report.measures((i, j), recalibrated=True)
+        measures[f"{i}-{j}"] |= {f"recalibrated_{name}": value for name, value in again.items()}
     summary = {"networks": report.names, "pairs": measures, "stability": asdict(report.stability), "n": report.samples}
     write_whole(folder / "summary.json", json.dumps(summary, indent=1).encode(), "summary")
     losses = [name for name in next(iter(report.curves.values())) if "loss" in name][:1]
@@ -235,8 +249,8 @@ def read_state(checkpoint: Path, module: torch.nn.Module) -> dict[str, Tensor]:
         raise LotteryError(f"There is no checkpoint '{checkpoint}'.") from error
     except Exception as error:  # torch has many for a file that is none
         raise LotteryError(f"'{checkpoint}' does not load as a checkpoint: {str(error).splitlines()[0]}") from error
-    state: dict[str, Tensor] = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else {}
-    own = module.state_dict()
+    state = _tensors(loaded.get("state_dict", loaded)) if isinstance(loaded, dict) else {}
+    own = _tensors(module.state_dict())
     odd = sorted(state.keys() ^ own.keys())
     odd += [f"{name} (shape)" for name in state.keys() & own.keys() if state[name].shape != own[name].shape]
     if odd:
@@ -251,14 +265,20 @@ def read_state(checkpoint: Path, module: torch.nn.Module) -> dict[str, Tensor]:
     return state
 
 
+def _tensors(state: Mapping[str, Any]) -> dict[str, Tensor]:
+    """A state without what modules keep beside tensors."""
+    return {name: value for name, value in state.items() if isinstance(value, Tensor)}
+
+
 def _refuse_different_masks(names: Sequence[str]) -> None:
     masks = []
     for name in names:
         loaded = torch.load(name, map_location="cpu", weights_only=True)
         states = loaded.get("callbacks", {}) if isinstance(loaded, dict) else {}
-        masks.append({key: state["masks"] for key, state in states.items() if key.startswith("lightning_lottery.")})
+        ours = [state["masks"] for key, state in states.items() if key.startswith("lightning_lottery.")]
+        masks.append({parameter: mask for of in ours for parameter, mask in of.items()})
     for name, own in zip(names[1:], masks[1:], strict=True):
-        if own.keys() != masks[0].keys() or any(hamming(own[key], masks[0][key]) for key in own):
+        if own.keys() != masks[0].keys() or hamming(own, masks[0]):
             raise LotteryError(f"'{names[0]}' and '{name}' were trained with different masks: the line mixes them.")
 
 
@@ -268,13 +288,15 @@ def _setting(
     """What sets a module to a place on a line, batch norm estimated anew from training batches where there are any."""
 
     def prepare(module: LightningModule) -> None:
-        interpolate_(module.get_submodule(submodule).state_dict(), a, b, alpha)
+        interpolate_(_tensors(module.get_submodule(submodule).state_dict()), a, b, alpha)
         if training:
             step = module.test_step if split == "test" else module.validation_step
             log, module.__dict__["log"] = module.__dict__["log"], lambda *_, **__: None
             try:
-                moved = (module.trainer.strategy.batch_to_device(batch) for batch in training)
-                recalibrate_batch_norm_(module, lambda batch: step(batch, 0), moved)
+                strategy, precision = module.trainer.strategy, module.trainer.precision_plugin
+                moved = (precision.convert_input(strategy.batch_to_device(batch)) for batch in training)
+                with precision.test_step_context():
+                    recalibrate_batch_norm_(module, lambda batch: step(batch, 0), moved)
             finally:
                 module.__dict__["log"] = log
 
@@ -302,11 +324,13 @@ def _predictions(
     predict: Callable[[LightningModule, Any], Tensor],
 ) -> Tensor:
     module.get_submodule(submodule).load_state_dict(dict(state))
-    mode = module.training
-    with torch.no_grad():
-        predicted = torch.cat([predict(module.eval(), batch).cpu() for batch in batches])
-    module.train(mode)
-    return predicted
+    modes = {child: child.training for child in module.modules()}
+    try:
+        with torch.no_grad():
+            return torch.cat([predict(module.eval(), batch).cpu() for batch in batches])
+    finally:
+        for child, mode in modes.items():
+            child.training = mode
 
 
 def _first(loader: Any, count: int) -> list[Any]:

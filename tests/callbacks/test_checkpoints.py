@@ -20,7 +20,7 @@ from lightning_lottery import (
     Scope,
     Snapshots,
 )
-from projects import Batches, Odd, fit, says
+from projects import Batches, Odd, fit, says, trainer
 from test_contract import BODY, CALLBACKS, EVERY, STEPS, KeepEveryResume, removed_are_zero, ticket
 
 
@@ -204,11 +204,11 @@ def test_a_trainer_of_the_other_package_is_told_the_fix(tmp_path):
         "enable_model_summary": False,
     }
     for callback in (PLATON(0.5), Snapshots([0]), ExactResume(), MaskFreezing(ticket())):
-        trainer = other.Trainer(
+        theirs = other.Trainer(
             max_epochs=1, accelerator="cpu", callbacks=[callback], default_root_dir=tmp_path, **quiet
         )
         with pytest.raises(LotteryError, match="this Trainer is of the package `pytorch_lightning`: import"):
-            trainer.fit(Module(), Batches())
+            theirs.fit(Module(), Batches())
 
 
 def test_a_checkpoint_of_the_other_package_starts_fresh(tmp_path, caplog):
@@ -299,3 +299,45 @@ def test_a_run_killed_at_random_moments_ends_as_the_unbroken_one(kills, tmp_path
 def test_arguments_that_mean_nothing_are_refused_when_a_callback_is_built(build, words):
     with pytest.raises(LotteryError, match=words):
         build()
+
+
+@pytest.mark.parametrize("method", [PLATON, MagnitudePruning])
+def test_testing_a_checkpoint_between_two_fits_of_a_trainer_changes_nothing(method, tmp_path):
+    class Tested(Odd):
+        def test_step(self, batch, batch_idx):
+            self.log("test_loss", self.loss(batch))
+
+    callback, snapshots, module = method(0.7, interval=2, scope=BODY), Snapshots([6, 14]), Tested()
+    with says(r"saved nothing at \[14\]"):  # not yet
+        fitted = fit(tmp_path, callback, snapshots, module=module)
+    masks = callback.masks
+    fitted.test(module, Batches(batches=1), ckpt_path=tmp_path / "snapshots" / "step=6.ckpt", verbose=False)
+    assert all(torch.equal(masks[name], mask) for name, mask in callback.masks.items())
+    fitted.fit_loop.max_epochs = 4
+    fitted.fit(module, Batches(), Batches(batches=1))
+    assert callback.step == fitted.global_step == STEPS + 4
+    assert (tmp_path / "snapshots" / "step=14.ckpt").exists()
+
+
+def test_a_checkpoint_of_other_settings_may_be_tested(tmp_path):
+    class Tested(Odd):
+        def test_step(self, batch, batch_idx):
+            self.log("test_loss", self.loss(batch))
+
+    path = checkpoint(tmp_path, PLATON(0.5, interval=2))
+    testing = trainer(tmp_path, PLATON(0.5, interval=3), Snapshots([6]))
+    testing.test(Tested(), Batches(batches=1), ckpt_path=path, verbose=False)
+
+
+def test_snapshots_count_steps_and_not_optimizers_when_they_begin_late(tmp_path):
+    from callbacks.test_loops import TwoOptimizers
+
+    fit(tmp_path, Snapshots([6]), module=TwoOptimizers())
+    path = tmp_path / "snapshots" / "step=6.ckpt"
+    saved = torch.load(path, weights_only=True)
+    assert saved["global_step"] == 12
+    del saved["callbacks"]["Snapshots"]
+    torch.save(saved, path)
+    fit(tmp_path / "late", Snapshots([8]), module=TwoOptimizers(), ckpt=path)
+    late = torch.load(tmp_path / "late" / "snapshots" / "step=8.ckpt", weights_only=True)
+    assert late["global_step"] == 16

@@ -8,6 +8,7 @@ from lightning.pytorch import LightningModule
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
+from torchmetrics.classification import MulticlassAccuracy
 
 from lightning_lottery import LotteryError
 from lightning_lottery.runners.instability import ALPHAS, path
@@ -218,6 +219,59 @@ def test_two_ranks_find_what_one_finds(tmp_path):
     assert two[0][1] == one[1] == 61
     for name, values in one[0].items():
         np.testing.assert_allclose(two[0][0][name], values, rtol=1e-6)
+
+
+class Normed(Judged):
+    """Batch norm, and the accuracy logged both as a mean and as a torchmetrics object."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(), nn.Linear(8, 2)))
+        self.accuracy = MulticlassAccuracy(2, average="micro")
+
+    def test_step(self, batch, batch_idx):
+        super().test_step(batch, batch_idx)
+        self.accuracy(self.network(batch[0]), batch[1])
+        self.log("test_metric", self.accuracy)
+
+    def train_dataloader(self):
+        return quadrants(32)
+
+    def test_dataloader(self):
+        return quadrants(61)
+
+
+def test_metric_objects_forget_the_batches_that_recalibrated(tmp_path):
+    files = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        files.append(tmp_path / f"{seed}.ckpt")
+        torch.save({"state_dict": Normed().state_dict()}, files[-1])
+    module = Normed()
+    module.network[1].eval()
+    report = path(module, None, files, trainer=trainer(tmp_path), recalibrate=4, predict=lambda m, b: m.network(b[0]))
+    for curves in (report.curves, report.recalibrated):
+        assert curves[0, 1]["test_metric"] == pytest.approx(curves[0, 1]["test_acc"], abs=1e-6)
+    assert report.recalibrated[0, 1]["test_loss"] != report.curves[0, 1]["test_loss"]
+    assert not module.network[1].training and module.network[0].training
+    assert any(row["method"] == "recalibrated" and row["metric"] == "error_barrier" for row in report.rows())
+    with pytest.raises(LotteryError, match="has no `train_dataloader` to take batches from"):
+        network = Normed().network
+        files = saved(tmp_path, network, network)
+        path(Judged(network), quadrants(), files, trainer=trainer(tmp_path), recalibrate=4)
+
+
+def test_limited_batches_are_what_is_counted(tmp_path):
+    files = saved(tmp_path, trained(0, steps=1), trained(1, steps=1))
+    report = path(Judged(mlp()), quadrants(), files, trainer=trainer(tmp_path, limit_test_batches=2))
+    assert report.samples == 16
+
+
+def test_masks_of_one_ticket_are_equal_whoever_held_them(tmp_path):
+    files = saved(tmp_path, trained(0, steps=1), trained(1, steps=1))
+    for role, file in zip(("pruning", "freezing.mine"), files, strict=True):
+        masks = {"network.0.weight": torch.ones(32, 6, dtype=torch.bool)}
+        torch.save({"state_dict": torch.load(file), "callbacks": {f"lightning_lottery.{role}": {"masks": masks}}}, file)
+    path(Judged(mlp()), quadrants(), files, trainer=trainer(tmp_path))
 
 
 class TestRefusals:
