@@ -367,8 +367,9 @@ def test_platon_observes_fused_gradients_under_a_scaler_as_any_others(tmp_path):
 @pytest.mark.parametrize("averaging", [None, *AVERAGING.values()], ids=["no averaging", *AVERAGING])
 def test_the_full_product_prunes_exactly_and_ends_with_zeros(make, optimizer, how, averaging, tmp_path):
     given = how()
-    if averaging is AVERAGING["StochasticWeightAveraging"] and "max_steps" in given:
-        pytest.skip("Lightning's SWA needs max_epochs")
+    alone = ("max_steps", "plugins", "gradient_clip_algorithm")  # SWA's last epoch takes no gradients: fails without us
+    if averaging is AVERAGING["StochasticWeightAveraging"] and any(name in given for name in alone):
+        pytest.skip("Lightning's own SWA refuses or fails here: max_steps, a gradient scaler, clipping by value")
     callback, module = make(), Odd(optimizer=optimizer)
     others = [] if averaging is None else [averaging()]
     fit(tmp_path, callback, *others, module=module, **given)
