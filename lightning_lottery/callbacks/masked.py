@@ -33,7 +33,6 @@ class Masked:
         self.masks = {
             name: mask.to(self.params[name].device) if params else mask for name, mask in (masks or {}).items()
         }
-        self.fast = fast
         self.anything_removed = density(self.masks) < 1
         self._factors: list[Tensor] = []
         if fast and self.anything_removed:

@@ -109,21 +109,20 @@ class PLATON(MaskCallback):
                 "`zero_grad()` before `backward()`, not after `step()`."
             )
         if not present:
-            return  # `training_step` gave no loss for this batch
-        self._warn_of_missing({name for name, grad in grads.items() if grad is None})
-        if not _all_finite(present):
+            pass  # `training_step` gave no loss for this batch
+        elif not _all_finite(present):
             if not self._has_warned:
                 rank_zero_warn(f"{self.label} does not observe step {step}: its gradients are not finite. Said once.")
             self._has_warned = True
-            return
-        if self._observed_from is None:
-            self._observed_from = step
+            grads = dict.fromkeys(params)
+        else:
+            self._warn_of_missing({name for name, grad in grads.items() if grad is None})
+            self._observed_from = step if self._observed_from is None else self._observed_from
         for name, param in params.items():
-            grad = grads[name]
             observe_(
                 self._averages[name],
                 param,
-                torch.zeros_like(param) if grad is None else grad,
+                grads[name],
                 step=step,
                 interval=self.interval,
                 beta1=self.beta1,

@@ -32,7 +32,7 @@ def averages_like(param: Tensor) -> Averages:
 
 
 def observe_(
-    averages: Averages, param: Tensor, grad: Tensor, *, step: int, interval: int, beta1: float, beta2: float
+    averages: Averages, param: Tensor, grad: Tensor | None, *, step: int, interval: int, beta1: float, beta2: float
 ) -> None:
     """Add one optimizer step's ``s = |theta * grad|`` to the averages, in place.
 
@@ -43,7 +43,8 @@ def observe_(
     Args:
         averages: State of this parameter.
         param: The weights ``theta`` after the optimizer's step.
-        grad: Their gradient in that step, unscaled and clipped; same shape.
+        grad: Their gradient in that step, unscaled and clipped; same shape. None for a step without an observation:
+            it counts as 0 in its window, and a window that ends there ends all the same.
         step: Optimizer steps so far, this one included: the first is 1.
         interval: Steps in a window, >= 1.
         beta1: Decay of the sensitivity, in [0, 1).
@@ -59,14 +60,17 @@ def observe_(
     Source: Zhang et al. 2022 (PLATON), equations 3 to 6, in the order of the authors' code, whose first window lacks
     one step (its counter begins at 1) and is averaged over ``interval`` all the same; as there, no bias correction.
     """
-    observed = (param.detach().to(averages.window.dtype) * grad.detach()).abs_()
+    observed = None if grad is None else (param.detach().to(averages.window.dtype) * grad.detach()).abs_()
     if step % interval:
-        averages.window.add_(observed)
+        if observed is not None:
+            averages.window.add_(observed)
         return
     mean = averages.window.div_(interval)
     averages.sensitivity.lerp_(mean, 1 - beta1)
     averages.uncertainty.lerp_(mean.sub_(averages.sensitivity).abs_(), 1 - beta2)
-    averages.window.copy_(observed)
+    averages.window.zero_()
+    if observed is not None:
+        averages.window.copy_(observed)
 
 
 def score(averages: Averages) -> Tensor:

@@ -528,3 +528,24 @@ def test_the_log_says_what_is_pruned_and_what_is_not_and_where_the_ticket_is(tmp
     assert f"PLATON: sparsity 0.7000 of the scope; the ticket is '{tmp_path / 'ticket.safetensors'}'" in caplog.text
     fit(tmp_path, MaskFreezing(ticket()))
     assert "MaskFreezing: Ticket(3 parameters" in caplog.text
+
+
+def test_a_batch_without_a_loss_at_a_windows_end_does_not_stretch_the_window(tmp_path):
+    class Skips(Odd):
+        def training_step(self, batch, batch_idx):
+            return None if self.trainer.global_step == 7 else super().training_step(batch, batch_idx)
+
+    folded = []
+
+    class Watch(Callback):
+        lottery_place = 3
+
+        def on_train_batch_end(self, trainer, *_):
+            if trainer.global_step == 8:
+                folded.extend(callback.state_dict()["averages"]["window"].values())
+
+    callback = PLATON(0.5, interval=4, begin=2, end=12)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*returned `None`")
+        fit(tmp_path, callback, Watch(), module=Skips())
+    assert folded and not any(window.any() for window in folded)

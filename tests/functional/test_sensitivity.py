@@ -168,3 +168,15 @@ def expect_masks_but_for_one_too_many(scores, record, entries):
     ours = keep_top(scores, 1 - density)
     assert count(ours) == (round(density * total), total)
     assert not any((ours[name] & ~theirs[name]).any() for name in theirs)
+
+
+@pytest.mark.parametrize("missing", [3, 4, 5], ids=["inside a window", "at its end", "at its beginning"])
+def test_a_step_without_an_observation_counts_as_zero_and_its_window_ends_all_the_same(missing):
+    weight, settled = torch.tensor([2.0]), {"interval": 4, "beta1": 0.5, "beta2": 0.5}
+    absent, zero = averages_like(weight), averages_like(weight)
+    for step in range(1, 13):
+        grad = torch.tensor([float(step)])
+        observe_(absent, weight, None if step == missing else grad, step=step, **settled)
+        observe_(zero, weight, grad * (step != missing), step=step, **settled)
+    assert all(torch.equal(one, other) for one, other in zip(absent, zero, strict=True))
+    assert absent.sensitivity > 0
