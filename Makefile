@@ -8,7 +8,7 @@ BIN := .venv/bin
 .PHONY: demo test torture clean
 
 demo: .venv/.installed-demo
-	$(BIN)/lightning-lottery run recipes/quickstart --seeds $(SEEDS)
+	$(BIN)/lightning-lottery run recipes/quickstart --seeds $(SEEDS) --jobs 2
 	@echo "See it: $(BIN)/tensorboard --logdir runs/quickstart"
 
 test: .venv/.installed-test

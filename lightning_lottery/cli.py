@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from jsonargparse import ArgumentParser
 
@@ -34,12 +35,11 @@ def run(arguments: Sequence[str]) -> None:
     parser.add_argument("--out", default="runs", help="where runs go")
     parser.add_argument("--redo", action="append", default=[], help="stage to run again, and what depends on it")
     parser.add_argument("--overlay", default=None, help="a YAML laid over every stage's")
+    parser.add_argument("--jobs", type=int, default=1, help="children that a stage trains at the same time")
     given = parser.parse_args(list(arguments))
-    try:
-        seeds = [int(seed) for seed in str(given.seeds).split(",")]
-    except ValueError as error:
-        raise LotteryError(f"--seeds are numbers separated by commas, got '{given.seeds}'.") from error
-    recipe.run(given.recipe, seeds, out=given.out, redo=given.redo, overlay=given.overlay)
+    recipe.run(
+        given.recipe, _seeds(given.seeds), out=given.out, redo=given.redo, overlay=given.overlay, jobs=given.jobs
+    )
 
 
 def path(arguments: Sequence[str]) -> None:
@@ -49,7 +49,9 @@ def path(arguments: Sequence[str]) -> None:
     """
     from rich.console import Console
 
-    from lightning_lottery.runners import instability
+    from lightning_lottery.runners import path_report
+    from lightning_lottery.runners.factories import imported
+    from lightning_lottery.runners.path import path as lines_between
 
     parser = ArgumentParser(prog="lightning-lottery path", description=path.__doc__)
     parser.add_argument("checkpoints", nargs="+", help="Lightning checkpoints or plain state dicts, at least two")
@@ -59,38 +61,70 @@ def path(arguments: Sequence[str]) -> None:
     parser.add_argument("--alphas", type=int, default=21, help="places on the line, evenly spaced, both ends included")
     parser.add_argument("--threshold", type=float, default=0.02, help="error barrier below which networks are stable")
     parser.add_argument("--recalibrate", type=int, default=0, help="training batches for batch norm's statistics")
+    parser.add_argument("--layer_alphas", default="", help="places for single layers, such as 0,0.5,1; none: no layers")
+    parser.add_argument("--predict", default="", help="package.module:function of predicted classes, to compare them")
     parser.add_argument("--submodule", default="", help="where in the module the checkpoints' weights go")
     parser.add_argument("--out", default="runs/path", help="folder for records, figure and curves")
     given = parser.parse_args(list(arguments))
-    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_model_summary": False, "callbacks": []}
 
     def judge(project: Project, _: str) -> None:
-        report = instability.path(
+        report = lines_between(
             project.model,
             project.datamodule,
             given.checkpoints,
             trainer=project.trainer,
-            monitor=given.monitor,
-            mode=given.mode,
             alphas=[k / (given.alphas - 1) for k in range(given.alphas)] if given.alphas > 1 else [0.0],
-            threshold=given.threshold,
-            recalibrate=given.recalibrate,
-            submodule=given.submodule,
+            layer_alphas=_numbers("--layer_alphas", given.layer_alphas, float) if given.layer_alphas else [],
+            predict=imported(given.predict) if given.predict else None,
+            **{name: given[name] for name in ("monitor", "mode", "threshold", "recalibrate", "submodule")},
         )
         if project.trainer.is_global_zero:
-            instability.write_report(report, Path(given.out), given.threshold)
+            path_report.write_report(report, Path(given.out), report.rows(), {})
             console = Console()
-            console.print(instability.table_of(report))
-            console.print(
-                f"{report.stability.verdict}: {report.stability.reason}. Records: {given.out}", soft_wrap=True
-            )
+            console.print(path_report.table_of(report))
+            console.print(f"{path_report.verdict_of(report)} Records: {given.out}", soft_wrap=True)
 
     with without_noise():
-        Project(
-            ["fit", "--config", given.config],
-            run=judge,
-            trainer=lambda _: {**quiet, "enable_model_summary": False, "callbacks": []},
-        )
+        Project(["fit", "--config", given.config], run=judge, trainer=lambda _: quiet)
+
+
+def instability(arguments: Sequence[str]) -> None:
+    """Train children of one checkpoint with different seeds, then judge the straight lines between them.
+
+    Example: ``lightning-lottery instability --config recipe.yaml --ckpt_path k.ckpt --seeds 1,2,3``
+
+    Every option of ``fit`` is one here; the YAML may have a section ``instability``: threshold, alphas, ticket, ...
+    """
+    from argparse import ArgumentParser as PlainParser
+    from argparse import RawDescriptionHelpFormatter
+
+    from lightning_lottery.runners.instability import InstabilityAnalysis
+    from lightning_lottery.runners.project import resolve
+    from lightning_lottery.runners.settings import InstabilitySettings
+
+    parser = PlainParser(
+        prog="lightning-lottery instability",
+        description=instability.__doc__,
+        formatter_class=RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--seeds", default=None, help="of the children, comma-separated; default: the YAML's, else 1,2")
+    parser.add_argument("--ticket", default=None, help="whose masks every child keeps")
+    parser.add_argument("--jobs", type=int, default=1, help="children trained at once, each with its share of devices")
+    parser.add_argument("--out", default="runs/instability", help="folder for children, records, figures and curves")
+    parser.add_argument("--redo", action="append", default=[], help="child to train again, and what depends on it")
+    parser.add_argument("--dry-run", action="store_true", help="only print the commands of the children, for a cluster")
+    given, of_fit = parser.parse_known_args(list(arguments))
+    config = resolve(["instability", *of_fit])
+    settings = InstabilitySettings(**config.pop("instability"))
+    seeds = settings.seeds if given.seeds is None else _seeds(given.seeds)
+    analysis = InstabilityAnalysis.of_config(config, settings)
+    start = config["ckpt_path"]
+    if given.dry_run:
+        print(analysis.plan(Path(given.out), start, seeds, ticket=given.ticket).commands())  # noqa: T201
+    else:
+        analysis.run(start, seeds, ticket=given.ticket, jobs=given.jobs, out=given.out, redo=given.redo)
 
 
 def child(arguments: Sequence[str]) -> None:
@@ -98,14 +132,35 @@ def child(arguments: Sequence[str]) -> None:
 
     Example: ``lightning-lottery child runs/quickstart/seed-0/1-dense``
     """
-    from lightning_lottery.runners.children import train_child
+    from lightning_lottery.runners.children import Work, do_child
+    from lightning_lottery.runners.instability import analyse, judge_lines
+    from lightning_lottery.runners.training import train
 
     parser = ArgumentParser(prog="lightning-lottery child", description=child.__doc__)
     parser.add_argument("folder", help="the child's folder")
-    train_child(Path(parser.parse_args(list(arguments)).folder))
+    commands: dict[str, Work] = {command: train for command in (*COMMANDS, "start")}
+    commands |= {"lines": judge_lines, "instability": analyse}
+    do_child(Path(parser.parse_args(list(arguments)).folder), commands)
 
 
-OURS: dict[str, Callable[[Sequence[str]], None]] = {"explain": explain, "path": path, "run": run, "child": child}
+def _seeds(given: object) -> list[int]:
+    return _numbers("--seeds", given, int)
+
+
+def _numbers(option: str, given: object, kind: type) -> list[Any]:
+    try:
+        return [kind(number) for number in str(given).split(",")]
+    except ValueError as error:
+        raise LotteryError(f"{option} are numbers separated by commas, got '{given}'.") from error
+
+
+OURS: dict[str, Callable[[Sequence[str]], None]] = {
+    "explain": explain,
+    "path": path,
+    "instability": instability,
+    "run": run,
+    "child": child,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -142,5 +197,5 @@ def _usage() -> str:
     lines = ["usage: lightning-lottery SUBCOMMAND [...]", "", "Lightning's subcommands, on any project:"]
     lines += [f"  {name}" for name in COMMANDS]
     lines += ["", "of this package:"]
-    lines += [f"  {name:9} {(command.__doc__ or '').splitlines()[0]}" for name, command in OURS.items()]
+    lines += [f"  {name:12} {(command.__doc__ or '').splitlines()[0]}" for name, command in OURS.items()]
     return "\n".join([*lines, "", "lightning-lottery SUBCOMMAND --help says more."])

@@ -10,7 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 import lightning_lottery.zoo  # noqa: F401 (its classes answer to their short names once imported)
 from lightning_lottery.cli import main
-from lightning_lottery.runners.children import Child
+from lightning_lottery.runners.children import RESUME_FROM, Child
 
 NO_ATTENTION = {"exclude": ["*attention*", "*classifier*"]}  # whose layers would die in so short a fit
 RUN = "${oc.env:LOTTERY_RUN}"
@@ -65,6 +65,7 @@ def write(folder: Path, stages: dict[str, dict[str, Any]]) -> Path:
 def in_this_process(child: Child) -> int:
     """What ``run_child`` does, without the seconds that a process of its own takes to import everything."""
     before = dict(os.environ)
+    os.environ.pop(RESUME_FROM, None)
     try:
         main(["child", str(child.folder)])
     except SystemExit as exit:

@@ -8,7 +8,7 @@ from lightning.pytorch import LightningModule
 
 from lightning_lottery import Ticket
 from lightning_lottery.cli import main
-from stages import fit, freezing, named, platon, write
+from stages import fit, freezing, in_this_process, named, platon, write
 
 
 class Buggy(LightningModule):
@@ -116,7 +116,10 @@ def test_a_configuration_that_is_not_there_is_refused(refused):
 
 def test_a_subcommand_that_is_not_there_is_refused_with_those_that_are(refused):
     said = refused("fitt", "--config", "fit.yaml")
-    assert said == "There is no subcommand 'fitt': there are fit, validate, test, predict, explain, path, run, child."
+    assert (
+        said
+        == "There is no subcommand 'fitt': there are fit, validate, test, predict, explain, path, instability, run, child."
+    )
 
 
 def test_an_option_is_not_guessed_from_its_beginning(refused):
@@ -147,8 +150,10 @@ def test_seeds_are_numbers(refused):
 def test_run_hands_on_what_it_was_given(monkeypatch):
     given = {}
     monkeypatch.setattr("lightning_lottery.runners.recipe.run", lambda *args, **kwargs: given.update(kwargs, args=args))
-    main(["run", "folder", "--seeds", "0,2", "--out", "there", "--redo", "1-a", "--redo", "2-b", "--overlay", "o.yaml"])
-    assert given == {"args": ("folder", [0, 2]), "out": "there", "redo": ["1-a", "2-b"], "overlay": "o.yaml"}
+    options = ["--out", "there", "--redo", "1-a", "--redo", "2-b", "--overlay", "o.yaml", "--jobs", "2"]
+    main(["run", "folder", "--seeds", "0,2", *options])
+    expected = {"out": "there", "redo": ["1-a", "2-b"], "overlay": "o.yaml", "jobs": 2}
+    assert given == {"args": ("folder", [0, 2]), **expected}
 
 
 @pytest.mark.parametrize("where", ["init", "fit"])
@@ -169,7 +174,7 @@ def test_ctrl_c_is_exit_code_130(monkeypatch, capsys):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("lightning_lottery.runners.children.train_child", interrupted)
+    monkeypatch.setattr("lightning_lottery.runners.children.do_child", interrupted)
     with pytest.raises(SystemExit) as exit:
         main(["child", "folder"])
     assert exit.value.code == 130
@@ -279,7 +284,7 @@ def test_path_leaves_a_table_records_a_figure_and_curves(networks, here, capsys)
     main(["path", *files, "--config", project, "--alphas", "5", "--out", "line"])
     said = capsys.readouterr().out
     assert "0 - 1" in said and "test_acc over 359 samples" in said
-    assert "undecided: one pair gives an estimate, no verdict" in said
+    assert re.search("undecided: mean error barrier 0.[0-9]{4}; one pair gives an estimate, no verdict", said)
     rows = [json.loads(line) for line in (here / "line/results.jsonl").read_text().splitlines()]
     assert sorted({row["alpha"] for row in rows if row["alpha"] is not None}) == [0.0, 0.25, 0.5, 0.75, 1.0]
     assert {row["metric"] for row in rows} >= {"test_acc", "test_loss", "error_barrier", "error_excess", "l2", "cosine"}
@@ -294,3 +299,48 @@ def test_path_says_what_is_wrong_with_its_checkpoints(networks, refused):
     assert "There is no checkpoint 'none.ckpt'" in refused("path", files[0], "none.ckpt", "--config", project)
     assert "does not log 'f1'" in refused("path", *files, "--config", project, "--monitor", "f1")
     assert "both ends 0 and 1" in refused("path", *files, "--config", project, "--alphas", "1")
+
+
+@pytest.fixture
+def analysable(monkeypatch):
+    """A project's YAML with a section for the runner, and children that run in this process."""
+    monkeypatch.setattr("lightning_lottery.runners.processes.run_child", in_this_process)
+    return config(fit(instability={"alphas": 3, "layer_alphas": [0.5]}))
+
+
+def test_instability_trains_children_and_judges_them(analysable, here, capsys):
+    main(["instability", "--config", analysable, "--seeds", "1,2", "--out", "out", "--instability.threshold", "0.5"])
+    said = capsys.readouterr().out
+    assert "the common beginning" in said and "child of seed 2 (2/2)" in said and "seed 1 - seed 2" in said
+    assert "one pair gives an estimate, no verdict" in said
+    summary = json.loads((here / "out/summary.json").read_text())
+    assert summary["networks"] == ["seed 1", "seed 2"]
+    assert {path.name for path in (here / "out").glob("*.png")} == {"path.png", "layers.png"}
+    main(["instability", "--config", analysable, "--seeds", "1,2", "--out", "out", "--instability.threshold", "0.5"])
+    assert "child of seed 2 (2/2): done before" in capsys.readouterr().out
+
+
+def test_the_children_of_a_dry_run_are_commands_that_a_cluster_may_run(analysable, here, capsys):
+    command = ["instability", "--config", analysable, "--seeds", "1,2", "--out", "out"]
+    main([*command, "--dry-run"])
+    listed = capsys.readouterr().out.splitlines()
+    folders = [line.rpartition(" child ")[2] for line in listed if not line.startswith("#")]
+    assert folders == ["out/start", "out/seed-1", "out/seed-2"] and not (here / "out/lines").exists()
+    for folder in folders:
+        main(["child", folder])
+    capsys.readouterr()
+    main(command)
+    said = capsys.readouterr().out
+    assert said.count(": done before") == 3 and "Records: out/results.jsonl" in said
+
+
+def test_instability_says_what_is_wrong(analysable, refused, here):
+    assert "at least two" in refused("instability", "--config", analysable, "--seeds", "1")
+    assert "--seeds are numbers" in refused("instability", "--config", analysable, "--seeds", "a,b")
+    assert "--instability.thresold" in refused("instability", "--config", analysable, "--instability.thresold", "1")
+    assert "There is no checkpoint" in refused("instability", "--config", analysable, "--ckpt_path", "none.ckpt")
+    assert not (here / "runs").exists()
+
+
+def test_a_section_for_a_runner_does_not_disturb_a_fit(analysable, here, capsys):
+    main(["fit", "--config", analysable, "--trainer.max_steps", "1", "--trainer.logger", "false"])

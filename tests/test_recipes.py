@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from lightning_lottery.runners import recipe
+from lightning_lottery.runners import processes, recipe
 from stages import in_this_process
 
 ROOT = Path(__file__).parents[1] / "recipes"
@@ -23,7 +23,7 @@ def test_every_recipe_can_be_run_small(folder):
 @pytest.mark.filterwarnings("ignore:.* keeps no weight of:UserWarning")  # networks as small as these lose layers
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: str(folder.relative_to(ROOT)))
 def test_the_stages_of_a_recipe_run_in_order(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(recipe, "run_child", in_this_process)
+    monkeypatch.setattr(processes, "run_child", in_this_process)
     monkeypatch.chdir(tmp_path)
     summary = recipe.run(folder, out=tmp_path, overlay=folder / "tiny.yaml")
     assert list(summary) == [stage.name for stage in recipe.stages_of(folder)]

@@ -198,7 +198,7 @@ def judge(
     from scipy import stats
 
     mean = float(np.mean(list(barriers.values())))
-    test_error = (error * (1 - error) / samples) ** 0.5 if error is not None and samples else None
+    test_error = None if error is None or not samples else _binomial_error(error, samples)
     children = sorted({child for pair in barriers for child in pair})
     if len(children) < 3:
         return Stability(mean, None, None, None, "undecided", test_error, "one pair gives an estimate, no verdict")
@@ -216,6 +216,12 @@ def judge(
     else:
         verdict, reason = "stable", f"the upper bound {high:.4f} is below {threshold}"
     return Stability(mean, standard_error, low, high, verdict, test_error, reason)  # type: ignore[arg-type]
+
+
+def _binomial_error(share: float, samples: int) -> float:
+    """Standard error of a share of so many samples, never 0: two samples of either kind are added (Agresti & Coull)."""
+    smoothed = (share * samples + 2) / (samples + 4)
+    return float((smoothed * (1 - smoothed) / (samples + 4)) ** 0.5)
 
 
 def check_alphas(alphas: Sequence[float]) -> tuple[float, ...]:

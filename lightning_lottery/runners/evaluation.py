@@ -7,8 +7,10 @@ from typing import Any, Literal
 
 import torch
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning_utilities.core.apply_func import apply_to_collection
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 from torchmetrics import Metric
 
@@ -140,11 +142,26 @@ class Evaluator:
         trainer: Runs the loop; its own callbacks run as well, so give it none that mind.
         batches: What to evaluate on.
         split: Which of the module's steps.
+        evaluations: How many there will be, for a progress bar in place of the Trainer's own, where it has one.
     """
 
-    def __init__(self, module: LightningModule, trainer: Trainer, batches: Batches, split: Split) -> None:
+    def __init__(
+        self, module: LightningModule, trainer: Trainer, batches: Batches, split: Split, *, evaluations: int = 0
+    ) -> None:
         self.module, self.trainer, self.batches, self.split = module, trainer, batches, split
         self.samples = 0  # that the last evaluation used, over all ranks
+        shown = evaluations and trainer.progress_bar_callback is not None and trainer.is_global_zero
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self.bar = Progress(*columns, disable=not shown)
+        self.places = self.bar.add_task("evaluations", total=evaluations)
+        limit = trainer.limit_test_batches if split == "test" else trainer.limit_val_batches
+        ran = limit if isinstance(limit, int) else int(limit * len(batches))
+        self.within = self.bar.add_task("batches", total=min(ran, len(batches)))
+        self.bar.start()
+
+    def close(self) -> None:
+        """Leave the progress bar."""
+        self.bar.stop()
 
     def __call__(self, prepare: Callable[[LightningModule], None]) -> dict[str, float]:
         """Every logged metric, averaged over the samples of all ranks in float64.
@@ -158,9 +175,11 @@ class Evaluator:
         Raises:
             LotteryError: The module logs nothing.
         """
-        recorder = _Recorder(prepare, self.batches)
+        self.bar.reset(self.within)
+        recorder = _Recorder(prepare, self.batches, lambda: self.bar.advance(self.within))
         callbacks: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
-        self.trainer.callbacks = [*callbacks, recorder]  # type: ignore[attr-defined]
+        others = [callback for callback in callbacks if not isinstance(callback, ProgressBar)]
+        self.trainer.callbacks = [*others, recorder]  # type: ignore[attr-defined]
         try:
             with _logging_to(self.module, recorder):
                 run = self.trainer.test if self.split == "test" else self.trainer.validate
@@ -173,6 +192,7 @@ class Evaluator:
                 f"{type(self.module).__name__} logs nothing in `{step}`: log there what is to be compared, "
                 "`self.log('test_acc', accuracy)` for instance."
             )
+        self.bar.advance(self.places)
         self.samples = int(sum_over_ranks(recorder.samples, self.trainer))
         return recorder.means(self.trainer)
 
@@ -180,8 +200,10 @@ class Evaluator:
 class _Recorder(Callback):
     """Stands in for ``LightningModule.log`` during one evaluation; knows each batch's size instead of guessing it."""
 
-    def __init__(self, prepare: Callable[[LightningModule], None], batches: Batches) -> None:
-        self.prepare, self.batches = prepare, batches
+    def __init__(
+        self, prepare: Callable[[LightningModule], None], batches: Batches, on_batch: Callable[[], None]
+    ) -> None:
+        self.prepare, self.batches, self.on_batch = prepare, batches, on_batch
         self.samples = 0  # of the batches that ran: a Trainer may limit them
         self.weight = 1.0  # of what is logged outside a batch: all samples so far
         self.totals: dict[str, tuple[float, float]] = {}
@@ -197,6 +219,7 @@ class _Recorder(Callback):
         self.weight = float(self.batches.sizes[given[3]])
 
     def _end_batch(self, *_: Any) -> None:
+        self.on_batch()
         self.samples += int(self.weight)
         self.weight = float(self.samples)
 

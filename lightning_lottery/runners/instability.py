@@ -1,337 +1,383 @@
-"""Is a network stable to SGD noise? The straight line between networks that were trained apart."""
+"""Is a network stable to SGD noise? Children of one checkpoint with different seeds, and the lines between them."""
 
-import json
 import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from io import BytesIO
-from itertools import combinations
+import sys
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.utilities.model_helpers import is_overridden
-from rich.table import Table
-from torch import Tensor
+from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.utilities.seed import isolate_rng
+from rich.console import Console
 
+from lightning_lottery.callbacks.base import MaskCallback
 from lightning_lottery.errors import LotteryError
-from lightning_lottery.figures import lines_between
-from lightning_lottery.functional.connectivity import (
-    Stability,
-    State,
-    check_alphas,
-    distances,
-    error_barrier,
-    excess,
-    has_batch_norm,
-    interpolate_,
-    judge,
-    recalibrate_batch_norm_,
-)
-from lightning_lottery.functional.masks import hamming
-from lightning_lottery.runners.evaluation import Batches, Evaluator, loader_of, stage_of, sum_over_ranks
-from lightning_lottery.ticket import write_whole
+from lightning_lottery.runners.children import Child, Row, Work, discard_with_dependents, do_child
+from lightning_lottery.runners.conditions import check_contract
+from lightning_lottery.runners.factories import IMPORTING, Factories, address_of, imported
+from lightning_lottery.runners.fingerprint import leaves
+from lightning_lottery.runners.path import path
+from lightning_lottery.runners.path_report import PathReport, table_of, verdict_of, write_report
+from lightning_lottery.runners.processes import JOBS, run_one, run_together
+from lightning_lottery.runners.project import ResolvedProject, without_noise
+from lightning_lottery.runners.settings import InstabilitySettings
+from lightning_lottery.runners.training import Built, train
 
-Pair = tuple[int, int]
-Curve = dict[str, list[float]]
+JUDGED = ("monitor", "mode", "threshold", "alphas", "recalibrate", "layer_alphas", "predict")
+"""The settings that judge children, as opposed to those that say which are trained."""
 
-ALPHAS = tuple(float(alpha) for alpha in np.linspace(0, 1, 21))
-"""Where the line is evaluated by default: both ends and the middle among them."""
+
+class InstabilityAnalysis:
+    """Train children of one checkpoint with different seeds, then judge the straight lines between them.
+
+    From the checkpoint everything goes on (weights, optimizer, schedules, step) to the same last step; only the seed
+    differs, and with it the order of the data, augmentation and dropout. The network is stable to SGD noise at the
+    checkpoint where the error barrier between its children is below a threshold.
+
+    Each child is a folder: done once, resumed when killed, refused when changed. Where the factories are functions at
+    the top of a file, each child is a process of its own, under any strategy of Lightning's; otherwise (a notebook, a
+    closure) they are trained here, one after another.
+
+    Args:
+        make_module: Called with nothing for every child; gives the LightningModule.
+        make_data: Called with nothing; gives the LightningDataModule, or None where the module has its own loaders.
+        make_trainer: Called with ``default_root_dir=`` and ``logger=``, to be handed to the Trainer that it gives.
+        monitor: The metric logged in ``test_step`` (or ``validation_step``) that is judged, a fraction.
+        mode: ``"max"`` for an accuracy, ``"min"`` for an error or a loss (then the threshold is in its units).
+        threshold: Error barrier below which a network is called stable, a fraction.
+        alphas: Places on each line, evenly spaced, both ends included; >= 2.
+        recalibrate: Training batches for estimating batch norm's statistics anew at each place; 0 for none.
+        layer_alphas: Places at which single layers are interpolated, in [0, 1]; empty for none.
+        predict: Gives predicted classes for (module, batch), to compare predictions; or its address
+            ``package.module:function``.
+
+    Raises:
+        TypeError: A factory that cannot be called.
+
+    Source: Frankle et al. 2020, sections 2 and 3. Optimizer state goes on from the checkpoint, as in the paper.
+    """
+
+    def __init__(
+        self,
+        make_module: Callable[[], LightningModule],
+        make_data: Callable[[], LightningDataModule | None],
+        make_trainer: Callable[..., Trainer],
+        *,
+        monitor: str = "test_acc",
+        mode: Literal["max", "min"] = "max",
+        threshold: float = 0.02,
+        alphas: int = 21,
+        recalibrate: int = 0,
+        layer_alphas: Sequence[float] = (),
+        predict: Callable[[LightningModule, Any], torch.Tensor] | str | None = None,
+    ) -> None:
+        self.project: Factories | Mapping[str, Any] = Factories(make_module, make_data, make_trainer)
+        self.settings = InstabilitySettings(
+            monitor=monitor,
+            mode=mode,
+            threshold=threshold,
+            alphas=alphas,
+            recalibrate=recalibrate,
+            layer_alphas=tuple(layer_alphas),
+            predict=predict if isinstance(predict, str) or predict is None else address_of(predict),
+        )
+
+    @classmethod
+    def of_config(cls, config: Mapping[str, Any], settings: InstabilitySettings) -> "InstabilityAnalysis":
+        """The analysis of a project given as the resolved YAML of a fit."""
+        analysis = cls.__new__(cls)
+        analysis.project, analysis.settings = config, settings
+        return analysis
+
+    def run(
+        self,
+        ckpt_path: str | os.PathLike[str] | None = None,
+        seeds: Sequence[int] = (1, 2),
+        *,
+        ticket: str | os.PathLike[str] | None = None,
+        make_pruner: Callable[[], MaskCallback] | None = None,
+        jobs: int = 1,
+        out: str | os.PathLike[str] = "runs/instability",
+        redo: Collection[str] = (),
+        labels: Mapping[str, Any] | None = None,
+    ) -> PathReport:
+        """Train the children that are not done yet, judge the lines between them, and write the report.
+
+        Args:
+            ckpt_path: Where children begin; None for the module as built (step 0), one initialisation for all.
+            seeds: Of the children: at least two, all different; all equal for a null control.
+            ticket: Path of a ticket whose masks every child keeps.
+            make_pruner: Gives a callback that prunes once, at the checkpoint (``SNIP``, ``SynFlow``, or
+                ``MagnitudePruning`` by a ``Constant`` schedule); every child keeps its masks.
+            jobs: Children trained at the same time, each with its share of devices and threads.
+            out: Folder for everything.
+            redo: Children to train again: ``start``, ``seed-1``, ..., and with them what uses their files.
+            labels: What rows of the records say beside: ``stage``, ``parent``.
+
+        Returns:
+            What was found; files are written into ``out`` as well.
+
+        Raises:
+            LotteryError: Fewer than two seeds, or some equal; a checkpoint that holds no training state; a child that
+                failed, was changed since it ran, or differs in more than its seed; what ``path`` refuses.
+        """
+        if os.environ.get(IMPORTING):
+            raise LotteryError(
+                f"'{os.environ[IMPORTING]}' runs an analysis when it is imported, which its children must do: put the "
+                'call under `if __name__ == "__main__":`.'
+            )
+        folder = Path(out)
+        plan = self.plan(folder, ckpt_path, seeds, ticket=ticket, make_pruner=make_pruner, labels=labels)
+        discard_with_dependents(plan.children, redo)
+        if plan.lines.is_stale:
+            plan.lines.discard()  # it only judges: done anew where children were added or asked otherwise
+        if isinstance(self.project, Factories) and not replace(self.project, make_pruner=make_pruner).are_importable:
+            if jobs > 1:
+                raise LotteryError(
+                    "Parallel children are processes of their own: give factories that another process can import, "
+                    "functions at the top of a file."
+                )
+            for child in plan.children:
+                is_pruned = child is plan.start and make_pruner is not None
+                _do_here(child, replace(self.project, make_pruner=make_pruner) if is_pruned else self.project)
+        else:
+            self._do_in_processes(plan, jobs)
+        return _finish(plan, folder, seeds, labels or {})
+
+    def plan(
+        self,
+        out: Path,
+        ckpt_path: str | os.PathLike[str] | None,
+        seeds: Sequence[int],
+        *,
+        ticket: str | os.PathLike[str] | None = None,
+        make_pruner: Callable[[], MaskCallback] | None = None,
+        labels: Mapping[str, Any] | None = None,
+    ) -> "Plan":
+        """What ``run`` will do: a child that makes the common beginning where one is needed, one per seed, the lines.
+
+        Raises:
+            LotteryError: As ``run``, as far as it can be known before anything is trained.
+        """
+        _check_seeds(seeds)
+        if ckpt_path is not None:
+            _check_checkpoint(Path(ckpt_path))
+        pruner = make_pruner or self.settings.pruner
+        if pruner is not None and (ticket or self.settings.ticket):
+            raise LotteryError("Give either a ticket or a pruner: both say which weights the children keep.")
+        masks = str(ticket) if ticket else self.settings.ticket
+        begin = None if ckpt_path is None else str(ckpt_path)
+        start = None
+        if begin is None or pruner is not None:
+            start = self._child(out / "start", "start", self._own_seed(), begin, {}, pruner=pruner)
+            begin = str(start.folder / "start.ckpt")
+            masks = str(start.folder / "ticket.safetensors") if pruner is not None else masks
+        said = dict(labels or {})
+        children = [
+            self._child(out / name, "fit", seed, begin, {"ticket": masks}, labels={**said, "seeds": [seed]})
+            for name, seed in zip(_names(seeds), seeds, strict=True)
+        ]
+        judged = {name: getattr(self.settings, name) for name in JUDGED} | {
+            "layer_alphas": list(self.settings.layer_alphas),
+            "checkpoints": [str(child.folder / "last.ckpt") for child in children],
+            "is_null_control": len(set(seeds)) == 1,
+        }
+        return Plan(start, children, self._child(out / "lines", "lines", self._own_seed(), None, judged))
+
+    def _child(
+        self,
+        folder: Path,
+        command: str,
+        seed: int,
+        ckpt_path: str | None,
+        options: Mapping[str, Any],
+        *,
+        pruner: Any = None,
+        labels: Mapping[str, Any] | None = None,
+    ) -> Child:
+        if isinstance(self.project, Factories):
+            own = (self.project if pruner is None else replace(self.project, make_pruner=pruner)).config()
+        else:
+            own = dict(self.project)
+            if pruner is not None:
+                trainer = own["trainer"]
+                own["trainer"] = {**trainer, "callbacks": [*(trainer["callbacks"] or []), pruner]}
+        config = {**own, "seed_everything": seed, "ckpt_path": ckpt_path}
+        return Child(folder, command, config, labels or {}, options)
+
+    def _own_seed(self) -> int:
+        """The seed under which the module is built when it begins at step 0."""
+        seed = 0 if isinstance(self.project, Factories) else self.project.get("seed_everything")
+        return seed if isinstance(seed, int) and not isinstance(seed, bool) else 0
+
+    def _do_in_processes(self, plan: "Plan", jobs: int) -> None:
+        console = Console()
+        if plan.start is not None:
+            run_one(plan.start, "the common beginning", console)
+        named = [(f"child of seed {child.config['seed_everything']}", child) for child in plan.seeds]
+        if jobs > 1:
+            run_together(named, jobs, console)
+        else:
+            for number, (what, child) in enumerate(named, start=1):
+                run_one(child, f"{what} ({number}/{len(named)})", console)
+        run_one(plan.lines, "the lines between them", console)
 
 
 @dataclass(frozen=True)
-class PathReport:
-    """What the lines between several networks look like.
+class Plan:
+    """The children of an analysis, in the order in which they depend on each other.
 
     Args:
-        names: Of the networks, in the order of the pairs' numbers.
-        alphas: Places on each line; 1 is the pair's first network.
-        monitor: The metric that is judged, a fraction.
-        mode: Whether the monitor is better when high (``"max"``, an accuracy) or low (``"min"``, an error or a loss).
-        curves: For each pair every metric along the line.
-        recalibrated: The same with batch norm's statistics estimated anew at each place; empty without batch norm.
-        between: For each pair ``l2`` and ``cosine`` distance, and ``disagreement`` where predictions were compared.
-        samples: In the evaluation set, over all ranks.
-        stability: The verdict on the raw barrier.
+        start: Makes the common beginning, and the ticket where there is a pruner; None where a checkpoint is given.
+        seeds: One for each seed; they do not depend on each other.
+        lines: Judges the lines between them.
     """
 
-    names: tuple[str, ...]
-    alphas: tuple[float, ...]
-    monitor: str
-    mode: Literal["max", "min"]
-    curves: Mapping[Pair, Curve]
-    recalibrated: Mapping[Pair, Curve]
-    between: Mapping[Pair, Mapping[str, float]]
-    samples: int
-    stability: Stability
+    start: Child | None
+    seeds: list[Child]
+    lines: Child
 
-    def errors(self, pair: Pair, *, recalibrated: bool = False) -> list[float]:
-        """The monitor as an error along a pair's line: one minus it where it is better when high."""
-        values = (self.recalibrated if recalibrated else self.curves)[pair][self.monitor]
-        return [1 - value for value in values] if self.mode == "max" else list(values)
+    @property
+    def children(self) -> list[Child]:
+        """All of them."""
+        return [*([self.start] if self.start else []), *self.seeds, self.lines]
 
-    def measures(self, pair: Pair, *, recalibrated: bool = False) -> dict[str, float]:
-        """Barrier, excess, value in the middle, and ratio of the highest to the ends' mean, of error and of losses."""
-        along = {"error": self.errors(pair, recalibrated=recalibrated)}
-        curves = (self.recalibrated if recalibrated else self.curves)[pair]
-        along |= {name: values for name, values in curves.items() if "loss" in name}
-        found: dict[str, float] = {}
-        for name, values in along.items():
-            ends = (values[0] + values[-1]) / 2
-            found[f"{name}_barrier"] = error_barrier(values)
-            found[f"{name}_excess"] = excess(values, self.alphas)
-            found[f"{name}_ratio"] = max(values) / ends if ends else float("nan")
-            if 0.5 in self.alphas:
-                found[f"{name}_middle"] = values[self.alphas.index(0.5)]
-        return found
-
-    def rows(self) -> list[dict[str, Any]]:
-        """Records: one row for every pair, place and metric, then one for every pair and measure."""
-        rows: list[dict[str, Any]] = []
-        for (i, j), curve in self.curves.items():
-            base = {"stage": "path", "parent": None, "seeds": [self.names[i], self.names[j]], "n": self.samples}
-            for kind, curves in (("raw", curve), ("recalibrated", self.recalibrated.get((i, j), {}))):
-                for metric, values in curves.items():
-                    rows += [
-                        {**base, "method": kind, "alpha": alpha, "metric": metric, "value": value}
-                        for alpha, value in zip(self.alphas, values, strict=True)
-                    ]
-            found = {"raw": {**self.measures((i, j)), **self.between[i, j]}}
-            if (i, j) in self.recalibrated:
-                found["recalibrated"] = self.measures((i, j), recalibrated=True)
-            for kind, measures in found.items():
-                rows += [{**base, "method": kind, "alpha": None, "metric": m, "value": v} for m, v in measures.items()]
-        return rows
+    def commands(self) -> str:
+        """Prepare every child that is not done, and list the commands that do them, in the order of dependence."""
+        for child in self.children[:-1]:
+            child.prepare()
+        command = f"{Path(sys.executable).with_name('lightning-lottery')} child"
+        lines = [] if self.start is None else ["# first", f"{command} {self.start.folder}"]
+        lines += ["# then, in any order or all at once"]
+        lines += [f"{command} {child.folder}" for child in self.seeds]
+        return "\n".join(
+            [*lines, "# at last this command again without --dry-run: it finds them done, and judges them"]
+        )
 
 
-def path(
-    module: LightningModule,
-    data: Any,
-    checkpoints: Sequence[str | os.PathLike[str]],
-    *,
-    trainer: Trainer,
-    monitor: str = "test_acc",
-    mode: Literal["max", "min"] = "max",
-    alphas: Sequence[float] = ALPHAS,
-    threshold: float = 0.02,
-    recalibrate: int = 0,
-    submodule: str = "",
-    memory: int = 2**31,
-    predict: Callable[[LightningModule, Any], Tensor] | None = None,
-) -> PathReport:
-    """The straight line between every pair of networks: each metric along it, barriers, and a verdict.
+def judge_lines(child: Child, resume: str, factories: Factories | None = None) -> list[Row] | None:
+    """What the child does that judges: ``path`` between its checkpoints, kept as ``report.json``."""
+    options = dict(child.options)
+    found: list[list[Row] | None] = []
 
-    Batches are loaded once for all pairs and places and divided over the ranks of the Trainer. The module's own
-    ``test_step`` (or ``validation_step``) says what is measured; it is left with the weights that it had.
+    def run(project: Built, _: str = "") -> None:
+        alphas = options["alphas"]
+        report = path(
+            project.model,
+            project.datamodule,
+            options["checkpoints"],
+            trainer=project.trainer,
+            alphas=[k / (alphas - 1) for k in range(alphas)] if alphas > 1 else [0.0],
+            predict=imported(options["predict"]) if options["predict"] else None,
+            **{name: options[name] for name in ("monitor", "mode", "threshold", "recalibrate", "layer_alphas")},
+        )
+        if options["is_null_control"]:
+            reason = "the same seed twice is a null control: its barrier is 0"
+            report = replace(report, stability=replace(report.stability, verdict="undecided", reason=reason))
+        if project.trainer.is_global_zero:
+            report.save(child.folder / "report.json")
+        found.append(report.rows() if project.trainer.is_global_zero else None)
 
-    Args:
-        module: A module of the networks' kind; its own weights do not matter.
-        data: LightningDataModule, or a loader; None for the module's own loader.
-        checkpoints: Lightning checkpoints, or files of plain state dicts; at least two.
-        trainer: Runs the evaluations. Give it none of the project's callbacks.
-        monitor: The logged metric that is judged, a fraction.
-        mode: ``"max"`` for an accuracy, ``"min"`` for an error or a loss (then the threshold is in its units).
-        alphas: Places on the line, in [0, 1], both ends included.
-        threshold: Error barrier below which networks are called stable, a fraction.
-        recalibrate: Training batches for estimating batch norm's statistics anew at each place; 0 for none.
-        submodule: Where in the module the checkpoints' weights go, such as ``"model"``; for checkpoints of the inner
-            network.
-        memory: Bytes of batches that are kept in memory; what does not fit is loaded anew for every place.
-        predict: Given the module and a batch, the predicted classes; for the share of samples the ends disagree on.
+    with without_noise():
+        if factories is not None or Factories.are_in(child.config):
+            build = factories or Factories.load(child.config)
+            run(build.project(child.config["seed_everything"], str(child.folder), False, _only_bars))
+        else:
+            quiet = {"logger": False, "enable_checkpointing": False, "enable_model_summary": False, "callbacks": []}
+            ResolvedProject(["fit", "--config", str(child.folder / "config.yaml")], run=run, trainer=lambda _: quiet)
+    return found[0]
 
-    Raises:
-        LotteryError: Fewer than two checkpoints, one that does not fit or holds NaN, different masks, alphas outside
-            the line, a module that logs nothing or not the monitor, an accuracy in percent, no training batches to
-            recalibrate with.
 
-    Source: Frankle et al. 2020, section 2.
-    """
-    places = check_alphas(alphas)
-    names = tuple(str(checkpoint) for checkpoint in checkpoints)
-    if len(names) < 2:
-        raise LotteryError(f"A line needs two networks, got {len(names)} checkpoint(s).")
-    if is_overridden("configure_model", module):
-        module.configure_model()
-    target = module.get_submodule(submodule)
-    states = [read_state(Path(name), target) for name in names]
-    _refuse_different_masks(names)
-    split = stage_of(module, data)
-    ranks = {"rank": trainer.global_rank, "world_size": trainer.world_size}
-    batches = Batches(loader_of(module, data, split), **ranks, memory=memory)
-    evaluate = Evaluator(module, trainer, batches, split)
-    before = {name: value.clone() for name, value in _tensors(target.state_dict()).items()}
-    training = []
-    if recalibrate and has_batch_norm(module):
-        source = data if isinstance(data, LightningDataModule) else None  # a loader given holds what is evaluated
-        training = _first(loader_of(module, source, "train"), recalibrate)
-    curves: dict[Pair, Curve] = {}
-    recalibrated: dict[Pair, Curve] = {}
+def analyse(child: Child, resume: str) -> list[Row]:
+    """What a recipe's stage ``instability`` does: a whole analysis in the stage's folder."""
+    project = {name: value for name, value in child.config.items() if name != "instability"}
+    settings = InstabilitySettings(**child.config["instability"])
+    analysis = InstabilityAnalysis.of_config(project, settings)
+    labels = {"stage": child.folder.name, "parent": child.config["seed_everything"]} | {
+        name: value for name, value in child.labels.items() if name != "seeds"
+    }
+    analysis.run(
+        child.config["ckpt_path"], settings.seeds, jobs=int(os.environ.get(JOBS, 1)), out=child.folder, labels=labels
+    )
+    return child.records()
+
+
+def _finish(plan: Plan, folder: Path, seeds: Sequence[int], labels: Mapping[str, Any]) -> PathReport:
+    """Check the contract between the children, then write and show everything."""
+    shared = check_contract({child.folder.name: child.folder for child in plan.seeds}, seeds)
+    report = PathReport.load(plan.lines.folder / "report.json")
+    report = replace(report, names=tuple(f"seed {seed}" for seed in seeds))
+    trained = [row for child in plan.seeds for row in child.records()]
+    own = {"stage": "instability", **labels, "step": shared["start_step"], "sparsity": trained[0]["sparsity"]}
+    rows = [*trained, *report.rows(seeds, **own)]
+    hparams = {"start_step": shared["start_step"], "end_step": shared["end_step"], **dict(leaves(shared["hparams"]))}
+    write_report(report, folder, rows, hparams)
+    console = Console()
+    console.print(table_of(report))
+    console.print(verdict_of(report), soft_wrap=True)
+    console.print(f"Records: {folder / 'results.jsonl'}. Curves: tensorboard --logdir {folder}", soft_wrap=True)
+    return report
+
+
+def _check_seeds(seeds: Sequence[int]) -> None:
+    if len(seeds) < 2 or len(set(seeds)) not in (1, len(seeds)):
+        raise LotteryError(
+            f"`seeds` are at least two, all different (all equal for a null control), got {list(seeds)}: two networks "
+            "make a line, three a verdict."
+        )
+
+
+def _names(seeds: Sequence[int]) -> list[str]:
+    if len(set(seeds)) == len(seeds):
+        return [f"seed-{seed}" for seed in seeds]
+    return [f"seed-{seed}-{number}" for number, seed in enumerate(seeds, start=1)]
+
+
+def _check_checkpoint(ckpt_path: Path) -> None:
+    """Refuse what children cannot go on from, before anything is trained."""
     try:
-        for i, j in combinations(range(len(states)), 2):
-            line = [evaluate(_setting(states[i], states[j], alpha, submodule)) for alpha in places]
-            curves[i, j] = _curve(line, monitor, mode)
-            if training:
-                line = [evaluate(_setting(states[i], states[j], alpha, submodule, training, split)) for alpha in places]
-                recalibrated[i, j] = _curve(line, monitor, mode)
-        predictions = [_predictions(module, state, submodule, batches, predict) for state in states] if predict else []
-    finally:
-        target.load_state_dict(before, strict=False)
-    between: dict[Pair, dict[str, float]] = {}
-    for i, j in curves:
-        between[i, j] = distances(states[i], states[j])
-        if predictions:
-            differing = int((predictions[i] != predictions[j]).sum())
-            between[i, j]["disagreement"] = sum_over_ranks(differing, trainer) / sum_over_ranks(
-                batches.samples, trainer
-            )
-    samples = evaluate.samples
-    unjudged = PathReport(names, places, monitor, mode, curves, recalibrated, between, samples, judge({(0, 1): 0.0}))
-    barriers = {pair: error_barrier(unjudged.errors(pair)) for pair in curves}
-    ends = float(np.mean([error for pair in curves for error in (unjudged.errors(pair)[0], unjudged.errors(pair)[-1])]))
-    is_error = mode == "max" or (ends <= 1 and "loss" not in monitor)
-    verdict = judge(barriers, threshold, error=ends if is_error else None, samples=samples)
-    return PathReport(names, places, monitor, mode, curves, recalibrated, between, samples, verdict)
-
-
-def write_report(report: PathReport, folder: Path, threshold: float) -> None:
-    """Write ``results.jsonl``, ``summary.json``, ``path.png`` and curves for TensorBoard on an axis of 1000 alpha.
-
-    Raises:
-        LotteryError: A file cannot be written.
-    """
-    from torch.utils.tensorboard import SummaryWriter
-
-    write_whole(folder / "results.jsonl", "".join(json.dumps(row) + "\n" for row in report.rows()).encode(), "records")
-    measures = {f"{i}-{j}": {**report.measures((i, j)), **report.between[i, j]} for i, j in report.curves}
-    for i, j in report.recalibrated:
-        again = report.measures((i, j), recalibrated=True)
-        measures[f"{i}-{j}"] |= {f"recalibrated_{name}": value for name, value in again.items()}
-    summary = {"networks": report.names, "pairs": measures, "stability": asdict(report.stability), "n": report.samples}
-    write_whole(folder / "summary.json", json.dumps(summary, indent=1).encode(), "summary")
-    losses = [name for name in next(iter(report.curves.values())) if "loss" in name][:1]
-    errors = [report.errors(pair) for pair in report.curves]
-    along = [curve[name] for curve in report.curves.values() for name in losses]
-    figure, image = lines_between(report.alphas, errors, along, threshold), BytesIO()
-    figure.savefig(image, format="png", dpi=120)
-    write_whole(folder / "path.png", image.getvalue(), "figure")
-    with SummaryWriter(str(folder / "path")) as writer:
-        for (i, j), curve in report.curves.items():
-            for metric, values in curve.items():
-                for alpha, value in zip(report.alphas, values, strict=True):
-                    writer.add_scalar(f"path/{metric}/{i}-{j}", value, round(1000 * alpha))
-        writer.add_figure("path", figure)
-
-
-def table_of(report: PathReport) -> Table:
-    """A row for each pair: ends, barrier, excess and distance."""
-    table = Table(title=f"{report.monitor} over {report.samples} samples")
-    for column in ("pair", "error at 1", "error at 0", "error barrier", "excess", "L2 distance"):
-        table.add_column(column, justify="left" if column == "pair" else "right")
-    for (i, j), between in report.between.items():
-        errors, found = report.errors((i, j)), report.measures((i, j))
-        numbers = (errors[-1], errors[0], found["error_barrier"], found["error_excess"], between["l2"])
-        table.add_row(f"{i} - {j}", *(f"{number:.4f}" for number in numbers))
-    table.caption = "\n".join(f"{number}: {name}" for number, name in enumerate(report.names))
-    return table
-
-
-def read_state(checkpoint: Path, module: torch.nn.Module) -> dict[str, Tensor]:
-    """The weights and buffers of a checkpoint, found to fit a module; on the CPU.
-
-    Raises:
-        LotteryError: No such file, not loadable without pickle, names or shapes that differ, or NaN.
-    """
-    try:
-        loaded = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        loaded = torch.load(ckpt_path, map_location="meta", weights_only=True, mmap=True)
     except FileNotFoundError as error:
-        raise LotteryError(f"There is no checkpoint '{checkpoint}'.") from error
+        raise LotteryError(f"There is no checkpoint '{ckpt_path}'.") from error
     except Exception as error:  # torch has many for a file that is none
-        raise LotteryError(f"'{checkpoint}' does not load as a checkpoint: {str(error).splitlines()[0]}") from error
-    state = _tensors(loaded.get("state_dict", loaded)) if isinstance(loaded, dict) else {}
-    own = _tensors(module.state_dict())
-    odd = sorted(state.keys() ^ own.keys())
-    odd += [f"{name} (shape)" for name in state.keys() & own.keys() if state[name].shape != own[name].shape]
-    if odd:
-        listed = ", ".join(odd[:4]) + (", ..." if len(odd) > 4 else "")
+        raise LotteryError(f"'{ckpt_path}' does not load as a checkpoint: {str(error).splitlines()[0]}") from error
+    if not isinstance(loaded, dict) or "optimizer_states" not in loaded or "loops" not in loaded:
         raise LotteryError(
-            f"'{checkpoint}' is of another model than {type(module).__name__}: {listed}. For a checkpoint of an inner "
-            "network say where it belongs with `submodule`."
+            f"'{ckpt_path}' holds weights but no optimizer and no loops to go on from: give a full checkpoint of "
+            "Lightning's (`save_weights_only=False`)."
         )
-    broken = [name for name, value in state.items() if value.is_floating_point() and not value.isfinite().all()]
-    if broken:
-        raise LotteryError(f"'{checkpoint}' holds NaN or infinite weights in {', '.join(broken[:4])}.")
-    return state
 
 
-def _tensors(state: Mapping[str, Any]) -> dict[str, Tensor]:
-    """A state without what modules keep beside tensors."""
-    return {name: value for name, value in state.items() if isinstance(value, Tensor)}
+def _only_bars(callbacks: list[Any]) -> list[Any]:
+    """Of a project's callbacks those that evaluation keeps."""
+    return [callback for callback in callbacks if isinstance(callback, ProgressBar)]
 
 
-def _refuse_different_masks(names: Sequence[str]) -> None:
-    masks = []
-    for name in names:
-        loaded = torch.load(name, map_location="cpu", weights_only=True)
-        states = loaded.get("callbacks", {}) if isinstance(loaded, dict) else {}
-        ours = [state["masks"] for key, state in states.items() if key.startswith("lightning_lottery.")]
-        masks.append({parameter: mask for of in ours for parameter, mask in of.items()})
-    for name, own in zip(names[1:], masks[1:], strict=True):
-        if own.keys() != masks[0].keys() or hamming(own, masks[0]):
-            raise LotteryError(f"'{names[0]}' and '{name}' were trained with different masks: the line mixes them.")
+def _do_here(child: Child, factories: Factories) -> None:
+    """Do a child in this process, and leave its random numbers and environment as they were."""
+    commands: dict[str, Work] = {
+        "start": partial(train, factories=factories),
+        "fit": partial(train, factories=factories),
+        "lines": partial(judge_lines, factories=factories),
+    }
+    child.prepare()
+    with isolate_rng(), _seed_restored():
+        do_child(child.folder, commands)
 
 
-def _setting(
-    a: State, b: State, alpha: float, submodule: str, training: Sequence[Any] = (), split: str = "test"
-) -> Callable[[LightningModule], None]:
-    """What sets a module to a place on a line, batch norm estimated anew from training batches where there are any."""
-
-    def prepare(module: LightningModule) -> None:
-        interpolate_(_tensors(module.get_submodule(submodule).state_dict()), a, b, alpha)
-        if training:
-            step = module.test_step if split == "test" else module.validation_step
-            log, module.__dict__["log"] = module.__dict__["log"], lambda *_, **__: None
-            try:
-                strategy, precision = module.trainer.strategy, module.trainer.precision_plugin
-                moved = (precision.convert_input(strategy.batch_to_device(batch)) for batch in training)
-                with precision.test_step_context():
-                    recalibrate_batch_norm_(module, lambda batch: step(batch, 0), moved)
-            finally:
-                module.__dict__["log"] = log
-
-    return prepare
-
-
-def _curve(line: list[dict[str, float]], monitor: str, mode: str) -> Curve:
-    """Every metric along a line; a monitor that is missing, or in percent, is refused."""
-    if monitor not in line[0]:
-        raise LotteryError(f"The module does not log '{monitor}'; it logs {', '.join(sorted(line[0]))}.")
-    curve = {name: [at[name] for at in line] for name in line[0]}
-    if mode == "max" and max(curve[monitor]) > 1:
-        raise LotteryError(
-            f"'{monitor}' goes up to {max(curve[monitor]):.4g}: with mode='max' it must be a fraction in [0, 1]. "
-            "Log it as a fraction, or judge an error or a loss with mode='min'."
-        )
-    return curve
-
-
-def _predictions(
-    module: LightningModule,
-    state: State,
-    submodule: str,
-    batches: Batches,
-    predict: Callable[[LightningModule, Any], Tensor],
-) -> Tensor:
-    module.get_submodule(submodule).load_state_dict(dict(state))
-    modes = {child: child.training for child in module.modules()}
+@contextmanager
+def _seed_restored() -> Iterator[None]:
+    names = ("PL_GLOBAL_SEED", "PL_SEED_WORKERS")
+    before = {name: os.environ.get(name) for name in names}
     try:
-        with torch.no_grad():
-            return torch.cat([predict(module.eval(), batch).cpu() for batch in batches])
+        yield
     finally:
-        for child, mode in modes.items():
-            child.training = mode
-
-
-def _first(loader: Any, count: int) -> list[Any]:
-    return [batch for batch, _ in zip(loader, range(count), strict=False)]
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value

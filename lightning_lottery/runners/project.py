@@ -14,6 +14,7 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 
 from lightning_lottery.errors import LotteryError
+from lightning_lottery.runners.settings import InstabilitySettings
 
 NOISE = (
     "Seed set to",
@@ -37,6 +38,9 @@ IDLE = (
 
 BASE = ("Problem with given class_path 'lightning.Callback'", "Not a valid subclass of Callback")
 """What it goes on to say of an argument of a callback: that the base class does not have it either."""
+
+SECTIONS = {"instability": InstabilitySettings}
+"""Runners that read a section of their name beside what ``fit`` reads; ``fit`` itself accepts and ignores it."""
 
 COMMANDS = tuple(LightningCLI.subcommands())
 """The subcommands that Lightning itself runs: fit, validate, test, predict."""
@@ -74,6 +78,11 @@ class Project(LightningCLI):
     datamodule: LightningDataModule | None
     trainer: Trainer
     config: Namespace
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Accept the sections of runners, so that one YAML serves all of them."""
+        for name, settings in SECTIONS.items():
+            parser.add_class_arguments(settings, name)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse the given arguments alone: Lightning would warn that the program has some of its own."""
@@ -115,10 +124,11 @@ class Project(LightningCLI):
         else:
             self._run_instead(self, subcommand)
 
-    def plain_config(self) -> dict[str, Any]:
-        """The resolved configuration of the subcommand: plain values, every default written out."""
+    def plain_config(self, section: str = "") -> dict[str, Any]:
+        """The resolved configuration of the subcommand: plain values, every default written out; and a section."""
         self._dump_config()
-        return {key: value for key, value in self.config_dump.items() if key != "config"}
+        left_out = {"config", *SECTIONS} - {section}
+        return {key: value for key, value in self.config_dump.items() if key not in left_out}
 
 
 class _ParsedOnly(Project):
@@ -146,10 +156,15 @@ class ResolvedProject(Project):
 def resolve(arguments: Sequence[str]) -> dict[str, Any]:
     """The configuration that a command line means, without building or running anything.
 
+    Args:
+        arguments: A subcommand of Lightning's, or of a runner that reads a section: then that is part of the result.
+
     Raises:
         LotteryError: It is refused.
     """
-    return _ParsedOnly(arguments).plain_config()
+    command, *given = arguments
+    is_runner = command in SECTIONS
+    return _ParsedOnly(["fit" if is_runner else command, *given]).plain_config(command if is_runner else "")
 
 
 @contextmanager

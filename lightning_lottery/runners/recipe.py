@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import signal
 import statistics
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,14 +16,18 @@ from rich.table import Table
 
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.figures import stages_over_seeds
-from lightning_lottery.runners.children import Child, run_child
-from lightning_lottery.runners.project import COMMANDS, resolve
+from lightning_lottery.runners.children import Child, discard_with_dependents
+from lightning_lottery.runners.processes import JOBS, run_one
+from lightning_lottery.runners.project import COMMANDS, SECTIONS, resolve
 from lightning_lottery.ticket import write_whole
+
+STAGES = (*COMMANDS, *SECTIONS)
+"""Subcommands that a stage may ask for: Lightning's, and runners that read a section of the YAML."""
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One file of a recipe, ``2-platon.fit.yaml``: its place, its name ``2-platon``, and Lightning's subcommand."""
+    """One file of a recipe, ``2-platon.fit.yaml``: its place, its name ``2-platon``, and its subcommand."""
 
     path: Path
     place: int
@@ -44,8 +47,8 @@ def stages_of(recipe: Path) -> list[Stage]:
     for path in recipe.glob("*.yaml"):
         if match := re.fullmatch(r"((\d+)-[\w-]+)\.(\w+)\.yaml", path.name):
             name, place, command = match.groups()
-            if command not in COMMANDS:
-                raise LotteryError(f"'{path}' asks for the subcommand '{command}'; there are {', '.join(COMMANDS)}.")
+            if command not in STAGES:
+                raise LotteryError(f"'{path}' asks for the subcommand '{command}'; there are {', '.join(STAGES)}.")
             stages.append(Stage(path, int(place), name, command))
     stages.sort(key=lambda stage: stage.place)
     if not stages:
@@ -63,6 +66,7 @@ def run(
     out: str | os.PathLike[str] = "runs",
     redo: Collection[str] = (),
     overlay: str | os.PathLike[str] | None = None,
+    jobs: int = 1,
 ) -> dict[str, Any]:
     """Run every stage for every seed, each in a process of its own; what is done is not run again.
 
@@ -76,6 +80,7 @@ def run(
         out: Where runs go.
         redo: Names of stages to run again, and with them the stages that use their files.
         overlay: A YAML that is laid over every stage's.
+        jobs: Children that a stage of several trains at the same time.
 
     Returns:
         The summary: stage to metric to ``mean``, ``sd`` (None for one seed), ``n`` and ``values`` over seeds.
@@ -87,17 +92,16 @@ def run(
     stages = stages_of(recipe)
     if not seeds or len(set(seeds)) != len(seeds):
         raise LotteryError(f"`seeds` are different numbers, at least one, got {list(seeds)}.")
-    if unknown := sorted(set(redo) - {stage.name for stage in stages}):
-        raise LotteryError(f"There is no stage {', '.join(unknown)}: there are {', '.join(s.name for s in stages)}.")
     target = Path(out) / recipe.resolve().name
     runs = {seed: _children(stages, seed, target / f"seed-{seed}", overlay) for seed in seeds}  # all, before any runs
     for children in runs.values():
-        _discard(children, redo)
+        discard_with_dependents(children, redo)
     _refuse_changed([child for children in runs.values() for child in children])
     console = Console()
     for seed, children in runs.items():
         for number, child in enumerate(children, start=1):
-            _run_one(child, f"seed {seed} · {child.folder.name} ({number}/{len(children)})", console)
+            with _environment(**{JOBS: str(jobs)}):
+                _run_one(child, f"seed {seed} · {child.folder.name} ({number}/{len(children)})", console)
     rows = [row for children in runs.values() for child in children for row in child.records()]
     write_whole(target / "results.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode(), "records")
     summary = summarise(rows)
@@ -117,11 +121,14 @@ def summarise(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         >>> summarise(rows)["1-dense"]["test_acc"]["mean"]
         0.75
     """
-    values: dict[str, dict[str, dict[tuple[int, ...], float]]] = {}
+    values: dict[str, dict[str, dict[tuple[int | None, ...], float]]] = {}
     for row in rows:
-        metrics = values.setdefault(row["stage"], {})
-        metrics.setdefault("sparsity", {})[tuple(row["seeds"])] = row["sparsity"]
-        metrics.setdefault(row["metric"], {})[tuple(row["seeds"])] = row["value"]
+        if row.get("alpha") is not None or " layer " in row.get("method", ""):
+            continue  # a place on a line, or a part of a network: figures show them
+        metrics, run = values.setdefault(row["stage"], {}), (row.get("parent"), *row["seeds"])
+        name = f"recalibrated {row['metric']}" if row.get("method") == "recalibrated" else row["metric"]
+        metrics.setdefault("sparsity", {})[run] = row["sparsity"]
+        metrics.setdefault(name, {})[run] = row["value"]
     return {
         stage: {metric: _moments(list(of.values())) for metric, of in metrics.items()}
         for stage, metrics in values.items()
@@ -131,7 +138,11 @@ def summarise(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def table_of(summary: dict[str, Any], title: str) -> Table:
     """The summary as a table: a row per stage, a column per metric."""
     metrics = [*dict.fromkeys(metric for stage in summary.values() for metric in stage)]
-    shown = [metric for metric in metrics if metric == "sparsity" or metric.startswith("test")]
+    first = ("sparsity", "error_barrier")
+    shown = [
+        metric for metric in metrics if metric in first or (metric.startswith("test") and "_barrier" not in metric)
+    ]
+    shown = [metric for metric in shown if not metric.endswith(("_excess", "_ratio", "_middle"))]
     shown = shown if len(shown) > 1 else metrics
     table = Table(title=title)
     for column in ("stage", *shown):
@@ -163,23 +174,13 @@ def _children(stages: list[Stage], seed: int, folder: Path, overlay: str | os.Pa
     with _environment(LOTTERY_RUN=str(folder), LOTTERY_SEED=str(seed)):
         for stage in stages:
             laid_over = [] if overlay is None else ["--config", str(overlay)]
-            arguments = [stage.command, "--config", str(stage.path), *laid_over, "--seed_everything", str(seed)]
+            arguments = ["--config", str(stage.path), *laid_over, "--seed_everything", str(seed)]
             try:
-                config = resolve(arguments)
+                config = resolve([stage.command, *arguments])
             except LotteryError as error:
                 raise LotteryError(f"{stage.path}: {error}") from error
             children.append(Child(folder / stage.name, stage.command, config, {"stage": stage.name, "seeds": [seed]}))
     return children
-
-
-def _discard(children: list[Child], redo: Collection[str]) -> None:
-    """Remove the stages to redo, and those that name a file of one removed."""
-    removed: list[Child] = []
-    for child in children:
-        uses = any(Path(path).is_relative_to(other.folder) for other in removed for path in child.inputs())
-        if child.folder.name in redo or uses:
-            child.discard()
-            removed.append(child)
 
 
 def _refuse_changed(children: list[Child]) -> None:
@@ -196,29 +197,7 @@ def _run_one(child: Child, what: str, console: Console) -> None:
         of_another = Path(path).is_relative_to(child.folder.parent) and not Path(path).is_relative_to(child.folder)
         if of_another and not Path(path).exists():
             raise LotteryError(f"{what}: '{path}' does not exist; no earlier stage wrote it.")
-    child.prepare()
-    if child.is_done:
-        console.rule(f"{what}: done before")
-        return
-    console.rule(f"{what}: goes on from its last checkpoint" if child.is_started else what)
-    try:
-        code = run_child(child)
-    except KeyboardInterrupt:
-        _leave_progress_bar(console)
-        console.print(f"{what}: interrupted. The same command goes on from here.")
-        raise
-    if code:
-        _leave_progress_bar(console)
-    if code < 0:
-        raise LotteryError(f"{what} was ended by {signal.Signals(-code).name}: the same command goes on from here.")
-    if code:
-        raise LotteryError(f"{what} failed with exit code {code}; the stages before it are done and stay.")
-
-
-def _leave_progress_bar(console: Console) -> None:
-    """What a child that was ended could not do any more: below its last line, with a cursor."""
-    console.show_cursor()
-    console.print()
+    run_one(child, what, console)
 
 
 @contextmanager

@@ -8,8 +8,9 @@ import torch
 from torch.utils.data import DataLoader
 
 from lightning_lottery import LotteryError
-from lightning_lottery.runners import children
-from lightning_lottery.runners.children import RESUME_FROM, Child, run_child, train_child
+from lightning_lottery.runners import children, processes, training
+from lightning_lottery.runners.children import RESUME_FROM, Child, do_child
+from lightning_lottery.runners.processes import run_child
 from lightning_lottery.runners.project import resolve
 from stages import STEPS, Died, fit, in_this_process, named
 
@@ -53,7 +54,7 @@ def dies(child, monkeypatch, step):
 
 def test_a_folder_that_holds_no_child_is_refused(tmp_path):
     with pytest.raises(LotteryError, match="is not a child's folder: there is no child.json"):
-        train_child(tmp_path)
+        do_child(tmp_path, {})
 
 
 def test_what_was_prepared_is_loaded(child):
@@ -67,9 +68,8 @@ def test_done_carries_the_fingerprint_and_the_checkpoint_to_resume_from_is_gone(
     assert torch.load(unbroken.folder / "last.ckpt", weights_only=True)["global_step"] == STEPS
 
 
-def test_a_finished_child_trains_no_more(unbroken, monkeypatch):
-    monkeypatch.setattr(children, "ResolvedProject", lambda *_, **__: pytest.fail("it trains"))
-    train_child(unbroken.folder)
+def test_a_finished_child_trains_no_more(unbroken):
+    do_child(unbroken.folder, {"fit": lambda *_: pytest.fail("it trains")})
 
 
 def test_a_changed_configuration_is_refused_where_something_was_trained(child, config, monkeypatch):
@@ -210,7 +210,7 @@ def test_a_child_need_not_be_a_fit(unbroken, child, command, metrics):
 @pytest.mark.parametrize(("limit", "n"), [(1.0, 5), (0.5, None), (1, None)])
 def test_samples_are_counted_where_the_loader_knows_and_was_not_cut_short(limit, n):
     trainer = SimpleNamespace(test_dataloaders=DataLoader(torch.zeros(5)), limit_test_batches=limit)
-    assert children._samples(trainer, "test_acc") == n
+    assert training._samples(trainer, "test_acc") == n
 
 
 def test_the_exit_code_of_a_child_is_that_of_its_process(tmp_path, capfd):
@@ -232,7 +232,7 @@ def test_an_interrupted_child_is_given_the_time_to_shut_down(child, monkeypatch)
         def kill(self):
             calls.append("kill")
 
-    monkeypatch.setattr(children.subprocess, "Popen", lambda command, env: Process())
+    monkeypatch.setattr(processes.subprocess, "Popen", lambda command, env: Process())
     with pytest.raises(KeyboardInterrupt):
         run_child(child)
     assert calls == ["wait", "wait", "kill"]

@@ -10,7 +10,7 @@ import yaml
 
 import stages
 from lightning_lottery import LotteryError, Ticket
-from lightning_lottery.runners import children, recipe
+from lightning_lottery.runners import processes, recipe
 from lightning_lottery.ticket import hash_of
 from stages import Died, fit, freezing, in_this_process, named, platon, write
 
@@ -23,6 +23,7 @@ RECIPE = {
 }
 NAMES = [name.partition(".")[0] for name in RECIPE]
 FOLDER = Path("runs/recipe/seed-0")
+REAL_RUN_CHILD = processes.run_child
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +32,7 @@ def once(tmp_path_factory):
     folder = tmp_path_factory.mktemp("once")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setattr(recipe, "run_child", in_this_process)
+        patch.setattr(processes, "run_child", in_this_process)
         recipe.run(write(folder / "recipe", RECIPE))
     return folder
 
@@ -52,7 +53,7 @@ def ran(monkeypatch):
         names.append(child.folder.name)
         return in_this_process(child)
 
-    monkeypatch.setattr(recipe, "run_child", run_child)
+    monkeypatch.setattr(processes, "run_child", run_child)
     return names
 
 
@@ -198,7 +199,7 @@ def test_a_stage_that_died_goes_on_as_if_it_had_not(finished, ran, monkeypatch, 
 def test_a_process_killed_in_the_middle_goes_on_as_if_it_had_not(finished, ran, monkeypatch, capfd):
     unbroken = forget("3-ticket")
     with monkeypatch.context() as patch:
-        patch.setattr(recipe, "run_child", children.run_child)
+        patch.setattr(processes, "run_child", REAL_RUN_CHILD)
         tests = str(Path(stages.__file__).parent)
         for name, value in {"DIES_AT": "7", "DIES_BY": "SIGKILL", "PYTHONPATH": tests, "OMP_NUM_THREADS": "1"}.items():
             patch.setenv(name, value)
@@ -224,7 +225,7 @@ def test_a_stage_in_which_nothing_was_trained_may_be_changed(started, ran, capsy
 def test_what_ran_before_a_failure_stays_done(started, ran):
     folder = started({"1-dense.fit": fit(), "2-platon.fit": fit(platon(end=9000))})
     for _ in range(2):
-        with pytest.raises(LotteryError, match=r"2-platon \(2/2\) failed with exit code 2; the stages before it are"):
+        with pytest.raises(LotteryError, match=r"2-platon \(2/2\) failed with exit code 2; what is done stays"):
             recipe.run(folder)
     assert ran == ["1-dense", "2-platon", "2-platon"]
     assert not Path("runs/recipe/summary.json").exists()
@@ -234,7 +235,7 @@ def test_an_interrupted_run_says_how_to_go_on(finished, monkeypatch, capsys):
     def run_child(child):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(recipe, "run_child", run_child)
+    monkeypatch.setattr(processes, "run_child", run_child)
     with pytest.raises(KeyboardInterrupt):
         recipe.run("recipe", redo=["5-check"])
     assert "5-check (5/5): interrupted. The same command goes on from here." in capsys.readouterr().out
@@ -328,6 +329,49 @@ def test_seeds_are_different_numbers(finished, seeds):
 
 
 def test_a_stage_that_does_not_exist_cannot_be_redone(finished):
-    with pytest.raises(LotteryError, match="no stage 2-plato: there are 1-dense, 2-platon"):
+    with pytest.raises(LotteryError, match="no 2-plato to do again: there are 1-dense, 2-platon"):
         recipe.run("recipe", redo=["2-plato"])
     assert (FOLDER / "2-platon/done").exists()
+
+
+def instability(**section):
+    return fit(ckpt_path=f"{stages.RUN}/1-dense/snapshots/step=0.ckpt", instability={"alphas": 3, **section})
+
+
+STABLE = {
+    "1-dense.fit": fit(named("Snapshots", steps=[0])),
+    "2-platon.fit": fit(platon()),
+    "3-stable.instability": instability(seeds=[1, 2]),
+    "4-ticket.instability": instability(ticket=f"{stages.RUN}/2-platon/ticket.safetensors"),
+}
+
+
+def test_a_stage_may_be_an_analysis_which_goes_on_where_it_was_killed_and_is_refused_when_changed(
+    started, ran, monkeypatch, capsys
+):
+    folder = started(STABLE)
+    summary = recipe.run(folder)
+    children = ["seed-1", "seed-2", "lines"]
+    assert ran == ["1-dense", "2-platon", "3-stable", *children, "4-ticket", *children]
+    assert summary["3-stable"]["error_barrier"]["n"] == 1 and summary["3-stable"]["test_acc"]["n"] == 2
+    assert summary["3-stable"]["sparsity"]["mean"] == 0 < summary["4-ticket"]["sparsity"]["mean"]
+    assert "error_barrier" in capsys.readouterr().out
+    rows = [json.loads(line) for line in Path("runs/recipe/results.jsonl").read_text().splitlines()]
+    assert {(row["parent"], row["stage"]) for row in rows if row["alpha"] is not None} == {
+        (0, "3-stable"),
+        (0, "4-ticket"),
+    }
+    unbroken = (FOLDER / "4-ticket/results.jsonl").read_text()
+    shutil.rmtree(FOLDER / "4-ticket")
+    ran.clear()
+    with monkeypatch.context() as patch, pytest.raises(Died):
+        patch.setenv("DIES_AT", "7")
+        recipe.run(folder)
+    assert ran == ["4-ticket", "seed-1"]
+    ran.clear()
+    recipe.run(folder)
+    assert ran == ["4-ticket", *children]
+    assert (FOLDER / "4-ticket/results.jsonl").read_text() == unbroken
+    write(folder, {"3-stable.instability": instability(seeds=[1, 2], threshold=0.05)})
+    with pytest.raises(LotteryError, match="3-stable: instability.threshold was 0.02, is 0.05"):
+        recipe.run(folder)

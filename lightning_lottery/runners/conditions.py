@@ -1,0 +1,135 @@
+"""Under which conditions a child trained: children of one checkpoint may differ in their seed and in nothing else."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_warn
+from lightning_utilities.core.apply_func import apply_to_collection
+from torch import Tensor
+
+from lightning_lottery.errors import LotteryError
+from lightning_lottery.runners.fingerprint import differences, shown
+from lightning_lottery.ticket import hash_of, write_whole
+
+FILE = "conditions.json"
+BATCHES = 3  # whose content is compared
+MAY_DIFFER = ("seed", "batches", "end_weights", "threads")
+
+
+class Conditions(Callback):
+    """Writes down what a child began with and which batches it saw first.
+
+    Args:
+        resumed: Whether this fit goes on from a checkpoint of the child's own, which then holds the beginning.
+    """
+
+    def __init__(self, *, resumed: bool) -> None:
+        self.resumed = resumed
+        self.found: dict[str, Any] = {}
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Everything that must be equal between children."""
+        if self.found:
+            return
+        schedulers = [config.scheduler.state_dict() for config in trainer.lr_scheduler_configs]
+        self.found = {
+            "start_step": trainer.global_step,
+            "weights": _hash_of_state(pl_module),
+            "hparams": {name: _plain(value) for name, value in pl_module.hparams.items()},
+            "optimizers": [
+                {name: _plain(value) for name, value in group.items() if name != "params"}
+                for optimizer in trainer.optimizers
+                for group in optimizer.param_groups
+            ],
+            "schedulers": [{name: _plain(value) for name, value in state.items()} for state in schedulers],
+            "precision": trainer.precision,
+            "world_size": trainer.world_size,
+            "threads": torch.get_num_threads(),
+            "batches": [],
+        }
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, *_: Any) -> None:
+        """The content of the first batches."""
+        if len(self.found["batches"]) < BATCHES:
+            tensors: list[Tensor] = []
+            apply_to_collection(batch, Tensor, tensors.append)
+            self.found["batches"].append(hash_of({str(number): tensor for number, tensor in enumerate(tensors)}))
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was found."""
+        return {"found": json.dumps(self.found)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """The beginning of this child's own killed run; another run's is none of ours."""
+        if self.resumed:
+            self.found = json.loads(state_dict["found"])
+
+    def write(self, trainer: Trainer, folder: Path) -> None:
+        """Write the file, with what the fit ended with."""
+        ends = {"end_step": trainer.global_step, "end_weights": _hash_of_state(trainer.lightning_module)}
+        if trainer.is_global_zero:
+            write_whole(folder / FILE, json.dumps({**self.found, **ends}).encode(), "conditions")
+
+
+def check_contract(folders: Mapping[str, Path], seeds: Sequence[int]) -> dict[str, Any]:
+    """Refuse children that differ in more than their seed, or whose seeds made no difference.
+
+    Args:
+        folders: Name to folder of each child.
+        seeds: Of the children, in their order.
+
+    Returns:
+        The conditions that they share.
+
+    Raises:
+        LotteryError: They began with other weights, hyper-parameters, optimizer settings, schedules or steps, or
+            trained to another step; they trained no step at all; or other seeds gave the same weights.
+
+    Source: Frankle et al. 2020, section 2: children differ in SGD noise alone.
+    """
+    found = {name: json.loads((folder / FILE).read_text()) for name, folder in folders.items()}
+    shared = [{key: of[key] for key in of if key not in MAY_DIFFER} for of in found.values()]
+    names = list(folders)
+    for name, own in zip(names[1:], shared[1:], strict=True):
+        if difference := list(differences(shared[0], own)):
+            raise LotteryError(
+                f"Children may differ in their seed only, but from {names[0]} to {name}: {shown(difference)}."
+            )
+    if shared[0]["end_step"] == shared[0]["start_step"]:
+        raise LotteryError(
+            f"The children trained no step: the fit ends at step {shared[0]['end_step']}, where they begin. "
+            "Start from an earlier checkpoint, or train longer."
+        )
+    different = len(set(seeds)) > 1
+    if different and len({of["end_weights"] for of in found.values()}) < len(found):
+        raise LotteryError(
+            "Children of different seeds ended with the same weights: nothing in this training depends on the seed, "
+            "so there is no SGD noise to be stable to. Shuffle the training data by it (`PL_GLOBAL_SEED`)."
+        )
+    if different and len({tuple(of["batches"]) for of in found.values()}) < len(found):
+        rank_zero_warn(
+            "Children of different seeds saw the same first batches: the order of the data does not depend on the seed "
+            "(is it fixed in the data module?), so this measures less noise than SGD's."
+        )
+    return shared[0]
+
+
+def _hash_of_state(module: LightningModule) -> str:
+    return hash_of({name: value for name, value in module.state_dict().items() if isinstance(value, Tensor)})
+
+
+def _plain(value: Any) -> Any:
+    """A setting as a plain value that compares: what JSON does not know by its representation."""
+    if isinstance(value, Tensor) and value.numel() == 1:
+        return value.item()
+    if isinstance(value, (list, tuple)):
+        return [_plain(inner) for inner in value]
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    return type(value).__name__

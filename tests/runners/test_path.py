@@ -1,0 +1,331 @@
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch import LightningModule
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, TensorDataset
+from torchmetrics.classification import MulticlassAccuracy
+
+from lightning_lottery import LotteryError
+from lightning_lottery.runners.path import ALPHAS, path
+from projects import plain_loader, trainer
+from test_ranks import run
+
+
+class Judged(LightningModule):
+    """Wraps any network; logs a test loss and a test accuracy."""
+
+    def __init__(self, network: nn.Module, percent: bool = False, silent: bool = False) -> None:
+        super().__init__()
+        self.network, self.percent, self.silent = network, percent, silent
+
+    def test_step(self, batch, batch_idx):
+        out = self.network(batch[0])
+        if not self.silent:
+            right = (out.argmax(1) == batch[1]).to(out.dtype).mean()
+            self.log_dict(
+                {"test_loss": F.cross_entropy(out, batch[1]), "test_acc": right * (100 if self.percent else 1)}
+            )
+
+
+def quadrants(n: int = 61) -> DataLoader:
+    """Labels that no line separates."""
+    x = torch.randn(n, 6, generator=torch.Generator().manual_seed(0))
+    return DataLoader(TensorDataset(x, (x[:, 0] * x[:, 1] > 0).long()), batch_size=8)
+
+
+def mlp(wide: int = 32) -> nn.Module:
+    return nn.Sequential(nn.Linear(6, wide), nn.ReLU(), nn.Linear(wide, wide), nn.ReLU(), nn.Linear(wide, 2))
+
+
+def trained(seed: int, build=mlp, steps: int = 300) -> nn.Module:
+    torch.manual_seed(seed)
+    net = build()
+    x, y = (torch.cat(parts) for parts in zip(*quadrants(), strict=True))
+    optimizer = torch.optim.Adam(net.parameters(), 1e-2)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        F.cross_entropy(net(x), y).backward()
+        optimizer.step()
+    return net
+
+
+def permuted(net: nn.Module) -> nn.Module:
+    """The same function with its hidden units in another order."""
+    copy = mlp()
+    copy.load_state_dict(net.state_dict())
+    for one, two in ((0, 2), (2, 4)):
+        order = torch.randperm(32, generator=torch.Generator().manual_seed(one))
+        with torch.no_grad():
+            copy[one].weight.copy_(copy[one].weight[order])
+            copy[one].bias.copy_(copy[one].bias[order])
+            copy[two].weight.copy_(copy[two].weight[:, order])
+    return copy
+
+
+def saved(folder: Path, *nets: nn.Module) -> list[Path]:
+    files = [folder / f"{number}.pt" for number in range(len(nets))]
+    for file, net in zip(files, nets, strict=True):
+        torch.save({f"network.{name}": value for name, value in net.state_dict().items()}, file)
+    return files
+
+
+def line(folder: Path, *nets: nn.Module, loader=None, module=None, **given):
+    data = quadrants() if loader is None else loader
+    module = module or Judged(type(nets[0])() if not isinstance(nets[0], nn.Sequential) else mlp())
+    return path(module, data, saved(folder, *nets), trainer=trainer(folder), **given)
+
+
+def test_a_network_against_itself_has_barrier_exactly_zero_at_every_place(tmp_path):
+    net = trained(0)
+    report = line(tmp_path, net, net)
+    for name, values in report.curves[0, 1].items():
+        assert len(values) == len(ALPHAS) == 21 and len(set(values)) == 1, name
+    assert report.measures((0, 1))["error_barrier"] == 0
+    assert report.between[0, 1] == {"l2": 0.0, "cosine": pytest.approx(0, abs=1e-12)}
+
+
+def test_a_network_against_a_permutation_of_itself_is_equal_at_the_ends_and_worse_between(tmp_path):
+    net = trained(0)
+    report = line(tmp_path, net, permuted(net))
+    loss = report.curves[0, 1]["test_loss"]
+    assert loss[0] == pytest.approx(loss[-1], rel=1e-5)
+    assert max(loss) > 3 * loss[0]
+    found = report.measures((0, 1))
+    assert found["test_loss_barrier"] == pytest.approx(max(loss) - (loss[0] + loss[-1]) / 2)
+    assert found["test_loss_middle"] == loss[10]
+
+
+def test_logistic_regression_has_no_excess_loss(tmp_path):
+    def build():
+        return nn.Sequential(nn.Linear(6, 2))
+
+    nets = [trained(seed, build, steps=20) for seed in (0, 1)]
+    report = path(Judged(build()), quadrants(), saved(tmp_path, *nets), trainer=trainer(tmp_path))
+    assert report.measures((0, 1))["test_loss_excess"] == pytest.approx(0, abs=1e-7)
+    assert report.measures((0, 1))["test_loss_barrier"] > 0
+
+
+def test_metrics_are_averages_over_samples_and_batches_are_loaded_once(tmp_path):
+    loads = []
+
+    class Counting(DataLoader):
+        def __iter__(self):
+            loads.append(1)
+            return super().__iter__()
+
+    data = quadrants().dataset
+    nets = [trained(seed) for seed in (0, 1, 2)]
+    report = line(tmp_path, *nets, loader=Counting(data, batch_size=8))
+    assert len(loads) == 1 and report.samples == 61 and len(report.curves) == 3
+    x, y = data.tensors
+    for number, net in enumerate(nets):
+        pair, end = ((number, 2), -1) if number < 2 else ((0, 2), 0)
+        exact = F.cross_entropy(net(x).double(), y).item()
+        assert report.curves[pair]["test_loss"][end] == pytest.approx(exact, rel=1e-3)  # a batch at a time, in float32
+
+
+def test_what_does_not_fit_in_memory_is_streamed_with_the_same_result(tmp_path):
+    nets = trained(0), trained(1)
+    assert line(tmp_path, *nets, memory=10).curves == line(tmp_path, *nets).curves
+
+
+def test_the_module_is_left_as_it_was(tmp_path):
+    module = Judged(mlp()).train()
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    line(tmp_path, trained(0), trained(1), module=module)
+    assert all(torch.equal(before[name], value) for name, value in module.state_dict().items())
+    assert module.training and "log" not in module.__dict__
+    module.network(torch.randn(2, 6)).sum().backward()
+
+
+def test_three_networks_give_three_pairs_and_a_verdict_and_two_give_none(tmp_path):
+    report = line(tmp_path, *(trained(seed) for seed in (0, 1, 2)))
+    assert sorted(report.curves) == [(0, 1), (0, 2), (1, 2)]
+    assert report.stability.standard_error is not None
+    assert line(tmp_path, trained(0), trained(1)).stability.reason == "one pair gives an estimate, no verdict"
+    rows = report.rows()
+    assert {"stage", "method", "parent", "seeds", "alpha", "metric", "value", "n"} <= rows[0].keys()
+    assert sum(row["metric"] == "error_barrier" for row in rows) == 3
+
+
+def test_predictions_of_two_networks_are_compared(tmp_path):
+    nets = trained(0), trained(1)
+    x = quadrants().dataset.tensors[0]
+    expected = (nets[0](x).argmax(1) != nets[1](x).argmax(1)).double().mean().item()
+    report = line(tmp_path, *nets, predict=lambda module, batch: module.network(batch[0]).argmax(1))
+    assert report.between[0, 1]["disagreement"] == pytest.approx(expected)
+
+
+def test_the_golden_curves_come_out_of_a_lightning_module(golden, tmp_path):
+    from functional.test_connectivity import golden_net
+
+    data = torch.load(golden / "interpolation.pt", weights_only=False)
+    pair = data["different_init"]
+    for number in (1, 2):
+        state = {f"network.{name}": value for name, value in pair[f"sd{number}"].items()}
+        torch.save({"state_dict": state}, tmp_path / f"{number}.ckpt")
+
+    class WithTraining(Judged):
+        def train_dataloader(self):
+            return DataLoader(TensorDataset(data["train_x"], data["train_y"]), batch_size=64)
+
+        def test_dataloader(self):
+            return DataLoader(TensorDataset(data["test_x"], data["test_y"]), batch_size=100)
+
+    report = path(
+        WithTraining(golden_net()),
+        None,
+        [tmp_path / "1.ckpt", tmp_path / "2.ckpt"],
+        trainer=trainer(tmp_path, precision="64-true"),
+        recalibrate=10,
+    )
+    for curves, suffix in ((report.curves, ""), (report.recalibrated, "_bn_recalibrated")):
+        np.testing.assert_allclose(curves[0, 1]["test_loss"], pair["loss" + suffix], rtol=1e-10)
+        np.testing.assert_allclose(curves[0, 1]["test_acc"], pair["acc" + suffix], rtol=1e-12)
+    assert report.measures((0, 1))["error_barrier"] == pytest.approx(pair["barrier_error"], abs=1e-12)
+    again = report.measures((0, 1), recalibrated=True)
+    assert again["error_barrier"] == pytest.approx(pair["barrier_error_recal"], abs=1e-12)
+
+
+RANKS = """
+import sys, json
+from lightning.pytorch import seed_everything
+from projects import trainer
+from runners.test_path import Judged, mlp, quadrants
+from lightning_lottery.runners.path import path
+
+files, devices = sys.argv[2:4], int(sys.argv[1])
+given = {"devices": devices, "strategy": "ddp" if devices > 1 else "auto"}
+report = path(Judged(mlp()), quadrants(), files, trainer=trainer(sys.argv[4], **given))
+sys.stdout.write(json.dumps([report.curves[0, 1], report.samples]) + "\\n")
+"""
+
+
+def test_two_ranks_find_what_one_finds(tmp_path):
+    import json
+
+    script = tmp_path / "line.py"
+    script.write_text(RANKS)
+    files = [str(file) for file in saved(tmp_path, trained(0), trained(1))]
+    outputs = [run(sys.executable, str(script), str(devices), *files, str(tmp_path)) for devices in (1, 2)]
+    assert all(done.returncode == 0 for done in outputs), outputs[1].stderr[-3000:]
+    (one,), two = ([json.loads(line) for line in done.stdout.splitlines() if line.startswith("[")] for done in outputs)
+    assert len(two) == 2 and two[0] == two[1]
+    assert two[0][1] == one[1] == 61
+    for name, values in one[0].items():
+        np.testing.assert_allclose(two[0][0][name], values, rtol=1e-6)
+
+
+class Normed(Judged):
+    """Batch norm, and the accuracy logged both as a mean and as a torchmetrics object."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(), nn.Linear(8, 2)))
+        self.accuracy = MulticlassAccuracy(2, average="micro")
+
+    def test_step(self, batch, batch_idx):
+        super().test_step(batch, batch_idx)
+        self.accuracy(self.network(batch[0]), batch[1])
+        self.log("test_metric", self.accuracy)
+
+    def train_dataloader(self):
+        return quadrants(32)
+
+    def test_dataloader(self):
+        return quadrants(61)
+
+
+def test_metric_objects_forget_the_batches_that_recalibrated(tmp_path):
+    files = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        files.append(tmp_path / f"{seed}.ckpt")
+        torch.save({"state_dict": Normed().state_dict()}, files[-1])
+    module = Normed()
+    module.network[1].eval()
+    report = path(module, None, files, trainer=trainer(tmp_path), recalibrate=4, predict=lambda m, b: m.network(b[0]))
+    for curves in (report.curves, report.recalibrated):
+        assert curves[0, 1]["test_metric"] == pytest.approx(curves[0, 1]["test_acc"], abs=1e-6)
+    assert report.recalibrated[0, 1]["test_loss"] != report.curves[0, 1]["test_loss"]
+    assert not module.network[1].training and module.network[0].training
+    assert any(row["method"] == "recalibrated" and row["metric"] == "error_barrier" for row in report.rows())
+    with pytest.raises(LotteryError, match="has no `train_dataloader` to take batches from"):
+        network = Normed().network
+        files = saved(tmp_path, network, network)
+        path(Judged(network), quadrants(), files, trainer=trainer(tmp_path), recalibrate=4)
+
+
+def test_limited_batches_are_what_is_counted(tmp_path):
+    files = saved(tmp_path, trained(0, steps=1), trained(1, steps=1))
+    report = path(Judged(mlp()), quadrants(), files, trainer=trainer(tmp_path, limit_test_batches=2))
+    assert report.samples == 16
+
+
+def test_masks_of_one_ticket_are_equal_whoever_held_them(tmp_path):
+    files = saved(tmp_path, trained(0, steps=1), trained(1, steps=1))
+    for role, file in zip(("pruning", "freezing.mine"), files, strict=True):
+        masks = {"network.0.weight": torch.ones(32, 6, dtype=torch.bool)}
+        torch.save({"state_dict": torch.load(file), "callbacks": {f"lightning_lottery.{role}": {"masks": masks}}}, file)
+    path(Judged(mlp()), quadrants(), files, trainer=trainer(tmp_path))
+
+
+class TestRefusals:
+    def test_one_network(self, tmp_path):
+        with pytest.raises(LotteryError, match="needs two networks"):
+            line(tmp_path, trained(0))
+
+    def test_another_model(self, tmp_path):
+        files = [*saved(tmp_path, trained(0, steps=1)), tmp_path / "other.pt"]
+        torch.save({"conv.weight": torch.ones(3)}, files[1])
+        with pytest.raises(LotteryError, match=r"other.pt' is of another model than Judged: conv.weight"):
+            path(Judged(mlp()), plain_loader(), files, trainer=trainer(tmp_path))
+
+    def test_no_file_and_no_checkpoint(self, tmp_path):
+        (file,) = saved(tmp_path, trained(0, steps=1))
+        with pytest.raises(LotteryError, match="There is no checkpoint"):
+            path(Judged(mlp()), plain_loader(), [file, tmp_path / "none"], trainer=trainer(tmp_path))
+        (tmp_path / "text").write_text("no checkpoint")
+        with pytest.raises(LotteryError, match="does not load as a checkpoint"):
+            path(Judged(mlp()), plain_loader(), [file, tmp_path / "text"], trainer=trainer(tmp_path))
+
+    def test_nan(self, tmp_path):
+        net = trained(0, steps=1)
+        with torch.no_grad():
+            net[2].weight[0, 0] = torch.nan
+        with pytest.raises(LotteryError, match=r"NaN or infinite weights in network.2.weight"):
+            line(tmp_path, net, net)
+
+    def test_a_module_that_logs_nothing_or_something_else(self, tmp_path):
+        nets = trained(0, steps=1), trained(1, steps=1)
+        with pytest.raises(LotteryError, match="Judged logs nothing in `test_step`"):
+            line(tmp_path, *nets, module=Judged(mlp(), silent=True))
+        with pytest.raises(LotteryError, match="does not log 'f1'; it logs test_acc, test_loss"):
+            line(tmp_path, *nets, monitor="f1")
+
+    def test_percent(self, tmp_path):
+        with pytest.raises(LotteryError, match="must be a fraction"):
+            line(tmp_path, trained(0), trained(1), module=Judged(mlp(), percent=True))
+
+    def test_different_masks(self, tmp_path):
+        files = saved(tmp_path, trained(0, steps=1), trained(1, steps=1))
+        for number, file in enumerate(files):
+            mask = torch.ones(32, 6, dtype=torch.bool)
+            mask[0, 0] = bool(number)
+            callbacks = {"lightning_lottery.freezing": {"masks": {"network.0.weight": mask}}}
+            torch.save({"state_dict": torch.load(file), "callbacks": callbacks}, file)
+        with pytest.raises(LotteryError, match="trained with different masks"):
+            path(Judged(mlp()), plain_loader(), files, trainer=trainer(tmp_path))
+
+    def test_no_step_to_evaluate_with(self, tmp_path):
+        class Mute(LightningModule):
+            def __init__(self):
+                super().__init__()
+                self.network = mlp()
+
+        with pytest.raises(LotteryError, match="has no `test_step` or `validation_step`"):
+            line(tmp_path, trained(0, steps=1), trained(1, steps=1), module=Mute())
