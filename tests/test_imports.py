@@ -12,8 +12,15 @@ ROOT = Path(__file__).parents[1] / PACKAGE
 FLOORS = [  # lowest first; a name stands for the module or for everything in the folder
     {"errors"},
     {"functional"},
-    {"scope", "ticket", "anatomy", "shrink", "figures"},
-    {"callbacks.loop", "callbacks.masked", "callbacks.base", "callbacks.snapshots"},
+    {"scope", "ticket", "anatomy", "open_attention", "unit_scores", "shrink", "shrunk", "figures"},
+    {
+        "callbacks.loop",
+        "callbacks.masked",
+        "callbacks.base",
+        "callbacks.snapshots",
+        "callbacks.scoring",
+        "callbacks.flow",
+    },
     {"callbacks"},  # the method files
     {"runners"},
     {""},  # the public names
