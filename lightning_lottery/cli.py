@@ -9,7 +9,8 @@ from typing import Any
 from jsonargparse import ArgumentParser
 
 from lightning_lottery.errors import LotteryError
-from lightning_lottery.runners.project import COMMANDS, Project, mistake_in, without_noise
+from lightning_lottery.runners.noise import without_noise
+from lightning_lottery.runners.project import COMMANDS, Project, mistake_in
 
 
 def explain(arguments: Sequence[str]) -> None:

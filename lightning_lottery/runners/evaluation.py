@@ -96,8 +96,8 @@ def share_of(batch: Any, rank: int, world_size: int) -> Any:
     return apply_to_collection(batch, Tensor, lambda t: t[mine] if t.ndim and t.shape[0] == size else t)
 
 
-def loader_of(module: LightningModule, data: Any, split: Split) -> Iterable[Any]:
-    """The one loader of a split, before Lightning has changed anything about it.
+def loader_of(module: LightningModule, data: Any, split: Split, trainer: Trainer) -> Iterable[Any]:
+    """The one loader of a split, before Lightning has changed anything about it; with all samples for every rank.
 
     Raises:
         LotteryError: There is none, or several.
@@ -106,6 +106,8 @@ def loader_of(module: LightningModule, data: Any, split: Split) -> Iterable[Any]
         source = data if data is not None else module
         if not is_overridden(f"{split}_dataloader", source):
             raise LotteryError(f"{type(source).__name__} has no `{split}_dataloader` to take batches from.")
+        if trainer.world_size == 1:  # with several ranks it would make loaders that share the data out themselves
+            source.trainer = trainer
         source.prepare_data()
         source.setup({"train": "fit", "val": "validate", "test": "test"}[split])
         loader = getattr(source, f"{split}_dataloader")()

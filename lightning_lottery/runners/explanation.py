@@ -10,7 +10,8 @@ from rich.table import Table
 from lightning_lottery.callbacks.base import MaskCallback
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.functional.schedules import Schedule
-from lightning_lottery.runners.project import Project, without_noise
+from lightning_lottery.runners.noise import without_noise
+from lightning_lottery.runners.project import Project
 from lightning_lottery.scope import Place, ties
 
 NO_SPEED = "Zeros alone bring no speed: dense hardware multiplies them all the same. Removing whole units does."

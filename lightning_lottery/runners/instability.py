@@ -21,10 +21,10 @@ from lightning_lottery.runners.children import Child, Row, Work, discard_with_de
 from lightning_lottery.runners.conditions import check_contract
 from lightning_lottery.runners.factories import IMPORTING, Factories, address_of, imported
 from lightning_lottery.runners.fingerprint import leaves
+from lightning_lottery.runners.noise import without_noise
 from lightning_lottery.runners.path import path
 from lightning_lottery.runners.path_report import PathReport, table_of, verdict_of, write_report
 from lightning_lottery.runners.processes import JOBS, run_one, run_together
-from lightning_lottery.runners.project import ResolvedProject, without_noise
 from lightning_lottery.runners.settings import InstabilitySettings
 from lightning_lottery.runners.training import Built, train
 
@@ -288,6 +288,8 @@ def judge_lines(child: Child, resume: str, factories: Factories | None = None) -
             build = factories or Factories.load(child.config)
             run(build.project(child.config["seed_everything"], str(child.folder), False, _only_bars))
         else:
+            from lightning_lottery.runners.project import ResolvedProject  # the parser takes long to import
+
             quiet = {"logger": False, "enable_checkpointing": False, "enable_model_summary": False, "callbacks": []}
             ResolvedProject(["fit", "--config", str(child.folder / "config.yaml")], run=run, trainer=lambda _: quiet)
     return found[0]

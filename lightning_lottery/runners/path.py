@@ -93,11 +93,11 @@ def path(
     _refuse_different_masks(names)
     split = stage_of(module, data)
     ranks = {"rank": trainer.global_rank, "world_size": trainer.world_size}
-    batches = Batches(loader_of(module, data, split), **ranks, memory=memory)
+    batches = Batches(loader_of(module, data, split, trainer), **ranks, memory=memory)
     training = []
     if recalibrate and has_batch_norm(module):
         source = data if isinstance(data, LightningDataModule) else None  # a loader given holds what is evaluated
-        training = _first(loader_of(module, source, "train"), recalibrate)
+        training = _first(loader_of(module, source, "train", trainer), recalibrate)
     groups = layers_of(target) if layer_places else {}
     pairs = list(combinations(range(len(states)), 2))
     evaluations = len(pairs) * (len(places) * (2 if training else 1) + 4 * len(groups) * len(layer_places))

@@ -1,7 +1,5 @@
 """Somebody's project as Lightning's command line sees it: YAML in; module, data and Trainer out."""
 
-import logging
-import warnings
 from argparse import ArgumentError
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,16 +13,6 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.runners.settings import InstabilitySettings
-
-NOISE = (
-    "Seed set to",
-    "TPU available",
-    "💡 Tip",
-    "Loading `train_dataloader` to estimate",
-    "Restored all states",
-    "`Trainer.fit` stopped",
-)
-"""Beginnings of what Lightning says at every fit and a recipe of many fits need not repeat."""
 
 IDLE = (
     "Does not validate against",
@@ -165,27 +153,6 @@ def resolve(arguments: Sequence[str]) -> dict[str, Any]:
     command, *given = arguments
     is_runner = command in SECTIONS
     return _ParsedOnly(["fit" if is_runner else command, *given]).plain_config(command if is_runner else "")
-
-
-@contextmanager
-def without_noise() -> Iterator[None]:
-    """Leave out what Lightning says of every fit alike, and what is no mistake where we start the fit."""
-    logs = [logging.getLogger(f"lightning.{name}") for name in ("pytorch.utilities.rank_zero", "fabric.utilities.seed")]
-
-    def says_something(record: logging.LogRecord) -> bool:
-        return not record.getMessage().startswith(NOISE)
-
-    for log in logs:
-        log.addFilter(says_something)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", ".*LeafSpec.* is deprecated", FutureWarning)
-            # a stage that goes on from another's checkpoint has other callbacks on purpose
-            warnings.filterwarnings("ignore", "Be aware that when using `ckpt_path`", UserWarning)
-            yield
-    finally:
-        for log in logs:
-            log.removeFilter(says_something)
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from lightning_lottery.callbacks.snapshots import save_whole
 from lightning_lottery.runners.children import Child, Row, tell_progress
 from lightning_lottery.runners.conditions import Conditions
 from lightning_lottery.runners.factories import Factories
-from lightning_lottery.runners.project import ResolvedProject, without_noise
+from lightning_lottery.runners.noise import without_noise
 
 
 class Built(Protocol):
@@ -93,6 +93,8 @@ def _run_config(child: Child, logger: TensorBoardLogger, own_callbacks: Any, run
             "callbacks": callbacks,
             "enable_checkpointing": config["enable_checkpointing"] if own else False,
         }
+
+    from lightning_lottery.runners.project import ResolvedProject  # the parser takes long to import
 
     command = "fit" if child.command == "start" else child.command
     arguments = [command, "--config", str(child.folder / "config.yaml")]

@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import LightningDataModule, LightningModule
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
@@ -275,6 +275,10 @@ def test_masks_of_one_ticket_are_equal_whoever_held_them(tmp_path):
 
 
 class TestRefusals:
+    def test_places_of_layers_outside_the_line(self, tmp_path):
+        with pytest.raises(LotteryError, match=r"`layer_alphas` are places in \[0, 1\], got \[2\]"):
+            line(tmp_path, trained(0, steps=1), trained(1, steps=1), layer_alphas=[2])
+
     def test_one_network(self, tmp_path):
         with pytest.raises(LotteryError, match="needs two networks"):
             line(tmp_path, trained(0))
@@ -329,3 +333,40 @@ class TestRefusals:
 
         with pytest.raises(LotteryError, match="has no `test_step` or `validation_step`"):
             line(tmp_path, trained(0, steps=1), trained(1, steps=1), module=Mute())
+
+
+def test_a_data_module_may_ask_its_trainer(tmp_path):
+    class Asking(LightningDataModule):
+        def test_dataloader(self):
+            return plain_loader(size=8 // self.trainer.world_size)
+
+    files = saved(tmp_path, trained(0, steps=1), trained(1, steps=1))
+    assert path(Judged(mlp()), Asking(), files, trainer=trainer(tmp_path)).samples == 32
+
+
+def test_single_layers_are_interpolated_in_either_host_as_the_golden_ones(golden, tmp_path):
+    from functional.test_connectivity import golden_net
+
+    data = torch.load(golden / "interpolation.pt", weights_only=False)
+    pair = data["different_init"]
+    files = []
+    for number in (1, 2):
+        files.append(tmp_path / f"{number}.ckpt")
+        torch.save({f"network.{name}": value for name, value in pair[f"sd{number}"].items()}, files[-1])
+    loader = DataLoader(TensorDataset(data["test_x"], data["test_y"]), batch_size=100)
+    quiet = trainer(tmp_path, precision="64-true")
+    report = path(Judged(golden_net()), loader, files, trainer=quiet, alphas=(0, 1), layer_alphas=ALPHAS)
+    ours = {"conv1": ("network.1", "cumulative"), "fc": ("network.9", "single")}  # theirs: a norm with its convolution
+    for unit, (layer, kind) in ours.items():
+        for host, way in ((0, -1), (1, 1)):  # theirs run away from the host
+            expected = pair["layerwise"][f"{unit}_into_m{host + 1}"]
+            curve = report.layers[0, 1][layer, host, kind]
+            np.testing.assert_allclose(curve["test_loss"][::way], expected[:, 0], rtol=1e-8)
+            np.testing.assert_allclose(curve["test_acc"][::way], expected[:, 1], rtol=1e-12)
+    found = report.layer_barriers((0, 1), "cumulative")["network.1"]
+    middles = [pair["layerwise_mid_barrier_error"][f"conv1_into_m{number}"] for number in (1, 2)]
+    assert found["middle"] == pytest.approx(np.mean(middles), abs=1e-12)
+    highest = min(pair["layerwise"][f"conv1_into_m{number}"][:, 1].min() for number in (1, 2))
+    ends = 1 - (pair["acc"][0] + pair["acc"][-1]) / 2
+    assert found["sup"] == pytest.approx(1 - highest - ends, abs=1e-12)
+    assert found["sup"] > found["middle"] > 0

@@ -8,7 +8,8 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule
 
 from lightning_lottery import PLATON, LotteryError
-from lightning_lottery.runners.project import Project, mistake_in, resolve, without_noise
+from lightning_lottery.runners.noise import without_noise
+from lightning_lottery.runners.project import Project, mistake_in, resolve
 from stages import fit, named, platon
 
 
