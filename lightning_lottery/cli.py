@@ -128,6 +128,45 @@ def instability(arguments: Sequence[str]) -> None:
         analysis.run(start, seeds, ticket=given.ticket, jobs=given.jobs, out=given.out, redo=given.redo)
 
 
+def shrink(arguments: Sequence[str]) -> None:
+    """Write a smaller network: without the heads, neurons and channels that a ticket or a fraction removes.
+
+    Example: ``lightning-lottery shrink --config recipe.yaml --ckpt last.ckpt --submodule network --heads 0.5``
+    """
+    from lightning_lottery.runners.shrinking import shrink_checkpoint
+
+    parser = ArgumentParser(prog="lightning-lottery shrink", description=shrink.__doc__)
+    parser.add_argument("--config", required=True, help="the project: fit's YAML")
+    parser.add_argument("--ckpt", required=True, help="a checkpoint of the project's module")
+    parser.add_argument("--ticket", default=None, help="whose masks of units say what is kept")
+    for kind in ("heads", "ffn", "channels"):
+        parser.add_argument(
+            f"--{kind}", type=float, default=0.0, help="in place of a ticket: fraction of them to remove"
+        )
+    parser.add_argument("--submodule", default="", help="the network within the module that is written")
+    parser.add_argument("--batches", type=int, default=16, help="training batches that units are scored on")
+    parser.add_argument("--out", default="shrunk", help="folder for the smaller network")
+    given = parser.parse_args(list(arguments))
+
+    def cut(project: Project, _: str) -> None:
+        table = shrink_checkpoint(
+            project.model,
+            project.datamodule,
+            project.trainer,
+            Path(given.ckpt),
+            Path(given.out),
+            ticket=Path(given.ticket) if given.ticket else None,
+            submodule=given.submodule,
+            fractions={kind: given[kind] for kind in ("heads", "ffn", "channels")},
+            batches=given.batches,
+        )
+        print(f"{table}\nThe smaller network: {given.out}")  # noqa: T201
+
+    alone = {"accelerator": "cpu", "devices": 1, "logger": False, "enable_checkpointing": False, "callbacks": []}
+    with without_noise():
+        Project(["fit", "--config", given.config], run=cut, trainer=lambda _: alone)
+
+
 def child(arguments: Sequence[str]) -> None:
     """Run the child of one folder: what ``run`` starts for each stage.
 
@@ -159,6 +198,7 @@ OURS: dict[str, Callable[[Sequence[str]], None]] = {
     "explain": explain,
     "path": path,
     "instability": instability,
+    "shrink": shrink,
     "run": run,
     "child": child,
 }

@@ -6,6 +6,7 @@ import torch
 import yaml
 from lightning.pytorch import LightningModule
 
+import stages
 from lightning_lottery import Ticket
 from lightning_lottery.cli import main
 from stages import fit, freezing, in_this_process, named, platon, write
@@ -341,3 +342,33 @@ def test_instability_says_what_is_wrong(analysable, refused, here):
 
 def test_a_section_for_a_runner_does_not_disturb_a_fit(analysable, here, capsys):
     main(["fit", "--config", analysable, "--trainer.max_steps", "1", "--trainer.logger", "false"])
+
+
+def test_shrink_writes_a_smaller_network_that_loads_and_computes_what_the_masked_one_does(here, capsys, refused):
+    import transformers
+
+    from lightning_lottery.shrink import parameter_masks
+    from lightning_lottery.zoo import ImageClassifier, vit
+
+    content = fit()
+    content["trainer"]["callbacks"] = []
+    project = config(content)
+    main(["fit", "--config", project, "--trainer.max_steps", "1", "--trainer.logger", "false"])
+    (ckpt,) = here.glob("checkpoints/*.ckpt")
+    units = {"network.vit.layers.0.mlp.fc1": torch.arange(8) < 4}
+    Ticket({}, units=units).save("units.safetensors")
+    capsys.readouterr()
+    given = ["shrink", "--config", project, "--ckpt", str(ckpt), "--submodule", "network"]
+    main([*given, "--ticket", "units.safetensors", "--out", "small"])
+    said = capsys.readouterr().out
+    assert "parameters" in said and "latency" in said
+    small = transformers.AutoModelForImageClassification.from_pretrained("small")
+    whole = ImageClassifier(vit(**stages.NETWORK["init_args"]))
+    whole.load_state_dict(torch.load(ckpt, weights_only=True)["state_dict"])
+    Ticket(parameter_masks(whole, units)).apply(whole)
+    images = torch.rand(2, 1, 8, 8)
+    torch.testing.assert_close(small(images).logits, whole.network.eval()(images).logits)
+    main([*given, "--heads", "0.5", "--ffn", "0.5", "--out", "half"])
+    assert "smaller network: half" in capsys.readouterr().out
+    assert "either a ticket, or fractions" in refused(*given)
+    assert "has no submodule 'net'" in refused(*given[:-1], "net", "--heads", "0.5")

@@ -18,12 +18,15 @@ from lightning.pytorch.plugins import MixedPrecision
 
 from lightning_lottery import (
     PLATON,
+    SNIP,
     Constant,
     ExactResume,
+    GraSP,
     LotteryError,
     MagnitudePruning,
     MaskFreezing,
     Scope,
+    SynFlow,
     Ticket,
 )
 from lightning_lottery.callbacks import MaskCallback
@@ -50,6 +53,13 @@ CALLBACKS: dict[str, Callable[..., MaskCallback]] = {
     "MagnitudePruning rarely": lambda **given: MagnitudePruning(0.7, interval=5, begin=0, end=10, scope=BODY, **given),
     "MagnitudePruning once": lambda **given: MagnitudePruning(Constant(0.7, begin=5), scope=BODY, **given),
     "MagnitudePruning at once": lambda **given: MagnitudePruning(Constant(0.7), per="tensor", scope=BODY, **given),
+    "SynFlow": lambda **given: SynFlow(0.7, iterations=5, per="tensor", scope=BODY, **given),
+    "AdSynFlow": lambda **given: SynFlow(
+        0.7, at_step=5, iterations=5, input="mean", batches=2, per="tensor", scope=BODY, **given
+    ),
+    "SNIP": lambda **given: SNIP(0.7, batches=2, scope=BODY, **given),
+    "SNIP in training mode": lambda **given: SNIP(0.7, at_step=5, train_mode=True, scope=BODY, **given),
+    "GraSP": lambda **given: GraSP(0.7, at_step=3, batches=2, scope=BODY, **given),
     "MaskFreezing": lambda **given: MaskFreezing(ticket(), **given),
 }
 EVERY = pytest.mark.parametrize("make", CALLBACKS.values(), ids=CALLBACKS)
@@ -396,11 +406,15 @@ ROWS: dict[str, tuple[str, str, list[str]]] = {  # what README says: the test th
     },
     **{name: ("test_twelve_steps_prune_exactly_with_every_optimizer", "", []) for name in WITH_STATE_PER_WEIGHT},
     "LBFGS": ("test_lbfgs_is_refused_where_weights_are_frozen", "refused", FROZEN_COLUMNS),
-    "manual optimization, several optimizers": ("test_two_manual_optimizers_count_as_one_step_a_batch", "", []),
+    "manual optimization, several optimizers": (
+        "test_two_manual_optimizers_count_as_one_step_a_batch",
+        "refused",
+        ["SNIP", "GraSP"],
+    ),
     "manual optimization, `zero_grad()` after `step()`": (
         "test_platon_refuses_gradients_that_are_gone_after_the_step",
         "refused",
-        ["PLATON"],
+        ["PLATON", "SNIP", "GraSP"],
     ),
     "`torch.compile` of the module or of submodules": ("test_compiled_modules_keep_plain_names", "", []),
     "iterable loaders, `max_time`, changing accumulation": (

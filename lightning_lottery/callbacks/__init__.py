@@ -1,9 +1,21 @@
 """When masks change: Lightning callbacks for any LightningModule."""
 
 from lightning_lottery.callbacks.base import MaskCallback
+from lightning_lottery.callbacks.foresight import SNIP, GraSP, SynFlow
 from lightning_lottery.callbacks.freezing import MaskFreezing
 from lightning_lottery.callbacks.magnitude import MagnitudePruning
 from lightning_lottery.callbacks.platon import PLATON
 from lightning_lottery.callbacks.snapshots import ExactResume, Snapshots, log_spaced
 
-__all__ = ["PLATON", "ExactResume", "MagnitudePruning", "MaskCallback", "MaskFreezing", "Snapshots", "log_spaced"]
+__all__ = [
+    "PLATON",
+    "SNIP",
+    "ExactResume",
+    "GraSP",
+    "MagnitudePruning",
+    "MaskCallback",
+    "MaskFreezing",
+    "Snapshots",
+    "SynFlow",
+    "log_spaced",
+]

@@ -18,7 +18,7 @@ from torch.utils.hooks import RemovableHandle
 from lightning_lottery.callbacks.loop import StepClock, batches_that_stepped, enter, restore_loader, steps_of_fit
 from lightning_lottery.callbacks.masked import Masked, check_agreement, cloned
 from lightning_lottery.errors import LotteryError
-from lightning_lottery.functional.masks import Scores, count, density, keep_top
+from lightning_lottery.functional.masks import Masks, Scores, count, density, keep_top
 from lightning_lottery.functional.schedules import Schedule
 from lightning_lottery.scope import Scope, size_of, ties
 from lightning_lottery.ticket import Ticket, hash_of, ticket_of, versions
@@ -99,6 +99,10 @@ class MaskCallback(Callback):
     def scores(self, params: Mapping[str, nn.Parameter], step: int) -> Scores:
         """Scores for the mask that is due after optimizer step ``step``."""
         raise NotImplementedError
+
+    def find_masks(self, params: Mapping[str, nn.Parameter], sparsity: float, within: Masks | None) -> Masks:
+        """The masks that are due now; removed entries come back only where ``within`` is None."""
+        return keep_top(self.scores(params, self.step), sparsity, within=within, per=self.per)
 
     def method_state(self) -> dict[str, Any]:
         """The method's own state for a checkpoint: tensors by parameter name, and primitives."""
@@ -396,8 +400,7 @@ class MaskCallback(Callback):
         before, params = self._masked.masks, self._masked.params
         target = self._resolved(self.step)
         with torch.no_grad():
-            scores = self.scores(params, self.step)
-            masks = keep_top(scores, target, within=before if self.frozen else None, per=self.per)
+            masks = self.find_masks(params, target, before if self.frozen else None)
         self._target = target
         check_agreement(trainer, masks, f"{self.label} at step {self.step}")
         self._masked = Masked(masks, params, fast=self.frozen)

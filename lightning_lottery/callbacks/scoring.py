@@ -1,0 +1,200 @@
+"""What scoring asks of a module and its Trainer, and leaves as it was: calls with other weights, training batches."""
+
+import random
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from copy import copy
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.loggers.logger import DummyLogger
+from lightning_utilities.core.apply_func import apply_to_collection
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.parameter import UninitializedParameter
+
+from lightning_lottery.errors import LotteryError
+from lightning_lottery.scope import named_parameters, plain_name
+
+
+@contextmanager
+def untouched(trainer: Trainer, dtype: torch.dtype) -> Iterator[LightningModule]:
+    """Lend the fit's module for scoring in ``dtype``: whatever the block does to it is undone, also if it raises.
+
+    The block works on copies of every attribute that could change in place: modes, hooks, counters, lists, metrics. It
+    must call the module through ``with_state``, which stands in for parameters and buffers. Random numbers go on
+    afterwards as if nothing had been drawn, nothing is logged; inside, code runs uncompiled and without autocast, with
+    kernels that can be differentiated twice.
+    """
+    module, device = trainer.lightning_module, trainer.strategy.root_device
+    attributes = [(child, dict(vars(child))) for child in module.modules()]
+    loggers = trainer.loggers
+    with ExitStack() as stack:
+        stack.callback(_restore, attributes)
+        stack.callback(setattr, trainer, "loggers", loggers)
+        stack.enter_context(_random_numbers_as_before(device))
+        stack.enter_context(torch.autocast(device.type, enabled=False))
+        stack.enter_context(torch.enable_grad())
+        stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+        stack.enter_context(torch.compiler.set_stance("force_eager"))
+        if any(isinstance(child, nn.RNNBase) for child in module.modules()):
+            stack.enter_context(torch.backends.cudnn.flags(enabled=False))  # its RNNs have no backward in eval mode
+        for child, values in attributes:
+            vars(child).update({name: _own_copy(value) for name, value in values.items()})
+            if isinstance(child, LightningModule):
+                vars(child).update(log=_keep_silent, log_dict=_keep_silent, _dtype=dtype)
+        trainer.loggers = [DummyLogger() for _ in loggers]
+        yield module
+
+
+def state_of(module: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:
+    """Copies of a module's parameters and buffers by name; what is floating-point in ``dtype``.
+
+    Raises:
+        LotteryError: A parameter has no shape yet.
+    """
+    state: dict[str, Tensor] = {}
+    for name, parameter in named_parameters(module).items():
+        if isinstance(parameter, UninitializedParameter):
+            raise LotteryError(f"'{name}' has no shape yet: run one batch through the lazy module before fitting.")
+        state[name] = nn.Parameter(_copied(parameter, dtype), parameter.is_floating_point())
+    return {**state, **{plain_name(name): _copied(buffer, dtype) for name, buffer in module.named_buffers()}}
+
+
+def with_state(module: nn.Module, method: str, dtype: torch.dtype) -> Callable[..., Any]:
+    """A method of the module as a function of its state: ``f(state, *args, **kwargs)``; names as ``state_of`` gives.
+
+    Tensors that it makes without saying of what are of ``dtype``.
+    """
+    step = _Method(module, method)
+    names = {plain_name(name): name for name, _ in (*module.named_parameters(), *module.named_buffers())}
+
+    def call(state: Mapping[str, Tensor], *args: Any, **kwargs: Any) -> Any:
+        lent = {f"module.{names[name]}": tensor for name, tensor in state.items()}
+        default = torch.get_default_dtype()
+        torch.set_default_dtype(dtype)
+        try:
+            return torch.func.functional_call(step, lent, args, kwargs)
+        finally:
+            torch.set_default_dtype(default)
+
+    return call
+
+
+def cast(value: Any, dtype: torch.dtype, scale: float = 1.0) -> Any:
+    """The same with every floating-point tensor inside in ``dtype``, times ``scale``."""
+    return apply_to_collection(value, Tensor, lambda t: t.to(dtype) * scale if t.is_floating_point() else t)
+
+
+def training_batches(trainer: Trainer, n: int) -> list[OrderedDict[str, Any]]:
+    """What ``training_step`` gets for the first ``n`` batches of an epoch (or all it has); no loader moves on.
+
+    Copies of the loaders are asked. Generators of theirs are set back; what a data set keeps to itself is not known.
+
+    Raises:
+        LotteryError: There is no batch, or a loader cannot be copied.
+    """
+    combined = trainer.fit_loop._combined_loader
+    assert combined is not None
+    own = copy(combined)
+    own._iterator = None
+    own.flattened = [_unstarted(loader) for loader in combined.flattened]
+    generators = [(g, g.get_state()) for loader in combined.flattened for g in _generators(loader)]
+    try:
+        drawn = [batch for batch, _, _ in islice(iter(own), int(min(n, trainer.num_training_batches)))]
+    finally:
+        own.reset()
+        for generator, state in generators:
+            generator.set_state(state)
+    if not drawn:
+        raise LotteryError("The training loader gave no batch to score with.")
+    return [_arguments(trainer, batch, index) for index, batch in enumerate(drawn)]
+
+
+def tensors_in(value: Any) -> Iterator[Tensor]:
+    """The tensors in nested mappings, tuples and lists, in order."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from tensors_in(item)
+    elif isinstance(value, (tuple, list)):
+        for item in value:
+            yield from tensors_in(item)
+
+
+def _restore(attributes: list[tuple[nn.Module, dict[str, Any]]]) -> None:
+    for child, values in attributes:
+        vars(child).clear()
+        vars(child).update(values)
+
+
+def _copied(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    return tensor.detach().to(dtype if tensor.is_floating_point() else tensor.dtype, copy=True)
+
+
+def _own_copy(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.detach().clone()
+    return copy(value) if isinstance(value, (list, dict, set)) else value
+
+
+def _keep_silent(*_: Any, **__: Any) -> None:
+    """Stands in for ``log`` and ``log_dict``."""
+
+
+@contextmanager
+def _random_numbers_as_before(device: torch.device) -> Iterator[None]:
+    state, numpy_state = random.getstate(), np.random.get_state()
+    accelerators = [device] if device.type == "cuda" else []
+    try:
+        with torch.random.fork_rng(accelerators):
+            yield
+    finally:
+        random.setstate(state)
+        np.random.set_state(numpy_state)
+
+
+class _Method(nn.Module):
+    """One method of a module as the ``forward`` of another, which is what ``functional_call`` can call."""
+
+    def __init__(self, module: nn.Module, method: str) -> None:
+        super().__init__()
+        self.module = module
+        self.method = method
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return getattr(self.module, self.method)(*args, **kwargs)
+
+
+def _unstarted(loader: Any) -> Any:
+    """A copy whose iteration leaves the loader's own position alone; workers it starts are its own."""
+    try:
+        own = copy(loader)
+    except TypeError as error:
+        raise LotteryError(
+            f"The training loader, of type {type(loader).__name__}, cannot be copied, so reading it would move it on: "
+            "give a DataLoader or another object whose iteration can begin anew."
+        ) from error
+    if getattr(own, "_iterator", None) is not None:
+        own._iterator = None  # workers that live on between epochs are not ours
+    return own
+
+
+def _generators(loader: Any) -> list[torch.Generator]:
+    batch_sampler = getattr(loader, "batch_sampler", None)
+    holders = (loader, getattr(loader, "sampler", None), batch_sampler, getattr(batch_sampler, "sampler", None))
+    found = [getattr(holder, "generator", None) for holder in holders]
+    return [generator for generator in found if isinstance(generator, torch.Generator)]
+
+
+def _arguments(trainer: Trainer, batch: Any, index: int) -> OrderedDict[str, Any]:
+    """As ``_TrainingEpochLoop.advance`` of Lightning 2.6.6 makes them."""
+    batch = trainer.precision_plugin.convert_input(batch)
+    batch = trainer.lightning_module._on_before_batch_transfer(batch, dataloader_idx=0)
+    batch = trainer.strategy.batch_to_device(batch, dataloader_idx=0)
+    return trainer.fit_loop.epoch_loop._build_kwargs(OrderedDict(), batch, index)
