@@ -146,7 +146,7 @@ def table_of(summary: dict[str, Any], title: str) -> Table:
     shown = shown if len(shown) > 1 else metrics
     table = Table(title=title)
     for column in ("stage", *shown):
-        table.add_column(column)
+        table.add_column(column, no_wrap=column == "stage")
     for stage, of in summary.items():
         table.add_row(stage, *(_written(of.get(metric)) for metric in shown))
     return table
@@ -222,4 +222,4 @@ def _moments(values: list[float]) -> dict[str, Any]:
 def _written(moments: dict[str, Any] | None) -> str:
     if moments is None:
         return ""
-    return f"{moments['mean']:.4f}" + ("" if moments["sd"] is None else f" ± {moments['sd']:.4f}")
+    return f"{moments['mean']:.4f}" + (f" ± {moments['sd']:.4f}" if moments["sd"] else "")

@@ -1,19 +1,27 @@
-"""The modules and data that the recipes use: networks, a classifier, learning rates, loaders, data sets."""
+"""The modules and data that the recipes use: networks, classifiers, learning rates, loaders, data sets."""
 
 from lightning_lottery.zoo.augment import crop_flip_jitter
 from lightning_lottery.zoo.classifier import ImageClassifier
 from lightning_lottery.zoo.data import CIFAR10, Digits, FashionMNIST
 from lightning_lottery.zoo.learning_rates import ConstantRate, CosineRate, LearningRate, MilestoneRate
 from lightning_lottery.zoo.loader import SeededBatches
-from lightning_lottery.zoo.networks import lenet_300_100, pretrained_vit, resnet, torchvision_model, vit
+from lightning_lottery.zoo.networks import bert, lenet_300_100, resnet, vit
+from lightning_lottery.zoo.pretrained import pretrained_text, pretrained_vit, random_text, random_vit, torchvision_model
+from lightning_lottery.zoo.text_classifier import TextClassifier
+from lightning_lottery.zoo.text_data import SST2, ToyReviews
 
 __all__ = [
     "lenet_300_100",
     "resnet",
     "vit",
+    "bert",
     "pretrained_vit",
+    "random_vit",
+    "pretrained_text",
+    "random_text",
     "torchvision_model",
     "ImageClassifier",
+    "TextClassifier",
     "LearningRate",
     "ConstantRate",
     "CosineRate",
@@ -21,6 +29,8 @@ __all__ = [
     "Digits",
     "FashionMNIST",
     "CIFAR10",
+    "SST2",
+    "ToyReviews",
     "SeededBatches",
     "crop_flip_jitter",
 ]

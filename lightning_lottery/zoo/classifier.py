@@ -1,7 +1,7 @@
-"""A LightningModule that trains any network on images and labels."""
+"""LightningModules that train any network to classify: what they share, and the one for images."""
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningModule
@@ -14,8 +14,109 @@ from torchmetrics.classification import MulticlassAccuracy
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.zoo.learning_rates import ConstantRate, LearningRate
 
+Batch = tuple[Any, Tensor]
 
-class ImageClassifier(LightningModule):
+
+class Classifier(LightningModule):
+    """Cross-entropy; logs `train_loss`, and loss and accuracy of validation and test.
+
+    `val_loss`, `val_acc`, `test_loss` and `test_acc` are means over samples, also over ranks with unequal numbers of
+    them; accuracies are fractions. A batch is (inputs, labels); a child's `forward` makes logits of the inputs.
+
+    Args:
+        network: the network, which becomes the attribute `network`.
+        num_classes: number of logits; default 2.
+        optimizer: "adamw" (the default) or "sgd".
+        lr: the base learning rate, positive; default 0.001.
+        weight_decay: the optimizer's, on all parameters; default 0.
+        momentum: SGD's, in [0, 1); AdamW has none. Default 0.9.
+        learning_rate: the factor of `lr` at each optimizer step; default `ConstantRate()`.
+
+    Raises:
+        LotteryError: if an argument is out of its range.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        num_classes: int = 2,
+        *,
+        optimizer: Literal["adamw", "sgd"] = "adamw",
+        lr: float = 1e-3,
+        weight_decay: float = 0.0,
+        momentum: float = 0.9,
+        learning_rate: LearningRate | None = None,
+    ) -> None:
+        super().__init__()
+        if optimizer not in ("adamw", "sgd"):
+            raise LotteryError(f"optimizer must be 'adamw' or 'sgd', got {optimizer!r}.")
+        if not (0 < lr < math.inf and weight_decay >= 0 and 0 <= momentum < 1):
+            raise LotteryError(
+                "lr must be positive, weight_decay at least 0 and momentum in [0, 1), "
+                f"got lr={lr}, weight_decay={weight_decay}, momentum={momentum}."
+            )
+        # objects stay out: a checkpoint that holds them does not load without pickle
+        self.save_hyperparameters(ignore=["network", "learning_rate"])
+        self.network = network
+        self.optimizer, self.lr, self.weight_decay, self.momentum = optimizer, lr, weight_decay, momentum
+        self.learning_rate = learning_rate or ConstantRate()
+        # "disable": a NaN counts, while torchmetrics would leave it out of the mean
+        self.val_loss, self.test_loss = MeanMetric(nan_strategy="disable"), MeanMetric(nan_strategy="disable")
+        self.val_acc = MulticlassAccuracy(num_classes, average="micro")
+        self.test_acc = MulticlassAccuracy(num_classes, average="micro")
+
+    def on_train_start(self) -> None:
+        # `estimated_stepping_batches` builds the loader before Lightning (2.6.6) knows where in the epoch a resumed fit
+        # stands, and then it never tells: so this does
+        self.trainer.fit_loop._load_combined_loader_states()
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        inputs, labels = batch
+        loss = F.cross_entropy(self(inputs), labels)
+        self.log("train_loss", loss, on_step=True, on_epoch=False, prog_bar=True, batch_size=len(labels))
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        self._evaluate(batch, "val", self.val_loss, self.val_acc)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        self._evaluate(batch, "test", self.test_loss, self.test_acc)
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        logits: Tensor = self(batch[0])
+        return logits
+
+    def _evaluate(self, batch: Batch, split: str, loss: MeanMetric, acc: MulticlassAccuracy) -> None:
+        inputs, labels = batch
+        logits = self(inputs).float()
+        loss.update(F.cross_entropy(logits, labels, reduction="none"))
+        acc.update(logits, labels)
+        for name, metric in (("loss", loss), ("acc", acc)):
+            self.log(f"{split}_{name}", metric, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(labels))
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        optimizer: torch.optim.Optimizer
+        if self.optimizer == "adamw":
+            optimizer = torch.optim.AdamW(self.parameters(), lr=self.lr, weight_decay=self.weight_decay)
+        else:
+            optimizer = torch.optim.SGD(
+                self.parameters(), lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay
+            )
+        estimate = self.trainer.estimated_stepping_batches
+        total_steps = int(estimate) if 0 < estimate < math.inf else 0
+        scheduler = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: self.learning_rate.factor_at(step, total_steps)
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+def logits_of(outputs: Any) -> Tensor:
+    """What a network returned, or the `logits` in it, as Hugging Face's networks return them."""
+    logits: Tensor = outputs if isinstance(outputs, Tensor) else outputs.logits
+    return logits
+
+
+class ImageClassifier(Classifier):
     """Cross-entropy on images in [0, 1]; logs `train_loss`, and loss and accuracy of validation and test.
 
     `val_loss`, `val_acc`, `test_loss` and `test_acc` are means over samples, also over ranks with unequal numbers of
@@ -59,24 +160,16 @@ class ImageClassifier(LightningModule):
         mean: tuple[float, ...] | None = None,
         std: tuple[float, ...] | None = None,
     ) -> None:
-        super().__init__()
-        if optimizer not in ("adamw", "sgd"):
-            raise LotteryError(f"optimizer must be 'adamw' or 'sgd', got {optimizer!r}.")
-        if not (0 < lr < math.inf and weight_decay >= 0 and 0 <= momentum < 1):
-            raise LotteryError(
-                "lr must be positive, weight_decay at least 0 and momentum in [0, 1), "
-                f"got lr={lr}, weight_decay={weight_decay}, momentum={momentum}."
-            )
-        # objects stay out: a checkpoint that holds them does not load without pickle
-        self.save_hyperparameters(ignore=["network", "learning_rate"])
-        self.network = network
-        self.optimizer, self.lr, self.weight_decay, self.momentum = optimizer, lr, weight_decay, momentum
-        self.learning_rate = learning_rate or ConstantRate()
+        super().__init__(
+            network,
+            num_classes,
+            optimizer=optimizer,
+            lr=lr,
+            weight_decay=weight_decay,
+            momentum=momentum,
+            learning_rate=learning_rate,
+        )
         self._set_normalisation(mean, std)
-        # "disable": a NaN counts, while torchmetrics would leave it out of the mean
-        self.val_loss, self.test_loss = MeanMetric(nan_strategy="disable"), MeanMetric(nan_strategy="disable")
-        self.val_acc = MulticlassAccuracy(num_classes, average="micro")
-        self.test_acc = MulticlassAccuracy(num_classes, average="micro")
 
     def _set_normalisation(self, mean: tuple[float, ...] | None, std: tuple[float, ...] | None) -> None:
         if mean is None and std is None:
@@ -103,50 +196,4 @@ class ImageClassifier(LightningModule):
             images = F.interpolate(images, size=tuple(size), mode="bilinear", antialias=True, align_corners=False)
         if self.mean is not None and self.std is not None:
             images = (images - self.mean) / self.std
-        outputs = self.network(images)
-        logits: Tensor = outputs if isinstance(outputs, Tensor) else outputs.logits
-        return logits
-
-    def on_train_start(self) -> None:
-        # `estimated_stepping_batches` builds the loader before Lightning (2.6.6) knows where in the epoch a resumed fit
-        # stands, and then it never tells: so this does
-        self.trainer.fit_loop._load_combined_loader_states()
-
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        images, labels = batch
-        loss = F.cross_entropy(self(images), labels)
-        self.log("train_loss", loss, on_step=True, on_epoch=False, prog_bar=True, batch_size=len(labels))
-        return loss
-
-    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        self._evaluate(batch, "val", self.val_loss, self.val_acc)
-
-    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        self._evaluate(batch, "test", self.test_loss, self.test_acc)
-
-    def predict_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        logits: Tensor = self(batch[0])
-        return logits
-
-    def _evaluate(self, batch: tuple[Tensor, Tensor], split: str, loss: MeanMetric, acc: MulticlassAccuracy) -> None:
-        images, labels = batch
-        logits = self(images).float()
-        loss.update(F.cross_entropy(logits, labels, reduction="none"))
-        acc.update(logits, labels)
-        for name, metric in (("loss", loss), ("acc", acc)):
-            self.log(f"{split}_{name}", metric, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(labels))
-
-    def configure_optimizers(self) -> OptimizerLRScheduler:
-        optimizer: torch.optim.Optimizer
-        if self.optimizer == "adamw":
-            optimizer = torch.optim.AdamW(self.parameters(), lr=self.lr, weight_decay=self.weight_decay)
-        else:
-            optimizer = torch.optim.SGD(
-                self.parameters(), lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay
-            )
-        estimate = self.trainer.estimated_stepping_batches
-        total_steps = int(estimate) if 0 < estimate < math.inf else 0
-        scheduler = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: self.learning_rate.factor_at(step, total_steps)
-        )
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        return logits_of(self.network(images))

@@ -1,84 +1,38 @@
 """The data sets of the recipes: small images that stay in memory, split the same way in every run."""
 
-import os
-from abc import abstractmethod
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.zoo.augment import crop_flip_jitter
 from lightning_lottery.zoo.image_folder import read_image_folder
-from lightning_lottery.zoo.loader import SeededBatches
+from lightning_lottery.zoo.in_memory import InMemory, Samples, check_val_fraction, hold_out, in_fifths, in_fixed_order
+from lightning_lottery.zoo.loader import Prepare
 
-Samples = tuple[Tensor, Tensor]
 
+class _Images(InMemory):
+    """Images (N, C, H, W), uint8, served as floats in [0, 1]."""
 
-class _Images(LightningDataModule):
-    """Images and labels in memory, three splits that no seed changes, loaders that follow the run's seed."""
-
-    num_classes: int = 10
+    num_classes = 10
     shape: tuple[int, int, int]
 
     def __init__(self, batch_size: int, augment: bool, seed: int | None, limit: int | None) -> None:
-        super().__init__()
-        for name, value in (("batch_size", batch_size), ("limit", limit)):
-            if value is not None and value < 1:
-                raise LotteryError(f"{name} must be at least 1, got {value}.")
-        self.batch_size, self.augment, self.seed, self.limit = batch_size, augment, seed, limit
-        self._splits: dict[str, Samples] | None = None
+        super().__init__(batch_size, seed, limit)
+        self.augment = augment
 
-    @abstractmethod
-    def _read(self) -> dict[str, Samples]:
-        """The samples of "train", "val" and "test"."""
+    def _prepare(self, split: str) -> Prepare:
+        return _augmented if split == "train" and self.augment else _as_floats
 
-    def samples(self, split: str) -> Samples:
-        """The samples of a split, read at the first call.
 
-        Args:
-            split: "train", "val" or "test".
+def _as_floats(images: Tensor, _: torch.Generator) -> Tensor:
+    return images.float().div_(255)
 
-        Returns:
-            Images (N, C, H, W), uint8, and labels (N,), int64.
-        """
-        if self._splits is None:
-            self._splits = self._read()
-        images, labels = self._splits[split]
-        return (images[: self.limit], labels[: self.limit]) if split == "train" else (images, labels)
 
-    def prepare_data(self) -> None:
-        self.samples("train")
-
-    def setup(self, stage: str | None = None) -> None:
-        self.samples("train")
-
-    def train_dataloader(self) -> SeededBatches:
-        return self._loader("train", shuffle=True, augment=crop_flip_jitter if self.augment else None)
-
-    def val_dataloader(self) -> SeededBatches:
-        return self._loader("val")
-
-    def test_dataloader(self) -> SeededBatches:
-        return self._loader("test")
-
-    def predict_dataloader(self) -> SeededBatches:
-        return self._loader("test")
-
-    def _loader(self, split: str, **training: Any) -> SeededBatches:
-        images, labels = self.samples(split)
-        return SeededBatches(
-            images,
-            labels,
-            batch_size=self.batch_size,
-            seed=int(os.environ.get("PL_GLOBAL_SEED", 0)) if self.seed is None else self.seed,
-            rank=self.trainer.global_rank if self.trainer else 0,
-            world_size=self.trainer.world_size if self.trainer else 1,
-            **training,
-        )
+def _augmented(images: Tensor, generator: torch.Generator) -> Tensor:
+    return crop_flip_jitter(_as_floats(images, generator), generator)
 
 
 class Digits(_Images):
@@ -115,13 +69,7 @@ class Digits(_Images):
             raise LotteryError("Digits needs scikit-learn: pip install lightning_lottery[demo].") from error
         pixels, targets = load_digits(return_X_y=True)
         images = torch.from_numpy(np.rint(pixels * (255 / 16)).astype(np.uint8)).view(-1, *self.shape)
-        images, labels = _in_fixed_order(images, torch.from_numpy(targets).long())
-        fifth = round(len(labels) / 5)
-        return {
-            "test": (images[:fifth], labels[:fifth]),
-            "val": (images[fifth : 2 * fifth], labels[fifth : 2 * fifth]),
-            "train": (images[2 * fifth :], labels[2 * fifth :]),
-        }
+        return in_fifths(images, torch.from_numpy(targets).long())
 
 
 class _StoredImages(_Images):
@@ -141,8 +89,7 @@ class _StoredImages(_Images):
         download: bool = True,
     ) -> None:
         super().__init__(batch_size, augment, seed, limit)
-        if not 0 < val_fraction < 1:
-            raise LotteryError(f"val_fraction must be in (0, 1), got {val_fraction}.")
+        check_val_fraction(val_fraction)
         self.root, self.val_fraction, self.download = root, val_fraction, download
 
     def _read(self) -> dict[str, Samples]:
@@ -151,17 +98,9 @@ class _StoredImages(_Images):
             stored = read_image_folder(root, self.name, self.shape, self.num_classes)
         else:
             stored = self._read_torchvision(root)
-        images, labels = _in_fixed_order(stored["train_images"], stored["train_labels"])
-        held_out = round(self.val_fraction * len(labels))
-        if not 0 < held_out < len(labels):
-            raise LotteryError(
-                f"val_fraction={self.val_fraction} splits the {len(labels)} training images of {self.name} into "
-                f"{len(labels) - held_out} for training and {held_out} for validation: change it."
-            )
         return {
-            "train": (images[held_out:], labels[held_out:]),
-            "val": (images[:held_out], labels[:held_out]),
-            "test": _in_fixed_order(stored["test_images"], stored["test_labels"]),
+            **hold_out(stored["train_images"], stored["train_labels"], self.val_fraction, self.name),
+            "test": in_fixed_order(stored["test_images"], stored["test_labels"]),
         }
 
     def _read_torchvision(self, root: Path) -> dict[str, Tensor]:
@@ -229,12 +168,3 @@ class CIFAR10(_StoredImages):
 
     name = "CIFAR10"
     shape = (3, 32, 32)
-
-
-def _in_fixed_order(images: Tensor, labels: Tensor) -> Samples:
-    """The samples in one shuffled order for ever: folders come class by class, and the first batches should be fair.
-
-    numpy's `RandomState` is the one generator whose numbers are promised never to change.
-    """
-    order = torch.from_numpy(np.random.RandomState(0).permutation(len(labels)))
-    return images[order], labels[order]

@@ -1,18 +1,21 @@
 """Batches that are a function of (seed, epoch, batch, rank) alone: a resumed run sees what an unbroken one does."""
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from lightning_lottery.errors import LotteryError
 
+Prepare = Callable[[Tensor, torch.Generator], Any]
+
 
 class SeededBatches:
     """A loader whose batch k depends on (seed, epoch, k) alone, with each rank taking its part.
 
-    Random numbers come from generators of its own, seeded anew for each epoch's order and for each batch's
-    augmentation; the global ones are left alone. Lightning saves and restores its position with a checkpoint, and tells
+    Random numbers come from generators of its own, seeded anew for each epoch's order and for each batch;
+    the global ones are left alone. Lightning saves and restores its position with a checkpoint, and tells
     it the epoch.
 
     With `shuffle` (training) every rank gets equally many batches of equal sizes: what does not divide by the ranks is
@@ -20,24 +23,26 @@ class SeededBatches:
     comes exactly once over all ranks, in equally many batches on each, of sizes that differ by at most one.
 
     Args:
-        images: (N, C, H, W), uint8.
+        inputs: (N, ...), of any type: images, tokens.
         labels: (N,), int64.
         batch_size: samples of a batch on one rank. One exception: at `batch_size` 1, where the samples of an evaluation
             do not divide by the ranks, some ranks end with one batch of two.
-        seed: of order and augmentation; default 0.
+        seed: of the order, and of what `prepare` draws; default 0.
         rank: of this process among `world_size`; default 0.
         world_size: number of processes; default 1.
         shuffle: a new order in each epoch; default False.
-        augment: a function of (float images in [0, 1], generator) that returns images; default None.
+        prepare: a function of (a batch's inputs, generator) that returns what is served in their place: augmented
+            images, or tokens without needless padding; the generator is its only source of randomness. Default: inputs
+            are served as they are.
 
     Raises:
-        TypeError: if images are not uint8 or labels not int64.
-        LotteryError: if there are no samples, or fewer than ranks, or images and labels differ in number, or
+        TypeError: if labels are not int64.
+        LotteryError: if there are no samples, or fewer than ranks, or inputs and labels differ in number, or
             `batch_size` or `rank` is out of range.
 
     Example:
-        >>> images, labels = torch.zeros(5, 1, 8, 8, dtype=torch.uint8), torch.arange(5)
-        >>> [len(labels) for images, labels in SeededBatches(images, labels, batch_size=2)]
+        >>> inputs, labels = torch.zeros(5, 1, 8, 8), torch.arange(5)
+        >>> [len(labels) for inputs, labels in SeededBatches(inputs, labels, batch_size=2)]
         [2, 2, 1]
     """
 
@@ -45,7 +50,7 @@ class SeededBatches:
 
     def __init__(
         self,
-        images: Tensor,
+        inputs: Tensor,
         labels: Tensor,
         *,
         batch_size: int,
@@ -53,18 +58,18 @@ class SeededBatches:
         rank: int = 0,
         world_size: int = 1,
         shuffle: bool = False,
-        augment: Callable[[Tensor, torch.Generator], Tensor] | None = None,
+        prepare: Prepare | None = None,
     ) -> None:
-        _check_samples(images, labels)
+        _check_samples(inputs, labels)
         if batch_size < 1:
             raise LotteryError(f"batch_size must be at least 1, got {batch_size}.")
         if not 0 <= rank < world_size:
             raise LotteryError(f"rank must be in [0, world_size), got rank {rank} of {world_size}.")
-        if len(images) < world_size:
-            raise LotteryError(f"{len(images)} samples do not suffice for {world_size} ranks: use fewer devices.")
-        self.images, self.labels = images, labels
+        if len(inputs) < world_size:
+            raise LotteryError(f"{len(inputs)} samples do not suffice for {world_size} ranks: use fewer devices.")
+        self.inputs, self.labels = inputs, labels
         self.batch_size, self.seed, self.rank, self.world_size = batch_size, seed, rank, world_size
-        self.shuffle, self.augment = shuffle, augment
+        self.shuffle, self.prepare = shuffle, prepare
         self.epoch = 0
         self._start = self._next = 0
 
@@ -103,25 +108,25 @@ class SeededBatches:
 
     def __len__(self) -> int:
         """Batches of an epoch, the same number on every rank."""
-        fewest, more = divmod(len(self.images), self.world_size)
+        fewest, more = divmod(len(self.inputs), self.world_size)
         most = fewest if self.shuffle or not more else fewest + 1
         return min(-(-most // self.batch_size), fewest)
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Batches (float32 images in [0, 1], labels) from the restored one, else the first, to the end of the epoch."""
+    def __iter__(self) -> Iterator[tuple[Any, Tensor]]:
+        """Batches (inputs, labels) from the restored one, else the first, to the end of the epoch."""
         start, self._start = self._start, 0
         epoch = self.epoch
         parts = self._parts(epoch)
         for batch in range(start, len(parts)):
             self._next = batch + 1
-            images = self.images[parts[batch]].float().div_(255)
-            if self.augment is not None:
-                images = self.augment(images, _generator(self.seed, epoch, batch, self.rank))
-            yield images, self.labels[parts[batch]]
+            inputs: Any = self.inputs[parts[batch]]
+            if self.prepare is not None:
+                inputs = self.prepare(inputs, _generator(self.seed, epoch, batch, self.rank))
+            yield inputs, self.labels[parts[batch]]
 
     def _parts(self, epoch: int) -> tuple[Tensor, ...]:
         """The indices of this rank's samples, one tensor per batch."""
-        total = len(self.images)
+        total = len(self.inputs)
         if not self.shuffle:
             mine = torch.arange(self.rank, total, self.world_size)
             return mine.tensor_split(len(self))
@@ -130,15 +135,14 @@ class SeededBatches:
         return torch.split(mine, self.batch_size)
 
 
-def _check_samples(images: Tensor, labels: Tensor) -> None:
-    if images.dtype != torch.uint8 or labels.dtype != torch.int64:
-        raise TypeError(f"SeededBatches takes uint8 images and int64 labels, got {images.dtype} and {labels.dtype}.")
-    if images.ndim != 4 or labels.ndim != 1 or len(images) != len(labels):
+def _check_samples(inputs: Tensor, labels: Tensor) -> None:
+    if labels.dtype != torch.int64:
+        raise TypeError(f"SeededBatches takes int64 labels, got {labels.dtype}.")
+    if not inputs.ndim or labels.ndim != 1 or len(inputs) != len(labels):
         raise LotteryError(
-            f"SeededBatches takes images (N, C, H, W) and labels (N,), got {tuple(images.shape)} and "
-            f"{tuple(labels.shape)}."
+            f"SeededBatches takes inputs (N, ...) and labels (N,), got {tuple(inputs.shape)} and {tuple(labels.shape)}."
         )
-    if not len(images):
+    if not len(inputs):
         raise LotteryError("SeededBatches got no samples.")
 
 

@@ -1,8 +1,5 @@
-"""The networks of the recipes, as functions: plain arguments in, an `nn.Module` out, so that YAML can name them."""
+"""The networks of the recipes, as functions: sizes in, an `nn.Module` out, so that YAML can name them."""
 
-import difflib
-
-from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -29,7 +26,7 @@ def lenet_300_100(inputs: int = 784, num_classes: int = 10) -> nn.Module:
     Source: LeCun et al. 1998, "Gradient-based learning applied to document recognition", section III.C.3; with ReLU and
     the cross-entropy of the lottery-ticket papers in place of its scaled tanh and squared error.
     """
-    _refuse_below(1, inputs=inputs, num_classes=num_classes)
+    refuse_below(1, inputs=inputs, num_classes=num_classes)
     return nn.Sequential(
         nn.Flatten(),
         nn.Linear(inputs, 300),
@@ -64,7 +61,7 @@ def resnet(depth: int = 20, num_classes: int = 10, channels: int = 3) -> nn.Modu
     if depth < 8 or (depth - 2) % 6:
         nearest = max(1, round((depth - 2) / 6)) * 6 + 2
         raise LotteryError(f"A CIFAR ResNet has depth 6n + 2 (20, 32, 56, ...), got depth={depth}: try {nearest}.")
-    _refuse_below(1, num_classes=num_classes, channels=channels)
+    refuse_below(1, num_classes=num_classes, channels=channels)
     return _ResNet(blocks=(depth - 2) // 6, num_classes=num_classes, channels=channels)
 
 
@@ -145,14 +142,11 @@ def vit(
 
     Source: Dosovitskiy et al. 2021, "An image is worth 16x16 words".
     """
-    _refuse_below(1, patch_size=patch_size, channels=channels, layers=layers, heads=heads, mlp_size=mlp_size)
-    _refuse_below(1, image_size=image_size, hidden_size=hidden_size, num_classes=num_classes)
+    refuse_below(1, patch_size=patch_size, channels=channels, layers=layers, heads=heads, mlp_size=mlp_size)
+    refuse_below(1, image_size=image_size, hidden_size=hidden_size, num_classes=num_classes)
     if image_size % patch_size:
         raise LotteryError(f"Patches of side {patch_size} do not tile images of side {image_size}: change patch_size.")
-    if hidden_size % heads:
-        raise LotteryError(f"{heads} heads cannot share a hidden_size of {hidden_size}: take a multiple of {heads}.")
-    if not 0 <= dropout < 1:
-        raise LotteryError(f"dropout must be in [0, 1), got {dropout}.")
+    _refuse_misfits(hidden_size, heads, dropout)
 
     from transformers import ViTConfig, ViTForImageClassification
 
@@ -171,118 +165,77 @@ def vit(
     return ViTForImageClassification(config)
 
 
-def pretrained_vit(name: str = "google/vit-base-patch16-224", num_classes: int = 10) -> nn.Module:
-    """A pretrained vision transformer with a head for `num_classes`, a new one where the old does not fit.
+def bert(
+    vocab_size: int = 10_000,
+    hidden_size: int = 64,
+    layers: int = 2,
+    heads: int = 4,
+    mlp_size: int = 128,
+    max_length: int = 128,
+    num_classes: int = 2,
+    dropout: float = 0.1,
+) -> nn.Module:
+    """A transformer of Hugging Face's `BertForSequenceClassification`, randomly initialised.
 
-    The network carries what `ImageClassifier` needs to feed it: `image_size` (H, W), and `image_mean` and `image_std`
-    of its image processor, None when that does not normalise. It is float32 and in training mode.
-
-    Args:
-        name: a model on the Hugging Face hub, or a folder that `save_pretrained` wrote.
-        num_classes: number of logits.
-
-    Returns:
-        The network: (B, C, H, W) to an output with `logits` (B, num_classes).
-
-    Raises:
-        LotteryError: if there is no such model, here or on the hub, or `num_classes` is smaller than 1.
-
-    Source: Dosovitskiy et al. 2021, "An image is worth 16x16 words"; the weights are the publisher's.
-    """
-    _refuse_below(1, num_classes=num_classes)
-
-    from transformers import ViTForImageClassification
-
-    try:
-        network: nn.Module = ViTForImageClassification.from_pretrained(
-            name, num_labels=num_classes, ignore_mismatched_sizes=True
-        )
-    except OSError as error:
-        raise LotteryError(
-            f"No pretrained ViT {name!r}: it is neither a folder that save_pretrained wrote nor could it be fetched "
-            "from the Hugging Face hub; check the name and the network, or give a local folder."
-        ) from error
-    side: int | tuple[int, int] = network.config.image_size  # type: ignore[union-attr, assignment]
-    _carry(network, (side, side) if isinstance(side, int) else tuple(side), *_normalisation(name))
-    return network.float().train()  # from_pretrained leaves it in eval mode, and Lightning would train it so
-
-
-def _carry(
-    network: nn.Module, size: tuple[int, ...], mean: tuple[float, ...] | None, std: tuple[float, ...] | None
-) -> None:
-    """Let the network say what images it was trained on."""
-    for name, value in (("image_size", size), ("image_mean", mean), ("image_std", std)):
-        setattr(network, name, value)
-
-
-def _normalisation(name: str) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
-    """Mean and standard deviation of the image processor beside the weights."""
-    from transformers import ViTImageProcessor
-
-    try:
-        processor, _ = ViTImageProcessor.get_image_processor_dict(name)
-    except OSError:
-        rank_zero_warn(f"{name!r} has no preprocessor_config.json: its images are not normalised.")
-        return None, None
-    if not processor.get("do_normalize", True):
-        return None, None
-    return tuple(processor["image_mean"]), tuple(processor["image_std"])
-
-
-def torchvision_model(name: str, num_classes: int, weights: str | None = None) -> nn.Module:
-    """A classification network of torchvision, by its name there.
-
-    With `weights`, every tensor but those of another number of classes is loaded, and the network carries
-    `image_size`, `image_mean` and `image_std` of these weights for `ImageClassifier`, which then resizes to them.
+    The default vocabulary is as large as that of the tokenizer "words" can become. Logits are the `logits` of what it
+    returns.
 
     Args:
-        name: as in `torchvision.models.list_models()`: "resnet18", "vgg16_bn", "vit_b_16", ...
+        vocab_size: number of tokens that the tokenizer knows.
+        hidden_size: width of the tokens; a multiple of `heads`.
+        layers: transformer blocks.
+        heads: attention heads of a block.
+        mlp_size: neurons in the middle of a block's feed-forward network.
+        max_length: tokens of the longest sentence.
         num_classes: number of logits.
-        weights: None for random ones, else "DEFAULT", "IMAGENET1K_V1", ...: a member of the network's weights.
+        dropout: probability, after attention, feed-forward, embedding and pooling and on the attention weights.
 
     Returns:
-        The network: (B, 3, H, W) to (B, num_classes).
+        The network: `input_ids` and `attention_mask`, (B, L) each, to an output with `logits` (B, num_classes).
 
     Raises:
-        LotteryError: if torchvision has no such network or weights, or the weights cannot be downloaded.
+        LotteryError: if heads do not share the width, or a number is out of range.
 
     Example:
-        >>> sum(p.numel() for p in torchvision_model("squeezenet1_1", num_classes=10).parameters())
-        727626
+        >>> import torch
+        >>> bert(vocab_size=100, layers=1)(torch.zeros(2, 7, dtype=torch.int64)).logits.shape
+        torch.Size([2, 2])
+
+    Source: Devlin et al. 2019, "BERT: Pre-training of deep bidirectional transformers for language understanding".
     """
-    _refuse_below(1, num_classes=num_classes)
+    refuse_below(1, vocab_size=vocab_size, hidden_size=hidden_size, layers=layers, heads=heads, mlp_size=mlp_size)
+    refuse_below(1, max_length=max_length, num_classes=num_classes)
+    _refuse_misfits(hidden_size, heads, dropout)
 
-    from torchvision import models
+    from transformers import BertConfig, BertForSequenceClassification
 
-    _refuse_unknown(name, models.list_models(module=models), "torchvision has no classification network")
-    if weights is None:
-        network: nn.Module = models.get_model(name, weights=None, num_classes=num_classes)
-        return network
-
-    known = models.get_model_weights(name)
-    _refuse_unknown(weights, list(known.__members__), f"torchvision's {name} has no weights")
-    network = models.get_model(name, weights=None, num_classes=num_classes)
-    try:
-        stored = known[weights].get_state_dict(progress=True, check_hash=True)
-    except (OSError, RuntimeError) as error:
-        raise LotteryError(
-            f"The weights {weights} of torchvision's {name} could not be downloaded from {known[weights].url}: "
-            "check the network, or take weights=None."
-        ) from error
-    shapes = {key: tensor.shape for key, tensor in network.state_dict().items()}
-    network.load_state_dict({k: v for k, v in stored.items() if shapes.get(k) == v.shape}, strict=False)
-    preset = known[weights].transforms()
-    _carry(network, (preset.crop_size[0], preset.crop_size[0]), tuple(preset.mean), tuple(preset.std))
-    return network
+    config = BertConfig(
+        vocab_size=vocab_size,
+        hidden_size=hidden_size,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        intermediate_size=mlp_size,
+        max_position_embeddings=max_length,
+        hidden_dropout_prob=dropout,
+        attention_probs_dropout_prob=dropout,
+    )
+    config.num_labels = num_classes
+    return BertForSequenceClassification(config)
 
 
-def _refuse_unknown(name: str, known: list[str], complaint: str) -> None:
-    if name not in known:
-        close = difflib.get_close_matches(name, known, n=5) or sorted(known)[:5]
-        raise LotteryError(f"{complaint} {name!r}; names look like {', '.join(close)}.")
+def _refuse_misfits(hidden_size: int, heads: int, dropout: float) -> None:
+    if hidden_size % heads:
+        raise LotteryError(f"{heads} heads cannot share a hidden_size of {hidden_size}: take a multiple of {heads}.")
+    if not 0 <= dropout < 1:
+        raise LotteryError(f"dropout must be in [0, 1), got {dropout}.")
 
 
-def _refuse_below(least: int, **arguments: int) -> None:
+def refuse_below(least: int, **arguments: int) -> None:
+    """Refuse the first of these arguments that is smaller than `least`.
+
+    Raises:
+        LotteryError: if one is.
+    """
     for name, value in arguments.items():
         if value < least:
             raise LotteryError(f"{name} must be at least {least}, got {value}.")

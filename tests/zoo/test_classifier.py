@@ -41,10 +41,10 @@ class Few(LightningDataModule):
     def _loader(self, count, **arguments):
         generator = torch.Generator().manual_seed(count)
         images = torch.randint(256, (count, 1, 8, 8), generator=generator, dtype=torch.uint8)
-        return SeededBatches(images, torch.arange(count) % 10, batch_size=4, seed=1, **arguments)
+        return SeededBatches(images / 255, torch.arange(count) % 10, batch_size=4, seed=1, **arguments)
 
     def train_dataloader(self):
-        return self._loader(12, shuffle=True, augment=lambda x, g: x + torch.rand(x.shape, generator=g))
+        return self._loader(12, shuffle=True, prepare=lambda x, g: x + torch.rand(x.shape, generator=g))
 
     def val_dataloader(self):
         return self._loader(7)
@@ -116,7 +116,7 @@ def test_loss_and_accuracy_are_means_over_samples_whatever_the_batches(split):
     (logged,) = (run.validate if split == "val" else run.test)(model, data, verbose=False)
     loader = data.val_dataloader()
     assert {len(labels) for _, labels in loader} == {3, 4}
-    logits, labels = model(loader.images / 255).detach(), loader.labels
+    logits, labels = model(loader.inputs).detach(), loader.labels
     assert set(logged) == {f"{split}_loss", f"{split}_acc"}
     assert logged[f"{split}_loss"] == pytest.approx(F.cross_entropy(logits, labels).item(), rel=1e-5)
     assert logged[f"{split}_acc"] == pytest.approx((logits.argmax(1) == labels).float().mean().item())
@@ -132,7 +132,7 @@ def test_a_loss_that_is_not_a_number_is_logged_as_such():
 def test_predictions_are_the_logits():
     model, data = ImageClassifier(Linear()), Few()
     predicted = torch.cat(trainer().predict(model, data))
-    torch.testing.assert_close(predicted, model(data.predict_dataloader().images / 255).detach())
+    torch.testing.assert_close(predicted, model(data.predict_dataloader().inputs).detach())
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from lightning_lottery.errors import LotteryError
-from lightning_lottery.zoo import CIFAR10, Digits, FashionMNIST, crop_flip_jitter
+from lightning_lottery.zoo import CIFAR10, Digits, FashionMNIST
 
 SPLITS = ("train", "val", "test")
 
@@ -116,13 +116,31 @@ def test_limit_shortens_the_training_images_only(cifar_root):
     assert len(CIFAR10(cifar_root, limit=10**6).samples("train")[0]) == 108
 
 
+def test_images_are_floats_in_the_unit_interval():
+    data = Digits(batch_size=359)
+    ((images, labels),) = data.test_dataloader()
+    assert images.dtype == torch.float32
+    assert torch.equal((images * 255).round().to(torch.uint8), data.samples("test")[0])
+    assert torch.equal(labels, data.samples("test")[1])
+    assert (images.min(), images.max()) == (0, 1)
+
+
 def test_only_training_batches_are_shuffled_and_augmented():
-    data = Digits(augment=True)
-    train = data.train_dataloader()
-    assert (train.shuffle, train.augment) == (True, crop_flip_jitter)
-    for loader in (data.val_dataloader(), data.test_dataloader(), data.predict_dataloader()):
-        assert (loader.shuffle, loader.augment) == (False, None)
-    assert Digits().train_dataloader().augment is None
+    plain, augmented = Digits(batch_size=1079, seed=3), Digits(batch_size=1079, seed=3, augment=True)
+    ((images, labels),), ((views, labels_again),) = plain.train_dataloader(), augmented.train_dataloader()
+    assert torch.equal(labels, labels_again)
+    assert not torch.equal(labels, plain.samples("train")[1])
+    assert sum(torch.equal(image, view) for image, view in zip(images, views, strict=True)) < 10
+    for name in ("val_dataloader", "test_dataloader", "predict_dataloader"):
+        ((images, labels),), ((images_again, _),) = getattr(plain, name)(), getattr(augmented, name)()
+        assert torch.equal(images, images_again)
+        assert torch.equal(labels, plain.samples("val" if name.startswith("val") else "test")[1])
+
+
+def test_augmentation_is_crop_flip_jitter_of_the_floats(monkeypatch):
+    monkeypatch.setattr("lightning_lottery.zoo.data.crop_flip_jitter", lambda images, generator: -images)
+    ((views, _),) = Digits(batch_size=2000, augment=True).train_dataloader()
+    assert (views.min(), views.max()) == (-1, 0)
 
 
 def test_the_loaders_take_the_part_of_their_rank():

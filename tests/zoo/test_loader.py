@@ -24,7 +24,7 @@ def batches_of(samples: int, **arguments) -> SeededBatches:
 
 
 def noisy(images, generator):
-    return images + torch.rand(images.shape, generator=generator)
+    return images / 255 + torch.rand(images.shape, generator=generator)
 
 
 def served(loader) -> list[list[int]]:
@@ -51,14 +51,12 @@ def test_what_cannot_be_shared_out_is_refused(samples, arguments, says):
         batches_of(samples, **arguments)
 
 
-def test_images_and_labels_of_other_types_or_shapes_are_refused():
-    images, labels = torch.zeros(3, 1, 2, 2, dtype=torch.uint8), torch.arange(3)
-    with pytest.raises(TypeError, match="uint8"):
-        SeededBatches(images.float(), labels, batch_size=1)
+def test_inputs_and_labels_of_other_types_or_shapes_are_refused():
+    inputs, labels = torch.zeros(3, 1, 2, 2), torch.arange(3)
     with pytest.raises(TypeError, match="int64"):
-        SeededBatches(images, labels.int(), batch_size=1)
-    for wrong in ((images[0], labels), (images, labels[:2]), (images, labels[:, None])):
-        with pytest.raises(LotteryError, match="images"):
+        SeededBatches(inputs, labels.int(), batch_size=1)
+    for wrong in ((inputs[0], labels), (inputs, labels[:2]), (inputs, labels[:, None]), (torch.tensor(3), labels)):
+        with pytest.raises(LotteryError, match="inputs"):
             SeededBatches(*wrong, batch_size=1)
 
 
@@ -110,7 +108,7 @@ def test_the_samples_left_out_of_training_change_with_the_epoch():
 
 def test_the_same_seed_epoch_and_batch_give_the_same_images_bit_for_bit():
     for epoch in (0, 3):
-        first, again = (batches_of(10, shuffle=True, seed=5, augment=noisy) for _ in range(2))
+        first, again = (batches_of(10, shuffle=True, seed=5, prepare=noisy) for _ in range(2))
         first.set_epoch(epoch)
         again.set_epoch(epoch)
         for (images, labels), (images_again, labels_again) in zip(first, again, strict=True):
@@ -126,10 +124,10 @@ def test_another_seed_or_epoch_gives_another_order():
     assert first_epoch != served(loader)
 
 
-def test_augmentation_differs_between_seeds_epochs_batches_and_ranks():
+def test_what_is_drawn_differs_between_seeds_epochs_batches_and_ranks():
     noises = []
     for seed, epoch, rank in itertools.product((0, 1), (0, 1), (0, 1)):
-        loader = batches_of(8, batch_size=2, seed=seed, rank=rank, world_size=2, augment=noisy)
+        loader = batches_of(8, batch_size=2, seed=seed, rank=rank, world_size=2, prepare=noisy)
         loader.set_epoch(epoch)
         noises += [images - labels.view(-1, 1, 1, 1) / 255 for images, labels in loader]
     assert len(noises) == 16
@@ -141,24 +139,28 @@ def test_without_shuffle_the_order_is_that_of_the_data_in_every_epoch():
     assert served(loader) == served(loader) == [[0, 1], [2, 3], [4]]
 
 
-def test_images_are_floats_in_the_unit_interval():
-    images = torch.tensor([0, 51, 255], dtype=torch.uint8).view(3, 1, 1, 1)
-    ((served_images, _),) = SeededBatches(images, torch.arange(3), batch_size=3)
-    assert served_images.dtype == torch.float32
-    assert served_images.flatten().tolist() == pytest.approx([0.0, 0.2, 1.0])
-    assert images.flatten().tolist() == [0, 51, 255]
+def test_inputs_are_served_as_they_are_unless_something_prepares_them():
+    inputs = torch.tensor([[0, 1], [51, 2], [255, 3]], dtype=torch.uint8)
+    ((as_they_are, _),) = SeededBatches(inputs, torch.arange(3), batch_size=3)
+    assert as_they_are.dtype == torch.uint8
+    assert torch.equal(as_they_are, inputs)
+    ((prepared, labels),) = SeededBatches(
+        inputs, torch.arange(3), batch_size=3, prepare=lambda x, _: {"first": x[:, 0]}
+    )
+    assert prepared["first"].tolist() == [0, 51, 255]
+    assert labels.tolist() == [0, 1, 2]
 
 
 def test_the_global_random_numbers_are_untouched():
     before = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()
-    list(batches_of(10, shuffle=True, augment=noisy))
+    list(batches_of(10, shuffle=True, prepare=noisy))
     assert torch.equal(before[0], torch.get_rng_state())
     assert before[1:] == (np.random.get_state()[1].tolist(), random.getstate())
 
 
 @pytest.mark.parametrize("position", range(4))
 def test_a_restored_loader_serves_what_was_left_of_the_epoch(position):
-    unbroken, resumed = (batches_of(10, batch_size=3, shuffle=True, seed=1, augment=noisy) for _ in range(2))
+    unbroken, resumed = (batches_of(10, batch_size=3, shuffle=True, seed=1, prepare=noisy) for _ in range(2))
     unbroken.set_epoch(2)
     rest = iter(unbroken)
     for _ in range(position):

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from lightning_lottery.errors import LotteryError
-from lightning_lottery.zoo import lenet_300_100, pretrained_vit, resnet, torchvision_model, vit
+from lightning_lottery.zoo import bert, lenet_300_100, resnet, vit
 
 
 def parameters(network: nn.Module) -> int:
@@ -73,101 +73,34 @@ def test_a_vit_has_the_layers_heads_and_classes_it_was_asked_for():
     assert network.training
 
 
-@pytest.fixture(scope="module")
-def saved_vit(tmp_path_factory):
-    from transformers import ViTImageProcessor
-
-    folder = tmp_path_factory.mktemp("pretrained")
-    network = vit(image_size=8, patch_size=4, channels=3, hidden_size=8, layers=1, heads=2, mlp_size=8, num_classes=3)
-    network.save_pretrained(folder)
-    ViTImageProcessor(
-        size={"height": 8, "width": 8}, image_mean=[0.4, 0.5, 0.6], image_std=[0.1, 0.2, 0.3]
-    ).save_pretrained(folder)
-    return folder, network
-
-
-def test_a_pretrained_vit_keeps_the_body_and_gets_a_head_for_the_new_classes(saved_vit):
-    folder, saved = saved_vit
-    network = pretrained_vit(str(folder), num_classes=5)
-    body, saved_body = network.vit.state_dict(), saved.vit.state_dict()
-    assert body.keys() == saved_body.keys()
-    assert all(torch.equal(body[name], saved_body[name]) for name in body)
-    assert network(torch.rand(1, 3, 8, 8)).logits.shape == (1, 5)
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ({"hidden_size": 10, "heads": 4}, "heads"),
+        ({"dropout": -0.1}, "dropout"),
+        ({"vocab_size": 0}, "vocab_size"),
+        ({"max_length": 0}, "max_length"),
+        ({"num_classes": 0}, "num_classes"),
+    ],
+)
+def test_a_bert_that_cannot_be_is_refused(arguments, says):
+    with pytest.raises(LotteryError, match=says):
+        bert(**arguments)
 
 
-def test_a_pretrained_vit_of_as_many_classes_keeps_its_head(saved_vit):
-    folder, saved = saved_vit
-    assert torch.equal(pretrained_vit(str(folder), num_classes=3).classifier.weight, saved.classifier.weight)
-
-
-def test_a_pretrained_vit_carries_what_its_image_processor_says(saved_vit):
-    network = pretrained_vit(str(saved_vit[0]))
-    assert (network.image_size, network.image_mean, network.image_std) == ((8, 8), (0.4, 0.5, 0.6), (0.1, 0.2, 0.3))
-
-
-def test_a_pretrained_vit_is_in_training_mode_and_float32(saved_vit, tmp_path):
-    folder, saved = saved_vit
-    half = vit(image_size=8, patch_size=4, hidden_size=8, layers=1, heads=2, mlp_size=8).bfloat16()
-    half.save_pretrained(tmp_path)
-    with pytest.warns(UserWarning, match="not normalised"):
-        network = pretrained_vit(str(tmp_path))
+def test_a_bert_has_the_layers_heads_words_and_classes_it_was_asked_for():
+    network = bert(vocab_size=11, hidden_size=12, layers=3, heads=3, mlp_size=7, max_length=5, num_classes=4)
+    config = network.config
+    assert (config.num_hidden_layers, config.num_attention_heads, config.intermediate_size) == (3, 3, 7)
+    assert network(torch.full((2, 5), 10)).logits.shape == (2, 4)
+    for misfit in (torch.full((2, 5), 11), torch.zeros(2, 6, dtype=torch.int64)):
+        with pytest.raises((IndexError, RuntimeError)):
+            network(misfit)
     assert network.training
-    assert all(module.training for module in network.modules())
-    assert {p.dtype for p in network.parameters()} == {torch.float32}
 
 
-def test_a_vit_saved_without_an_image_processor_is_not_normalised_and_says_so(tmp_path):
-    vit(hidden_size=8, layers=1, mlp_size=8).save_pretrained(tmp_path)
-    with pytest.warns(UserWarning, match="preprocessor_config.json"):
-        network = pretrained_vit(str(tmp_path))
-    assert (network.image_size, network.image_mean, network.image_std) == ((8, 8), None, None)
-
-
-@pytest.mark.parametrize("name", ["google/vit-base-patch16-224", "no/such/folder", "nobody-has-this"])
-def test_a_vit_that_is_not_here_and_cannot_be_fetched_is_refused_by_name(name, monkeypatch, tmp_path):
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(LotteryError, match=name):
-        pretrained_vit(name)
-
-
-def test_an_unknown_torchvision_network_is_refused_with_names_that_are_close():
-    with pytest.raises(LotteryError, match="resnet18"):
-        torchvision_model("resnet_18", num_classes=10)
-    with pytest.raises(LotteryError, match="alexnet"):
-        torchvision_model("", num_classes=10)
-
-
-def test_a_torchvision_network_of_another_task_is_refused():
-    with pytest.raises(LotteryError, match="classification"):
-        torchvision_model("fasterrcnn_resnet50_fpn", num_classes=10)
-
-
-def test_unknown_torchvision_weights_are_refused_with_those_there_are():
-    with pytest.raises(LotteryError, match="IMAGENET1K_V1"):
-        torchvision_model("squeezenet1_1", num_classes=10, weights="IMAGENET")
-
-
-def test_torchvision_weights_fill_everything_but_the_head_of_other_classes(monkeypatch):
-    from torchvision import models
-
-    stored = torchvision_model("squeezenet1_1", num_classes=1000).state_dict()
-    monkeypatch.setattr(models.SqueezeNet1_1_Weights, "get_state_dict", lambda self, **_: stored)
-    network = torchvision_model("squeezenet1_1", num_classes=4, weights="DEFAULT")
-    loaded = network.state_dict()
-    assert [name for name in loaded if not torch.equal(loaded[name], stored[name])] == [
-        "classifier.1.weight",
-        "classifier.1.bias",
-    ]
-    assert network.image_size == (224, 224)
-    assert len(network.image_mean) == len(network.image_std) == 3
-
-
-def test_torchvision_weights_that_cannot_be_downloaded_are_refused_in_a_sentence(monkeypatch):
-    from torchvision import models
-
-    def no_network(self, **_):
-        raise OSError("unreachable")
-
-    monkeypatch.setattr(models.SqueezeNet1_1_Weights, "get_state_dict", no_network)
-    with pytest.raises(LotteryError, match="could not be downloaded"):
-        torchvision_model("squeezenet1_1", num_classes=4, weights="DEFAULT")
+def test_what_stands_under_a_mask_of_zero_changes_no_logit():
+    network = bert(vocab_size=11, layers=1).eval()
+    tokens, mask = torch.tensor([[2, 5, 0, 0], [2, 5, 7, 9]]), torch.tensor([[1, 1, 0, 0], [1, 1, 0, 0]])
+    short = network(tokens[:1, :2], attention_mask=mask[:1, :2]).logits
+    torch.testing.assert_close(network(tokens, attention_mask=mask).logits, short.expand(2, 2))
