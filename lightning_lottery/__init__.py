@@ -3,16 +3,21 @@
 from lightning_lottery.callbacks import (
     PLATON,
     SNIP,
+    EarlyBird,
     ExactResume,
     GraSP,
     MagnitudePruning,
     MaskFreezing,
+    NetworkSlimming,
     Snapshots,
     SynFlow,
     log_spaced,
 )
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.functional.schedules import Constant, Cubic, Exponential, Schedule
+from lightning_lottery.functional.settling import ADF, HammingFIFO, MannKendall, SlopeEquivalence, SlopeHAC
+from lightning_lottery.runners.imp import IterativePruning
+from lightning_lottery.runners.imp_report import ImpReport
 from lightning_lottery.runners.instability import InstabilityAnalysis
 from lightning_lottery.runners.path import path
 from lightning_lottery.runners.path_report import PathReport
@@ -26,6 +31,8 @@ __all__ = [
     "SynFlow",
     "SNIP",
     "GraSP",
+    "NetworkSlimming",
+    "EarlyBird",
     "MaskFreezing",
     "Snapshots",
     "log_spaced",
@@ -34,9 +41,16 @@ __all__ = [
     "Constant",
     "Cubic",
     "Exponential",
+    "HammingFIFO",
+    "SlopeHAC",
+    "MannKendall",
+    "ADF",
+    "SlopeEquivalence",
     "Scope",
     "Ticket",
     "InstabilityAnalysis",
+    "IterativePruning",
+    "ImpReport",
     "path",
     "PathReport",
     "shrink",

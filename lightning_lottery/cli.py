@@ -2,6 +2,8 @@
 
 import os
 import sys
+from argparse import ArgumentParser as PlainParser
+from argparse import RawDescriptionHelpFormatter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -97,25 +99,12 @@ def instability(arguments: Sequence[str]) -> None:
 
     Every option of ``fit`` is one here; the YAML may have a section ``instability``: threshold, alphas, ticket, ...
     """
-    from argparse import ArgumentParser as PlainParser
-    from argparse import RawDescriptionHelpFormatter
-
     from lightning_lottery.runners.instability import InstabilityAnalysis
     from lightning_lottery.runners.project import resolve
     from lightning_lottery.runners.settings import InstabilitySettings
 
-    parser = PlainParser(
-        prog="lightning-lottery instability",
-        description=instability.__doc__,
-        formatter_class=RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("--seeds", default=None, help="of the children, comma-separated; default: the YAML's, else 1,2")
+    parser = _parser_of_runner(instability, "of the children, comma-separated; default: the YAML's, else 1,2")
     parser.add_argument("--ticket", default=None, help="whose masks every child keeps")
-    parser.add_argument("--jobs", type=int, default=1, help="children trained at once, each with its share of devices")
-    parser.add_argument("--out", default="runs/instability", help="folder for children, records, figures and curves")
-    parser.add_argument("--redo", action="append", default=[], help="child to train again, and what depends on it")
-    parser.add_argument("--dry-run", action="store_true", help="only print the commands of the children, for a cluster")
     given, of_fit = parser.parse_known_args(list(arguments))
     config = resolve(["instability", *of_fit])
     settings = InstabilitySettings(**config.pop("instability"))
@@ -126,6 +115,29 @@ def instability(arguments: Sequence[str]) -> None:
         print(analysis.plan(Path(given.out), start, seeds, ticket=given.ticket).commands())  # noqa: T201
     else:
         analysis.run(start, seeds, ticket=given.ticket, jobs=given.jobs, out=given.out, redo=given.redo)
+
+
+def imp(arguments: Sequence[str]) -> None:
+    """Iterative pruning with rewinding: train, remove a fraction of what remains, rewind, level by level.
+
+    Example: ``lightning-lottery imp --config recipe.yaml --imp.sparsity 0.9 --imp.rewind_step 100 --seeds 0,1,2``
+
+    Every option of ``fit`` is one here; the YAML may have a section ``imp``: prune_fraction, levels, controls, ...
+    """
+    from lightning_lottery.runners.imp import IterativePruning
+    from lightning_lottery.runners.project import resolve
+    from lightning_lottery.runners.settings import ImpSettings
+
+    parser = _parser_of_runner(imp, "each trains all levels, comma-separated; default: the YAML's, else 0")
+    given, of_fit = parser.parse_known_args(list(arguments))
+    config = resolve(["imp", *of_fit])
+    settings = ImpSettings(**config.pop("imp"))
+    seeds = settings.seeds if given.seeds is None else _seeds(given.seeds)
+    pruning, start = IterativePruning.of_config(config, settings), config["ckpt_path"]
+    if given.dry_run:
+        print(pruning.plan(Path(given.out), start, seeds).commands())  # noqa: T201
+    else:
+        pruning.run(start, seeds, jobs=given.jobs, out=given.out, redo=given.redo)
 
 
 def shrink(arguments: Sequence[str]) -> None:
@@ -173,14 +185,32 @@ def child(arguments: Sequence[str]) -> None:
     Example: ``lightning-lottery child runs/quickstart/seed-0/1-dense``
     """
     from lightning_lottery.runners.children import Work, do_child
+    from lightning_lottery.runners.imp import prune_iteratively
     from lightning_lottery.runners.instability import analyse, judge_lines
     from lightning_lottery.runners.training import train
 
     parser = ArgumentParser(prog="lightning-lottery child", description=child.__doc__)
     parser.add_argument("folder", help="the child's folder")
     commands: dict[str, Work] = {command: train for command in (*COMMANDS, "start")}
-    commands |= {"lines": judge_lines, "instability": analyse}
+    commands |= {"lines": judge_lines, "instability": analyse, "imp": prune_iteratively}
     do_child(Path(parser.parse_args(list(arguments)).folder), commands)
+
+
+def _parser_of_runner(command: Callable[[Sequence[str]], None], seeds: str) -> PlainParser:
+    """The options of every runner that trains children; what it does not know is left to ``fit``."""
+    name = command.__name__
+    parser = PlainParser(
+        prog=f"lightning-lottery {name}",
+        description=command.__doc__,
+        formatter_class=RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--seeds", default=None, help=seeds)
+    parser.add_argument("--jobs", type=int, default=1, help="children trained at once, each with its share of devices")
+    parser.add_argument("--out", default=f"runs/{name}", help="folder for children, records, figures and curves")
+    parser.add_argument("--redo", action="append", default=[], help="child to train again, and what depends on it")
+    parser.add_argument("--dry-run", action="store_true", help="only print the commands of the children, for a cluster")
+    return parser
 
 
 def _seeds(given: object) -> list[int]:
@@ -198,6 +228,7 @@ OURS: dict[str, Callable[[Sequence[str]], None]] = {
     "explain": explain,
     "path": path,
     "instability": instability,
+    "imp": imp,
     "shrink": shrink,
     "run": run,
     "child": child,

@@ -7,12 +7,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def stages_over_seeds(values: Mapping[str, Sequence[float]], metric: str, title: str) -> "Figure":
-    """One row per stage: a dot for each seed, a bar at their mean.
+def stages_over_seeds(values: Mapping[str, Mapping[str, Sequence[float]]], title: str) -> "Figure":
+    """One row per stage, one panel per metric: a dot for each run, a bar at their mean.
 
     Args:
-        values: Stage to the metric's value for each seed, stages in the order in which they ran.
-        metric: Name of the metric, for the axis.
+        values: Metric to stage to its value in each run; stages in the order in which they ran, not all in each metric.
         title: Title of the figure.
 
     Returns:
@@ -20,14 +19,18 @@ def stages_over_seeds(values: Mapping[str, Sequence[float]], metric: str, title:
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7, 0.9 + 0.45 * len(values)), layout="constrained")
-    axes = figure.add_subplot(title=title, xlabel=metric)
-    for row, of in enumerate(values.values()):
-        axes.plot(of, [row] * len(of), "o", color="tab:blue", alpha=0.6)
-        axes.plot([sum(of) / len(of)], [row], "|", color="black", markersize=18, markeredgewidth=2)
-    axes.set_yticks(range(len(values)), list(values))
-    axes.set_ylim(len(values) - 0.5, -0.5)
-    axes.grid(axis="x", alpha=0.3)
+    stages = list(dict.fromkeys(stage for of in values.values() for stage in of))
+    figure = Figure(figsize=(2.5 + 4.5 * len(values), 0.9 + 0.45 * len(stages)), layout="constrained")
+    figure.suptitle(title)
+    for number, (metric, of_stages) in enumerate(values.items(), start=1):
+        axes = figure.add_subplot(1, len(values), number, xlabel=metric)
+        for stage, of in of_stages.items():
+            row = stages.index(stage)
+            axes.plot(of, [row] * len(of), "o", color="tab:blue", alpha=0.6)
+            axes.plot([sum(of) / len(of)], [row], "|", color="black", markersize=18, markeredgewidth=2)
+        axes.set_yticks(range(len(stages)), stages if number == 1 else [""] * len(stages))
+        axes.set_ylim(len(stages) - 0.5, -0.5)
+        axes.grid(axis="x", alpha=0.3)
     return figure
 
 
@@ -84,4 +87,90 @@ def layers_between(barriers: Mapping[str, Mapping[str, Sequence[float]]], thresh
         axes.set_yticks(range(layers), list(of) if number == 1 else [], fontsize="small")
         axes.set_ylim(layers - 0.5, -0.5)
         axes.grid(axis="x", alpha=0.3)
+    return figure
+
+
+def accuracy_against_density(
+    curves: Mapping[str, Mapping[float, Sequence[float]]], dense: Sequence[float], metric: str
+) -> "Figure":
+    """A metric against the fraction of weights kept, on a logarithmic axis, beside the dense network.
+
+    Args:
+        curves: Name of a curve to density, in (0, 1], to the metric's value for each seed.
+        dense: The metric of the dense network for each seed.
+        metric: Its name, for the axis.
+
+    Returns:
+        A figure that belongs to no window; ``savefig`` writes it.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.add_subplot(xlabel="density", ylabel=metric, xscale="log")
+    mean = sum(dense) / len(dense)
+    axes.axhline(mean, color="black", linestyle="--", label="dense")
+    axes.axhspan(min(dense), max(dense), color="black", alpha=0.08)
+    for number, (name, points) in enumerate(curves.items()):
+        color = f"C{number}"
+        axes.plot(list(points), [sum(of) / len(of) for of in points.values()], "-", color=color, label=name)
+        for density, of in points.items():
+            axes.plot([density] * len(of), of, "o", color=color, alpha=0.5, markersize=4)
+    densities = sorted({density for points in curves.values() for density in points})
+    axes.set_xticks(densities, [f"{density:.3g}" for density in densities], fontsize="small")
+    axes.set_xticks([], minor=True)
+    axes.invert_xaxis()
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return figure
+
+
+def norms_with_draws(
+    norms: Mapping[str, Sequence[tuple[int, float]]], draws: Mapping[str, Mapping[str, int]]
+) -> "Figure":
+    """The nuclear norm of unit masks over training, a panel for each series, with a line where a rule drew.
+
+    Args:
+        norms: Series, such as ``head-0.3``, to (optimizer step, norm) pairs.
+        draws: Series to rule to the step at which it drew.
+
+    Returns:
+        A figure that belongs to no window; ``savefig`` writes it.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 0.6 + 2.2 * max(1, len(norms))), layout="constrained")
+    rules = [*dict.fromkeys(rule for of in draws.values() for rule in of)]
+    for number, (name, series) in enumerate(norms.items(), start=1):
+        axes = figure.add_subplot(len(norms), 1, number, title=name, ylabel="nuclear norm")
+        axes.plot([step for step, _ in series], [norm for _, norm in series], color="black", linewidth=0.8)
+        for rule, step in draws.get(name, {}).items():
+            axes.axvline(step, color=f"C{rules.index(rule) % 10}", linestyle="--", label=f"{rule}: {step}")
+        if draws.get(name):
+            axes.legend(fontsize="small")
+        axes.grid(alpha=0.3)
+        if number == len(norms):
+            axes.set_xlabel("optimizer step")
+    return figure
+
+
+def mask_distances(matrices: Mapping[str, tuple[Sequence[int], Sequence[Sequence[float]]]]) -> "Figure":
+    """How far the masks of every two steps lie apart, as heat-maps: dark where they are the same.
+
+    Args:
+        matrices: Series to optimizer steps and the square matrix of Hamming distances, fractions.
+
+    Returns:
+        A figure that belongs to no window; ``savefig`` writes it.
+
+    Source: You et al. 2020, figure 2.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.2 * max(1, len(matrices)), 3.6), layout="constrained")
+    for number, (name, (steps, distances)) in enumerate(matrices.items(), start=1):
+        axes = figure.add_subplot(1, len(matrices), number, title=name, xlabel="optimizer step")
+        if len(steps):
+            ends = (steps[0], steps[-1] + (steps[-1] == steps[0]))
+            image = axes.imshow(distances, origin="lower", extent=(*ends, *ends), aspect="auto", vmin=0, cmap="magma")
+            figure.colorbar(image, ax=axes, label="Hamming distance")
     return figure

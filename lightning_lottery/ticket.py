@@ -177,6 +177,8 @@ class Ticket:
     def shuffled(self, seed: int) -> "Ticket":
         """The layer-wise control: each parameter keeps as many entries as here, at places drawn anew.
 
+        The same thing as pruning at random to the ticket's density in each layer: there is no other control for that.
+
         Source: Frankle et al. 2021, section 4.
         """
         masks = shuffle(self.distinct, seed)

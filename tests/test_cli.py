@@ -344,6 +344,48 @@ def test_a_section_for_a_runner_does_not_disturb_a_fit(analysable, here, capsys)
     main(["fit", "--config", analysable, "--trainer.max_steps", "1", "--trainer.logger", "false"])
 
 
+@pytest.fixture
+def prunable(monkeypatch):
+    """A project's YAML with a section for iterative pruning, and children that run in this process."""
+    monkeypatch.setattr("lightning_lottery.runners.processes.run_child", in_this_process)
+    return config(fit(imp={"levels": 1, "rewind_step": 2, "scope": {"include": ["*mlp*"]}, "margin": 0.5}))
+
+
+def test_imp_trains_every_level_and_judges_it(prunable, here, capsys):
+    command = ["imp", "--config", prunable, "--seeds", "1,2", "--out", "out", "--imp.controls", "[shuffled]"]
+    main(command)
+    said = capsys.readouterr().out
+    assert "seed-2/level-1-shuffled (6/6)" in said and re.search(r"│ 1 +│ 0.7969 +│ ", said)
+    summary = json.loads((here / "out/summary.json").read_text())
+    assert list(summary["levels"]) == ["level-0", "level-1", "level-1-shuffled"] and summary["seeds"] == [1, 2]
+    ticket = Ticket.load(here / "out/seed-2/level-1/ticket.safetensors")
+    assert sorted(ticket.masks) == [f"network.vit.layers.0.mlp.fc{n}.weight" for n in (1, 2)]
+    main(command)
+    assert capsys.readouterr().out.count(": done before") == 6
+
+
+def test_the_levels_of_a_dry_run_are_commands_in_the_order_of_their_dependence(prunable, here, capsys):
+    command = ["imp", "--config", prunable, "--out", "out"]
+    main([*command, "--dry-run"])
+    folders = [line.rpartition(" child ")[2] for line in capsys.readouterr().out.splitlines() if line[0] != "#"]
+    assert folders == ["out/seed-0/level-0", "out/seed-0/level-1"] and not list(here.rglob("*.ckpt"))
+    for folder in folders:
+        main(["child", folder])
+    capsys.readouterr()
+    main(command)
+    assert capsys.readouterr().out.count(": done before") == 2
+
+
+def test_imp_says_what_is_wrong(prunable, refused, here):
+    given = ["imp", "--config", prunable]
+    assert "got 1.5" in refused(*given, "--imp.prune_fraction", "1.5")
+    assert "either `levels` or a target `sparsity`" in refused(*given, "--imp.sparsity", "0.5")
+    assert "--imp.level" in refused(*given, "--imp.level", "1")
+    assert "`seeds` are different numbers" in refused(*given, "--seeds", "1,1")
+    assert "There is no checkpoint" in refused(*given, "--ckpt_path", "none.ckpt")
+    assert not (here / "runs").exists()
+
+
 def test_shrink_writes_a_smaller_network_that_loads_and_computes_what_the_masked_one_does(here, capsys, refused):
     import transformers
 

@@ -16,6 +16,7 @@ from lightning.pytorch.callbacks import (
 )
 from lightning.pytorch.plugins import MixedPrecision
 
+from blocks import Blocks
 from lightning_lottery import (
     PLATON,
     SNIP,
@@ -25,6 +26,7 @@ from lightning_lottery import (
     LotteryError,
     MagnitudePruning,
     MaskFreezing,
+    NetworkSlimming,
     Scope,
     SynFlow,
     Ticket,
@@ -384,6 +386,22 @@ def test_the_full_product_prunes_exactly_and_ends_with_zeros(make, optimizer, ho
     others = [] if averaging is None else [averaging()]
     fit(tmp_path, callback, *others, module=module, **given)
     if callback.schedule is not None and callback.per == "all":
+        kept, total = count(callback.masks)
+        assert kept == round((1 - 0.7) * total)
+    assert removed_are_zero(module.state_dict(), callback.masks)
+
+
+BESIDE = {name: make for name, make in CALLBACKS.items() if name.startswith(("PLATON", "MagnitudePruning"))}
+
+
+@pytest.mark.parametrize("make", BESIDE.values(), ids=BESIDE)
+@pytest.mark.parametrize("first", [True, False], ids=["before", "after"])
+def test_slimming_coefficients_are_in_no_mask_and_folding_them_revives_nothing(make, first, tmp_path):
+    callback, slimming, module = make(), NetworkSlimming(l1=0.01), Blocks()
+    fit(tmp_path, *([slimming, callback] if first else [callback, slimming]), module=module)
+    assert module.state_dict().keys() == Blocks().state_dict().keys()
+    assert not any("slimming" in name for name in callback.masks)
+    if callback.per == "all":
         kept, total = count(callback.masks)
         assert kept == round((1 - 0.7) * total)
     assert removed_are_zero(module.state_dict(), callback.masks)

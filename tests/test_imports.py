@@ -20,6 +20,7 @@ FLOORS = [  # lowest first; a name stands for the module or for everything in th
         "callbacks.snapshots",
         "callbacks.scoring",
         "callbacks.flow",
+        "callbacks.draws",
     },
     {"callbacks"},  # the method files
     {"runners"},

@@ -26,10 +26,12 @@ def test_the_stages_of_a_recipe_run_in_order(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(processes, "run_child", in_this_process)
     monkeypatch.chdir(tmp_path)
     summary = recipe.run(folder, out=tmp_path, overlay=folder / "tiny.yaml")
-    assert list(summary) == [stage.name for stage in recipe.stages_of(folder)]
-    for stage in summary:
+    ran = [*dict.fromkeys(name.split("/")[0] for name in summary)]  # a stage of several levels has a row for each
+    assert ran == [stage.name for stage in recipe.stages_of(folder)]
+    for stage in ran:
         assert (tmp_path / folder.name / "seed-0" / stage / "done").is_file()
-        assert 0 <= summary[stage]["test_acc"]["mean"] <= 1
+    for found in summary.values():
+        assert 0 <= found["test_acc"]["mean"] <= 1
 
 
 @pytest.mark.parametrize("path", sorted(ROOT.rglob("*.yaml")), ids=lambda path: str(path.relative_to(ROOT)))

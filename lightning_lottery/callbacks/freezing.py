@@ -21,6 +21,10 @@ class MaskFreezing(MaskCallback):
     removed entries is cleared, weights are masked again after every step; weights that came back all the same are
     counted (``mask/revived``, always 0 unless something else writes weights).
 
+    Controls: ``shuffle_seed`` (as many weights kept in each layer, at random places) from the same checkpoint; the
+    re-initialised one is the same ticket in a fit under another seed and without a checkpoint. ``IterativePruning``
+    trains both beside its tickets.
+
     Args:
         ticket: A ticket, or the path of one; it is read when the callback is built.
         shuffle_seed: Train the layer-wise shuffle of the ticket that this seed draws: the control.

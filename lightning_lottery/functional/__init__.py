@@ -1,5 +1,6 @@
 """What the methods compute: tensors in, tensors out, in anybody's training loop."""
 
+from lightning_lottery.functional.detection import Detector, Verdict, replay
 from lightning_lottery.functional.masks import (
     Masks,
     Scores,
@@ -14,20 +15,15 @@ from lightning_lottery.functional.scores import grasp, iterative_masks, magnitud
 from lightning_lottery.functional.sensitivity import Averages, averages_like, observe_, score
 from lightning_lottery.functional.settling import (
     ADF,
-    Detector,
     HammingFIFO,
     MannKendall,
     Rule,
     SlopeEquivalence,
     SlopeHAC,
-    Verdict,
-    layers_by_units,
-    moving_average,
     newest_distances,
-    nuclear_norm,
-    replay,
     scores_differ,
 )
+from lightning_lottery.functional.stationarity import layers_by_units, moving_average, nuclear_norm
 
 __all__ = [
     "ADF",

@@ -90,7 +90,7 @@ def _of(scores: Scores, within: Masks, prune_fraction: float, names: tuple[str, 
     left = kept - round(prune_fraction * kept)
     if kept and not left:
         raise LotteryError(
-            f"`prune_fraction` {prune_fraction} leaves nothing of the {kept} entries that remain in {', '.join(names)}: "
+            f"`prune_fraction` {prune_fraction} leaves none of the {kept} entries that remain in {', '.join(names)}: "
             "remove a smaller fraction, exclude it from the scope, or rank all together (per='all')."
         )
     if not kept:

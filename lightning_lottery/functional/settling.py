@@ -1,25 +1,27 @@
-"""Has a series of masks settled? Norms of masks, rules, and the detector that drives a rule step by step."""
+"""Has a series of masks settled? Rules that say so, of its masks or of their nuclear norms."""
 
 import math
-import warnings
 from abc import ABC, abstractmethod
-from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.functional.masks import Masks, Scores, count, hamming
-
-Series = NDArray[np.float64]
+from lightning_lottery.functional.stationarity import (
+    Series,
+    adf,
+    mann_kendall,
+    moving_average,
+    slope_equivalence,
+    slope_hac,
+)
 
 _CONSTANT = 1e-9  # a series that varies by less than this fraction of its size does not vary
-_RESAMPLES = 999
 
 
 class Finding(NamedTuple):
@@ -31,19 +33,8 @@ class Finding(NamedTuple):
     holds: bool
 
 
-class Verdict(NamedTuple):
-    """What a probe found. ``settled``: the criterion held at ``patience`` probes in a row, from ``min_steps`` on."""
-
-    step: int
-    statistic: float
-    p_value: float | None
-    lags: int | None
-    holds: bool
-    settled: bool
-
-
 class Rule(ABC):
-    """When has a series of masks settled? Plain data that a :class:`Detector` drives; ``watches`` says what it is fed.
+    """When has a series of masks settled? Plain data that a ``Detector`` drives; ``watches`` says what it is fed.
 
     Args:
         every: Optimizer steps between probes.
@@ -257,13 +248,7 @@ class SlopeHAC(_OnAverages):
 
     def test(self, series: Series) -> Finding:
         """Two-sided."""
-        from statsmodels.regression.linear_model import OLS
-
-        regressors = np.column_stack([np.ones(len(series)), np.arange(len(series))])
-        kernel = {"maxlags": self.fixed_lags, "use_correction": False}
-        with np.errstate(divide="ignore", invalid="ignore"):
-            fit = OLS(series, regressors).fit(cov_type="HAC", cov_kwds=kernel)
-            slope, p_value = float(fit.params[1]), float(fit.pvalues[1])
+        slope, p_value = slope_hac(series, self.fixed_lags)
         return Finding(slope, p_value, self.fixed_lags, p_value > self.p)
 
 
@@ -299,13 +284,8 @@ class MannKendall(_OnAverages):
 
     def test(self, series: Series) -> Finding:
         """Two-sided."""
-        import pymannkendall
-
-        corrected = self.variant == "hamed_rao"
-        test = pymannkendall.hamed_rao_modification_test if corrected else pymannkendall.original_test
-        with np.errstate(divide="ignore", invalid="ignore"):
-            found = test(series)
-        return Finding(float(found.z), float(found.p), None, bool(found.p > self.p))
+        z, p_value = mann_kendall(series, self.variant)
+        return Finding(z, p_value, None, p_value > self.p)
 
 
 @dataclass(frozen=True)
@@ -332,15 +312,8 @@ class ADF(_OnAverages):
 
     def test(self, series: Series) -> Finding:
         """Against stationarity around a constant."""
-        from statsmodels.tsa.stattools import adfuller
-
-        with np.errstate(divide="ignore", invalid="ignore"), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of windows without noise, and that releases after 0.15 return no tuple
-            found = adfuller(series, regression="c", autolag="AIC")
-        statistic, p_value, lags = (
-            found[:3] if isinstance(found, tuple) else (found.statistic, found.pvalue, found.lags)
-        )
-        return Finding(float(statistic), float(p_value), int(lags), bool(p_value < self.p))
+        statistic, p_value, lags = adf(series)
+        return Finding(statistic, p_value, lags, p_value < self.p)
 
 
 @dataclass(frozen=True)
@@ -386,110 +359,8 @@ class SlopeEquivalence(_OnNorms):
 
     def test(self, series: Series) -> Finding:
         """The larger p-value of ``slope >= margin`` and ``slope <= -margin``."""
-        time = np.arange(len(series), dtype=np.float64).reshape(-1, self.block)  # blocks x block
-        time -= time.mean()
-        slope = series @ time.ravel() / np.square(time).sum()
-        residuals = series - series.mean() - slope * time.ravel()
-        error = np.sqrt(np.square((residuals.reshape(time.shape) * time).sum(1)).sum()) / np.square(time).sum()
-        with np.errstate(divide="ignore", invalid="ignore"):
-            ratios = self._resampled_ratios(residuals, time)
-            # Negated, so that what is no number speaks against the claim.
-            steeper_down = ~(ratios > (slope - self.margin) / error)
-            steeper_up = ~(ratios < (slope + self.margin) / error)
-        p_value = (1 + max(steeper_down.sum(), steeper_up.sum())) / (1 + _RESAMPLES)
-        return Finding(float(slope), float(p_value), None, bool(p_value < self.p))
-
-    def _resampled_ratios(self, residuals: Series, time: Series) -> Series:
-        """Slope over its error, as in ``test``, of series of blocks that begin anywhere and run on around the end."""
-        n, squares = len(residuals), np.square(time).sum(1)
-        pieces = residuals[(np.arange(n)[:, None] + np.arange(self.block)) % n]  # the block from each start
-        starts = np.random.default_rng(self.seed).integers(n, size=(_RESAMPLES, len(time)))
-        moments = (pieces @ time.T)[starts, np.arange(len(time))]  # resamples x blocks
-        means = pieces.sum(1)[starts].sum(1, keepdims=True) / n
-        slopes = moments.sum(1, keepdims=True) / squares.sum()
-        sums = moments - means * time.sum(1) - slopes * squares  # of the new residuals times time, in each block
-        return np.asarray(slopes[:, 0] * squares.sum() / np.sqrt(np.square(sums).sum(1)))
-
-
-class Detector:
-    """One rule on one series, online: push every step's mask or norm, a verdict comes back at each probe.
-
-    Holds as many values as the rule looks at, whatever the length of training; masks on the CPU.
-
-    Args:
-        rule: The rule.
-
-    Example:
-        >>> detector = Detector(HammingFIFO(length=2, every=10))
-        >>> mask = {"heads": torch.tensor([True, False])}
-        >>> [step for step in range(1, 31) if (verdict := detector.push(step, mask)) and verdict.settled]
-        [20, 30]
-    """
-
-    def __init__(self, rule: Rule) -> None:
-        self.rule = rule
-        self._observed: deque[Any] = deque(maxlen=rule.memory)
-        self._last = 0
-        self._streak = 0
-
-    def push(self, step: int, observed: float | Masks) -> Verdict | None:
-        """The verdict on the series so far where a probe is due and the window is full, else None.
-
-        A step that is left out ends the series, and a new one begins: push nothing where the scores do not tell the
-        units apart (`scores_differ`). Masks at other steps than multiples of ``every`` are ignored.
-
-        Args:
-            step: Optimizer steps so far, >= 1, rising.
-            observed: The masks of that step, or their nuclear norm: what ``rule.watches`` says.
-
-        Raises:
-            LotteryError: A step that does not come after the last one, or a norm that is not finite.
-        """
-        if step <= self._last:
-            raise LotteryError(f"Steps are pushed in order, from 1 on: got step {step} after step {self._last}.")
-        if step % self.rule.stride:
-            return None
-        if step != self._last + self.rule.stride:
-            self._observed.clear()
-            self._streak = 0
-        self._observed.append(self.rule.keep(observed))
-        self._last = step
-        if step % self.rule.every or len(self._observed) < self.rule.memory:
-            return None
-        finding = self.rule.judge(tuple(self._observed))
-        self._streak = self._streak + 1 if finding.holds and step >= self.rule.min_steps else 0
-        return Verdict(step, *finding, settled=self._streak >= self.rule.patience)
-
-    def state_dict(self) -> dict[str, Any]:
-        """The rule and what it remembers, as plain data and mask tensors."""
-        return {
-            "rule": _described(self.rule),
-            "observed": list(self._observed),
-            "last": self._last,
-            "streak": self._streak,
-        }
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from where ``state_dict`` was taken.
-
-        Raises:
-            LotteryError: It was taken under another rule.
-        """
-        if state["rule"] != _described(self.rule):
-            raise LotteryError(f"The saved state is of the rule {state['rule']}, not of {_described(self.rule)}.")
-        self._observed = deque(map(self.rule.keep, state["observed"]), maxlen=self.rule.memory)
-        self._last, self._streak = state["last"], state["streak"]
-
-
-def replay(rule: Rule, series: Iterable[tuple[int, float | Masks]]) -> list[Verdict]:
-    """The verdicts of a rule on a logged series of ``(step, norm)`` or ``(step, masks)``.
-
-    Example:
-        >>> [verdict.settled for verdict in replay(ADF(), ((step, 23.0) for step in range(1, 601)))]
-        [True, True]
-    """
-    detector = Detector(rule)
-    return [verdict for step, observed in series if (verdict := detector.push(step, observed)) is not None]
+        slope, p_value = slope_equivalence(series, self.margin, self.block, self.seed)
+        return Finding(slope, p_value, None, p_value < self.p)
 
 
 def newest_distances(masks: Sequence[Masks]) -> list[float]:
@@ -518,85 +389,6 @@ def scores_differ(scores: Scores, per: Literal["all", "tensor"] = "all") -> bool
     if per == "all":
         flat = [torch.cat(flat)] if flat else []
     return bool(flat) and all(bool((tensor != tensor[0]).any()) for tensor in flat if per == "all" or len(tensor) > 1)
-
-
-def layers_by_units(masks: Masks) -> Tensor:
-    """Unit masks of several layers as the rows of one bool matrix; shorter layers are filled up with False.
-
-    Args:
-        masks: Name to bool tensor ``[..., units]``: one layer each, equal in all but the last dimension.
-
-    Returns:
-        Bool tensor ``[..., layers, units of the widest layer]``.
-
-    Raises:
-        LotteryError: No layer, or one that is not bool or has no dimension.
-
-    Example:
-        >>> layers_by_units({"a": torch.tensor([True, True]), "b": torch.tensor([True])})
-        tensor([[ True,  True],
-                [ True, False]])
-    """
-    if odd := [name for name, mask in masks.items() if mask.dtype != torch.bool or mask.ndim == 0]:
-        raise LotteryError(f"Unit masks are bool tensors with one entry a unit; not so: {', '.join(odd)}.")
-    if not masks:
-        raise LotteryError("There is no layer to make a matrix of: `masks` is empty.")
-    widest = max(mask.shape[-1] for mask in masks.values())
-    filled = [torch.nn.functional.pad(mask, (0, widest - mask.shape[-1])) for mask in masks.values()]
-    return torch.stack(filled, dim=-2)
-
-
-def nuclear_norm(matrix: Tensor) -> Tensor:
-    """Sum of the singular values of bool matrices: how many directions the layers' masks have, and how strong they are.
-
-    Through the eigenvalues of the small Gram matrix, whose entries are counts and so exact; eigenvalues that are
-    rounding noise (repeated rows) count as 0. Only the Gram matrices leave the device, all of a batch together.
-
-    Args:
-        matrix: Bool tensor ``[..., layers, units]``.
-
-    Returns:
-        float64 tensor ``[...]`` on the CPU, within about 1e-7 of its exact value, relatively.
-
-    Raises:
-        LotteryError: Not a bool matrix.
-
-    Example:
-        >>> nuclear_norm(torch.tensor([[True, False], [False, True]]))
-        tensor(2., dtype=torch.float64)
-
-    Source: the ViT case study of early-bird tickets.
-    """
-    if matrix.dtype != torch.bool or matrix.ndim < 2:
-        raise LotteryError(f"The nuclear norm is of bool matrices, got {matrix.dtype} of {tuple(matrix.shape)}.")
-    rows = matrix if matrix.shape[-2] <= matrix.shape[-1] else matrix.mT
-    with torch.autocast(matrix.device.type, enabled=False):
-        gram = (rows.float() @ rows.float().mT).cpu().double()
-    squares = torch.linalg.eigvalsh(gram)
-    noise = squares.amax(-1, keepdim=True) * (squares.shape[-1] * torch.finfo(torch.float64).eps)
-    return torch.where(squares > noise, squares, 0.0).sqrt().sum(-1)
-
-
-def moving_average(series: Series, length: int) -> Series:
-    """Mean of every ``length`` values in a row: ``len(series) - length + 1`` of them, float64.
-
-    Raises:
-        LotteryError: ``length`` below 1 or above that of the series.
-
-    Example:
-        >>> moving_average(np.array([1.0, 3.0, 5.0]), 2)
-        array([2., 4.])
-
-    Source: the case study's notebook, to the last bit: where norms repeat, rounding alone decides between averages that
-    should be equal, and with it a little of Mann and Kendall's p-value.
-    """
-    if not 1 <= length <= len(series):
-        raise LotteryError(f"Cannot average {length} values in a row of a series of {len(series)}.")
-    return np.convolve(series, np.full(length, 1 / length), mode="valid")
-
-
-def _described(rule: Rule) -> dict[str, Any]:
-    return {"name": type(rule).__name__, **asdict(rule)}  # type: ignore[call-overload]
 
 
 def _check_counts(rule: Rule, **least: int) -> None:

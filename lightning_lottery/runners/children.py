@@ -100,7 +100,7 @@ class Child:
     @property
     def is_started(self) -> bool:
         """Whether there is something to go on from: a checkpoint, or children of its own."""
-        return (self.folder / "resume.ckpt").is_file() or any(self.folder.glob("*/child.json"))
+        return (self.folder / "resume.ckpt").is_file() or any(self.folder.glob("*/**/child.json"))
 
     @property
     def is_stale(self) -> bool:

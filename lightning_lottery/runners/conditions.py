@@ -39,7 +39,7 @@ class Conditions(Callback):
         self.found = {
             "start_step": trainer.global_step,
             "weights": _hash_of_state(pl_module),
-            "hparams": {name: _plain(value) for name, value in pl_module.hparams.items()},
+            "hparams": {name: _plain(v) for name, v in pl_module.hparams.items() if not name.startswith("_")},
             "optimizers": [
                 {name: _plain(value) for name, value in group.items() if name != "params"}
                 for optimizer in trainer.optimizers

@@ -47,7 +47,7 @@ def explain_fit(arguments: Sequence[str]) -> None:
     """
 
     def trainer_arguments(config: dict[str, Any]) -> dict[str, Any]:
-        callbacks = list(config["callbacks"] or [])
+        callbacks = config["callbacks"]
         if not any(isinstance(callback, MaskCallback) for callback in callbacks):
             raise LotteryError("There is nothing to explain: `trainer.callbacks` holds no callback that makes masks.")
         quiet = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False}

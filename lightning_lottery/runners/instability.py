@@ -31,6 +31,9 @@ from lightning_lottery.runners.training import Built, train
 JUDGED = ("monitor", "mode", "threshold", "alphas", "recalibrate", "layer_alphas", "predict")
 """The settings that judge children, as opposed to those that say which are trained."""
 
+AT_LAST = "# at last this command again without --dry-run: it finds them done, and judges them"
+"""How a list of commands for a cluster ends."""
+
 
 class InstabilityAnalysis:
     """Train children of one checkpoint with different seeds, then judge the straight lines between them.
@@ -126,11 +129,7 @@ class InstabilityAnalysis:
             LotteryError: Fewer than two seeds, or some equal; a checkpoint that holds no training state; a child that
                 failed, was changed since it ran, or differs in more than its seed; what ``path`` refuses.
         """
-        if os.environ.get(IMPORTING):
-            raise LotteryError(
-                f"'{os.environ[IMPORTING]}' runs an analysis when it is imported, which its children must do: put the "
-                'call under `if __name__ == "__main__":`.'
-            )
+        refuse_while_importing()
         folder = Path(out)
         plan = self.plan(folder, ckpt_path, seeds, ticket=ticket, make_pruner=make_pruner, labels=labels)
         discard_with_dependents(plan.children, redo)
@@ -144,7 +143,7 @@ class InstabilityAnalysis:
                 )
             for child in plan.children:
                 is_pruned = child is plan.start and make_pruner is not None
-                _do_here(child, replace(self.project, make_pruner=make_pruner) if is_pruned else self.project)
+                do_here(child, replace(self.project, make_pruner=make_pruner) if is_pruned else self.project)
         else:
             self._do_in_processes(plan, jobs)
         return _finish(plan, folder, seeds, labels or {})
@@ -166,7 +165,7 @@ class InstabilityAnalysis:
         """
         _check_seeds(seeds)
         if ckpt_path is not None:
-            _check_checkpoint(Path(ckpt_path))
+            check_checkpoint(Path(ckpt_path))
         pruner = make_pruner or self.settings.pruner
         if pruner is not None and (ticket or self.settings.ticket):
             raise LotteryError("Give either a ticket or a pruner: both say which weights the children keep.")
@@ -205,8 +204,9 @@ class InstabilityAnalysis:
         else:
             own = dict(self.project)
             if pruner is not None:
-                trainer = own["trainer"]
-                own["trainer"] = {**trainer, "callbacks": [*(trainer["callbacks"] or []), pruner]}
+                given = own["trainer"]["callbacks"] or []
+                callbacks = given if isinstance(given, list) else [given]
+                own["trainer"] = {**own["trainer"], "callbacks": [*callbacks, pruner]}
         config = {**own, "seed_everything": seed, "ckpt_path": ckpt_path}
         return Child(folder, command, config, labels or {}, options)
 
@@ -251,13 +251,15 @@ class Plan:
         """Prepare every child that is not done, and list the commands that do them, in the order of dependence."""
         for child in self.children[:-1]:
             child.prepare()
-        command = f"{Path(sys.executable).with_name('lightning-lottery')} child"
-        lines = [] if self.start is None else ["# first", f"{command} {self.start.folder}"]
+        lines = [] if self.start is None else ["# first", command_of(self.start)]
         lines += ["# then, in any order or all at once"]
-        lines += [f"{command} {child.folder}" for child in self.seeds]
-        return "\n".join(
-            [*lines, "# at last this command again without --dry-run: it finds them done, and judges them"]
-        )
+        lines += [command_of(child) for child in self.seeds]
+        return "\n".join([*lines, AT_LAST])
+
+
+def command_of(child: Child) -> str:
+    """The command that does a child, for a cluster."""
+    return f"{Path(sys.executable).with_name('lightning-lottery')} child {child.folder}"
 
 
 def judge_lines(child: Child, resume: str, factories: Factories | None = None) -> list[Row] | None:
@@ -340,8 +342,8 @@ def _names(seeds: Sequence[int]) -> list[str]:
     return [f"seed-{seed}-{number}" for number, seed in enumerate(seeds, start=1)]
 
 
-def _check_checkpoint(ckpt_path: Path) -> None:
-    """Refuse what children cannot go on from, before anything is trained."""
+def check_checkpoint(ckpt_path: Path) -> int:
+    """Refuse what children cannot go on from, before anything is trained; else the optimizer step it was saved at."""
     try:
         loaded = torch.load(ckpt_path, map_location="meta", weights_only=True, mmap=True)
     except FileNotFoundError as error:
@@ -353,6 +355,7 @@ def _check_checkpoint(ckpt_path: Path) -> None:
             f"'{ckpt_path}' holds weights but no optimizer and no loops to go on from: give a full checkpoint of "
             "Lightning's (`save_weights_only=False`)."
         )
+    return int(loaded["global_step"])
 
 
 def _only_bars(callbacks: list[Any]) -> list[Any]:
@@ -360,7 +363,20 @@ def _only_bars(callbacks: list[Any]) -> list[Any]:
     return [callback for callback in callbacks if isinstance(callback, ProgressBar)]
 
 
-def _do_here(child: Child, factories: Factories) -> None:
+def refuse_while_importing() -> None:
+    """Refuse a runner that a script starts when its children import it.
+
+    Raises:
+        LotteryError: One does.
+    """
+    if os.environ.get(IMPORTING):
+        raise LotteryError(
+            f"'{os.environ[IMPORTING]}' runs an analysis when it is imported, which its children must do: put the "
+            'call under `if __name__ == "__main__":`.'
+        )
+
+
+def do_here(child: Child, factories: Factories) -> None:
     """Do a child in this process, and leave its random numbers and environment as they were."""
     commands: dict[str, Work] = {
         "start": partial(train, factories=factories),

@@ -198,7 +198,7 @@ def write_report(
     from torch.utils.tensorboard import SummaryWriter
 
     write_whole(folder / "results.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode(), "records")
-    write_whole(folder / "results.csv", _csv(rows), "records")
+    write_whole(folder / "results.csv", csv_of(rows), "records")
     write_whole(folder / "summary.json", json.dumps(report.summary(), indent=1).encode(), "summary")
     figures = figures_of(report)
     for name, figure in figures.items():
@@ -263,7 +263,8 @@ def verdict_of(report: PathReport) -> str:
     return said
 
 
-def _csv(rows: Sequence[Mapping[str, Any]]) -> bytes:
+def csv_of(rows: Sequence[Mapping[str, Any]]) -> bytes:
+    """Records as a table: a column for every key, several seeds in one cell."""
     text = StringIO()
     writer = csv.DictWriter(text, list(dict.fromkeys(key for row in rows for key in row)))
     writer.writeheader()

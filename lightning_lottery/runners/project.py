@@ -12,7 +12,7 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 
 from lightning_lottery.errors import LotteryError
-from lightning_lottery.runners.settings import InstabilitySettings
+from lightning_lottery.runners.settings import ImpSettings, InstabilitySettings
 
 IDLE = (
     "Does not validate against",
@@ -27,7 +27,7 @@ IDLE = (
 BASE = ("Problem with given class_path 'lightning.Callback'", "Not a valid subclass of Callback")
 """What it goes on to say of an argument of a callback: that the base class does not have it either."""
 
-SECTIONS = {"instability": InstabilitySettings}
+SECTIONS = {"instability": InstabilitySettings, "imp": ImpSettings}
 """Runners that read a section of their name beside what ``fit`` reads; ``fit`` itself accepts and ignores it."""
 
 COMMANDS = tuple(LightningCLI.subcommands())
@@ -103,7 +103,10 @@ class Project(LightningCLI):
         """Build the Trainer, with the arguments that override the configuration's."""
         if self._trainer_arguments is not None:
             self.save_config_callback = None
-            kwargs |= self._trainer_arguments(self._get(self.config_init, "trainer"))
+            config = dict(self._get(self.config_init, "trainer"))
+            given = config["callbacks"] or []
+            config["callbacks"] = list(given) if isinstance(given, (list, tuple)) else [given]  # Lightning takes one, too
+            kwargs |= self._trainer_arguments(config)
         return super().instantiate_trainer(**kwargs)
 
     def _run_subcommand(self, subcommand: str) -> None:

@@ -159,13 +159,14 @@ def _title(recipe: str, seeds: Sequence[int]) -> str:
 
 
 def _draw(summary: dict[str, Any], target: Path) -> None:
-    """``summary.png``: the first test metric that is an accuracy (else the first one) of every stage over seeds."""
+    """``summary.png``: the first test metric that is an accuracy (else the first one) of every stage, and barriers."""
     metrics = [*dict.fromkeys(metric for stage in summary.values() for metric in stage if metric != "sparsity")]
     metrics.sort(key=lambda metric: (not metric.startswith("test"), not metric.endswith("acc")))
-    values = {stage: of[metrics[0]]["values"] for stage, of in summary.items() if metrics and metrics[0] in of}
+    drawn = [*metrics[:1], *(["error_barrier"] if "error_barrier" in metrics else [])]
+    values = {metric: {s: of[metric]["values"] for s, of in summary.items() if metric in of} for metric in drawn}
     if values:
         image = BytesIO()
-        stages_over_seeds(values, metrics[0], target.name).savefig(image, format="png", dpi=120)
+        stages_over_seeds(values, target.name).savefig(image, format="png", dpi=120)
         write_whole(target / "summary.png", image.getvalue(), "figure")
 
 

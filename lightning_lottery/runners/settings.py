@@ -1,9 +1,13 @@
 """The sections that runners read from a project's YAML, beside what ``fit`` reads."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from lightning_lottery.callbacks.base import MaskCallback
+from lightning_lottery.errors import LotteryError
+from lightning_lottery.functional.levels import check_prune_fraction, levels_to
+from lightning_lottery.functional.matching import check_margin
+from lightning_lottery.scope import Scope
 
 
 @dataclass(frozen=True)
@@ -33,3 +37,84 @@ class InstabilitySettings:
     ticket: str | None = None
     pruner: MaskCallback | None = None
     predict: str | None = None
+
+
+@dataclass(frozen=True)
+class ImpSettings:
+    """Section ``imp`` of a YAML: iterative pruning with rewinding.
+
+    Args:
+        seeds: Each trains all levels; different, at least one.
+        prune_fraction: Fraction of what remains that each level removes, in (0, 1).
+        levels: How many levels are pruned; give either this or ``sparsity``.
+        sparsity: Prune to the first level that removes at least this fraction, in (0, 1).
+        rewind_step: Optimizer step that every level begins again at; 0 for the initialisation.
+        rewind: To that step go the weights and buffers (``"weights"``), or, these kept, only the learning-rate schedule
+            (``"learning_rate"``).
+        optimizer: Its state is forgotten at every level (``"fresh"``), or goes back to that step's (``"restored"``).
+        per: Rank all weights together (``"all"``), or remove the fraction of each tensor by itself (``"tensor"``).
+        scope: Which weights compete; default: those of linear and convolution layers.
+        controls: Trained at every level beside the ticket: ``"shuffled"`` (as many weights kept in each layer, at
+            places drawn anew) and ``"reinitialised"`` (its masks, from another initialisation).
+        monitor: The logged metric that is judged, a fraction.
+        mode: ``"max"`` for an accuracy, ``"min"`` for an error or a loss.
+        margin: Loss of the metric that still counts as a match, > 0.
+    """
+
+    seeds: tuple[int, ...] = (0,)
+    prune_fraction: float = 0.2
+    levels: int | None = None
+    sparsity: float | None = None
+    rewind_step: int = 0
+    rewind: Literal["weights", "learning_rate"] = "weights"
+    optimizer: Literal["fresh", "restored"] = "fresh"
+    per: Literal["all", "tensor"] = "all"
+    scope: Scope | None = None
+    controls: tuple[Literal["shuffled", "reinitialised"], ...] = ()
+    monitor: str = "test_acc"
+    mode: Literal["max", "min"] = "max"
+    margin: float = 0.01
+
+    def levels_to_prune(self) -> int:
+        """How many levels are pruned; every setting is checked, before anything is trained.
+
+        Raises:
+            LotteryError: One is out of its range, or two contradict each other.
+        """
+        check_prune_fraction(self.prune_fraction)
+        check_margin(self.margin)
+        for name, allowed in CHOICES.items():
+            if (value := getattr(self, name)) not in allowed:
+                raise LotteryError(f"`{name}` is '{allowed[0]}' or '{allowed[1]}', got {value!r}.")
+        if odd := [control for control in self.controls if control not in ("shuffled", "reinitialised")]:
+            raise LotteryError(f"`controls` are 'shuffled' and 'reinitialised', got {odd[0]!r}.")
+        if not _is_count(self.rewind_step, least=0):
+            raise LotteryError(f"`rewind_step` is an optimizer step >= 0, got {self.rewind_step!r}.")
+        if self.rewind == "learning_rate" and self.optimizer == "restored":
+            raise LotteryError(
+                "With rewind='learning_rate' the weights are kept, and the optimizer state of `rewind_step` belongs to "
+                "others: take optimizer='fresh'."
+            )
+        if self.rewind == "learning_rate" and self.controls:
+            raise LotteryError(
+                "Controls begin where their ticket does, at rewound weights: they need rewind='weights'."
+            )
+        if (self.levels is None) == (self.sparsity is None):
+            raise LotteryError("Give either `levels` or a target `sparsity`: each says where pruning ends.")
+        if self.sparsity is not None:
+            return levels_to(self.sparsity, self.prune_fraction)
+        if not _is_count(self.levels, least=1):
+            raise LotteryError(f"`levels` is how many levels are pruned, >= 1, got {self.levels!r}.")
+        return self.levels or 0
+
+
+CHOICES = {
+    "rewind": ("weights", "learning_rate"),
+    "optimizer": ("fresh", "restored"),
+    "per": ("all", "tensor"),
+    "mode": ("max", "min"),
+}
+
+
+def _is_count(value: Any, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least

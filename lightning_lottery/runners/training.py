@@ -18,6 +18,7 @@ from lightning_lottery.callbacks.snapshots import save_whole
 from lightning_lottery.runners.children import Child, Row, tell_progress
 from lightning_lottery.runners.conditions import Conditions
 from lightning_lottery.runners.factories import Factories
+from lightning_lottery.runners.level import with_level
 from lightning_lottery.runners.noise import without_noise
 
 
@@ -48,6 +49,8 @@ def train(child: Child, resume: str, factories: Factories | None = None) -> list
         callbacks: list[Callback] = [*given]
         if child.options.get("ticket"):
             callbacks.append(MaskFreezing(child.options["ticket"]))
+        if "level" in child.options:
+            callbacks = with_level(callbacks, child.options, resumed=bool(resume))
         if child.command == "start":
             return [*callbacks, _EndsBeforeItsFirstStep(folder)]
         if is_fit:
@@ -85,7 +88,7 @@ def _run_config(child: Child, logger: TensorBoardLogger, own_callbacks: Any, run
     """Build the project of a resolved YAML, with folder, logger and callbacks of the child, and run it."""
 
     def trainer_arguments(config: dict[str, Any]) -> dict[str, Any]:
-        callbacks = own_callbacks(list(config["callbacks"] or []))
+        callbacks = own_callbacks(config["callbacks"])
         own = any(isinstance(callback, Checkpoint) for callback in callbacks)
         return {
             "default_root_dir": str(child.folder),

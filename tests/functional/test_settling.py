@@ -1,4 +1,3 @@
-import io
 import json
 import math
 import subprocess
@@ -15,22 +14,19 @@ from scipy.signal import lfilter
 
 import oracles
 from lightning_lottery.errors import LotteryError
+from lightning_lottery.functional.detection import Detector, replay
 from lightning_lottery.functional.masks import count, hamming, keep_top
 from lightning_lottery.functional.settling import (
     ADF,
-    Detector,
     HammingFIFO,
     MannKendall,
     Rule,
     SlopeEquivalence,
     SlopeHAC,
-    layers_by_units,
-    moving_average,
     newest_distances,
-    nuclear_norm,
-    replay,
     scores_differ,
 )
+from lightning_lottery.functional.stationarity import layers_by_units, moving_average, nuclear_norm
 
 short = {"smoothing": 5, "window": 20, "every": 10}
 NORM_RULES = [
@@ -181,69 +177,7 @@ def test_our_masks_keep_what_the_stored_ones_keep_and_the_units_that_they_miscou
         assert (ours | ~mask).all()
 
 
-# Norms and matrices
-
-
-@settings(deadline=None)
-@given(st.integers(1, 7), st.integers(1, 9), st.integers(0, 3), st.integers(0, 2**30))
-def test_the_nuclear_norm_is_the_sum_of_singular_values_also_with_repeated_and_empty_rows(layers, units, copies, seed):
-    matrix = torch.rand(layers, units, generator=torch.Generator().manual_seed(seed)) > 0.3
-    matrix[: min(copies, layers)] = matrix[0].clone()
-    expected = np.linalg.svd(matrix.double().numpy(), compute_uv=False).sum()
-    assert nuclear_norm(matrix).item() == pytest.approx(expected, rel=1e-7, abs=1e-12)
-    assert nuclear_norm(matrix.mT).item() == pytest.approx(expected, rel=1e-7, abs=1e-12)
-
-
-def test_norms_that_are_known_by_heart():
-    assert nuclear_norm(torch.ones(12, 3001).bool()).item() == pytest.approx(math.sqrt(12 * 3001), rel=1e-12)
-    assert nuclear_norm(torch.zeros(12, 12).bool()).item() == 0
-    assert nuclear_norm(torch.eye(5).bool()).item() == 5
-
-
-def test_a_batch_has_the_norms_of_its_matrices_bit_for_bit_also_under_autocast():
-    matrices = torch.rand(4, 5, 12, 3072, generator=torch.Generator().manual_seed(0)) > 0.2
-    norms = nuclear_norm(matrices)
-    assert norms.dtype == torch.float64
-    alone = torch.stack([torch.stack([nuclear_norm(matrix) for matrix in row]) for row in matrices])
-    assert torch.equal(norms, alone)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert torch.equal(nuclear_norm(matrices), norms)
-
-
-def test_layers_of_unequal_size_are_filled_up_with_removed_units():
-    ragged = {"a": torch.tensor([[True, False, True], [True, True, True]]), "b": torch.tensor([[True], [False]])}
-    matrix = layers_by_units(ragged)
-    assert matrix.tolist() == [
-        [[True, False, True], [True, False, False]],
-        [[True, True, True], [False, False, False]],
-    ]
-    assert torch.equal(layers_by_units({name: layer[0] for name, layer in ragged.items()}), matrix[0])
-    wider = torch.nn.functional.pad(matrix, (0, 4))
-    assert nuclear_norm(wider).tolist() == pytest.approx(nuclear_norm(matrix).tolist())
-
-
-@pytest.mark.parametrize(
-    "masks", [{}, {"a": torch.ones(2)}, {"a": torch.tensor(True)}], ids=["none", "float", "scalar"]
-)
-def test_what_are_no_unit_masks_make_no_matrix(masks):
-    with pytest.raises(LotteryError, match="a|empty"):
-        layers_by_units(masks)
-
-
-@pytest.mark.parametrize("matrix", [torch.ones(2, 2), torch.ones(2).bool()])
-def test_the_norm_of_what_is_no_bool_matrix_is_refused(matrix):
-    with pytest.raises(LotteryError, match="bool matrices"):
-        nuclear_norm(matrix)
-
-
-def test_a_moving_average_is_the_mean_of_each_run_and_refuses_a_run_longer_than_the_series():
-    series = np.arange(7.0) ** 2
-    assert moving_average(series, 3).tolist() == pytest.approx([sum(series[i : i + 3]) / 3 for i in range(5)])
-    assert moving_average(series, 1).tolist() == series.tolist()
-    assert moving_average(series, 7).tolist() == pytest.approx([13.0])
-    for length in (0, 8):
-        with pytest.raises(LotteryError, match="series of 7"):
-            moving_average(series, length)
+# Distances
 
 
 @settings(deadline=None)
@@ -251,146 +185,6 @@ def test_a_moving_average_is_the_mean_of_each_run_and_refuses_a_run_longer_than_
 def test_newest_distances_count_the_entries_that_differ_from_the_last_mask(rows):
     masks = [{"w": torch.tensor(row)} for row in rows]
     assert newest_distances(masks) == [oracles.hamming({"w": row}, {"w": rows[-1]}) for row in rows[:-1]]
-
-
-# The detector
-
-
-@every_rule
-def test_live_detection_in_batches_is_detection_replayed_from_the_log(rule):
-    live, detector, log = [], Detector(rule), []
-    coefs = coefficients(150)
-    for probe in range(0, 150, 10):
-        masks = [masks_of(scores) for scores in coefs[probe : probe + 10]]
-        batch = {name: torch.stack([mask[name] for mask in masks]) for name in masks[0]}
-        norms = nuclear_norm(layers_by_units(batch)).tolist()
-        for step, observed in enumerate(masks if rule.watches == "masks" else norms, start=probe + 1):
-            live.append(detector.push(step, observed))
-            log.append((step, observed))
-    if rule.watches == "norms":
-        log = json.loads(json.dumps(log))
-    live = [verdict for verdict in live if verdict is not None]
-    assert same(live, replay(rule, log))
-    assert same(live, replay(rule, series_for(rule)))
-    assert len(live) >= 10
-    assert len({verdict.statistic for verdict in live}) > 1
-
-
-@every_rule
-@pytest.mark.parametrize("cut", [0, 1, 24, 29, 30, 77])
-def test_a_detector_saved_and_restored_at_any_step_gives_the_same_later_verdicts(rule, cut):
-    series = series_for(rule)
-    unbroken, first = Detector(rule), Detector(rule)
-    for step, observed in series[:cut]:
-        unbroken.push(step, observed)
-        first.push(step, observed)
-    file = io.BytesIO()
-    torch.save(first.state_dict(), file)
-    file.seek(0)
-    second = Detector(rule)
-    second.load_state_dict(torch.load(file, weights_only=True))
-    for step, observed in series[cut:]:
-        expected = unbroken.push(step, observed)
-        assert repr(second.push(step, observed)) == repr(expected)
-    assert expected is not None
-
-
-def test_patience_goes_on_after_a_restore():
-    rule = ADF(patience=3, **short)
-    first, second = Detector(rule), Detector(rule)
-    for step, norm in constant(rule, 40):
-        first.push(step, norm)
-    second.load_state_dict(first.state_dict())
-    assert second.push(50, 23.0) is None  # a gap: the series begins anew
-    second.load_state_dict(first.state_dict())
-    later = [second.push(step, 23.0) for step in range(41, 61)]
-    assert [verdict.settled for verdict in later if verdict] == [True, True]
-
-
-def test_the_state_of_another_rule_is_refused():
-    with pytest.raises(LotteryError, match=r"'p': 0\.05.*'p': 0\.1"):
-        Detector(ADF(0.1)).load_state_dict(Detector(ADF()).state_dict())
-
-
-@every_rule
-def test_memory_is_bounded_by_what_a_probe_looks_at(rule):
-    detector = Detector(rule)
-    for step, observed in series_for(rule):
-        detector.push(step, observed)
-    assert len(detector.state_dict()["observed"]) == rule.memory
-
-
-def test_a_mask_that_changes_after_it_was_pushed_is_remembered_as_it_was():
-    detector, mask = Detector(HammingFIFO(length=2, every=1)), {"w": torch.tensor([True, False])}
-    detector.push(1, mask)
-    mask["w"].logical_not_()
-    assert detector.push(2, mask).statistic == 1.0
-
-
-@settings(deadline=None, max_examples=50)
-@given(st.integers(1, 12), st.integers(0, 80), st.integers(1, 4), st.integers(1, 25), st.integers(2, 4))
-def test_no_rule_can_settle_before_its_earliest_step_and_a_constant_series_settles_there(
-    every, min_steps, patience, smoothing, length
-):
-    common = {"every": every, "min_steps": min_steps, "patience": patience}
-    for rule in (HammingFIFO(length, **common), ADF(smoothing=smoothing, window=25, **common)):
-        verdicts = replay(rule, constant(rule, rule.earliest))
-        assert [verdict.step for verdict in verdicts if verdict.settled] == [rule.earliest]
-
-
-def test_the_earliest_step_with_every_default_is_the_first_probe_with_a_full_window():
-    rules = (HammingFIFO(), SlopeHAC(), MannKendall(), ADF(), SlopeEquivalence(0.01))
-    assert [rule.earliest for rule in rules] == [500] * 5
-
-
-@every_rule
-def test_a_constant_series_settles_once_min_steps_have_passed_and_not_before(rule):
-    patient = type(rule)(**{**asdict(rule), "min_steps": 75, "patience": 2})
-    verdicts = replay(patient, constant(patient, 110))
-    assert all(verdict.holds for verdict in verdicts)
-    assert [verdict.step for verdict in verdicts if verdict.settled] == [90, 100, 110]
-
-
-def test_patience_counts_probes_in_a_row():
-    still, moving = {"w": torch.tensor([True, False])}, {"w": torch.tensor([False, True])}
-    series = enumerate([still, still, still, moving, still, still, still], start=1)
-    verdicts = replay(HammingFIFO(length=2, tolerance=0.0, every=1, patience=2), series)
-    assert [v.holds for v in verdicts] == [True, True, False, False, True, True]
-    assert [v.settled for v in verdicts] == [False, True, False, False, False, True]
-
-
-@every_rule
-def test_a_step_left_out_begins_a_new_series(rule):
-    series = series_for(rule)
-    broken = [entry for entry in series if entry[0] != 40]
-    new = [entry for entry in series if entry[0] > 40]
-    expected = replay(rule, series[:39]) + replay(rule, new)
-    assert same(replay(rule, broken), expected)
-
-
-def test_masks_between_probes_are_neither_looked_at_nor_missed():
-    rule = HammingFIFO(length=2, every=10)
-    series = series_for(rule)
-    assert same(replay(rule, series), replay(rule, [entry for entry in series if entry[0] % 10 == 0]))
-
-
-@every_rule
-def test_steps_out_of_order_are_refused(rule):
-    series = series_for(rule, steps=20)
-    for first, second in ((20, 20), (20, 10)):
-        detector = Detector(rule)
-        detector.push(first, series[0][1])
-        with pytest.raises(LotteryError, match=f"step {second} after step {first}"):
-            detector.push(second, series[0][1])
-    with pytest.raises(LotteryError, match="from 1 on"):
-        Detector(rule).push(0, series[0][1])
-
-
-@every_norm_rule
-@pytest.mark.parametrize("norm", [math.nan, math.inf])
-def test_a_norm_that_is_not_finite_is_refused(rule, norm):
-    with pytest.raises(LotteryError, match="finite norms"):
-        Detector(rule).push(1, norm)
 
 
 # Degenerate networks

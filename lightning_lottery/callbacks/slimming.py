@@ -1,0 +1,348 @@
+"""Network slimming: a trained coefficient for every head, neuron and channel says what it is worth."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
+
+from lightning_lottery.anatomy import Group, groups_of, tensors_of
+from lightning_lottery.callbacks.loop import batches_that_stepped, enter
+from lightning_lottery.errors import LotteryError
+from lightning_lottery.open_attention import open_attention_
+from lightning_lottery.scope import plain_name
+
+KINDS = ("head", "neuron", "channel")
+NAME = "slimming"
+"""What the module of coefficients is called inside of the layer whose input it scales."""
+
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+
+
+class Coefficients(nn.Module):
+    """One factor for each unit, 1 at first; multiplies the units that lie in a row in the last dimension."""
+
+    def __init__(self, size: int, like: Tensor) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size, dtype=like.dtype, device=like.device))
+
+    def forward(self, units: Tensor) -> Tensor:
+        factors = self.weight.to(units.dtype)
+        return (units.view(*units.shape[:-1], len(factors), -1) * factors.unsqueeze(-1)).reshape(units.shape)
+
+
+class NetworkSlimming(Callback):
+    """Train a coefficient for every head, neuron and channel, drawn to zero by an L1 penalty; it removes nothing.
+
+    A coefficient multiplies a head's context before the output projection, or a neuron's activation before the second
+    linear layer; it starts at 1 and is trained by the module's own optimizer. A channel's is the scale of its batch
+    norm, which is there already. ``EarlyBird`` draws tickets from them. When the fit ends they are multiplied into the
+    weights that read the units, and the module is the plain one again: same keys, same function. Checkpoints written
+    before hold the coefficients, as ``...slimming.weight``; a Trainer with this callback resumes and tests them, and
+    ``folded`` makes plain states of theirs.
+
+    The penalty ``l1 * sum |c|`` is added as its gradient before each optimizer step, once however many batches were
+    accumulated, and is clipped together with the loss's gradient. New coefficients have no weight decay: during its
+    step the optimizer has them in a group of their own. Attention of ``nn.MultiheadAttention`` becomes
+    ``OpenAttention``, which computes the same, and stays it.
+
+    Args:
+        l1: Weight of the penalty, >= 0.
+        kinds: Which units get coefficients, of ``"head"``, ``"neuron"`` and ``"channel"``; of those that are there.
+        patterns: Names of blocks to look for, as ``groups_of`` takes them.
+
+    Raises:
+        LotteryError: ``l1`` negative, or an unknown kind; in ``fit``, no recognisable unit, layers that are built too
+            late, weights that other layers share, an averaging callback before this one, or an optimizer without the
+            coefficients.
+
+    Example:
+        >>> NetworkSlimming(kinds=["head"]).kinds
+        ('head',)
+
+    Source: Liu et al. 2017 (batch-norm scales); Chen et al. 2021, "EarlyBERT" (heads and neurons), whose code scales
+    attention probabilities: the same, as the context is linear in them. You et al. 2020 penalise every batch-norm
+    scale; here only those of channels that could be removed.
+    """
+
+    def __init__(
+        self,
+        l1: float = 1e-4,
+        *,
+        kinds: Sequence[str] = KINDS,
+        patterns: dict[str, list[Any]] | None = None,
+    ) -> None:
+        if isinstance(l1, bool) or not isinstance(l1, (int, float)) or not 0 <= l1 < float("inf"):
+            raise LotteryError(f"`l1` is the weight of a penalty and must be >= 0, got {l1!r}.")
+        self.l1 = l1
+        self.kinds = check_kinds("kinds", kinds)
+        self.patterns = patterns
+        self._reset()
+
+    def _reset(self) -> None:
+        self._hooks: list[RemovableHandle] = []
+        self._groups: dict[str, Group] = {}
+        self._layers: dict[str, nn.Module] = {}  # those whose input is scaled, by group
+        self._of_optimizer: dict[Optimizer, list[nn.Parameter]] = {}
+        self._apart: list[tuple[dict[str, Any], list[nn.Parameter]]] = []
+        self._scales: dict[str, nn.Parameter] = {}
+        self._has_checked = False
+        self._logged_at = -1
+
+    @property
+    def groups(self) -> dict[str, Group]:
+        """The groups that have coefficients, by name, while a fit runs."""
+        return dict(self._groups)
+
+    @property
+    def coefficients(self) -> dict[str, nn.Parameter]:
+        """The coefficients of each group, of shape (size,), while a fit runs."""
+        own = {name: getattr(layer, NAME).weight for name, layer in self._layers.items()}
+        return {name: own.get(name, self._scales.get(name)) for name in self._groups}  # type: ignore[misc]
+
+    def fold(self) -> None:
+        """Multiply the coefficients into the weights that read the units, and take them out of the module."""
+        for layer in self._layers.values():
+            fold_(layer)
+        for hook in self._hooks:
+            hook.remove()
+        self._reset()
+
+    # Hooks, in the order in which Lightning calls them.
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        enter(self, trainer)
+        self._hooks.append(pl_module.register_load_state_dict_pre_hook(self._fit_state))  # type: ignore[no-untyped-call]
+        if stage != TrainerFn.FITTING:
+            return
+        if self._groups and {id(c) for c in self.coefficients.values()} <= {id(p) for p in pl_module.parameters()}:
+            return  # a fit that was broken off goes on
+        self._groups, self._layers, self._scales = {}, {}, {}
+        if isinstance(trainer.strategy, (FSDPStrategy, ModelParallelStrategy, DeepSpeedStrategy)):
+            raise MisconfigurationException(
+                f"NetworkSlimming needs whole parameters on every rank, and {type(trainer.strategy).__name__} shards "
+                "them: use strategy='ddp', or one device."
+            )
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        for other in callbacks:
+            if getattr(other, "_average_model", None) is not None:
+                raise LotteryError(
+                    f"{type(other).__name__} has copied the module before NetworkSlimming added its coefficients: put "
+                    "NetworkSlimming first in the list of callbacks."
+                )
+        self._attach(pl_module)
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._find_optimizers(trainer)
+        counts = {kind: sum(g.size for g in self._groups.values() if g.kind == kind) for kind in self.kinds}
+        found = ", ".join(f"{count} {kind}s" for kind, count in counts.items() if count)
+        rank_zero_info(f"NetworkSlimming: coefficients of {found} in {len(self._groups)} layers, l1 {self.l1}.")
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._find_optimizers(trainer)  # a learning-rate finder may have made new ones
+        for optimizer in self._of_optimizer:
+            self._hooks.append(optimizer.register_step_pre_hook(self._without_decay))
+            self._hooks.append(optimizer.register_step_post_hook(self._as_it_was))
+
+    @torch.no_grad()
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        """Add the penalty's gradient; a fused optimizer's gradients are still scaled here, and so is what is added."""
+        gradients = [c.grad for c in self._of_optimizer.get(optimizer, ()) if c.grad is not None]
+        if not self._has_checked:
+            self._has_checked = True
+            self._warn_of_unreached(optimizer)
+        if not gradients or not self.l1:
+            return
+        signs = torch._foreach_sign([c.detach() for c in self._of_optimizer[optimizer] if c.grad is not None])
+        scaler = getattr(trainer.precision_plugin, "scaler", None)
+        if scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False):
+            signs = scaler.scale(signs)
+        torch._foreach_add_(gradients, signs, alpha=self.l1)
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        now, every = batches_that_stepped(trainer), trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if trainer.loggers and every and (now + 1) % every == 0 and now != self._logged_at:
+            self._logged_at = now
+            self._log(trainer)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self._as_it_was()  # for whoever saves now: the step may have been cut short
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.fold()
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        for hook in self._hooks if not self._groups else ():
+            hook.remove()
+        self._hooks = self._hooks if self._groups else []
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"l1": self.l1, "groups": list(self._groups)}
+
+    # Own business.
+
+    def _find_optimizers(self, trainer: Trainer) -> None:
+        """Which optimizer trains which coefficients; each has one."""
+        coefficients, self._of_optimizer = self.coefficients, {}
+        for optimizer in trainer.optimizers:
+            if not isinstance(optimizer, Optimizer):
+                raise LotteryError("NetworkSlimming needs optimizers of torch.optim.Optimizer's kind.")
+            held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+            self._of_optimizer[optimizer] = [c for c in coefficients.values() if id(c) in held]
+        trained = {id(c) for of in self._of_optimizer.values() for c in of}
+        if missing := [name for name, c in coefficients.items() if id(c) not in trained]:
+            raise LotteryError(
+                f"No optimizer trains the coefficients of '{missing[0]}' ({len(missing)} of {len(self._groups)} "
+                "groups): let `configure_optimizers` take all of `self.parameters()`, or leave that kind out."
+            )
+
+    def _attach(self, module: LightningModule) -> None:
+        """Find the units and give them coefficients."""
+        if not list(module.parameters()):
+            raise LotteryError(
+                f"{type(module).__name__} has no parameters yet when NetworkSlimming adds its coefficients: build its "
+                "layers in `__init__`, not in `setup` or `configure_model`."
+            )
+        found = groups_of(module, self.patterns)
+        open_attention_(module)
+        modules = {plain_name(name): child for name, child in module.named_modules()}
+        owners, shared = tensors_of(module), set(_shared(module))
+        for name, group in found.items():
+            if group.kind not in self.kinds:
+                continue
+            if group.kind == "channel":
+                norms = (part.parameter for part in group.producers if part.parameter.endswith(".weight"))
+                scales = [owners[n][0].get_parameter("weight") for n in norms if isinstance(owners[n][0], _BATCH_NORMS)]
+                if scales:
+                    self._groups[name], self._scales[name] = group, scales[0]
+                continue
+            layer = modules[group.consumers[0].parameter.removesuffix(".weight")]
+            weight = layer.get_parameter("weight")
+            if id(weight) in shared:
+                raise LotteryError(
+                    f"NetworkSlimming cannot fold the coefficients of '{name}': the weight that reads its {group.kind}s"
+                    " is tied to another module's."
+                )
+            if hasattr(layer, NAME):
+                raise LotteryError(
+                    f"'{name}' still has coefficients of a fit that was broken off: go on with its NetworkSlimming, or "
+                    "call its `fold()` first."
+                )
+            layer.add_module(NAME, Coefficients(group.size, weight))
+            self._hooks.append(layer.register_forward_pre_hook(_scaled))
+            self._groups[name], self._layers[name] = group, layer
+        if not self._groups:
+            kinds = sorted({group.kind for group in found.values()})
+            raise LotteryError(
+                f"NetworkSlimming finds no {' or '.join(self.kinds)} with a coefficient in {type(module).__name__}, "
+                f"which has units of the kind {' and '.join(kinds)}: name another one in `kinds`."
+            )
+
+    def _fit_state(self, module: nn.Module, state: dict[str, Any], *_: Any) -> None:
+        """Fold what is loaded into a module without coefficients: ``test`` and ``validate`` read any checkpoint."""
+        if not self._layers:
+            plain = folded(state)
+            for key in state.keys() - plain.keys():
+                del state[key]
+            state.update(plain)
+
+    def _without_decay(self, optimizer: Optimizer, *_: Any) -> None:
+        """Put decayed coefficients into a group of their own while the optimizer steps; schedulers never see it."""
+        self._as_it_was()
+        own = {id(getattr(layer, NAME).weight) for layer in self._layers.values()}
+        for group in list(optimizer.param_groups):
+            apart = [p for p in group["params"] if id(p) in own] if group.get("weight_decay") else []
+            if apart:
+                self._apart.append((group, group["params"]))
+                group["params"] = [p for p in group["params"] if id(p) not in own]
+                optimizer.param_groups.append({**group, "params": apart, "weight_decay": 0.0, NAME: True})
+
+    def _as_it_was(self, *_: Any) -> None:
+        for group, params in self._apart:
+            group["params"] = params
+        self._apart = []
+        for optimizer in self._of_optimizer:
+            optimizer.param_groups[:] = [group for group in optimizer.param_groups if NAME not in group]
+
+    def _warn_of_unreached(self, optimizer: Optimizer) -> None:
+        unreached = [n for n, c in self.coefficients.items() if c.grad is None]
+        held = {id(c) for c in self._of_optimizer.get(optimizer, ())}
+        if names := [n for n in unreached if id(self.coefficients[n]) in held]:
+            rank_zero_warn(
+                f"NetworkSlimming: no gradient reaches the coefficients of {', '.join(names)}: the layer that reads "
+                "these units is not called, or not with a gradient."
+            )
+
+    def _log(self, trainer: Trainer) -> None:
+        with torch.no_grad():
+            sizes = [c.abs().float() for c in self.coefficients.values()]
+            values = torch.stack([torch.stack([size.mean(), size.min()]) for size in sizes]).tolist()  # one transfer
+        named = {
+            f"slimming/{name}/{what}": value
+            for name, pair in zip(self._groups, values, strict=True)
+            for what, value in zip(("mean", "min"), pair, strict=True)
+        }
+        for logger in trainer.loggers:
+            logger.log_metrics(named, step=batches_that_stepped(trainer))
+
+
+def folded(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict without slimming coefficients: those in it are multiplied into the weights that they scale.
+
+    Example:
+        >>> state = {"fc2.weight": torch.ones(1, 2), "fc2.slimming.weight": torch.tensor([1.0, 0.5])}
+        >>> folded(state)
+        {'fc2.weight': tensor([[1.0000, 0.5000]])}
+    """
+    plain = {key: value for key, value in state.items() if not key.endswith(f".{NAME}.weight")}
+    for key in state.keys() - plain.keys():
+        weight = f"{key.removesuffix(f'{NAME}.weight')}weight"
+        if weight in plain:
+            plain[weight] = _times(plain[weight], state[key])
+    return plain
+
+
+@torch.no_grad()
+def fold_(layer: nn.Module) -> None:
+    """Multiply a layer's coefficients into its weight, and take them out."""
+    weight, coefficients = layer.get_parameter("weight"), layer.get_submodule(NAME).get_parameter("weight")
+    weight.copy_(_times(weight, coefficients))
+    coefficients.fill_(1)  # compiled code may still read them
+    delattr(layer, NAME)
+
+
+def check_kinds(argument: str, kinds: Sequence[str]) -> tuple[str, ...]:
+    """Kinds of units without repetitions, in the order of ``KINDS``.
+
+    Raises:
+        LotteryError: None, or one that there is not.
+    """
+    if isinstance(kinds, str) or not kinds or any(kind not in KINDS for kind in kinds):
+        raise LotteryError(f"`{argument}` is a list of {', '.join(map(repr, KINDS))}, got {kinds!r}.")
+    return tuple(kind for kind in KINDS if kind in kinds)
+
+
+def _times(weight: Tensor, coefficients: Tensor) -> Tensor:
+    """A weight (out, in) whose columns are multiplied by the coefficient of the unit that they read."""
+    return weight * coefficients.to(weight).repeat_interleave(weight.shape[1] // len(coefficients))
+
+
+def _scaled(layer: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """A layer's inputs, the first multiplied by its coefficients."""
+    return (getattr(layer, NAME)(args[0]), *args[1:])
+
+
+def _shared(module: nn.Module) -> Iterator[int]:
+    """The ``id`` of each parameter that several modules hold."""
+    seen: dict[int, nn.Module] = {}
+    for child in module.modules():
+        for parameter in child.parameters(recurse=False):
+            if seen.setdefault(id(parameter), child) is not child:
+                yield id(parameter)

@@ -1,0 +1,162 @@
+"""Is a series stationary? Norms of masks, moving averages, and the tests of a slope, a trend, a unit root."""
+
+import warnings
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lightning_lottery.errors import LotteryError
+from lightning_lottery.functional.masks import Masks
+
+Series = NDArray[np.float64]
+
+_RESAMPLES = 999
+
+
+def layers_by_units(masks: Masks) -> Tensor:
+    """Unit masks of several layers as the rows of one bool matrix; shorter layers are filled up with False.
+
+    Args:
+        masks: Name to bool tensor ``[..., units]``: one layer each, equal in all but the last dimension.
+
+    Returns:
+        Bool tensor ``[..., layers, units of the widest layer]``.
+
+    Raises:
+        LotteryError: No layer, or one that is not bool or has no dimension.
+
+    Example:
+        >>> layers_by_units({"a": torch.tensor([True, True]), "b": torch.tensor([True])})
+        tensor([[ True,  True],
+                [ True, False]])
+    """
+    if odd := [name for name, mask in masks.items() if mask.dtype != torch.bool or mask.ndim == 0]:
+        raise LotteryError(f"Unit masks are bool tensors with one entry a unit; not so: {', '.join(odd)}.")
+    if not masks:
+        raise LotteryError("There is no layer to make a matrix of: `masks` is empty.")
+    widest = max(mask.shape[-1] for mask in masks.values())
+    filled = [torch.nn.functional.pad(mask, (0, widest - mask.shape[-1])) for mask in masks.values()]
+    return torch.stack(filled, dim=-2)
+
+
+def nuclear_norm(matrix: Tensor) -> Tensor:
+    """Sum of the singular values of bool matrices: how many directions the layers' masks have, and how strong they are.
+
+    Through the eigenvalues of the small Gram matrix, whose entries are counts and so exact; eigenvalues that are
+    rounding noise (repeated rows) count as 0. Only the Gram matrices leave the device, all of a batch together.
+
+    Args:
+        matrix: Bool tensor ``[..., layers, units]``.
+
+    Returns:
+        float64 tensor ``[...]`` on the CPU, within about 1e-7 of its exact value, relatively.
+
+    Raises:
+        LotteryError: Not a bool matrix.
+
+    Example:
+        >>> nuclear_norm(torch.tensor([[True, False], [False, True]]))
+        tensor(2., dtype=torch.float64)
+
+    Source: the ViT case study of early-bird tickets.
+    """
+    if matrix.dtype != torch.bool or matrix.ndim < 2:
+        raise LotteryError(f"The nuclear norm is of bool matrices, got {matrix.dtype} of {tuple(matrix.shape)}.")
+    rows = matrix if matrix.shape[-2] <= matrix.shape[-1] else matrix.mT
+    with torch.autocast(matrix.device.type, enabled=False):
+        gram = (rows.float() @ rows.float().mT).cpu().double()
+    squares = torch.linalg.eigvalsh(gram)
+    noise = squares.amax(-1, keepdim=True) * (squares.shape[-1] * torch.finfo(torch.float64).eps)
+    return torch.where(squares > noise, squares, 0.0).sqrt().sum(-1)
+
+
+def moving_average(series: Series, length: int) -> Series:
+    """Mean of every ``length`` values in a row: ``len(series) - length + 1`` of them, float64.
+
+    Raises:
+        LotteryError: ``length`` below 1 or above that of the series.
+
+    Example:
+        >>> moving_average(np.array([1.0, 3.0, 5.0]), 2)
+        array([2., 4.])
+
+    Source: the case study's notebook, to the last bit: where norms repeat, rounding alone decides between averages that
+    should be equal, and with it a little of Mann and Kendall's p-value.
+    """
+    if not 1 <= length <= len(series):
+        raise LotteryError(f"Cannot average {length} values in a row of a series of {len(series)}.")
+    return np.convolve(series, np.full(length, 1 / length), mode="valid")
+
+
+def slope_hac(series: Series, lags: int) -> tuple[float, float]:
+    """Least-squares slope per step and its two-sided p-value, robust to autocorrelation over ``lags``.
+
+    Source: Newey & West 1987: Bartlett kernel, normal p-value, no small-sample correction.
+    """
+    from statsmodels.regression.linear_model import OLS
+
+    regressors = np.column_stack([np.ones(len(series)), np.arange(len(series))])
+    kernel = {"maxlags": lags, "use_correction": False}
+    with np.errstate(divide="ignore", invalid="ignore"):
+        fit = OLS(series, regressors).fit(cov_type="HAC", cov_kwds=kernel)
+        return float(fit.params[1]), float(fit.pvalues[1])
+
+
+def mann_kendall(series: Series, variant: Literal["original", "hamed_rao"]) -> tuple[float, float]:
+    """Mann and Kendall's z and its two-sided p-value, with the variance of independent values or Hamed and Rao's."""
+    import pymannkendall
+
+    test = pymannkendall.hamed_rao_modification_test if variant == "hamed_rao" else pymannkendall.original_test
+    with np.errstate(divide="ignore", invalid="ignore"):
+        found = test(series)
+    return float(found.z), float(found.p)
+
+
+def adf(series: Series) -> tuple[float, float, int]:
+    """Dickey and Fuller's augmented statistic with a constant, its p-value, and the lags of the best AIC."""
+    from statsmodels.tsa.stattools import adfuller
+
+    with np.errstate(divide="ignore", invalid="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of windows without noise, and that releases after 0.15 return no tuple
+        found = adfuller(series, regression="c", autolag="AIC")
+    statistic, p_value, lags = found[:3] if isinstance(found, tuple) else (found.statistic, found.pvalue, found.lags)
+    return float(statistic), float(p_value), int(lags)
+
+
+def slope_equivalence(series: Series, margin: float, block: int, seed: int) -> tuple[float, float]:
+    """Least-squares slope, and the larger p-value of ``slope >= margin`` and ``slope <= -margin``.
+
+    Their distribution is that of the studentised slope in series resampled from the residuals in circular blocks.
+
+    Args:
+        series: A whole number of blocks.
+        margin: Largest slope that counts as flat.
+        block: Values in a block.
+        seed: Seed of the resampling.
+    """
+    time = np.arange(len(series), dtype=np.float64).reshape(-1, block)  # blocks x block
+    time -= time.mean()
+    slope = series @ time.ravel() / np.square(time).sum()
+    residuals = series - series.mean() - slope * time.ravel()
+    error = np.sqrt(np.square((residuals.reshape(time.shape) * time).sum(1)).sum()) / np.square(time).sum()
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratios = _resampled_ratios(residuals, time, seed)
+        # Negated, so that what is no number speaks against the claim.
+        steeper_down = ~(ratios > (slope - margin) / error)
+        steeper_up = ~(ratios < (slope + margin) / error)
+    return float(slope), float((1 + max(steeper_down.sum(), steeper_up.sum())) / (1 + _RESAMPLES))
+
+
+def _resampled_ratios(residuals: Series, time: Series, seed: int) -> Series:
+    """Slope over its error, as above, of series of blocks that begin anywhere and run on around the end."""
+    n, block, squares = len(residuals), time.shape[1], np.square(time).sum(1)
+    pieces = residuals[(np.arange(n)[:, None] + np.arange(block)) % n]  # the block from each start
+    starts = np.random.default_rng(seed).integers(n, size=(_RESAMPLES, len(time)))
+    moments = (pieces @ time.T)[starts, np.arange(len(time))]  # resamples x blocks
+    means = pieces.sum(1)[starts].sum(1, keepdims=True) / n
+    slopes = moments.sum(1, keepdims=True) / squares.sum()
+    sums = moments - means * time.sum(1) - slopes * squares  # of the new residuals times time, in each block
+    return np.asarray(slopes[:, 0] * squares.sum() / np.sqrt(np.square(sums).sum(1)))

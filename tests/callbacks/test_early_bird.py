@@ -1,0 +1,517 @@
+"""EarlyBird: masks watched live, tickets drawn when they have settled, and what a draw does."""
+
+import csv
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import CSVLogger
+from torch import nn
+
+import stages
+from blocks import Blocks, Convs
+from lightning_lottery import (
+    ADF,
+    PLATON,
+    EarlyBird,
+    ExactResume,
+    HammingFIFO,
+    LotteryError,
+    MannKendall,
+    MaskFreezing,
+    NetworkSlimming,
+    SlopeEquivalence,
+    SlopeHAC,
+    Ticket,
+    shrink,
+)
+from lightning_lottery.anatomy import groups_of
+from lightning_lottery.callbacks.draws import cut_out_, weight_norms
+from lightning_lottery.cli import main
+from lightning_lottery.functional import count, keep_top, layers_by_units, nuclear_norm, replay
+from lightning_lottery.functional.watching import Watch
+from lightning_lottery.shrink import parameter_masks
+from projects import fit, says
+from test_contract import KeepEveryResume, ending, same
+
+NORMS = {"window": 20, "every": 10}
+RULES = [
+    HammingFIFO(2, 0.5, every=5),
+    SlopeHAC(0.2, smoothing=3, **NORMS),
+    MannKendall(0.01, smoothing=1, **NORMS),
+    ADF(0.9, smoothing=2, **NORMS),
+    SlopeEquivalence(10.0, block=5, **NORMS),
+]
+EAGER = [HammingFIFO(2, 0.9, every=5, min_steps=15)]  # settles at step 15
+LONG = {"max_epochs": 10}  # forty steps
+
+
+def bird(rules=EAGER, sparsities=(0.5,), **given):
+    return EarlyBird(list(rules), list(sparsities), **given)
+
+
+class Diary(Callback):
+    """The coefficients after every step, noted by somebody else."""
+
+    def __init__(self):
+        self.notes = []
+
+    def on_train_batch_end(self, trainer, pl_module, *_):
+        slimming = next(c for c in trainer.callbacks if isinstance(c, NetworkSlimming))
+        self.notes.append({name: c.detach().clone() for name, c in slimming.coefficients.items()})
+
+
+def scores_of(coefficients, kind):
+    return {name: c.abs() for name, c in coefficients.items() if ("attn" in name) == (kind == "head")}
+
+
+PER = {"head": "tensor", "neuron": "all"}
+
+
+# Draws
+
+
+def test_live_detection_is_detection_replayed_from_the_logged_coefficients(tmp_path):
+    diary, callback = Diary(), bird(RULES, (0.25, 0.5))
+    fit(tmp_path, NetworkSlimming(), diary, callback, module=Blocks(), **LONG)
+    assert len(diary.notes) == 40
+    replayed, draws = [], set()
+    for kind, per in PER.items():
+        for sparsity in (0.25, 0.5):
+            masks = [keep_top(scores_of(coefficients, kind), sparsity, per=per) for coefficients in diary.notes]
+            norms = [nuclear_norm(layers_by_units(mask)).item() for mask in masks]
+            assert callback.norms[f"{kind}-{sparsity:g}"] == list(enumerate(norms, start=1))
+            for name, rule in callback.rules.items():
+                verdicts = replay(rule, enumerate(masks if rule.watches == "masks" else norms, start=1))
+                replayed += [(name, kind, sparsity, *map(repr, verdict)) for verdict in verdicts]
+                if first := next((v.step for v in verdicts if v.settled), None):
+                    draws.add((f"{name}-{kind}-{sparsity:g}", first))
+    live = [(probe.rule, probe.kind, probe.sparsity, *map(repr, probe.verdict)) for probe in callback.probes]
+    assert sorted(live) == sorted(replayed)
+    drawn = {(name, t.provenance["step"]) for name, t in callback.tickets.items() if t.provenance["settled"]}
+    assert drawn == draws
+    assert len({step for _, step in draws}) > 2
+
+
+def test_a_ticket_holds_the_masks_of_all_units_at_the_step_of_its_draw_and_says_why(tmp_path):
+    diary, callback = Diary(), bird(RULES, (0.25, 0.5))
+    fit(tmp_path, NetworkSlimming(), diary, callback, module=Blocks(), **LONG)
+    files = {path.stem: Ticket.load(path) for path in (tmp_path / "early_bird").glob("*.safetensors")}
+    assert (
+        files.keys()
+        == callback.tickets.keys()
+        == {f"{rule}-{kind}-{sparsity}" for rule in callback.rules for kind in PER for sparsity in (0.25, 0.5)}
+    )
+    for ticket in files.values():
+        at = diary.notes[ticket.provenance["step"] - 1]
+        sparsity = ticket.provenance["unit_sparsity"]
+        expected = {}
+        for kind, per in PER.items():
+            expected |= keep_top(scores_of(at, kind), sparsity, per=per)
+        assert same(dict(ticket.units), {name: expected[name] for name in ticket.units})
+        assert ticket.units.keys() == expected.keys()
+        assert same(ticket.distinct, parameter_masks(Blocks(), ticket.units))
+        if ticket.provenance["settled"]:
+            assert {"rule", "watched", "statistic", "p_value", "lags", "weights", "initial_weights"} <= set(
+                ticket.provenance
+            )
+        else:
+            assert ticket.provenance["step"] == 40
+    hac = files["SlopeHAC-head-0.5"].provenance
+    assert not hac["settled"] or (hac["lags"] == 2 and hac["p_value"] > 0.2)
+    first = next(t for t in callback.tickets.values() if t.provenance["settled"])
+    assert same(dict(Ticket.load(tmp_path / "ticket.safetensors").units), dict(first.units))
+
+
+def test_a_ticket_trains_and_shrinks_the_plain_module(tmp_path):
+    callback = bird()
+    fit(tmp_path, NetworkSlimming(), callback, module=Blocks(), **LONG)
+    ticket = Ticket.load(tmp_path / "early_bird" / "HammingFIFO-head-0.5.safetensors")
+    module = Blocks()
+    fit(tmp_path / "again", MaskFreezing(ticket), module=module)
+    small = shrink(module.body, ticket, prefix="body.")
+    x = torch.randn(2, 4, 8)
+    torch.testing.assert_close(small.eval()(x), module.body.eval()(x))
+    assert sum(p.numel() for p in small.parameters()) < sum(p.numel() for p in module.body.parameters())
+
+
+def test_baselines_are_drawn_at_their_steps_whatever_the_rules_say(tmp_path):
+    diary, callback = Diary(), bird([], at=[3, 0.2, 1.0])
+    fit(tmp_path, NetworkSlimming(), diary, callback, module=Blocks(), **LONG)
+    assert {name: t.provenance["step"] for name, t in callback.tickets.items()} == {
+        "at=3-0.5": 3,
+        "at=0.2-0.5": 8,
+        "at=1.0-0.5": 40,
+    }
+    assert same(
+        dict(callback.tickets["at=3-0.5"].units),
+        {
+            **keep_top(scores_of(diary.notes[2], "head"), 0.5, per="tensor"),
+            **keep_top(scores_of(diary.notes[2], "neuron"), 0.5),
+        },
+    )
+    assert not (tmp_path / "ticket.safetensors").exists()
+    with pytest.raises(LotteryError, match="no rule has found settled masks"):
+        callback.ticket()
+
+
+def test_equal_coefficients_draw_nothing_and_no_network_is_emptied(tmp_path):
+    callback = bird(RULES, (0.25, 0.5), at=[2])
+    with says("draws no 'at=2-0.5': the scores .* are all equal"):
+        fit(tmp_path, NetworkSlimming(), callback, module=Blocks("nothing"), **LONG)
+    assert callback.tickets == {} and callback.probes == []
+    assert all(series == [] for series in callback.norms.values())
+
+
+def test_ranking_kinds_otherwise_and_watching_one_kind_alone(tmp_path):
+    diary = Diary()
+    callback = bird(per={"head": "all", "neuron": "tensor"}, watch=["neuron"])
+    fit(tmp_path, NetworkSlimming(), diary, callback, module=Blocks(), **LONG)
+    assert {probe.kind for probe in callback.probes} == {"neuron"}
+    (ticket,) = callback.tickets.values()
+    at = diary.notes[ticket.provenance["step"] - 1]
+    expected = {**keep_top(scores_of(at, "head"), 0.5), **keep_top(scores_of(at, "neuron"), 0.5, per="tensor")}
+    assert same(dict(ticket.units), expected)
+
+
+def test_negative_coefficients_go_first_only_where_their_sign_counts(tmp_path):
+    class Negative(Callback):
+        def on_train_batch_end(self, trainer, pl_module, *_):
+            slimming = next(c for c in trainer.callbacks if isinstance(c, NetworkSlimming))
+            slimming.coefficients["body.layers.0.self_attn"].data.copy_(torch.tensor([-9.0, 1.0, 2.0, 3.0]))
+
+    kept = {}
+    for scores in ("coefficients", "signed coefficients"):
+        callback = bird([], (0.75,), at=[4], scores=scores)
+        fit(tmp_path / scores, NetworkSlimming(), Negative(), callback, module=Blocks())
+        kept[scores] = callback.tickets["at=4-0.75"].units["body.layers.0.self_attn"].tolist()
+    assert kept == {"coefficients": [True, False, False, False], "signed coefficients": [False, False, False, True]}
+
+
+@pytest.mark.parametrize("make", [Blocks, Convs])
+def test_weights_are_watched_where_there_are_no_coefficients(make, tmp_path):
+    class Norms(Callback):
+        def on_train_batch_end(self, trainer, pl_module, *_):
+            if trainer.global_step == 4:
+                groups = groups_of(pl_module)
+                self.norms = dict(zip(groups, weight_norms(pl_module, groups), strict=True))
+
+    norms, callback = Norms(), bird([], at=[4], scores="weights", per={"head": "all"})
+    fit(tmp_path, norms, callback, module=make())
+    ticket = callback.tickets["at=4-0.5"]
+    for kind in (("attn",), ("linear",)) if make is Blocks else (("net",),):
+        of = {name: norm for name, norm in norms.norms.items() if kind[0] in name}
+        assert of and same({name: ticket.units[name] for name in of}, keep_top(of, 0.5))
+
+
+def test_channels_are_drawn_from_the_scales_of_their_batch_norm(tmp_path):
+    diary, callback = Diary(), bird()
+    fit(tmp_path, NetworkSlimming(), diary, callback, module=Convs(), **LONG)
+    ticket = callback.tickets["HammingFIFO-channel-0.5"]
+    at = {name: c.abs() for name, c in diary.notes[ticket.provenance["step"] - 1].items()}
+    assert same(dict(ticket.units), keep_top(at, 0.5))
+
+
+def test_the_weight_norm_of_a_unit_is_that_of_all_its_entries_in_matrices():
+    module = Blocks()
+    groups = groups_of(module)
+    norms = dict(zip(groups, weight_norms(module, groups), strict=True))
+    layer = module.body.layers[0]
+    expected = (layer.linear1.weight.square().sum(1) + layer.linear2.weight.square().sum(0)).sqrt()
+    torch.testing.assert_close(norms["body.layers.0.linear1"], expected.detach())
+    attention = layer.self_attn
+    rows = attention.in_proj_weight.view(3, 4, 2, 8).square().sum((0, 2, 3))
+    columns = attention.out_proj.weight.view(8, 4, 2).square().sum((0, 2))
+    torch.testing.assert_close(norms["body.layers.0.self_attn"], (rows + columns).sqrt().detach())
+
+
+# What a draw does
+
+
+def test_the_first_draw_stops_the_fit(tmp_path):
+    callback = bird(action="stop")
+    trainer = fit(tmp_path, NetworkSlimming(), callback, module=Blocks(), **LONG)
+    assert trainer.global_step == 15
+    assert (tmp_path / "early_bird" / "HammingFIFO-head-0.5.safetensors").is_file()
+    assert not any("at=" in name for name in callback.tickets)
+
+
+class Sees(Callback):
+    """Whether the removed entries are zero wherever somebody could look."""
+
+    lottery_place = 0
+
+    def __init__(self, callback):
+        self.callback, self.looks = callback, 0
+
+    def _look(self, trainer, pl_module, *_):
+        for name, mask in self.callback.masks.items():
+            assert not pl_module.get_parameter(name)[~mask].any()
+            self.looks += bool((~mask).any())
+
+    on_validation_start = on_train_batch_start = on_fit_end = _look
+
+
+def test_the_first_draw_prunes_and_the_rest_trains_on(tmp_path):
+    callback, module = bird(action="prune"), Blocks()
+    sees = Sees(callback)
+    trainer = fit(tmp_path, NetworkSlimming(), callback, sees, module=module, **LONG)
+    assert trainer.global_step == 40 and sees.looks > 50
+    units = callback.ticket().units
+    assert same(callback.masks, {n: m for n, m in parameter_masks(module, units).items()})
+    kept, total = count(dict(units))
+    assert kept == total / 2
+    for name, mask in callback.masks.items():
+        weight = module.get_parameter(name)
+        assert not weight[~mask].any() and weight[mask].all()
+    assert callback.sparsity == 0.5
+    assert len(callback.tickets) == 1 and max(step for step, _ in callback.norms["head-0.5"]) == 15
+
+
+def test_what_is_cut_out_at_the_end_computes_what_was_pruned(tmp_path):
+    outputs, sizes = {}, {}
+    for action in ("prune", "shrink"):
+        torch.manual_seed(2)
+        module = Blocks()
+        fit(tmp_path / action, NetworkSlimming(), ExactResume(), bird(action=action), module=module, **LONG)
+        outputs[action] = module.eval()(torch.arange(12.0).view(2, 6) / 12)
+        sizes[action] = sum(p.numel() for p in module.parameters())
+    torch.testing.assert_close(outputs["shrink"], outputs["prune"])
+    assert sizes["shrink"] < sizes["prune"]
+
+
+def test_a_hugging_face_network_that_is_cut_out_of_a_module_saves_and_loads(tmp_path):
+    from lightning_lottery.zoo import vit
+
+    module = nn.Module()
+    module.network = vit(hidden_size=8, layers=2, heads=4, mlp_size=16)
+    units = {n: torch.arange(g.size) < g.size // 2 for n, g in groups_of(module).items()}
+    cut_out_(module, groups_of(module), units)
+    module.network.save_pretrained(tmp_path)
+    again = type(module.network).from_pretrained(tmp_path)
+    x = torch.randn(2, 1, 8, 8)
+    torch.testing.assert_close(again.eval()(x).logits, module.network.eval()(x).logits)
+
+
+def test_blocks_of_the_module_itself_are_cut_out_too():
+    module = nn.Module()
+    module.fc1, module.fc2 = nn.Linear(4, 6), nn.Linear(6, 3)
+    cut_out_(module, groups_of(module), {"fc1": torch.arange(6) < 2})
+    assert (module.fc1.out_features, module.fc2.in_features) == (2, 2)
+
+
+def test_a_fit_that_was_to_prune_and_could_not_says_so(tmp_path):
+    never = [HammingFIFO(2, 0.0, every=5, patience=7)]
+    with says("was to prune at the first draw, and no rule has found settled masks in the 40 steps", times=1):
+        fit(tmp_path, NetworkSlimming(), bird(never, action="prune", watch=["neuron"]), module=Blocks(), **LONG)
+
+
+# Resume, ranks, devices
+
+
+@pytest.mark.parametrize("action", ["record", "prune"])
+def test_resumed_after_any_step_equals_the_unbroken_run(action, tmp_path):
+    def run(folder, *more, **given):
+        callback = bird(RULES if action == "record" else EAGER, at=[7], action=action)
+        slow = {"max_epochs": 8, "val_check_interval": 1.0}
+        trainer = fit(
+            folder, NetworkSlimming(), callback, ExactResume(every=1), *more, module=Blocks(), **slow, **given
+        )
+        files = {p.name: p.read_bytes() for p in (folder / "early_bird").iterdir() if p.suffix != ".png"}
+        norms = {name: series for name, series in callback.norms.items()}
+        return {**ending(trainer, callback), "files": files, "norms": norms, "probes": repr(callback.probes)}
+
+    keep = KeepEveryResume(tmp_path / "whole", tmp_path / "points")
+    unbroken = run(tmp_path / "whole", keep)
+    assert len(unbroken["files"]) >= 4
+    for point in sorted((tmp_path / "points").iterdir(), key=lambda path: int(path.stem))[2::8]:
+        resumed = run(tmp_path / point.stem, ckpt=point)
+        for key in unbroken:
+            assert same(resumed[key], unbroken[key]) or resumed[key] == unbroken[key], (key, point.stem)
+
+
+def test_scores_are_fetched_once_a_probe_and_hundred_steps_at_most(tmp_path, monkeypatch):
+    fetched, push = [], Watch.push
+
+    def counted(self, steps, scores):
+        fetched.append(list(steps))
+        return push(self, steps, scores)
+
+    monkeypatch.setattr(Watch, "push", counted)
+    fit(tmp_path, NetworkSlimming(), bird([ADF(**NORMS, smoothing=1)]), module=Blocks(), max_epochs=9)
+    assert fetched == [list(range(s, min(s + 10, 37))) for s in range(1, 37, 10)]
+    fetched.clear()
+    rare = [ADF(window=20, smoothing=1, every=130)]
+    fit(tmp_path, NetworkSlimming(), bird(rare), module=Blocks(), max_epochs=33)
+    assert [len(steps) for steps in fetched] == [100, 30, 2]
+    fetched.clear()
+    fit(tmp_path, NetworkSlimming(), bird([HammingFIFO(2, every=6)]), module=Blocks(), max_epochs=4)
+    assert fetched == [[6], [12]]  # a rule on masks sees its masks alone
+
+
+RANKS = """
+import sys
+from pathlib import Path
+
+import torch
+from blocks import Blocks
+from lightning.pytorch import seed_everything
+from lightning_lottery import NetworkSlimming
+from lightning_lottery.ticket import hash_of
+from lightning_lottery import ADF, EarlyBird, HammingFIFO
+from projects import Batches, trainer
+
+
+class RankBatches(Batches):
+    def __iter__(self):
+        self.rank = torch.distributed.get_rank()
+        return super().__iter__()
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    seed_everything(1, verbose=False)
+    rules = [HammingFIFO(2, 0.9, every=5), ADF(0.9, smoothing=1, window=20, every=10)]
+    callback = EarlyBird(rules, [0.25, 0.5], at=[7])
+    two = {"devices": 2, "strategy": "ddp", "max_epochs": 8, "use_distributed_sampler": False}
+    trainer(Path(sys.argv[1]), NetworkSlimming(), callback, **two).fit(Blocks(), RankBatches(), RankBatches(batches=1))
+    mine = [repr(callback.probes), {n: hash_of(dict(t.units)) for n, t in callback.tickets.items()}]
+    everyone = [None, None]
+    torch.distributed.all_gather_object(everyone, mine)
+    assert everyone[0] == everyone[1] and len(mine[1]) > 5
+    sys.stdout.write("ok\\n")
+"""
+
+
+def test_two_ranks_draw_the_same(tmp_path):
+    script = tmp_path / "two.py"
+    script.write_text(RANKS)
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("PL_", "PYTEST_", "LOTTERY_"))}
+    environment |= {"PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(script), str(tmp_path)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("ok\n") == 2
+
+
+def test_somebody_elses_masks_and_a_second_watch_do_not_disturb(tmp_path):
+    heads, neurons = bird(watch=["head"], name="heads"), bird([ADF(0.9, smoothing=1, **NORMS)], name="norms")
+    fit(tmp_path, NetworkSlimming(), heads, neurons, PLATON(0.5, interval=2, begin=2, end=30), module=Blocks(), **LONG)
+    assert (tmp_path / "early_bird-heads" / "norms.csv").is_file() and (tmp_path / "early_bird-norms").is_dir()
+    assert not any("slimming" in name for name in Ticket.load(tmp_path / "ticket.safetensors").masks)
+
+
+# Records
+
+
+def test_norms_of_every_step_and_verdicts_of_every_probe_are_logged_and_written(tmp_path):
+    logger = CSVLogger(tmp_path, name="log", version="")
+    callback = bird(RULES)
+    fit(tmp_path, NetworkSlimming(), callback, module=Blocks(), logger=logger, **LONG)
+    with open(tmp_path / "log" / "metrics.csv") as file:
+        rows = list(csv.DictReader(file))
+    logged = {int(row["step"]) + 1: float(n) for row in rows if (n := row["early_bird/norm/neuron-0.5"])}
+    assert logged == pytest.approx(dict(callback.norms["neuron-0.5"]))
+    probed = [row for row in rows if row["early_bird/SlopeHAC/head-0.5/p_value"]]
+    assert len(probed) == 2 and {row["early_bird/SlopeHAC/head-0.5/lags"] for row in probed} == {"2.0"}
+    folder = tmp_path / "log" / "early_bird"
+    written = list(csv.reader(io.StringIO((folder / "norms.csv").read_text())))[1:]
+    series = {name: [(int(s), float(n)) for s, of, n in written if of == name] for name in callback.norms}
+    assert series == callback.norms
+    assert len((folder / "probes.csv").read_text().splitlines()) == 1 + len(callback.probes)
+    assert (folder / "norms.png").stat().st_size > 5000 and (folder / "distances.png").stat().st_size > 5000
+
+
+# Bad input
+
+
+REFUSED = {
+    "nothing to do": (lambda: EarlyBird([], [0.5]), "without a rule"),
+    "a rule for a list": (lambda: EarlyBird(ADF(), [0.5]), "`rules` is a list"),
+    "a word for a rule": (lambda: EarlyBird(["ADF"], [0.5]), "`rules` is a list"),
+    "a rule twice": (lambda: EarlyBird([ADF(), ADF()], [0.5]), "same rule twice"),
+    "no sparsity": (lambda: EarlyBird(EAGER, []), "`sparsities`"),
+    "a sparsity twice": (lambda: EarlyBird(EAGER, [0.5, 0.5]), "`sparsities`"),
+    "a sparsity of one": (lambda: EarlyBird(EAGER, [1.0]), r"\[0, 1\)"),
+    "unknown scores": (lambda: bird(scores="gradients"), "`scores` is one of 'coefficients'.*'gradients'"),
+    "unknown action": (lambda: bird(action="cut"), "`action` is one of 'record'.*'cut'"),
+    "unknown kind": (lambda: bird(watch=["heads"]), "`watch`.*'head'"),
+    "unknown ranking": (lambda: bird(per={"head": "layer"}), "`per`.*'head': 'layer'"),
+    "step zero": (lambda: bird(at=[0]), "`at`"),
+    "beyond the fit": (lambda: bird(at=[1.5]), "`at`"),
+    "a window shorter than the smoothing": (lambda: bird([ADF(window=20, smoothing=30)]), "shorter than the smoothing"),
+}
+
+
+@pytest.mark.parametrize(("build", "said"), REFUSED.values(), ids=REFUSED)
+def test_what_it_cannot_mean_is_refused_when_it_is_built(build, said):
+    with pytest.raises(LotteryError, match=said):
+        build()
+
+
+@pytest.mark.parametrize(
+    ("callbacks", "said"),
+    [
+        (lambda: [bird()], "this Trainer has no NetworkSlimming: add one to its callbacks, or read scores='weights'"),
+        (lambda: [NetworkSlimming(), bird(watch=["channel"])], "to watch 'channel'.*head and neuron only"),
+        (
+            lambda: [NetworkSlimming(), bird([SlopeHAC(), HammingFIFO()])],
+            r"ends at step 12, before these rules can settle: SlopeHAC \(step 500\), HammingFIFO \(step 500\). Train",
+        ),
+        (
+            lambda: [NetworkSlimming(), bird([HammingFIFO(2, every=5)], at=[13])],
+            "draw at step 13, but this fit ends at step 12",
+        ),
+    ],
+)
+def test_a_fit_in_which_it_can_do_nothing_is_refused_before_any_step(callbacks, said, tmp_path):
+    with pytest.raises(LotteryError, match=said):
+        fit(tmp_path, *callbacks(), module=Blocks())
+
+
+def test_rules_that_come_too_late_are_named_where_others_can_settle(tmp_path):
+    with says(r"before these rules can settle: SlopeHAC \(step 500\). Train longer", times=1):
+        fit(tmp_path, NetworkSlimming(), bird([*EAGER, SlopeHAC()]), module=Blocks(), **LONG)
+
+
+def test_a_layer_that_would_be_emptied_keeps_one_unit_and_is_named(tmp_path):
+    callback = bird(EAGER, (0.9,))
+    with says("sparsity 0.9 leaves no head of 'body.layers.0.self_attn' and 1 more layers: one each is kept", times=1):
+        fit(tmp_path, NetworkSlimming(), callback, module=Blocks(), **LONG)
+    units = callback.ticket().units
+    assert [int(mask.sum()) for name, mask in units.items() if "attn" in name] == [1, 1]
+    assert all(mask.any() for mask in units.values())
+
+
+def test_a_fast_dev_run_writes_nothing(tmp_path):
+    fit(tmp_path, NetworkSlimming(), bird(RULES), module=Blocks(), fast_dev_run=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+# YAML
+
+
+def test_a_configuration_names_rules_and_ratios(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rules = [
+        {"class_path": "HammingFIFO", "init_args": {"length": 2, "every": 2, "tolerance": 0.9}},
+        {"class_path": "lightning_lottery.ADF", "init_args": {"smoothing": 1, "window": 20, "every": 10}},
+    ]
+    bird = stages.named("EarlyBird", rules=rules, sparsities=[0.5], at=[0.5, 3], per={"head": "all"})
+    content = stages.fit(stages.named("NetworkSlimming", l1=0.001), bird)
+    content["trainer"] |= {"max_epochs": 6, "logger": False, "default_root_dir": str(tmp_path)}
+    content["trainer"]["callbacks"] = content["trainer"]["callbacks"][2:]
+    Path("fit.yaml").write_text(yaml.safe_dump(content))
+    main(["fit", "--config", "fit.yaml"])
+    names = {path.stem for path in (tmp_path / "early_bird").glob("*.safetensors")}
+    assert {"at=0.5-0.5", "at=3-0.5", "HammingFIFO-neuron-0.5", "ADF-neuron-0.5"} <= names
+    ticket = Ticket.load(tmp_path / "early_bird" / "at=0.5-0.5.safetensors")
+    assert ticket.provenance["step"] == 12
+    assert json.dumps(dict(ticket.provenance))
