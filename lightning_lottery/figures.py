@@ -138,7 +138,7 @@ def norms_with_draws(
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8, 0.6 + 2.2 * max(1, len(norms))), layout="constrained")
+    figure = Figure(figsize=(10, 0.6 + 2.2 * max(1, len(norms))), layout="constrained")
     rules = [*dict.fromkeys(rule for of in draws.values() for rule in of)]
     for number, (name, series) in enumerate(norms.items(), start=1):
         axes = figure.add_subplot(len(norms), 1, number, title=name, ylabel="nuclear norm")
@@ -146,7 +146,7 @@ def norms_with_draws(
         for rule, step in draws.get(name, {}).items():
             axes.axvline(step, color=f"C{rules.index(rule) % 10}", linestyle="--", label=f"{rule}: {step}")
         if draws.get(name):
-            axes.legend(fontsize="small")
+            axes.legend(fontsize="x-small", loc="center left", bbox_to_anchor=(1, 0.5))
         axes.grid(alpha=0.3)
         if number == len(norms):
             axes.set_xlabel("optimizer step")

@@ -44,11 +44,11 @@ def interpolate_(target: State, a: State, b: State, alpha: float) -> None:
                 continue
             dtype = torch.promote_types(tensor.dtype, torch.float32)
             one, other = (state[name].to(device=tensor.device, dtype=dtype) for state in (a, b))
-            tensor.copy_(torch.lerp(other, one, alpha))
+            tensor.copy_(torch.where(one == other, one, torch.lerp(other, one, alpha)))  # a mask's -inf stays
 
 
 def error_barrier(values: Sequence[float]) -> float:
-    """Highest value on the line minus the mean of its ends; the ends count, so it is never negative.
+    """Highest value on the line minus the mean of its ends; the ends count, so it is never negative. NaN stays NaN.
 
     Example:
         >>> error_barrier([0.25, 0.75, 0.25])
@@ -56,7 +56,7 @@ def error_barrier(values: Sequence[float]) -> float:
 
     Source: Frankle et al. 2020, section 2 (linear interpolation instability).
     """
-    return max(values) - (values[0] + values[-1]) / 2
+    return float(np.max(values)) - (values[0] + values[-1]) / 2
 
 
 def excess(values: Sequence[float], alphas: Sequence[float]) -> float:
@@ -72,7 +72,8 @@ def excess(values: Sequence[float], alphas: Sequence[float]) -> float:
 
     Source: Entezari et al. 2022, definition 3.1.
     """
-    return max(value - ((1 - x) * values[0] + x * values[-1]) for value, x in zip(values, alphas, strict=True))
+    line = [(1 - x) * values[0] + x * values[-1] for x in alphas]
+    return float(np.max(np.subtract(values, line)))
 
 
 def distances(a: State, b: State) -> dict[str, float]:
@@ -200,6 +201,9 @@ def judge(
     mean = float(np.mean(list(barriers.values())))
     test_error = None if error is None or not samples else _binomial_error(error, samples)
     children = sorted({child for pair in barriers for child in pair})
+    if broken := [pair for pair, barrier in barriers.items() if not np.isfinite(barrier)]:
+        reason = f"the error is not finite everywhere between {', '.join(f'{i} and {j}' for i, j in broken)}"
+        return Stability(mean, None, None, None, "undecided", test_error, reason)
     if len(children) < 3:
         return Stability(mean, None, None, None, "undecided", test_error, "one pair gives an estimate, no verdict")
     without = [np.mean([v for pair, v in barriers.items() if child not in pair]) for child in children]

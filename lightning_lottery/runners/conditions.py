@@ -16,8 +16,8 @@ from lightning_lottery.runners.fingerprint import differences, shown
 from lightning_lottery.ticket import hash_of, write_whole
 
 FILE = "conditions.json"
-BATCHES = 3  # whose content is compared
-MAY_DIFFER = ("seed", "batches", "end_weights", "threads")
+BATCHES = 3  # whose content is compared, beside the first one of every epoch
+MAY_DIFFER = ("batches", "end_weights", "threads", "tested")
 
 
 class Conditions(Callback):
@@ -52,12 +52,19 @@ class Conditions(Callback):
             "batches": [],
         }
 
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, *_: Any) -> None:
-        """The content of the first batches."""
-        if len(self.found["batches"]) < BATCHES:
-            tensors: list[Tensor] = []
-            apply_to_collection(batch, Tensor, tensors.append)
-            self.found["batches"].append(hash_of({str(number): tensor for number, tensor in enumerate(tensors)}))
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, *_: Any
+    ) -> None:
+        """The content of the first batches, and of the first one of every epoch."""
+        if len(self.found["batches"]) < BATCHES or batch_idx == 0:
+            self.found["batches"].append(_hash_of_batch(batch))
+
+    def on_test_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, *_: Any
+    ) -> None:
+        """The content of the first batch that the child is tested on."""
+        if batch_idx == 0:
+            self.found["tested"] = _hash_of_batch(batch)
 
     def state_dict(self) -> dict[str, Any]:
         """What was found."""
@@ -68,11 +75,14 @@ class Conditions(Callback):
         if self.resumed:
             self.found = json.loads(state_dict["found"])
 
-    def write(self, trainer: Trainer, folder: Path) -> None:
-        """Write the file, with what the fit ended with."""
-        ends = {"end_step": trainer.global_step, "end_weights": _hash_of_state(trainer.lightning_module)}
+    def end_of(self, trainer: Trainer) -> dict[str, Any]:
+        """What the fit ended with."""
+        return {"end_step": trainer.global_step, "end_weights": _hash_of_state(trainer.lightning_module)}
+
+    def write(self, trainer: Trainer, folder: Path, end: Mapping[str, Any]) -> None:
+        """Write the file, once the child was tested."""
         if trainer.is_global_zero:
-            write_whole(folder / FILE, json.dumps({**self.found, **ends}).encode(), "conditions")
+            write_whole(folder / FILE, json.dumps({**self.found, **end}).encode(), "conditions")
 
 
 def check_contract(folders: Mapping[str, Path], seeds: Sequence[int]) -> dict[str, Any]:
@@ -97,7 +107,8 @@ def check_contract(folders: Mapping[str, Path], seeds: Sequence[int]) -> dict[st
     for name, own in zip(names[1:], shared[1:], strict=True):
         if difference := list(differences(shared[0], own)):
             raise LotteryError(
-                f"Children may differ in their seed only, but from {names[0]} to {name}: {shown(difference)}."
+                f"Children may differ in their seed only, but from {names[0]} to {name}: {shown(difference)}. (Where "
+                "`end_step` differs, something ends the fit early, such as EarlyStopping: take it out.)"
             )
     if shared[0]["end_step"] == shared[0]["start_step"]:
         raise LotteryError(
@@ -110,12 +121,24 @@ def check_contract(folders: Mapping[str, Path], seeds: Sequence[int]) -> dict[st
             "Children of different seeds ended with the same weights: nothing in this training depends on the seed, "
             "so there is no SGD noise to be stable to. Shuffle the training data by it (`PL_GLOBAL_SEED`)."
         )
-    if different and len({tuple(of["batches"]) for of in found.values()}) < len(found):
+    same = [k for k in range(len(found[names[0]]["batches"])) if len({of["batches"][k] for of in found.values()}) == 1]
+    if different and same:
         rank_zero_warn(
-            "Children of different seeds saw the same first batches: the order of the data does not depend on the seed "
-            "(is it fixed in the data module?), so this measures less noise than SGD's."
+            "Children of different seeds saw the same batches at the same steps: the order of the data does not depend "
+            "on the seed (is it fixed in the data module, or by ExactResume's `seed`?). This is less than SGD's noise."
+        )
+    if len({of.get("tested") for of in found.values()}) > 1:
+        rank_zero_warn(
+            "The children were tested on different data: something in the data module depends on the seed, such as a "
+            "random split without a generator of its own. They may have been trained on each other's test samples."
         )
     return shared[0]
+
+
+def _hash_of_batch(batch: Any) -> str:
+    tensors: list[Tensor] = []
+    apply_to_collection(batch, Tensor, tensors.append)
+    return hash_of({str(number): tensor for number, tensor in enumerate(tensors)})
 
 
 def _hash_of_state(module: LightningModule) -> str:

@@ -12,6 +12,7 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning_utilities.core.apply_func import apply_to_collection
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_unflatten
 from torchmetrics import Metric
 
 from lightning_lottery.errors import LotteryError
@@ -22,7 +23,8 @@ Split = Literal["train", "val", "test"]
 class Batches:
     """This rank's share of a loader's batches, kept in memory where they fit, else loaded anew each time.
 
-    Every batch is divided over the ranks, so all ranks have equally many, no sample twice and none left out.
+    Every batch is divided over the ranks, so all ranks have equally many, no sample twice and none left out; a last one
+    with fewer samples than ranks is joined to the one before it.
 
     Args:
         loader: Gives whole batches, the same in each iteration.
@@ -58,8 +60,19 @@ class Batches:
         return sum(self.sizes)
 
     def _load(self) -> Iterator[Any]:
+        if self.world_size == 1:
+            yield from self.loader
+            return
+        waiting: list[Any] = []
         for batch in self.loader:
-            yield share_of(batch, self.rank, self.world_size) if self.world_size > 1 else batch
+            if waiting and size_of(batch) < self.world_size:
+                waiting[-1] = _joined(waiting[-1], batch)
+                continue
+            if waiting:
+                yield share_of(waiting.pop(), self.rank, self.world_size)
+            waiting.append(batch)
+        if waiting:
+            yield share_of(waiting.pop(), self.rank, self.world_size)
 
 
 def size_of(batch: Any) -> int:
@@ -75,6 +88,19 @@ def size_of(batch: Any) -> int:
     return mode(sizes)
 
 
+def _joined(one: Any, other: Any) -> Any:
+    """Two batches as one."""
+    left, structure = tree_flatten(one)
+    right = tree_flatten(other)[0]
+    sizes = size_of(one), size_of(other)
+
+    def join(a: Any, b: Any) -> Any:
+        is_of_samples = isinstance(a, Tensor) and a.ndim and (a.shape[0], b.shape[0]) == sizes
+        return torch.cat([a, b]) if is_of_samples else a
+
+    return tree_unflatten([join(a, b) for a, b in zip(left, right, strict=True)], structure)
+
+
 def bytes_of(batch: Any) -> int:
     """Memory of a batch's tensors."""
     used: list[int] = []
@@ -86,9 +112,16 @@ def share_of(batch: Any, rank: int, world_size: int) -> Any:
     """One rank's samples of a batch; shares differ by at most one sample.
 
     Raises:
-        LotteryError: The batch has fewer samples than there are ranks.
+        LotteryError: The batch has fewer samples than there are ranks, or tensors that disagree on how many it has.
     """
     size = size_of(batch)
+    sizes: set[int] = set()
+    apply_to_collection(batch, Tensor, lambda tensor: sizes.add(tensor.shape[0]) if tensor.ndim else None)
+    if len(sizes) > 1:
+        raise LotteryError(
+            f"The tensors of a batch begin with {sorted(sizes)} entries, so it is not known how to share its samples "
+            f"among {world_size} ranks: evaluate on one device, or give batches whose tensors begin with the samples."
+        )
     if size < world_size:
         raise LotteryError(f"A batch of {size} samples cannot be shared by {world_size} ranks: use larger batches.")
     bounds = [size * part // world_size for part in range(world_size + 1)]
@@ -106,8 +139,8 @@ def loader_of(module: LightningModule, data: Any, split: Split, trainer: Trainer
         source = data if data is not None else module
         if not is_overridden(f"{split}_dataloader", source):
             raise LotteryError(f"{type(source).__name__} has no `{split}_dataloader` to take batches from.")
-        if trainer.world_size == 1:  # with several ranks it would make loaders that share the data out themselves
-            source.trainer = trainer
+        alone: Any = trainer if trainer.world_size == 1 else _AsIfAlone(trainer)
+        source.trainer = alone
         source.prepare_data()
         source.setup({"train": "fit", "val": "validate", "test": "test"}[split])
         loader = getattr(source, f"{split}_dataloader")()
@@ -119,6 +152,18 @@ def loader_of(module: LightningModule, data: Any, split: Split, trainer: Trainer
         found = f"{len(loader)} loaders" if isinstance(loader, Sized) else "no loader"
         raise LotteryError(f"Evaluation needs one {split} loader, found {found}.")
     return loader
+
+
+class _AsIfAlone:
+    """A Trainer as a data module sees it that would share its data out: here each rank loads all of it."""
+
+    world_size, global_rank, local_rank = 1, 0, 0
+
+    def __init__(self, trainer: Trainer) -> None:
+        self._trainer = trainer
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._trainer, name)
 
 
 def stage_of(module: LightningModule, data: Any) -> Split:
@@ -144,13 +189,22 @@ class Evaluator:
         trainer: Runs the loop; its own callbacks run as well, so give it none that mind.
         batches: What to evaluate on.
         split: Which of the module's steps.
+        data: The project's data module, whose hooks around the transfer of a batch are used.
         evaluations: How many there will be, for a progress bar in place of the Trainer's own, where it has one.
     """
 
     def __init__(
-        self, module: LightningModule, trainer: Trainer, batches: Batches, split: Split, *, evaluations: int = 0
+        self,
+        module: LightningModule,
+        trainer: Trainer,
+        batches: Batches,
+        split: Split,
+        *,
+        data: Any = None,
+        evaluations: int = 0,
     ) -> None:
         self.module, self.trainer, self.batches, self.split = module, trainer, batches, split
+        self.serving = _serving(batches, split, data)
         self.samples = 0  # that the last evaluation used, over all ranks
         shown = evaluations and trainer.progress_bar_callback is not None and trainer.is_global_zero
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -165,11 +219,14 @@ class Evaluator:
         """Leave the progress bar."""
         self.bar.stop()
 
-    def __call__(self, prepare: Callable[[LightningModule], None]) -> dict[str, float]:
+    def __call__(
+        self, prepare: Callable[[LightningModule], None], on_batch: Callable[[LightningModule, Any], None] | None = None
+    ) -> dict[str, float]:
         """Every logged metric, averaged over the samples of all ranks in float64.
 
         Args:
             prepare: Called with the module once it is on its device, before the first batch: sets the weights.
+            on_batch: Called with the module and every batch on its device.
 
         Returns:
             Metric name to value.
@@ -178,17 +235,23 @@ class Evaluator:
             LotteryError: The module logs nothing.
         """
         self.bar.reset(self.within)
-        recorder = _Recorder(prepare, self.batches, lambda: self.bar.advance(self.within))
+
+        def after(module: LightningModule, batch: Any) -> None:
+            self.bar.advance(self.within)
+            if on_batch is not None:
+                on_batch(module, batch)
+
+        recorder = _Recorder(prepare, self.batches, after)
         callbacks: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
         others = [callback for callback in callbacks if not isinstance(callback, ProgressBar)]
         self.trainer.callbacks = [*others, recorder]  # type: ignore[attr-defined]
         try:
             with _logging_to(self.module, recorder):
                 run = self.trainer.test if self.split == "test" else self.trainer.validate
-                run(self.module, dataloaders=self.batches, verbose=False)
+                run(self.module, datamodule=self.serving, verbose=False)
         finally:
             self.trainer.callbacks = callbacks  # type: ignore[attr-defined]
-        if not recorder.totals and not recorder.metrics:
+        if not recorder.values:
             step = "test_step" if self.split == "test" else "validation_step"
             raise LotteryError(
                 f"{type(self.module).__name__} logs nothing in `{step}`: log there what is to be compared, "
@@ -196,20 +259,24 @@ class Evaluator:
             )
         self.bar.advance(self.places)
         self.samples = int(sum_over_ranks(recorder.samples, self.trainer))
-        return recorder.means(self.trainer)
+        return recorder.values
 
 
 class _Recorder(Callback):
     """Stands in for ``LightningModule.log`` during one evaluation; knows each batch's size instead of guessing it."""
 
     def __init__(
-        self, prepare: Callable[[LightningModule], None], batches: Batches, on_batch: Callable[[], None]
+        self,
+        prepare: Callable[[LightningModule], None],
+        batches: Batches,
+        on_batch: Callable[[LightningModule, Any], None],
     ) -> None:
         self.prepare, self.batches, self.on_batch = prepare, batches, on_batch
         self.samples = 0  # of the batches that ran: a Trainer may limit them
         self.weight = 1.0  # of what is logged outside a batch: all samples so far
         self.totals: dict[str, tuple[float, float]] = {}
         self.metrics: dict[str, Metric] = {}
+        self.values: dict[str, float] = {}
 
     def _begin(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.prepare(pl_module)  # may run batches of its own, which metrics must forget
@@ -220,8 +287,8 @@ class _Recorder(Callback):
     def _begin_batch(self, *given: Any) -> None:
         self.weight = float(self.batches.sizes[given[3]])
 
-    def _end_batch(self, *_: Any) -> None:
-        self.on_batch()
+    def _end_batch(self, *given: Any) -> None:
+        self.on_batch(given[1], given[3])
         self.samples += int(self.weight)
         self.weight = float(self.samples)
 
@@ -229,18 +296,23 @@ class _Recorder(Callback):
     on_test_batch_start = on_validation_batch_start = _begin_batch  # type: ignore[assignment]
     on_test_batch_end = on_validation_batch_end = _end_batch  # type: ignore[assignment]
 
+    def _end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.values = self._means(trainer)  # while the module is still on its device
+
+    on_test_end = on_validation_end = _end
+
     def log(self, name: str, value: Any, *_: Any, batch_size: int | None = None, **given: Any) -> None:
         """Take a value as ``LightningModule.log`` would, weighted by its batch."""
         if isinstance(value, Metric):
             self.metrics[name] = value
             return
         if given.get("reduce_fx", "mean") not in ("mean", torch.mean):
-            raise LotteryError(f"'{name}' is logged with reduce_fx={given['reduce_fx']!r}: only means can be averaged.")
+            return  # only means over samples can be compared
         weight = float(batch_size or self.weight)
         total, count = self.totals.get(name, (0.0, 0.0))
         self.totals[name] = (total + float(value) * weight, count + weight)
 
-    def means(self, trainer: Trainer) -> dict[str, float]:
+    def _means(self, trainer: Trainer) -> dict[str, float]:
         """What was logged, over all ranks."""
         values = {
             name: sum_over_ranks(total, trainer) / sum_over_ranks(count, trainer)
@@ -259,6 +331,17 @@ def sum_over_ranks(value: float, trainer: Trainer) -> float:
     everyone: list[float] = [0.0] * trainer.world_size
     torch.distributed.all_gather_object(everyone, value)
     return sum(everyone)
+
+
+def _serving(batches: Batches, split: Split, data: Any) -> LightningDataModule:
+    """A data module that serves batches as they are, with another one's hooks around their transfer."""
+    hooks = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
+    own = [hook for hook in hooks if isinstance(data, LightningDataModule) and is_overridden(hook, data)]
+    methods: dict[str, Any] = {f"{split}_dataloader": lambda self: batches}
+    for hook in own:
+        methods[hook] = lambda self, *given, _hook=hook, **named: getattr(data, _hook)(*given, **named)
+    serving: LightningDataModule = type("Serving", (LightningDataModule,), methods)()
+    return serving
 
 
 @contextmanager

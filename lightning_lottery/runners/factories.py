@@ -5,8 +5,10 @@ import importlib.util
 import inspect
 import os
 import sys
+import sysconfig
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +53,15 @@ class Factories:
     @classmethod
     def load(cls, config: Mapping[str, Any]) -> "Factories":
         """Import the factories that a child's configuration names."""
-        return cls(**{name: imported(found["function"]) for name, found in config.items() if name.startswith("make_")})
+        named = {name: found for name, found in config.items() if name.startswith("make_")}
+        found = cls(**{name: imported(of["function"]) for name, of in named.items()})
+        for name, own in found.config().items():
+            if own["source"] != named[name]["source"]:
+                raise LotteryError(
+                    f"`{name}` is another when a child imports '{own['function']}' than where the analysis began: what "
+                    'it uses must not be set under `if __name__ == "__main__"` or by the command line.'
+                )
+        return found
 
     def config(self) -> dict[str, Any]:
         """What a child's configuration says of them: where they are found, and their source, so that changes show."""
@@ -109,11 +119,15 @@ class FactoryProject:
 def address_of(function: Callable[..., Any]) -> str:
     """Where another process finds a function: ``package.module:name`` or ``/path/script.py:name``; "" if nowhere."""
     name, module = getattr(function, "__qualname__", ""), getattr(function, "__module__", "")
-    if not name or "<" in name or not module:
+    is_bound = inspect.ismethod(function) and not inspect.isclass(function.__self__)
+    if not name or "<" in name or not module or is_bound:
         return ""
     if module != "__main__":
         return f"{module}:{name}"
-    file = getattr(sys.modules["__main__"], "__file__", None)
+    main = sys.modules["__main__"]
+    if spec := getattr(main, "__spec__", None):
+        return f"{spec.name}:{name}"  # `python -m package.module`
+    file = getattr(main, "__file__", None)
     return f"{Path(file).resolve()}:{name}" if file and Path(file).is_file() else ""
 
 
@@ -149,17 +163,54 @@ def _script(path: str) -> Any:
     return sys.modules[name]
 
 
-def _source(function: Callable[..., Any]) -> str:
-    """A function's source, and the plain values that it uses from outside of itself."""
+def _source(function: Any) -> str:
+    """A function's or class's source, with the project's own functions, classes and plain values that it uses."""
+    parts: dict[str, str] = {}
+    _describe(function, parts)
+    return "".join(parts.values())
+
+
+def _describe(found: Any, parts: dict[str, str]) -> None:
+    """Add what a function or class is to the parts, and what of the same project it uses."""
+    if isinstance(found, partial):
+        _describe(found.func, parts)
+        parts[f"partial {len(parts)}"] = f"# {found.args!r} {found.keywords!r}\n" if _is_plain_call(found) else ""
+        return
+    name = f"{getattr(found, '__module__', '')}.{getattr(found, '__qualname__', type(found).__qualname__)}"
+    if name in parts:
+        return
     try:
-        text = inspect.getsource(function)
-        outside = inspect.getclosurevars(function)
-    except (OSError, TypeError, ValueError):
-        return repr(function)
-    plain = {**outside.globals, **outside.nonlocals}
-    used = {name: value for name, value in plain.items() if _is_plain(value)}
-    return text + "".join(f"# {name} = {value!r}\n" for name, value in sorted(used.items()))
+        parts[name] = inspect.getsource(found)
+    except (OSError, TypeError):
+        parts[name] = f"# {name}\n"
+        return
+    inner = [found] if not inspect.isclass(found) else [f for f in vars(found).values() if inspect.isfunction(f)]
+    for function in filter(inspect.isfunction, inner):
+        used = inspect.getclosurevars(function)
+        for key, value in sorted({**used.globals, **used.nonlocals}.items()):
+            if _is_plain(value):
+                parts[f"{name} {key}"] = f"# {key} = {value!r}\n"
+            elif (inspect.isfunction(value) or inspect.isclass(value)) and _is_own(value):
+                _describe(value, parts)
+
+
+def _is_own(found: Any) -> bool:
+    """Whether it is the project's: neither Python's, nor installed, nor ours."""
+    file = inspect.getsourcefile(found) if getattr(found, "__module__", "builtins") != "builtins" else None
+    paths = sysconfig.get_paths()
+    installed = [paths[kind] for kind in ("stdlib", "platstdlib", "purelib", "platlib")] + [
+        str(Path(__file__).parents[1])
+    ]
+    return file is not None and not any(Path(file).is_relative_to(folder) for folder in installed)
 
 
 def _is_plain(value: Any) -> bool:
-    return all(map(_is_plain, value)) if isinstance(value, tuple) else isinstance(value, (bool, int, float, str))
+    if isinstance(value, Mapping):
+        return all(_is_plain(key) and _is_plain(inner) for key, inner in value.items())
+    if isinstance(value, (tuple, list)):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, (bool, int, float, str))
+
+
+def _is_plain_call(found: "partial[Any]") -> bool:
+    return _is_plain(found.args) and _is_plain(found.keywords)

@@ -1,6 +1,7 @@
 """Is a network stable to SGD noise? Children of one checkpoint with different seeds, and the lines between them."""
 
 import os
+import shlex
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,11 +23,11 @@ from lightning_lottery.runners.conditions import check_contract
 from lightning_lottery.runners.factories import IMPORTING, Factories, address_of, imported
 from lightning_lottery.runners.fingerprint import leaves
 from lightning_lottery.runners.noise import without_noise
-from lightning_lottery.runners.path import path
+from lightning_lottery.runners.path import load_plain, path
 from lightning_lottery.runners.path_report import PathReport, table_of, verdict_of, write_report
 from lightning_lottery.runners.processes import JOBS, run_one, run_together
 from lightning_lottery.runners.settings import InstabilitySettings
-from lightning_lottery.runners.training import Built, train
+from lightning_lottery.runners.training import Built, refuse_spawning, train
 
 JUDGED = ("monitor", "mode", "threshold", "alphas", "recalibrate", "layer_alphas", "predict")
 """The settings that judge children, as opposed to those that say which are trained."""
@@ -89,12 +90,13 @@ class InstabilityAnalysis:
             layer_alphas=tuple(layer_alphas),
             predict=predict if isinstance(predict, str) or predict is None else address_of(predict),
         )
+        self.predict = None if isinstance(predict, str) else predict
 
     @classmethod
     def of_config(cls, config: Mapping[str, Any], settings: InstabilitySettings) -> "InstabilityAnalysis":
         """The analysis of a project given as the resolved YAML of a fit."""
         analysis = cls.__new__(cls)
-        analysis.project, analysis.settings = config, settings
+        analysis.project, analysis.settings, analysis.predict = config, settings, None
         return analysis
 
     def run(
@@ -141,12 +143,20 @@ class InstabilityAnalysis:
                     "Parallel children are processes of their own: give factories that another process can import, "
                     "functions at the top of a file."
                 )
-            for child in plan.children:
-                is_pruned = child is plan.start and make_pruner is not None
-                do_here(child, replace(self.project, make_pruner=make_pruner) if is_pruned else self.project)
+            if plan.start is not None:
+                do_here(plan.start, replace(self.project, make_pruner=make_pruner))
+            for child in plan.seeds:
+                do_here(child, self.project)
+            shared = _check_contract(plan, seeds)
+            do_here(plan.lines, self.project, predict=self.predict)
         else:
-            self._do_in_processes(plan, jobs)
-        return _finish(plan, folder, seeds, labels or {})
+            if self.predict is not None and not self.settings.predict:
+                raise LotteryError("`predict` is called in a process of its own: give a function at the top of a file.")
+            console = Console()
+            self._train_in_processes(plan, jobs, console)
+            shared = _check_contract(plan, seeds)
+            run_one(plan.lines, "the lines between them", console)
+        return _finish(plan, folder, seeds, shared, labels or {})
 
     def plan(
         self,
@@ -173,7 +183,8 @@ class InstabilityAnalysis:
         begin = None if ckpt_path is None else str(ckpt_path)
         start = None
         if begin is None or pruner is not None:
-            start = self._child(out / "start", "start", self._own_seed(), begin, {}, pruner=pruner)
+            prunes = {"prunes": pruner is not None}
+            start = self._child(out / "start", "start", self._own_seed(), begin, prunes, pruner=pruner)
             begin = str(start.folder / "start.ckpt")
             masks = str(start.folder / "ticket.safetensors") if pruner is not None else masks
         said = dict(labels or {})
@@ -215,8 +226,7 @@ class InstabilityAnalysis:
         seed = 0 if isinstance(self.project, Factories) else self.project.get("seed_everything")
         return seed if isinstance(seed, int) and not isinstance(seed, bool) else 0
 
-    def _do_in_processes(self, plan: "Plan", jobs: int) -> None:
-        console = Console()
+    def _train_in_processes(self, plan: "Plan", jobs: int, console: Console) -> None:
         if plan.start is not None:
             run_one(plan.start, "the common beginning", console)
         named = [(f"child of seed {child.config['seed_everything']}", child) for child in plan.seeds]
@@ -225,7 +235,6 @@ class InstabilityAnalysis:
         else:
             for number, (what, child) in enumerate(named, start=1):
                 run_one(child, f"{what} ({number}/{len(named)})", console)
-        run_one(plan.lines, "the lines between them", console)
 
 
 @dataclass(frozen=True)
@@ -259,15 +268,22 @@ class Plan:
 
 def command_of(child: Child) -> str:
     """The command that does a child, for a cluster."""
-    return f"{Path(sys.executable).with_name('lightning-lottery')} child {child.folder}"
+    command = [str(Path(sys.executable).with_name("lightning-lottery")), "child", str(child.folder)]
+    return shlex.join(command)
 
 
-def judge_lines(child: Child, resume: str, factories: Factories | None = None) -> list[Row] | None:
+def judge_lines(
+    child: Child,
+    resume: str,
+    factories: Factories | None = None,
+    predict: Callable[[LightningModule, Any], torch.Tensor] | None = None,
+) -> list[Row] | None:
     """What the child does that judges: ``path`` between its checkpoints, kept as ``report.json``."""
     options = dict(child.options)
     found: list[list[Row] | None] = []
 
     def run(project: Built, _: str = "") -> None:
+        refuse_spawning(project.trainer)
         alphas = options["alphas"]
         report = path(
             project.model,
@@ -275,7 +291,7 @@ def judge_lines(child: Child, resume: str, factories: Factories | None = None) -
             options["checkpoints"],
             trainer=project.trainer,
             alphas=[k / (alphas - 1) for k in range(alphas)] if alphas > 1 else [0.0],
-            predict=imported(options["predict"]) if options["predict"] else None,
+            predict=imported(options["predict"]) if options["predict"] and predict is None else predict,
             **{name: options[name] for name in ("monitor", "mode", "threshold", "recalibrate", "layer_alphas")},
         )
         if options["is_null_control"]:
@@ -311,9 +327,22 @@ def analyse(child: Child, resume: str) -> list[Row]:
     return child.records()
 
 
-def _finish(plan: Plan, folder: Path, seeds: Sequence[int], labels: Mapping[str, Any]) -> PathReport:
-    """Check the contract between the children, then write and show everything."""
-    shared = check_contract({child.folder.name: child.folder for child in plan.seeds}, seeds)
+def _check_contract(plan: Plan, seeds: Sequence[int]) -> dict[str, Any]:
+    return check_contract({child.folder.name: child.folder for child in plan.seeds}, seeds)
+
+
+def _finish(
+    plan: Plan, folder: Path, seeds: Sequence[int], shared: Mapping[str, Any], labels: Mapping[str, Any]
+) -> PathReport:
+    """Write and show everything.
+
+    Args:
+        plan: Whose children are done.
+        folder: Where files go.
+        seeds: Of the children.
+        shared: The conditions that the children share.
+        labels: What rows say beside.
+    """
     report = PathReport.load(plan.lines.folder / "report.json")
     report = replace(report, names=tuple(f"seed {seed}" for seed in seeds))
     trained = [row for child in plan.seeds for row in child.records()]
@@ -344,12 +373,7 @@ def _names(seeds: Sequence[int]) -> list[str]:
 
 def check_checkpoint(ckpt_path: Path) -> int:
     """Refuse what children cannot go on from, before anything is trained; else the optimizer step it was saved at."""
-    try:
-        loaded = torch.load(ckpt_path, map_location="meta", weights_only=True, mmap=True)
-    except FileNotFoundError as error:
-        raise LotteryError(f"There is no checkpoint '{ckpt_path}'.") from error
-    except Exception as error:  # torch has many for a file that is none
-        raise LotteryError(f"'{ckpt_path}' does not load as a checkpoint: {str(error).splitlines()[0]}") from error
+    loaded = load_plain(ckpt_path, "meta")
     if not isinstance(loaded, dict) or "optimizer_states" not in loaded or "loops" not in loaded:
         raise LotteryError(
             f"'{ckpt_path}' holds weights but no optimizer and no loops to go on from: give a full checkpoint of "
@@ -376,12 +400,12 @@ def refuse_while_importing() -> None:
         )
 
 
-def do_here(child: Child, factories: Factories) -> None:
+def do_here(child: Child, factories: Factories, **judging: Any) -> None:
     """Do a child in this process, and leave its random numbers and environment as they were."""
     commands: dict[str, Work] = {
         "start": partial(train, factories=factories),
         "fit": partial(train, factories=factories),
-        "lines": partial(judge_lines, factories=factories),
+        "lines": partial(judge_lines, factories=factories, **judging),
     }
     child.prepare()
     with isolate_rng(), _seed_restored():

@@ -3,8 +3,10 @@
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from inspect import signature
 from itertools import combinations
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, Literal
 
 import numpy as np
@@ -30,6 +32,7 @@ from lightning_lottery.functional.masks import hamming
 from lightning_lottery.runners.evaluation import Batches, Evaluator, loader_of, stage_of, sum_over_ranks
 from lightning_lottery.runners.path_report import Curve, LayerKey, Pair, PathReport
 from lightning_lottery.runners.training import device_of
+from lightning_lottery.scope import ties
 
 ALPHAS = tuple(float(alpha) for alpha in np.linspace(0, 1, 21))
 """Where the line is evaluated by default: both ends and the middle among them."""
@@ -80,6 +83,8 @@ def path(
 
     Source: Frankle et al. 2020, section 2; Adilova et al. 2023, section 3, for single layers.
     """
+    if mode not in ("max", "min") or not threshold > 0:
+        raise LotteryError(f"`mode` is 'max' or 'min' and `threshold` above 0, got {mode!r} and {threshold!r}.")
     places, layer_places = check_alphas(alphas), tuple(float(alpha) for alpha in layer_alphas)
     if any(not 0 <= alpha <= 1 for alpha in layer_places):
         raise LotteryError(f"`layer_alphas` are places in [0, 1], got {list(layer_alphas)}.")
@@ -87,7 +92,10 @@ def path(
     if len(names) < 2:
         raise LotteryError(f"A line needs two networks, got {len(names)} checkpoint(s).")
     if is_overridden("configure_model", module):
+        module.trainer = trainer
         module.configure_model()
+    if submodule not in dict(module.named_modules()):
+        raise LotteryError(f"{type(module).__name__} has no submodule '{submodule}' for the weights to go to.")
     target = module.get_submodule(submodule)
     states = [read_state(Path(name), target) for name in names]
     _refuse_different_masks(names)
@@ -98,14 +106,15 @@ def path(
     if recalibrate and has_batch_norm(module):
         source = data if isinstance(data, LightningDataModule) else None  # a loader given holds what is evaluated
         training = _first(loader_of(module, source, "train", trainer), recalibrate)
-    groups = layers_of(target) if layer_places else {}
+    groups = _with_aliases(layers_of(target), target) if layer_places else {}
     pairs = list(combinations(range(len(states)), 2))
     evaluations = len(pairs) * (len(places) * (2 if training else 1) + 4 * len(groups) * len(layer_places))
+    evaluations += len(states) if predict else 0
     before = {name: value.clone() for name, value in _tensors(target.state_dict()).items()}
     curves: dict[Pair, Curve] = {}
     recalibrated: dict[Pair, Curve] = {}
     layers: dict[Pair, dict[LayerKey, Curve]] = {}
-    evaluate = Evaluator(module, trainer, batches, split, evaluations=evaluations)
+    evaluate = Evaluator(module, trainer, batches, split, data=data, evaluations=evaluations)
 
     def line(a: State, b: State, at: Sequence[float], *recalibrating: Any) -> Curve:
         found = [evaluate(_setting(a, b, alpha, submodule, *recalibrating)) for alpha in at]
@@ -119,16 +128,17 @@ def path(
             if groups:
                 mixed = _layer_ends(states[i], states[j], groups)
                 layers[i, j] = {key: line(a, b, layer_places) for key, a, b in mixed}
-        predictions = [_predictions(module, state, submodule, batches, predict) for state in states] if predict else []
+        predictions = [_predictions(evaluate, state, submodule, predict) for state in states] if predict else []
     finally:
         evaluate.close()
         target.load_state_dict(before, strict=False)
     between: dict[Pair, dict[str, float]] = {}
+    trained = [name for name, _ in target.named_parameters()]  # tied ones once
     for i, j in pairs:
-        between[i, j] = distances(states[i], states[j])
+        between[i, j] = distances(*({name: state[name] for name in trained} for state in (states[i], states[j])))
         if predictions:
             differing = int((predictions[i] != predictions[j]).sum())
-            all_samples = sum_over_ranks(batches.samples, trainer)
+            all_samples = sum_over_ranks(len(predictions[i]), trainer)
             between[i, j]["disagreement"] = sum_over_ranks(differing, trainer) / all_samples
     report = PathReport(
         names=names,
@@ -156,6 +166,15 @@ def _stability(report: PathReport) -> Stability:
     return judge(barriers, report.threshold, error=ends if is_error else None, samples=report.samples)
 
 
+def _with_aliases(groups: Mapping[str, Sequence[str]], target: torch.nn.Module) -> dict[str, tuple[str, ...]]:
+    """Layers with the further names of their tied weights, which a state lists as well."""
+    aliases = ties(target)
+    return {
+        layer: (*names, *(alias for alias, first in aliases.items() if first in names))
+        for layer, names in groups.items()
+    }
+
+
 def _layer_ends(a: State, b: State, groups: Mapping[str, Sequence[str]]) -> Iterator[tuple[LayerKey, State, State]]:
     """Ends of the lines on which one layer, or all up to it, differ and the rest is the host's."""
     so_far: tuple[str, ...] = ()
@@ -166,18 +185,32 @@ def _layer_ends(a: State, b: State, groups: Mapping[str, Sequence[str]]) -> Iter
             yield (layer, 1, kind), {**b, **{name: a[name] for name in names}}, b
 
 
+def load_plain(checkpoint: Path, device: str) -> Any:
+    """A checkpoint, loaded without executing what is in it.
+
+    Raises:
+        LotteryError: No such file, or one that does not load so.
+    """
+    try:
+        return torch.load(checkpoint, map_location=device, weights_only=True)
+    except FileNotFoundError as error:
+        raise LotteryError(f"There is no checkpoint '{checkpoint}'.") from error
+    except UnpicklingError as error:
+        raise LotteryError(
+            f"'{checkpoint}' does not load as a checkpoint without executing what is in it: it is none, or holds more "
+            "than tensors and plain values (hyper-parameters? `save_hyperparameters(ignore=...)`)."
+        ) from error
+    except Exception as error:  # torch has many for a file that is none
+        raise LotteryError(f"'{checkpoint}' does not load as a checkpoint: {str(error).splitlines()[0]}") from error
+
+
 def read_state(checkpoint: Path, module: torch.nn.Module) -> dict[str, Tensor]:
     """The weights and buffers of a checkpoint, found to fit a module; on the CPU.
 
     Raises:
         LotteryError: No such file, not loadable without pickle, names or shapes that differ, or NaN.
     """
-    try:
-        loaded = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise LotteryError(f"There is no checkpoint '{checkpoint}'.") from error
-    except Exception as error:  # torch has many for a file that is none
-        raise LotteryError(f"'{checkpoint}' does not load as a checkpoint: {str(error).splitlines()[0]}") from error
+    loaded = load_plain(checkpoint, "cpu")
     state = _tensors(loaded.get("state_dict", loaded)) if isinstance(loaded, dict) else {}
     own = _tensors(module.state_dict())
     odd = sorted(state.keys() ^ own.keys())
@@ -188,7 +221,8 @@ def read_state(checkpoint: Path, module: torch.nn.Module) -> dict[str, Tensor]:
             f"'{checkpoint}' is of another model than {type(module).__name__}: {listed}. For a checkpoint of an inner "
             "network say where it belongs with `submodule`."
         )
-    broken = [name for name, value in state.items() if value.is_floating_point() and not value.isfinite().all()]
+    weights = {name for name, _ in module.named_parameters()}
+    broken = [name for name, value in state.items() if name in weights and not value.isfinite().all()]
     if broken:
         raise LotteryError(f"'{checkpoint}' holds NaN or infinite weights in {', '.join(broken[:4])}.")
     return state
@@ -224,8 +258,9 @@ def _setting(
             try:
                 strategy, precision = module.trainer.strategy, module.trainer.precision_plugin
                 moved = (precision.convert_input(strategy.batch_to_device(batch)) for batch in training)
+                numbered = len(signature(step).parameters) > 1
                 with precision.test_step_context():
-                    recalibrate_batch_norm_(module, lambda batch: step(batch, 0), moved)
+                    recalibrate_batch_norm_(module, lambda batch: step(*((batch, 0) if numbered else (batch,))), moved)
             finally:
                 module.__dict__["log"] = log
 
@@ -246,20 +281,11 @@ def _curve(line: Sequence[Mapping[str, float]], monitor: str, mode: str) -> Curv
 
 
 def _predictions(
-    module: LightningModule,
-    state: State,
-    submodule: str,
-    batches: Batches,
-    predict: Callable[[LightningModule, Any], Tensor],
+    evaluate: Evaluator, state: State, submodule: str, predict: Callable[[LightningModule, Any], Tensor]
 ) -> Tensor:
-    module.get_submodule(submodule).load_state_dict(dict(state))
-    modes = {child: child.training for child in module.modules()}
-    try:
-        with torch.no_grad():
-            return torch.cat([predict(module.eval(), batch).cpu() for batch in batches])
-    finally:
-        for child, mode in modes.items():
-            child.training = mode
+    found: list[Tensor] = []
+    evaluate(_setting(state, state, 1.0, submodule), lambda module, batch: found.append(predict(module, batch).cpu()))
+    return torch.cat(found)
 
 
 def _first(loader: Any, count: int) -> list[Any]:

@@ -73,7 +73,8 @@ class PathReport:
             ends = (values[0] + values[-1]) / 2
             found[f"{name}_barrier"] = error_barrier(values)
             found[f"{name}_excess"] = excess(values, self.alphas)
-            found[f"{name}_ratio"] = max(values) / ends if ends else float("nan")
+            if ends:
+                found[f"{name}_ratio"] = max(values) / ends
             if 0.5 in self.alphas:
                 found[f"{name}_middle"] = values[self.alphas.index(0.5)]
         return found
@@ -208,10 +209,11 @@ def write_report(
     for stale in (folder / "path").glob("events.out.*"):
         stale.unlink()  # of a run before this one: the curves would show twice
     with SummaryWriter(str(folder / "path")) as writer:
-        for (i, j), curve in report.curves.items():
-            for metric, values in curve.items():
-                for alpha, value in zip(report.alphas, values, strict=True):
-                    writer.add_scalar(f"path/{metric}/{i}-{j}", value, round(1000 * alpha))
+        for kind, curves in (("path", report.curves), ("recalibrated", report.recalibrated)):
+            for (i, j), curve in curves.items():
+                for metric, values in curve.items():
+                    for alpha, value in zip(report.alphas, values, strict=True):
+                        writer.add_scalar(f"{kind}/{metric}/{i}-{j}", value, round(1000 * alpha))
         for name, figure in figures.items():
             writer.add_figure(name, figure)
         barrier = {"path/error_barrier": report.stability.mean}

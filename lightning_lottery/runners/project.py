@@ -105,7 +105,7 @@ class Project(LightningCLI):
             self.save_config_callback = None
             config = dict(self._get(self.config_init, "trainer"))
             given = config["callbacks"] or []
-            config["callbacks"] = list(given) if isinstance(given, (list, tuple)) else [given]  # Lightning takes one, too
+            config["callbacks"] = list(given) if isinstance(given, (list, tuple)) else [given]
             kwargs |= self._trainer_arguments(config)
         return super().instantiate_trainer(**kwargs)
 

@@ -38,6 +38,17 @@ class InstabilitySettings:
     pruner: MaskCallback | None = None
     predict: str | None = None
 
+    def __post_init__(self) -> None:
+        if self.mode not in ("max", "min") or not self.threshold > 0:
+            raise LotteryError(
+                f"`mode` is 'max' or 'min' and `threshold` above 0, got {self.mode!r} and {self.threshold!r}."
+            )
+        if self.alphas < 2 or self.recalibrate < 0 or any(not 0 <= alpha <= 1 for alpha in self.layer_alphas):
+            raise LotteryError(
+                "`alphas` is a number of places >= 2, both ends 0 and 1 among them, `recalibrate` one of batches >= 0, "
+                f"and `layer_alphas` are places in [0, 1], got {self.alphas}, {self.recalibrate}, {self.layer_alphas}."
+            )
+
 
 @dataclass(frozen=True)
 class ImpSettings:

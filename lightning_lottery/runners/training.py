@@ -9,12 +9,14 @@ import torch
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.strategies.launchers.multiprocessing import _MultiProcessingLauncher
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from lightning_lottery.callbacks import ExactResume, MaskFreezing
 from lightning_lottery.callbacks.base import MaskCallback
 from lightning_lottery.callbacks.loop import enter
 from lightning_lottery.callbacks.snapshots import save_whole
+from lightning_lottery.errors import LotteryError
 from lightning_lottery.runners.children import Child, Row, tell_progress
 from lightning_lottery.runners.conditions import Conditions
 from lightning_lottery.runners.factories import Factories
@@ -52,7 +54,7 @@ def train(child: Child, resume: str, factories: Factories | None = None) -> list
         if "level" in child.options:
             callbacks = with_level(callbacks, child.options, resumed=bool(resume))
         if child.command == "start":
-            return [*callbacks, _EndsBeforeItsFirstStep(folder)]
+            return [*callbacks, _EndsBeforeItsFirstStep(folder, bool(child.options.get("prunes")))]
         if is_fit:
             callbacks += [validated, conditions, _Told(folder)]
             if not any(isinstance(callback, ExactResume) for callback in callbacks):
@@ -61,6 +63,7 @@ def train(child: Child, resume: str, factories: Factories | None = None) -> list
 
     def run(project: Built, _: str = "") -> None:
         trainer, model, data = project.trainer, project.model, project.datamodule
+        refuse_spawning(trainer)
         checkpoint = resume or child.config["ckpt_path"]
         if is_fit:
             _fit(trainer, model, data, checkpoint)
@@ -68,10 +71,11 @@ def train(child: Child, resume: str, factories: Factories | None = None) -> list
             quiet = {"return_predictions": False} if child.command == "predict" else {"verbose": False}
             getattr(trainer, child.command)(model, datamodule=data, ckpt_path=checkpoint, **quiet)
         if child.command == "fit":
-            conditions.write(trainer, folder)
             save_whole(trainer, folder / "last.ckpt")
-            if is_overridden("test_step", model) and (data is None or is_overridden("test_dataloader", data)):
+            end = conditions.end_of(trainer)
+            if is_overridden("test_step", model) and is_overridden("test_dataloader", data or model):
                 trainer.test(model, datamodule=data, verbose=False)
+            conditions.write(trainer, folder, end)
         found.append(_rows(child, trainer, validated.metrics) if trainer.is_global_zero else None)
 
     logger = _logger(folder, resume)
@@ -110,21 +114,52 @@ def _fit(trainer: Trainer, model: LightningModule, data: LightningDataModule | N
         raise KeyboardInterrupt
 
 
+def refuse_spawning(trainer: Trainer) -> None:
+    """Refuse strategies whose ranks are forks or spawns of this process: what they find stays in them.
+
+    Raises:
+        LotteryError: The Trainer has such a strategy.
+    """
+    if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher) and trainer.num_devices > 1:
+        raise LotteryError(
+            f"A child runs under strategies that start processes of their own, such as 'ddp'; the ranks of "
+            f"{type(trainer.strategy).__name__} ('ddp_spawn', 'ddp_fork', 'ddp_notebook') would keep what they measure."
+        )
+
+
 class _EndsBeforeItsFirstStep(Callback):
-    """Saves ``start.ckpt`` once masks are installed, and ends the fit."""
+    """Saves ``start.ckpt`` once masks are installed, and ends the fit.
+
+    Args:
+        folder: Where.
+        prunes: Whether a callback of the Trainer is to have pruned by then.
+    """
 
     lottery_place = 2
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, prunes: bool) -> None:
+        self.folder, self.prunes = folder, prunes
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         enter(self, trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.prunes:
+            self._require_masks(trainer)
         save_whole(trainer, self.folder / "start.ckpt")
         trainer.should_stop = True
         trainer.fit_loop.min_epochs = trainer.fit_loop.epoch_loop.min_steps = None
+
+    def _require_masks(self, trainer: Trainer) -> None:
+        pruners = [callback for callback in trainer.callbacks if isinstance(callback, MaskCallback)]  # type: ignore[attr-defined]
+        if not pruners or pruners[-1].name is not None:
+            raise LotteryError("The pruner is a callback that makes masks, such as SynFlow, and has no `name`.")
+        schedule = pruners[-1].resolved_schedule
+        if schedule is None or schedule(pruners[-1].step) != schedule.final or pruners[-1].sparsity == 0:
+            raise LotteryError(
+                f"{pruners[-1].label} has not pruned to its end at step {pruners[-1].step}: take one that prunes at "
+                "once, such as SynFlow, SNIP, or MagnitudePruning(Constant(0.8, begin=0))."
+            )
 
 
 class _Told(Callback):

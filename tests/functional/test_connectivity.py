@@ -173,7 +173,22 @@ def test_stable_is_withheld_where_the_test_set_is_too_small():
     assert judge(PAIRS, error=0.04, samples=10_000).verdict == "stable"
     small = judge(PAIRS, error=0.04, samples=100)
     assert small.verdict == "undecided" and "test set" in small.reason
-    assert small.test_standard_error == pytest.approx((0.04 * 0.96 / 100) ** 0.5)
+    share = (0.04 * 100 + 2) / 104  # two samples of either kind added: no test set is without an error
+    assert small.test_standard_error == pytest.approx((share * (1 - share) / 104) ** 0.5)
+    assert judge(PAIRS, error=0.0, samples=100).test_standard_error > 0
+
+
+def test_a_barrier_that_is_not_a_number_is_no_verdict_and_named():
+    assert np.isnan(error_barrier([0.1, np.nan, 0.1])) and np.isnan(excess([0.1, np.nan, 0.1], [0, 0.5, 1]))
+    found = judge({**PAIRS, (0, 1): np.nan})
+    assert found.verdict == "undecided" and "not finite everywhere between 0 and 1" in found.reason
+
+
+def test_infinities_that_both_networks_share_stay():
+    mask = torch.tensor([0.0, -torch.inf])
+    target = {"mask": torch.zeros(2)}
+    interpolate_(target, {"mask": mask}, {"mask": mask}, 0.5)
+    assert torch.equal(target["mask"], mask)
 
 
 def test_pairs_that_share_children_are_not_taken_for_independent():

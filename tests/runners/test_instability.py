@@ -1,3 +1,4 @@
+import functools
 import json
 import os
 import re
@@ -14,6 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from lightning_lottery import (
+    PLATON,
     Constant,
     ExactResume,
     InstabilityAnalysis,
@@ -349,7 +351,101 @@ class Drawn(Net):
         super().__init__(lr=float(torch.rand(())))
 
 
+def test_a_closure_that_predicts_is_used_as_well(parent, tmp_path):
+    begin = parent / "snapshots/step=5.ckpt"
+    named = closures(predict=predicted).run(begin, (1, 2), out=tmp_path / "named")
+    closure = closures(predict=lambda module, batch: predicted(module, batch)).run(begin, (1, 2), out=tmp_path / "own")
+    assert closure.between == named.between and "disagreement" in named.between[0, 1]
+
+
+def test_children_that_are_tested_on_different_data_are_said(tmp_path):
+    class Split(Data):
+        def test_dataloader(self):
+            return Batches(batches=3, seed=100 + int(os.environ["PL_GLOBAL_SEED"]))
+
+    with says("tested on different data: something in the data module depends on the seed"):
+        closures(data=Split).run(None, out=tmp_path)
+
+
+def test_an_order_that_is_fixed_after_the_first_epoch_is_said(tmp_path):
+    class Fixed(Data):
+        def train_dataloader(self):
+            loader = super().train_dataloader()
+            real = loader.set_epoch
+            own = loader.seed
+
+            def set_epoch(epoch):
+                loader.seed = 0 if epoch else own
+                real(epoch)
+
+            loader.set_epoch = set_epoch
+            return loader
+
+    with says("saw the same batches at the same steps"):
+        closures(data=Fixed).run(None, out=tmp_path)
+
+
+class Helper:
+    factor = 1
+
+
+def helped():
+    return Helper()
+
+
+def test_what_factories_use_is_part_of_what_a_child_was_made_from(tmp_path):
+    described = factories._source(helped)
+    assert "class Helper" in described and "factor = 1" in described
+    settings = {"lr": 0.1, "layers": [1, 2]}
+    assert "{'lr': 0.1, 'layers': [1, 2]}" in factories._source(lambda: Net(lr=settings["lr"]))
+    assert factories._source(functools.partial(helped)) == factories._source(functools.partial(helped))
+    assert factories._source(functools.partial(Net, 0.1)) != factories._source(functools.partial(Net, 0.2))
+    assert factories.address_of(Data().train_dataloader) == ""  # nobody else has that object
+
+
+def test_a_factory_that_is_another_in_the_child_is_refused():
+    config = factories.Factories(Net, make_data, make_trainer).config()
+    assert factories.Factories.load(config).make_data is make_data
+    config["make_data"]["source"] += "# LR = 0.5\n"
+    with pytest.raises(LotteryError, match="`make_data` is another when a child imports '.*:make_data' than where"):
+        factories.Factories.load(config)
+
+
 class TestRefusals:
+    @pytest.mark.parametrize(
+        "make_pruner",
+        [
+            lambda: MagnitudePruning(sparsity=0.5),
+            lambda: MagnitudePruning(Constant(0.5, begin=5)),
+            lambda: PLATON(sparsity=0.5, interval=1),
+            lambda: ExactResume(),
+        ],
+    )
+    def test_a_pruner_that_does_not_prune_at_once(self, tmp_path, make_pruner):
+        with pytest.raises(LotteryError, match="has not pruned to its end at step 0|is a callback that makes masks"):
+            closures().run(None, make_pruner=make_pruner, out=tmp_path)
+
+    def test_settings_that_cannot_be_before_anything_is_trained(self):
+        for odd in (
+            {"mode": "maximum"},
+            {"threshold": 0.0},
+            {"alphas": 1},
+            {"layer_alphas": (2,)},
+            {"recalibrate": -1},
+        ):
+            with pytest.raises(LotteryError, match="`mode` is|`alphas` is"):
+                closures(**odd)
+
+    def test_ranks_that_are_forks(self, tmp_path):
+        def forked(**given):
+            return trainer(given["default_root_dir"], logger=given["logger"], devices=2, strategy="ddp_fork")
+
+        project = factories.Factories(Net, make_data, forked)
+        child = Child(tmp_path / "child", "fit", {**project.config(), "seed_everything": 1, "ckpt_path": None})
+        child.prepare()
+        with pytest.raises(LotteryError, match="runs under strategies that start processes of their own"):
+            instability.train(child, "", project)
+
     def test_one_seed_or_some_equal(self, tmp_path):
         for seeds in ((1,), (), (1, 1, 2)):
             with pytest.raises(LotteryError, match="at least two, all different"):

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from torchmetrics.classification import MulticlassAccuracy
 
 from lightning_lottery import LotteryError
+from lightning_lottery.runners.evaluation import Batches
 from lightning_lottery.runners.path import ALPHAS, path
 from projects import plain_loader, trainer
 from test_ranks import run
@@ -274,7 +275,96 @@ def test_masks_of_one_ticket_are_equal_whoever_held_them(tmp_path):
     path(Judged(mlp()), quadrants(), files, trainer=trainer(tmp_path))
 
 
+class Tied(LightningModule):
+    """An embedding that the output shares, as language models have."""
+
+    def __init__(self, tied: bool = True) -> None:
+        super().__init__()
+        self.emb = nn.Embedding(5, 4)
+        self.mid = nn.Linear(4, 4)
+        self.head = nn.Linear(4, 5, bias=False)
+        if tied:
+            self.head.weight = self.emb.weight
+
+    def test_step(self, batch, batch_idx):
+        out = self.head(torch.relu(self.mid(self.emb(batch[0]))))
+        self.log("test_loss", F.cross_entropy(out, batch[1]))
+
+    def test_dataloader(self):
+        x = torch.arange(20) % 5
+        return DataLoader(TensorDataset(x, (x + 1) % 5), batch_size=10)
+
+
+def test_tied_weights_move_together_in_layers_and_count_once_in_distances(tmp_path):
+    files = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        files.append(tmp_path / f"{seed}.ckpt")
+        torch.save({"state_dict": Tied().state_dict()}, files[-1])
+    places = (0, 0.5, 1)
+    report = path(
+        Tied(), None, files, trainer=trainer(tmp_path), monitor="test_loss", mode="min", threshold=0.1,
+        alphas=places, layer_alphas=places,
+    )  # fmt: skip
+    whole = report.curves[0, 1]["test_loss"]
+    for host in (0, 1):
+        assert report.layers[0, 1]["mid", host, "cumulative"]["test_loss"] == pytest.approx(whole, rel=1e-6)
+        assert len(set(report.layers[0, 1]["emb", host, "single"]["test_loss"])) == 3
+    one, other = (dict(Tied(tied=False).named_parameters()) for _ in files)
+    for own, file in ((one, files[0]), (other, files[1])):
+        state = torch.load(file)["state_dict"]
+        own.update({name: state[name] for name in ("emb.weight", "mid.weight", "mid.bias")})
+    squares = [(one[name] - other[name]).square().sum().item() for name in ("emb.weight", "mid.weight", "mid.bias")]
+    assert report.between[0, 1]["l2"] == pytest.approx(sum(squares) ** 0.5, rel=1e-5)
+
+
+def test_a_data_module_s_own_hooks_around_a_batch_are_used(tmp_path):
+    class Scaled(LightningDataModule):
+        def test_dataloader(self):
+            return quadrants()
+
+        def on_after_batch_transfer(self, batch, dataloader_idx):
+            return [0.3 * batch[0], batch[1]]
+
+    net = trained(0)
+    files = saved(tmp_path, net, trained(1))
+    report = path(
+        Judged(mlp()), Scaled(), files, trainer=trainer(tmp_path), predict=lambda m, b: m.network(b[0]).argmax(1)
+    )
+    x, y = quadrants().dataset.tensors
+    expected = (net(0.3 * x).argmax(1) == y).double().mean().item()
+    assert report.curves[0, 1]["test_acc"][-1] == pytest.approx(expected, abs=1e-6)
+    assert "disagreement" in report.between[0, 1]
+
+
+def test_a_metric_that_is_no_mean_is_left_out(tmp_path):
+    class Summed(Judged):
+        def test_step(self, batch, batch_idx):
+            super().test_step(batch, batch_idx)
+            self.log("seen", 1.0, reduce_fx="sum")
+
+    assert "seen" not in line(tmp_path, trained(0), trained(1), module=Summed(mlp())).curves[0, 1]
+
+
+def test_a_small_last_batch_is_shared_by_the_ranks_with_the_one_before_it():
+    loader = DataLoader(TensorDataset(torch.arange(61)), batch_size=20)
+    shares = [list(Batches(loader, rank=rank, world_size=2)) for rank in (0, 1)]
+    assert len(shares[0]) == len(shares[1]) == 3
+    everything = torch.cat([batch[0] for share in shares for batch in share])
+    assert sorted(everything.tolist()) == list(range(61))
+    with pytest.raises(LotteryError, match=r"tensors of a batch begin with \[3, 4\] entries"):
+        list(Batches([[[torch.zeros(3, 2, 2)] * 4, torch.zeros(4)]], rank=0, world_size=2))
+
+
 class TestRefusals:
+    def test_another_mode_or_threshold_or_submodule(self, tmp_path):
+        nets = trained(0, steps=1), trained(1, steps=1)
+        for odd in ({"mode": "maximum"}, {"threshold": -3}):
+            with pytest.raises(LotteryError, match="`mode` is 'max' or 'min' and `threshold` above 0"):
+                line(tmp_path, *nets, **odd)
+        with pytest.raises(LotteryError, match="Judged has no submodule 'nett'"):
+            line(tmp_path, *nets, submodule="nett")
+
     def test_places_of_layers_outside_the_line(self, tmp_path):
         with pytest.raises(LotteryError, match=r"`layer_alphas` are places in \[0, 1\], got \[2\]"):
             line(tmp_path, trained(0, steps=1), trained(1, steps=1), layer_alphas=[2])
