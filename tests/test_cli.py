@@ -281,7 +281,7 @@ def test_path_leaves_a_table_records_a_figure_and_curves(networks, here, capsys)
     files, project = networks
     main(["path", *files, "--config", project, "--alphas", "5", "--out", "line"])
     said = capsys.readouterr().out
-    assert "0 - 1" in said and "test_acc over 359 samples" in said
+    assert "0.ckpt - 1.ckpt" in said and "test_acc over 359 samples" in said
     assert re.search("undecided: mean error barrier 0.[0-9]{4}; one pair gives an estimate, no verdict", said)
     rows = [json.loads(line) for line in (here / "line/results.jsonl").read_text().splitlines()]
     assert sorted({row["alpha"] for row in rows if row["alpha"] is not None}) == [0.0, 0.25, 0.5, 0.75, 1.0]
