@@ -89,7 +89,7 @@ def path(arguments: Sequence[str]) -> None:
             console.print(f"{path_report.verdict_of(report)} Records: {given.out}", soft_wrap=True)
 
     with without_noise():
-        Project(["fit", "--config", given.config], run=judge, trainer=lambda _: quiet)
+        Project(["fit", "--seed_everything", "0", "--config", given.config], run=judge, trainer=lambda _: quiet)
 
 
 def instability(arguments: Sequence[str]) -> None:
@@ -176,7 +176,7 @@ def shrink(arguments: Sequence[str]) -> None:
 
     alone = {"accelerator": "cpu", "devices": 1, "logger": False, "enable_checkpointing": False, "callbacks": []}
     with without_noise():
-        Project(["fit", "--config", given.config], run=cut, trainer=lambda _: alone)
+        Project(["fit", "--seed_everything", "0", "--config", given.config], run=cut, trainer=lambda _: alone)
 
 
 def child(arguments: Sequence[str]) -> None:
