@@ -99,6 +99,7 @@ def instability(arguments: Sequence[str]) -> None:
 
     Every option of ``fit`` is one here; the YAML may have a section ``instability``: threshold, alphas, ticket, ...
     """
+    from lightning_lottery.runners.children import discard_with_dependents
     from lightning_lottery.runners.instability import InstabilityAnalysis
     from lightning_lottery.runners.project import resolve
     from lightning_lottery.runners.settings import InstabilitySettings
@@ -112,7 +113,9 @@ def instability(arguments: Sequence[str]) -> None:
     analysis = InstabilityAnalysis.of_config(config, settings)
     start = config["ckpt_path"]
     if given.dry_run:
-        print(analysis.plan(Path(given.out), start, seeds, ticket=given.ticket).commands())  # noqa: T201
+        plan = analysis.plan(Path(given.out), start, seeds, ticket=given.ticket)
+        discard_with_dependents(plan.children, given.redo)
+        print(plan.commands())  # noqa: T201
     else:
         analysis.run(start, seeds, ticket=given.ticket, jobs=given.jobs, out=given.out, redo=given.redo)
 

@@ -330,6 +330,9 @@ def test_the_children_of_a_dry_run_are_commands_that_a_cluster_may_run(analysabl
     main(command)
     said = capsys.readouterr().out
     assert said.count(": done before") == 3 and "Records: out/results.jsonl" in said
+    main([*command, "--dry-run", "--redo", "seed-2"])
+    assert (here / "out/seed-1/done").exists() and not (here / "out/seed-2/done").exists()
+    assert not (here / "out/lines").exists()
 
 
 def test_instability_says_what_is_wrong(analysable, refused, here):
