@@ -121,8 +121,8 @@ def check_contract(folders: Mapping[str, Path], seeds: Sequence[int]) -> dict[st
             "Children of different seeds ended with the same weights: nothing in this training depends on the seed, "
             "so there is no SGD noise to be stable to. Shuffle the training data by it (`PL_GLOBAL_SEED`)."
         )
-    same = [k for k in range(len(found[names[0]]["batches"])) if len({of["batches"][k] for of in found.values()}) == 1]
-    if different and same:
+    at_each_step = zip(*(of["batches"] for of in found.values()), strict=False)  # a killed child may have seen more
+    if different and any(len(set(batches)) < len(batches) for batches in at_each_step):
         rank_zero_warn(
             "Children of different seeds saw the same batches at the same steps: the order of the data does not depend "
             "on the seed (is it fixed in the data module, or by ExactResume's `seed`?). This is less than SGD's noise."

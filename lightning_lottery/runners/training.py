@@ -73,7 +73,7 @@ def train(child: Child, resume: str, factories: Factories | None = None) -> list
         if child.command == "fit":
             save_whole(trainer, folder / "last.ckpt")
             end = conditions.end_of(trainer)
-            if is_overridden("test_step", model) and is_overridden("test_dataloader", data or model):
+            if is_overridden("test_step", model) and is_overridden("test_dataloader", model if data is None else data):
                 trainer.test(model, datamodule=data, verbose=False)
             conditions.write(trainer, folder, end)
         found.append(_rows(child, trainer, validated.metrics) if trainer.is_global_zero else None)
