@@ -21,6 +21,8 @@ from lightning_lottery.runners.imp_report import ImpReport
 from lightning_lottery.runners.instability import InstabilityAnalysis
 from lightning_lottery.runners.path import path
 from lightning_lottery.runners.path_report import PathReport
+from lightning_lottery.runners.sweep import InstabilitySweep
+from lightning_lottery.runners.sweep_report import SweepReport
 from lightning_lottery.scope import Scope
 from lightning_lottery.shrink import shrink
 from lightning_lottery.ticket import Ticket
@@ -49,6 +51,8 @@ __all__ = [
     "Scope",
     "Ticket",
     "InstabilityAnalysis",
+    "InstabilitySweep",
+    "SweepReport",
     "IterativePruning",
     "ImpReport",
     "path",

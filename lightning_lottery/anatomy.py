@@ -359,7 +359,7 @@ class _Surveyor:
                 continue
             for then, after in row[i + 2 :]:
                 flat |= isinstance(after, nn.Flatten)
-                if not _acts_per_channel(after):
+                if not acts_per_channel(after):
                     if group := self.channel(conv, norm, then, flat):
                         yield group
                     break
@@ -455,7 +455,7 @@ def _unrolled(name: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
             yield path, child
 
 
-def _acts_per_channel(module: nn.Module) -> bool:
+def acts_per_channel(module: nn.Module) -> bool:
     """No parameters, and each channel of the result comes from that channel alone."""
     home = type(module).__module__.removeprefix("torch.nn.modules.")
     if isinstance(module, nn.Flatten):

@@ -3,16 +3,22 @@
 import os
 import sys
 from argparse import ArgumentParser as PlainParser
+from argparse import Namespace as PlainNamespace
 from argparse import RawDescriptionHelpFormatter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser
 
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.runners.noise import without_noise
 from lightning_lottery.runners.project import COMMANDS, Project, mistake_in
+
+if TYPE_CHECKING:
+    from lightning_lottery.runners.children import Child
+    from lightning_lottery.runners.cluster import Waves
 
 
 def explain(arguments: Sequence[str]) -> None:
@@ -39,10 +45,10 @@ def run(arguments: Sequence[str]) -> None:
     parser.add_argument("--redo", action="append", default=[], help="stage to run again, and what depends on it")
     parser.add_argument("--overlay", default=None, help="a YAML laid over every stage's")
     parser.add_argument("--jobs", type=int, default=1, help="children that a stage trains at the same time")
+    parser.add_argument("--dask", default=None, help="scheduler whose workers train a stage's children instead")
     given = parser.parse_args(list(arguments))
-    recipe.run(
-        given.recipe, _seeds(given.seeds), out=given.out, redo=given.redo, overlay=given.overlay, jobs=given.jobs
-    )
+    own = {name: given[name] for name in ("out", "redo", "overlay", "jobs", "dask")}
+    recipe.run(given.recipe, _seeds(given.seeds), **own)
 
 
 def path(arguments: Sequence[str]) -> None:
@@ -64,6 +70,8 @@ def path(arguments: Sequence[str]) -> None:
     parser.add_argument("--alphas", type=int, default=21, help="places on the line, evenly spaced, both ends included")
     parser.add_argument("--threshold", type=float, default=0.02, help="error barrier below which networks are stable")
     parser.add_argument("--recalibrate", type=int, default=0, help="training batches for batch norm's statistics")
+    parser.add_argument("--align", action="store_true", help="also with units in the other's order (git re-basin)")
+    parser.add_argument("--save-midpoint", default=None, metavar="PATH", help="write the mean of all networks there")
     parser.add_argument("--layer_alphas", default="", help="places for single layers, such as 0,0.5,1; none: no layers")
     parser.add_argument("--predict", default="", help="package.module:function of predicted classes, to compare them")
     parser.add_argument("--submodule", default="", help="where in the module the checkpoints' weights go")
@@ -80,7 +88,8 @@ def path(arguments: Sequence[str]) -> None:
             alphas=[k / (given.alphas - 1) for k in range(given.alphas)] if given.alphas > 1 else [0.0],
             layer_alphas=_numbers("--layer_alphas", given.layer_alphas, float) if given.layer_alphas else [],
             predict=imported(given.predict) if given.predict else None,
-            **{name: given[name] for name in ("monitor", "mode", "threshold", "recalibrate", "submodule")},
+            **{name: given[name] for name in ("monitor", "mode", "threshold", "recalibrate", "align", "save_midpoint")},
+            submodule=given.submodule,
         )
         if project.trainer.is_global_zero:
             path_report.write_report(report, Path(given.out), report.rows(), {})
@@ -99,7 +108,6 @@ def instability(arguments: Sequence[str]) -> None:
 
     Every option of ``fit`` is one here; the YAML may have a section ``instability``: threshold, alphas, ticket, ...
     """
-    from lightning_lottery.runners.children import discard_with_dependents
     from lightning_lottery.runners.instability import InstabilityAnalysis
     from lightning_lottery.runners.project import resolve
     from lightning_lottery.runners.settings import InstabilitySettings
@@ -110,14 +118,38 @@ def instability(arguments: Sequence[str]) -> None:
     config = resolve(["instability", *of_fit])
     settings = InstabilitySettings(**config.pop("instability"))
     seeds = settings.seeds if given.seeds is None else _seeds(given.seeds)
-    analysis = InstabilityAnalysis.of_config(config, settings)
+    analysis = InstabilityAnalysis.of(config, settings)
     start = config["ckpt_path"]
-    if given.dry_run:
+    if given.dry_run or given.slurm:
         plan = analysis.plan(Path(given.out), start, seeds, ticket=given.ticket)
-        discard_with_dependents(plan.children, given.redo)
-        print(plan.commands())  # noqa: T201
+        _tell_commands(plan.children, lambda: plan.waves, given)
     else:
-        analysis.run(start, seeds, ticket=given.ticket, jobs=given.jobs, out=given.out, redo=given.redo)
+        analysis.run(start, seeds, ticket=given.ticket, **_doing(given))
+
+
+def sweep(arguments: Sequence[str]) -> None:
+    """From which step on is a network stable to SGD noise? Instability analyses at many steps of several parents.
+
+    Example: ``lightning-lottery sweep --config recipe.yaml --sweep.steps [0,10,30,100,300] --sweep.search bisect``
+
+    Every option of ``fit`` is one here; the YAML may have a section ``sweep``: steps, parents, pruners, search, ...
+    """
+    from lightning_lottery.runners.project import resolve
+    from lightning_lottery.runners.settings import SweepSettings
+    from lightning_lottery.runners.sweep import InstabilitySweep
+
+    parser = _parser_of_runner(sweep, "of the children of the first parent, comma-separated; default: the YAML's")
+    given, of_fit = parser.parse_known_args(list(arguments))
+    config = resolve(["sweep", *of_fit])
+    settings = SweepSettings(**config.pop("sweep"))
+    if given.seeds is not None:
+        settings = replace(settings, seeds=tuple(_seeds(given.seeds)))
+    own = InstabilitySweep.of(config, settings)
+    if given.dry_run or given.slurm:
+        plan = own.plan(Path(given.out))
+        _tell_commands(plan.existing, lambda: plan.waves, given)
+    else:
+        own.run(**_doing(given))
 
 
 def imp(arguments: Sequence[str]) -> None:
@@ -137,10 +169,11 @@ def imp(arguments: Sequence[str]) -> None:
     settings = ImpSettings(**config.pop("imp"))
     seeds = settings.seeds if given.seeds is None else _seeds(given.seeds)
     pruning, start = IterativePruning.of_config(config, settings), config["ckpt_path"]
-    if given.dry_run:
-        print(pruning.plan(Path(given.out), start, seeds).commands())  # noqa: T201
+    if given.dry_run or given.slurm:
+        plan = pruning.plan(Path(given.out), start, seeds)
+        _tell_commands(plan.children, lambda: plan.levels, given)
     else:
-        pruning.run(start, seeds, jobs=given.jobs, out=given.out, redo=given.redo)
+        pruning.run(start, seeds, **_doing(given))
 
 
 def shrink(arguments: Sequence[str]) -> None:
@@ -190,13 +223,18 @@ def child(arguments: Sequence[str]) -> None:
     from lightning_lottery.runners.children import Work, do_child
     from lightning_lottery.runners.imp import prune_iteratively
     from lightning_lottery.runners.instability import analyse, judge_lines
+    from lightning_lottery.runners.processes import end_with_starter
+    from lightning_lottery.runners.sweep import sweep_steps
     from lightning_lottery.runners.training import train
 
+    end_with_starter()
     parser = ArgumentParser(prog="lightning-lottery child", description=child.__doc__)
     parser.add_argument("folder", help="the child's folder")
+    parser.add_argument("--wait", action="store_true", help="wait where another process is in the folder")
+    given = parser.parse_args(list(arguments))
     commands: dict[str, Work] = {command: train for command in (*COMMANDS, "start")}
-    commands |= {"lines": judge_lines, "instability": analyse, "imp": prune_iteratively}
-    do_child(Path(parser.parse_args(list(arguments)).folder), commands)
+    commands |= {"lines": judge_lines, "instability": analyse, "sweep": sweep_steps, "imp": prune_iteratively}
+    do_child(Path(given.folder), commands, wait=given.wait)
 
 
 def _parser_of_runner(command: Callable[[Sequence[str]], None], seeds: str) -> PlainParser:
@@ -212,8 +250,28 @@ def _parser_of_runner(command: Callable[[Sequence[str]], None], seeds: str) -> P
     parser.add_argument("--jobs", type=int, default=1, help="children trained at once, each with its share of devices")
     parser.add_argument("--out", default=f"runs/{name}", help="folder for children, records, figures and curves")
     parser.add_argument("--redo", action="append", default=[], help="child to train again, and what depends on it")
+    parser.add_argument("--dask", default=None, help="address of a Dask scheduler whose workers train the children")
     parser.add_argument("--dry-run", action="store_true", help="only print the commands of the children, for a cluster")
+    parser.add_argument("--slurm", action="store_true", help="only write SLURM job arrays of them into OUT/slurm")
     return parser
+
+
+def _doing(given: PlainNamespace) -> dict[str, Any]:
+    """What the options of every runner say of how its children are done."""
+    return {name: getattr(given, name) for name in ("jobs", "dask", "out", "redo")}
+
+
+def _tell_commands(children: "Sequence[Child]", waves: "Callable[[], Waves]", given: PlainNamespace) -> None:
+    """Print the commands of children that are not done, or write SLURM job arrays of them."""
+    from lightning_lottery.runners.children import discard_with_dependents
+    from lightning_lottery.runners.cluster import commands, write_slurm
+
+    discard_with_dependents(children, given.redo)
+    if given.slurm:
+        script = write_slurm(waves(), Path(given.out) / "slurm")
+        print(f"To submit: bash {script}\nAt last this command again, without --slurm.")  # noqa: T201
+    else:
+        print(commands(waves()))  # noqa: T201
 
 
 def _seeds(given: object) -> list[int]:
@@ -231,6 +289,7 @@ OURS: dict[str, Callable[[Sequence[str]], None]] = {
     "explain": explain,
     "path": path,
     "instability": instability,
+    "sweep": sweep,
     "imp": imp,
     "shrink": shrink,
     "run": run,

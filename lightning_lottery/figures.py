@@ -1,7 +1,7 @@
 """Pure drawing: numbers in, matplotlib figure out."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -35,7 +35,10 @@ def stages_over_seeds(values: Mapping[str, Mapping[str, Sequence[float]]], title
 
 
 def lines_between(
-    alphas: Sequence[float], along: Mapping[str, Sequence[Sequence[float]]], threshold: float
+    alphas: Sequence[float],
+    along: Mapping[str, Sequence[Sequence[float]]],
+    threshold: float,
+    beside: Mapping[str, Mapping[str, Sequence[Sequence[float]]]] | None = None,
 ) -> "Figure":
     """Metrics along the lines between networks: each pair, their mean, the ends, and the threshold of the error.
 
@@ -43,6 +46,7 @@ def lines_between(
         alphas: Places on the line, from 0 to 1.
         along: Metric to its values at every place for each pair; ``error`` is judged.
         threshold: Error barrier below which networks are called stable, a fraction.
+        beside: The same of other lines, dashed, by what they are called, such as ``aligned``.
 
     Returns:
         A figure that belongs to no window; ``savefig`` writes it.
@@ -57,6 +61,9 @@ def lines_between(
         mean = [sum(values) / len(values) for values in zip(*curves, strict=True)]
         axes.plot(alphas, mean, color="black", label=f"mean of {len(curves)} pair{'s' if len(curves) > 1 else ''}")
         axes.plot([alphas[0], alphas[-1]], [mean[0], mean[-1]], "o", color="black", label="ends")
+        for color, (called, of) in enumerate((beside or {}).items(), start=1):
+            for place, curve in enumerate(of[name]):
+                axes.plot(alphas, curve, color=f"C{color}", linestyle="--", label="" if place else called)
         if name == "error":
             axes.axhline((mean[0] + mean[-1]) / 2 + threshold, color="tab:red", linestyle="--", label="threshold")
         axes.grid(alpha=0.3)
@@ -173,4 +180,69 @@ def mask_distances(matrices: Mapping[str, tuple[Sequence[int], Sequence[Sequence
             ends = (steps[0], steps[-1] + (steps[-1] == steps[0]))
             image = axes.imshow(distances, origin="lower", extent=(*ends, *ends), aspect="auto", vmin=0, cmap="magma")
             figure.colorbar(image, ax=axes, label="Hamming distance")
+    return figure
+
+
+def barrier_over_steps(curves: Mapping[str, Mapping[int, Mapping[str, Any]]], threshold: float) -> "Figure":
+    """The error barrier against the step at which children part, on a logarithmic axis that begins with 0.
+
+    Args:
+        curves: Network to step to ``mean``, its bounds ``low`` and ``high`` (or None), and ``by_parent``: means.
+        threshold: Error barrier below which a network is called stable, a fraction.
+
+    Returns:
+        A figure that belongs to no window; ``savefig`` writes it.
+
+    Source: Frankle et al. 2020, figure 3.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    axes = figure.add_subplot(xlabel="optimizer step at which children part", ylabel="error barrier")
+    axes.set_xscale("symlog", linthresh=1)
+    for number, (name, points) in enumerate(curves.items()):
+        color, steps = f"C{number}", sorted(points)
+        axes.plot(steps, [points[step]["mean"] for step in steps], "o-", color=color, label=name)
+        bounded = [step for step in steps if points[step]["low"] is not None]
+        low, high = ([points[step][bound] for step in bounded] for bound in ("low", "high"))
+        axes.fill_between(bounded, low, high, color=color, alpha=0.15, linewidth=0)
+        for step in steps:
+            of = list(points[step]["by_parent"].values())
+            axes.plot([step] * len(of), of, ".", color=color, alpha=0.5, markersize=4)
+    axes.axhline(threshold, color="tab:red", linestyle="--", label="threshold")
+    places = sorted({step for points in curves.values() for step in points})
+    axes.set_xticks(places, [str(step) for step in places], fontsize="small", rotation=45)
+    axes.set_xticks([], minor=True)
+    tops = [found["mean"] for points in curves.values() for found in points.values()]
+    axes.set_ylim(min(0, -0.1 * max(tops)), 1.6 * max([*tops, threshold]))
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return figure
+
+
+def lines_over_steps(alphas: Sequence[float], heat: Mapping[str, Mapping[int, Sequence[float]]]) -> "Figure":
+    """How far the error lies above the mean of the ends, over place on the line and step: a heat-map a network.
+
+    Args:
+        alphas: Places on the line, from 0 to 1.
+        heat: Network to step to the rise at each place.
+
+    Returns:
+        A figure that belongs to no window; ``savefig`` writes it.
+    """
+    from matplotlib.figure import Figure
+
+    top = max(max(rises) for of in heat.values() for rises in of.values())
+    figure = Figure(figsize=(1 + 4.2 * len(heat), 3.6), layout="constrained")
+    for number, (name, of) in enumerate(heat.items(), start=1):
+        axes = figure.add_subplot(
+            1, len(heat), number, title=name, xlabel="step", ylabel="alpha" if number == 1 else ""
+        )
+        columns = [[rises[place] for rises in of.values()] for place in range(len(alphas))]
+        image = axes.imshow(columns, origin="lower", aspect="auto", vmin=0, vmax=top or 1, cmap="magma")
+        axes.set_xticks(range(len(of)), [str(step) for step in of], rotation=45, fontsize="small")
+        ticks = [0, len(alphas) // 2, len(alphas) - 1]
+        axes.set_yticks(ticks, [f"{alphas[place]:g}" for place in ticks])
+        if number == len(heat):
+            figure.colorbar(image, ax=axes, label="error above the ends' mean")
     return figure

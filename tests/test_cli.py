@@ -291,6 +291,16 @@ def test_path_leaves_a_table_records_a_figure_and_curves(networks, here, capsys)
     assert not (here / "snapshots").exists()
 
 
+def test_path_aligns_and_writes_the_midpoint(networks, here, capsys):
+    files, project = networks
+    main(["path", *files, "--config", project, "--alphas", "3", "--out", "a", "--align", "--save-midpoint", "mid.ckpt"])
+    said = capsys.readouterr().out
+    assert "aligned: 2 groups of units" in said and "mean of all networks: test_acc 0." in said
+    summary = json.loads((here / "a/summary.json").read_text())
+    assert summary["pairs"]["0-1"]["aligned group network.1"]["units"] == 300
+    assert torch.load("mid.ckpt", weights_only=True)["state_dict"].keys() == torch.load(files[0])["state_dict"].keys()
+
+
 def test_path_says_what_is_wrong_with_its_checkpoints(networks, refused):
     files, project = networks
     assert "A line needs two networks" in refused("path", files[0], "--config", project)
@@ -377,6 +387,44 @@ def test_the_levels_of_a_dry_run_are_commands_in_the_order_of_their_dependence(p
     capsys.readouterr()
     main(command)
     assert capsys.readouterr().out.count(": done before") == 2
+
+
+@pytest.fixture
+def sweepable(monkeypatch):
+    """A project's YAML with a section for a sweep, and children that run in this process."""
+    monkeypatch.setattr("lightning_lottery.runners.processes.run_child", in_this_process)
+    return config(fit(sweep={"steps": [0, 4], "parents": [3], "seeds": [1, 2], "alphas": 3, "threshold": 0.9}))
+
+
+def test_sweep_says_from_which_step_on_a_network_is_stable(sweepable, here, capsys):
+    command = ["sweep", "--config", sweepable, "--seeds", "1,2,3", "--out", "out", "--sweep.search", "bisect"]
+    main(command)
+    said = capsys.readouterr().out
+    assert "At most 6 trainings of children, beside the parents' 1" in said and "dense: stable from step 0 on." in said
+    assert json.loads((here / "out/summary.json").read_text())["networks"]["dense"]["step"] == 0
+    main(command)
+    assert capsys.readouterr().out.count(": done before") == 1 + 2 * 4
+
+
+def test_the_children_of_a_sweep_s_dry_run_are_those_of_the_steps_it_asks_for_next(sweepable, here, capsys):
+    pruner = '{"magnitude": {"class_path": "MagnitudePruning", "init_args": {"sparsity": 0.5}}}'
+    command = ["sweep", "--config", sweepable, "--out", "out", "--sweep.pruners", pruner]
+    main([*command, "--dry-run"])
+    listed = capsys.readouterr().out.splitlines()
+    folders = [line.rpartition(" child out/parent-3")[2] for line in listed if line[0] != "#"]
+    assert folders[:3] == ["", "/magnitude-step-0/start", "/magnitude-step-4/start"]
+    assert len(folders) == 3 + 2 * 4 + 4
+    main([*command, "--slurm"])
+    assert "To submit: bash " in capsys.readouterr().out and (here / "out/slurm/wave-4.sbatch").is_file()
+
+
+def test_sweep_says_what_is_wrong(sweepable, refused, here):
+    given = ["sweep", "--config", sweepable]
+    assert "at least two" in refused(*given, "--seeds", "1")
+    assert "needs `steps`" in refused(*given, "--sweep.steps", "[]")
+    assert "--sweep.step" in refused(*given, "--sweep.step", "[1]")
+    assert "sweep.search" in refused(*given, "--sweep.search", "all")
+    assert not (here / "runs").exists()
 
 
 def test_imp_says_what_is_wrong(prunable, refused, here):

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1] / PACKAGE
 FLOORS = [  # lowest first; a name stands for the module or for everything in the folder
     {"errors"},
     {"functional"},
-    {"scope", "ticket", "anatomy", "open_attention", "unit_scores", "shrink", "shrunk", "figures"},
+    {"scope", "ticket", "anatomy", "permutable", "open_attention", "unit_scores", "shrink", "shrunk", "figures"},
     {
         "callbacks.loop",
         "callbacks.masked",

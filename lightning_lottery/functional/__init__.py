@@ -1,5 +1,6 @@
 """What the methods compute: tensors in, tensors out, in anybody's training loop."""
 
+from lightning_lottery.functional.bootstrap import bootstrap_k_star, nested_bootstrap
 from lightning_lottery.functional.detection import Detector, Verdict, replay
 from lightning_lottery.functional.masks import (
     Masks,
@@ -12,6 +13,7 @@ from lightning_lottery.functional.masks import (
 )
 from lightning_lottery.functional.schedules import Constant, Cubic, Exponential, Schedule
 from lightning_lottery.functional.scores import grasp, iterative_masks, magnitude, snip, synflow
+from lightning_lottery.functional.search import Bisection, Grid, KStar, k_star
 from lightning_lottery.functional.sensitivity import Averages, averages_like, observe_, score
 from lightning_lottery.functional.settling import (
     ADF,
@@ -23,16 +25,20 @@ from lightning_lottery.functional.settling import (
     newest_distances,
     scores_differ,
 )
+from lightning_lottery.functional.stability import StepStability, ThresholdROC, judge_step, roc_of_threshold
 from lightning_lottery.functional.stationarity import layers_by_units, moving_average, nuclear_norm
 
 __all__ = [
     "ADF",
     "Averages",
+    "Bisection",
     "Constant",
     "Cubic",
     "Detector",
     "Exponential",
+    "Grid",
     "HammingFIFO",
+    "KStar",
     "MannKendall",
     "Masks",
     "Rule",
@@ -40,21 +46,28 @@ __all__ = [
     "Scores",
     "SlopeEquivalence",
     "SlopeHAC",
+    "StepStability",
+    "ThresholdROC",
     "Verdict",
     "averages_like",
+    "bootstrap_k_star",
     "count",
     "density",
     "grasp",
     "hamming",
     "iterative_masks",
+    "judge_step",
+    "k_star",
     "keep_top",
     "layers_by_units",
     "magnitude",
     "moving_average",
+    "nested_bootstrap",
     "newest_distances",
     "nuclear_norm",
     "observe_",
     "replay",
+    "roc_of_threshold",
     "score",
     "scores_differ",
     "shuffle",

@@ -44,7 +44,10 @@ def interpolate_(target: State, a: State, b: State, alpha: float) -> None:
                 continue
             dtype = torch.promote_types(tensor.dtype, torch.float32)
             one, other = (state[name].to(device=tensor.device, dtype=dtype) for state in (a, b))
-            tensor.copy_(torch.where(one == other, one, torch.lerp(other, one, alpha)))  # a mask's -inf stays
+            mixed = torch.lerp(other, one, alpha)
+            if not mixed.sum().isfinite():  # only then, for comparing takes long: a mask's -inf stays
+                mixed = torch.where(one == other, one, mixed)
+            tensor.copy_(mixed)
 
 
 def error_barrier(values: Sequence[float]) -> float:
@@ -210,16 +213,35 @@ def judge(
     n = len(children)
     standard_error = float(((n - 1) / n * np.square(np.array(without) - np.mean(without)).sum()) ** 0.5)
     margin = float(stats.t.ppf(1 - level, n - 1)) * standard_error
-    low, high = mean - margin, mean + margin
+    verdict, reason = verdict_on(mean - margin, mean + margin, threshold, test_error, level)
+    return Stability(mean, standard_error, mean - margin, mean + margin, verdict, test_error, reason)
+
+
+def verdict_on(
+    low: float, high: float, threshold: float, test_error: float | None, level: float = 0.05
+) -> tuple[Verdict, str]:
+    """The verdict on a mean barrier that two one-sided bounds hold, and why.
+
+    Args:
+        low: Bound from below, a fraction.
+        high: Bound from above.
+        threshold: Error barrier below which a network is called stable.
+        test_error: Standard error of an error on the test set; None where the metric has none.
+        level: Of each one-sided test.
+
+    Example:
+        >>> verdict_on(0.001, 0.013, 0.02, None)
+        ('stable', 'the upper bound 0.0130 is below 0.02')
+    """
+    from scipy import stats
+
     if low > threshold:
-        verdict, reason = "unstable", f"the lower bound {low:.4f} is above {threshold}"
-    elif high >= threshold:
-        verdict, reason = "undecided", f"the bounds {low:.4f} and {high:.4f} hold {threshold}"
-    elif test_error is not None and float(stats.norm.ppf(1 - level)) * test_error > threshold:
-        verdict, reason = "undecided", f"the test set's standard error {test_error:.4f} is too large to see {threshold}"
-    else:
-        verdict, reason = "stable", f"the upper bound {high:.4f} is below {threshold}"
-    return Stability(mean, standard_error, low, high, verdict, test_error, reason)  # type: ignore[arg-type]
+        return "unstable", f"the lower bound {low:.4f} is above {threshold}"
+    if high >= threshold:
+        return "undecided", f"the bounds {low:.4f} and {high:.4f} hold {threshold}"
+    if test_error is not None and float(stats.norm.ppf(1 - level)) * test_error > threshold:
+        return "undecided", f"the test set's standard error {test_error:.4f} is too large to see {threshold}"
+    return "stable", f"the upper bound {high:.4f} is below {threshold}"
 
 
 def _binomial_error(share: float, samples: int) -> float:

@@ -160,23 +160,24 @@ def write_records(folder: Path, rows: Sequence[Row]) -> None:
     write_whole(folder / "results.jsonl", text.encode(), "records")
 
 
-def do_child(folder: Path, commands: Mapping[str, Work]) -> None:
+def do_child(folder: Path, commands: Mapping[str, Work], *, wait: bool = False) -> None:
     """Do the child of a folder in this process: what ``lightning-lottery child DIR`` does.
 
     Args:
         folder: The child's.
         commands: What each command does.
+        wait: Where another process is in the folder, wait for it to end.
 
     Raises:
         LotteryError: The folder holds no child, another process is in it, or its configuration is refused.
     """
     child = Child.load(folder)
-    if child.is_done:
-        rank_zero_info(f"{folder} is done.")
-        return
     is_first_rank = RESUME_FROM not in os.environ
     try:
-        with _alone_in(folder):
+        with _alone_in(folder, wait=wait):
+            if child.is_done:
+                rank_zero_info(f"{folder} is done.")
+                return
             resume = _newest_that_loads(folder)
             if is_first_rank and not resume:
                 child._specify()  # with the files that earlier children have written since
@@ -211,14 +212,14 @@ def discard_with_dependents(children: Sequence[Child], names: Collection[str]) -
 
 
 @contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
+def _alone_in(folder: Path, *, wait: bool = False) -> Iterator[None]:
     """Hold the folder until this process ends, in whatever way; further ranks enter with the first."""
     if RESUME_FROM in os.environ:
         yield
         return
     with open(folder / ".lock", "w") as lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError as error:
             raise LotteryError(f"Another process is training '{folder}': wait for it, or end it.") from error
         yield

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,18 +11,14 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from rich.console import Console
 
 from lightning_lottery.errors import LotteryError
-from lightning_lottery.runners.children import Child, Row, discard_with_dependents
+from lightning_lottery.runners.children import Child, Row, Work, discard_with_dependents
+from lightning_lottery.runners.engine import DASK, engine_of
 from lightning_lottery.runners.factories import Factories
 from lightning_lottery.runners.imp_report import ImpReport, row_of, table_of, write_report
-from lightning_lottery.runners.instability import (
-    AT_LAST,
-    check_checkpoint,
-    command_of,
-    do_here,
-    refuse_while_importing,
-)
-from lightning_lottery.runners.processes import JOBS, run_one, run_together
+from lightning_lottery.runners.instability import check_checkpoint, refuse_while_importing
+from lightning_lottery.runners.processes import JOBS
 from lightning_lottery.runners.settings import ImpSettings
+from lightning_lottery.runners.training import train
 from lightning_lottery.scope import Scope
 
 REINITIALISED = 1000
@@ -122,6 +119,7 @@ class IterativePruning:
         seeds: Sequence[int] = (0,),
         *,
         jobs: int = 1,
+        dask: str | None = None,
         out: str | os.PathLike[str] = "runs/imp",
         redo: Collection[str] = (),
         labels: Mapping[str, Any] | None = None,
@@ -132,6 +130,7 @@ class IterativePruning:
             ckpt_path: Where level 0 begins; None for the module as built under each seed.
             seeds: Each trains all levels; different, at least one. One seed gives no verdict.
             jobs: Children trained at the same time, each with its share of devices and threads.
+            dask: Address of a Dask scheduler whose workers train them instead.
             out: Folder for everything: ``seed-S/level-N``, and ``seed-S/level-N-shuffled`` for a control.
             redo: Names to train again, such as ``level-2``, for all seeds, and with them what uses their files.
             labels: What rows of the records say beside: ``stage``, ``parent``.
@@ -147,17 +146,11 @@ class IterativePruning:
         refuse_while_importing()
         plan = self.plan(Path(out), ckpt_path, seeds, labels=labels)
         discard_with_dependents(plan.children, redo)
-        is_here = isinstance(self.project, Factories) and not self.project.are_importable
-        if is_here and jobs > 1:
-            raise LotteryError(
-                "Parallel children are processes of their own: give factories that another process can import, "
-                "functions at the top of a file."
-            )
-        console = Console()
+        do, console = engine_of(jobs, dask, self._here()), Console()
         for level, children in enumerate(plan.levels):
             if level:
                 plan.check_snapshots()
-            self._train(plan.named(level), jobs, console, is_here=is_here)
+            do(plan.named(level), console)
             if not level:
                 for child in children:
                     row_of(child.records(), self.settings.monitor)  # before many more are trained for nothing
@@ -243,16 +236,12 @@ class IterativePruning:
         config = {**project, "seed_everything": seed, "ckpt_path": ckpt_path}
         return Child(folder / name, "fit", config, {**labels, "stage": f"{labels['stage']}/{name}"}, options)
 
-    def _train(self, named: Sequence[tuple[str, Child]], jobs: int, console: Console, *, is_here: bool) -> None:
-        """Train children that do not depend on each other."""
-        if is_here:
-            for _, child in named:
-                do_here(child, self.project)  # type: ignore[arg-type]
-        elif jobs > 1:
-            run_together(named, jobs, console)
-        else:
-            for what, child in named:
-                run_one(child, what, console)
+    def _here(self) -> Callable[[Child], Mapping[str, Work]] | None:
+        """What a child's command does in this process, where no other can import the factories."""
+        if not isinstance(self.project, Factories) or self.project.are_importable:
+            return None
+        work = {"fit": partial(train, factories=self.project)}
+        return lambda _: work
 
     def _finish(self, plan: "Plan", folder: Path, seeds: Sequence[int], console: Console) -> ImpReport:
         """Judge, write and show everything."""
@@ -303,16 +292,6 @@ class Plan:
             if not Path(path).is_file():
                 raise LotteryError(f"There is no '{path}': level 0 ended before that step. Rewind to an earlier one.")
 
-    def commands(self) -> str:
-        """Prepare every child that is not done, and list the commands that do them, in the order of dependence."""
-        lines = []
-        for level, children in enumerate(self.levels):
-            lines.append(f"# {'then ' if level else ''}level {level}, in any order or all at once")
-            for child in children:
-                child.prepare()
-                lines.append(command_of(child))
-        return "\n".join([*lines, AT_LAST])
-
 
 def prune_iteratively(child: Child, resume: str) -> list[Row]:
     """What a recipe's stage ``imp`` does: all levels of its seeds in the stage's folder."""
@@ -323,6 +302,11 @@ def prune_iteratively(child: Child, resume: str) -> list[Row]:
     }
     pruning = IterativePruning.of_config(project, settings)
     pruning.run(
-        child.config["ckpt_path"], settings.seeds, jobs=int(os.environ.get(JOBS, 1)), out=child.folder, labels=labels
+        child.config["ckpt_path"],
+        settings.seeds,
+        jobs=int(os.environ.get(JOBS, 1)),
+        dask=os.environ.get(DASK),
+        out=child.folder,
+        labels=labels,
     )
     return child.records()

@@ -1,10 +1,7 @@
 """Is a network stable to SGD noise? Children of one checkpoint with different seeds, and the lines between them."""
 
 import os
-import shlex
-import sys
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -13,27 +10,24 @@ from typing import Any, Literal
 import torch
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
-from lightning.pytorch.utilities.seed import isolate_rng
 from rich.console import Console
 
 from lightning_lottery.callbacks.base import MaskCallback
 from lightning_lottery.errors import LotteryError
-from lightning_lottery.runners.children import Child, Row, Work, discard_with_dependents, do_child
+from lightning_lottery.runners.children import Child, Row, Work, discard_with_dependents
 from lightning_lottery.runners.conditions import check_contract
+from lightning_lottery.runners.engine import DASK, engine_of
 from lightning_lottery.runners.factories import IMPORTING, Factories, address_of, imported
 from lightning_lottery.runners.fingerprint import leaves
 from lightning_lottery.runners.noise import without_noise
 from lightning_lottery.runners.path import load_plain, path
 from lightning_lottery.runners.path_report import PathReport, table_of, verdict_of, write_report
-from lightning_lottery.runners.processes import JOBS, run_one, run_together
+from lightning_lottery.runners.processes import JOBS
 from lightning_lottery.runners.settings import InstabilitySettings
 from lightning_lottery.runners.training import Built, refuse_spawning, train
 
 JUDGED = ("monitor", "mode", "threshold", "alphas", "recalibrate", "layer_alphas", "predict")
 """The settings that judge children, as opposed to those that say which are trained."""
-
-AT_LAST = "# at last this command again without --dry-run: it finds them done, and judges them"
-"""How a list of commands for a cluster ends."""
 
 
 class InstabilityAnalysis:
@@ -93,10 +87,10 @@ class InstabilityAnalysis:
         self.predict = None if isinstance(predict, str) else predict
 
     @classmethod
-    def of_config(cls, config: Mapping[str, Any], settings: InstabilitySettings) -> "InstabilityAnalysis":
-        """The analysis of a project given as the resolved YAML of a fit."""
+    def of(cls, project: "Factories | Mapping[str, Any]", settings: InstabilitySettings) -> "InstabilityAnalysis":
+        """The analysis of a project given as factories, or as the resolved YAML of a fit."""
         analysis = cls.__new__(cls)
-        analysis.project, analysis.settings, analysis.predict = config, settings, None
+        analysis.project, analysis.settings, analysis.predict = project, settings, None
         return analysis
 
     def run(
@@ -107,6 +101,7 @@ class InstabilityAnalysis:
         ticket: str | os.PathLike[str] | None = None,
         make_pruner: Callable[[], MaskCallback] | None = None,
         jobs: int = 1,
+        dask: str | None = None,
         out: str | os.PathLike[str] = "runs/instability",
         redo: Collection[str] = (),
         labels: Mapping[str, Any] | None = None,
@@ -120,6 +115,7 @@ class InstabilityAnalysis:
             make_pruner: Gives a callback that prunes once, at the checkpoint (``SNIP``, ``SynFlow``, or
                 ``MagnitudePruning`` by a ``Constant`` schedule); every child keeps its masks.
             jobs: Children trained at the same time, each with its share of devices and threads.
+            dask: Address of a Dask scheduler whose workers train them instead.
             out: Folder for everything.
             redo: Children to train again: ``start``, ``seed-1``, ..., and with them what uses their files.
             labels: What rows of the records say beside: ``stage``, ``parent``.
@@ -137,25 +133,13 @@ class InstabilityAnalysis:
         discard_with_dependents(plan.children, redo)
         if plan.lines.is_stale:
             plan.lines.discard()  # it only judges: done anew where children were added or asked otherwise
-        if isinstance(self.project, Factories) and not replace(self.project, make_pruner=make_pruner).are_importable:
-            if jobs > 1:
-                raise LotteryError(
-                    "Parallel children are processes of their own: give factories that another process can import, "
-                    "functions at the top of a file."
-                )
-            if plan.start is not None:
-                do_here(plan.start, replace(self.project, make_pruner=make_pruner))
-            for child in plan.seeds:
-                do_here(child, self.project)
-            shared = _check_contract(plan, seeds)
-            do_here(plan.lines, self.project, predict=self.predict)
-        else:
-            if self.predict is not None and not self.settings.predict:
-                raise LotteryError("`predict` is called in a process of its own: give a function at the top of a file.")
-            console = Console()
-            self._train_in_processes(plan, jobs, console)
-            shared = _check_contract(plan, seeds)
-            run_one(plan.lines, "the lines between them", console)
+        console = Console()
+        do = engine_of(jobs, dask, self._here(make_pruner))
+        if plan.start is not None:
+            do([("the common beginning", plan.start)], console)
+        do(plan.named_seeds(), console)
+        shared = plan.check_contract()
+        do([("the lines between them", plan.lines)], console)
         return _finish(plan, folder, seeds, shared, labels or {})
 
     def plan(
@@ -167,14 +151,24 @@ class InstabilityAnalysis:
         ticket: str | os.PathLike[str] | None = None,
         make_pruner: Callable[[], MaskCallback] | None = None,
         labels: Mapping[str, Any] | None = None,
+        comes: bool = False,
     ) -> "Plan":
         """What ``run`` will do: a child that makes the common beginning where one is needed, one per seed, the lines.
+
+        Args:
+            out: As for ``run``, like everything else.
+            ckpt_path: Where children begin.
+            seeds: Of the children.
+            ticket: Path of a ticket.
+            make_pruner: Gives a callback that prunes once.
+            labels: What rows say beside.
+            comes: The checkpoint may not be there yet.
 
         Raises:
             LotteryError: As ``run``, as far as it can be known before anything is trained.
         """
-        _check_seeds(seeds)
-        if ckpt_path is not None:
+        check_seeds(seeds)
+        if ckpt_path is not None and not comes:
             check_checkpoint(Path(ckpt_path))
         pruner = make_pruner or self.settings.pruner
         if pruner is not None and (ticket or self.settings.ticket):
@@ -226,15 +220,20 @@ class InstabilityAnalysis:
         seed = 0 if isinstance(self.project, Factories) else self.project.get("seed_everything")
         return seed if isinstance(seed, int) and not isinstance(seed, bool) else 0
 
-    def _train_in_processes(self, plan: "Plan", jobs: int, console: Console) -> None:
-        if plan.start is not None:
-            run_one(plan.start, "the common beginning", console)
-        named = [(f"child of seed {child.config['seed_everything']}", child) for child in plan.seeds]
-        if jobs > 1:
-            run_together(named, jobs, console)
-        else:
-            for number, (what, child) in enumerate(named, start=1):
-                run_one(child, f"{what} ({number}/{len(named)})", console)
+    def _here(self, make_pruner: Callable[[], MaskCallback] | None) -> Callable[[Child], Mapping[str, Work]] | None:
+        """What children's commands do in this process, where no other can import what they need."""
+        if not isinstance(self.project, Factories):
+            return None
+        project = self.project
+        if replace(project, make_pruner=make_pruner).are_importable:
+            if self.predict is not None and not self.settings.predict:
+                raise LotteryError("`predict` is called in a process of its own: give a function at the top of a file.")
+            return None
+        return lambda child: {
+            "start": partial(train, factories=replace(project, make_pruner=make_pruner)),
+            "fit": partial(train, factories=project),
+            "lines": partial(judge_lines, factories=project, predict=self.predict),
+        }
 
 
 @dataclass(frozen=True)
@@ -256,20 +255,38 @@ class Plan:
         """All of them."""
         return [*([self.start] if self.start else []), *self.seeds, self.lines]
 
-    def commands(self) -> str:
-        """Prepare every child that is not done, and list the commands that do them, in the order of dependence."""
-        for child in self.children[:-1]:
-            child.prepare()
-        lines = [] if self.start is None else ["# first", command_of(self.start)]
-        lines += ["# then, in any order or all at once"]
-        lines += [command_of(child) for child in self.seeds]
-        return "\n".join([*lines, AT_LAST])
+    @property
+    def waves(self) -> list[list[Child]]:
+        """The children that are trained, in the order of dependence."""
+        return [*([[self.start]] if self.start else []), self.seeds]
 
+    def check_contract(self) -> dict[str, Any]:
+        """The conditions that the trained children share.
 
-def command_of(child: Child) -> str:
-    """The command that does a child, for a cluster."""
-    command = [str(Path(sys.executable).with_name("lightning-lottery")), "child", str(child.folder)]
-    return shlex.join(command)
+        Raises:
+            LotteryError: They differ in more than their seed.
+        """
+        seeds = [child.config["seed_everything"] for child in self.seeds]
+        return check_contract({child.folder.name: child.folder for child in self.seeds}, seeds)
+
+    def rows(self, labels: Mapping[str, Any]) -> list[Row]:
+        """The records of the children and of the lines between them, when all are done.
+
+        Args:
+            labels: What the lines' rows say beside: ``stage``, ``parent``.
+        """
+        trained = [row for child in self.seeds for row in child.records()]
+        own = {**labels, "step": self.check_contract()["start_step"], "sparsity": trained[0]["sparsity"]}
+        seeds = [child.config["seed_everything"] for child in self.seeds]
+        return [*trained, *PathReport.load(self.lines.folder / "report.json").rows(seeds, **own)]
+
+    def named_seeds(self) -> list[tuple[str, Child]]:
+        """The children of the seeds, and what each is called."""
+        total = len(self.seeds)
+        return [
+            (f"child of seed {child.config['seed_everything']} ({number}/{total})", child)
+            for number, child in enumerate(self.seeds, start=1)
+        ]
 
 
 def judge_lines(
@@ -317,18 +334,19 @@ def analyse(child: Child, resume: str) -> list[Row]:
     """What a recipe's stage ``instability`` does: a whole analysis in the stage's folder."""
     project = {name: value for name, value in child.config.items() if name != "instability"}
     settings = InstabilitySettings(**child.config["instability"])
-    analysis = InstabilityAnalysis.of_config(project, settings)
+    analysis = InstabilityAnalysis.of(project, settings)
     labels = {"stage": child.folder.name, "parent": child.config["seed_everything"]} | {
         name: value for name, value in child.labels.items() if name != "seeds"
     }
     analysis.run(
-        child.config["ckpt_path"], settings.seeds, jobs=int(os.environ.get(JOBS, 1)), out=child.folder, labels=labels
+        child.config["ckpt_path"],
+        settings.seeds,
+        jobs=int(os.environ.get(JOBS, 1)),
+        dask=os.environ.get(DASK),
+        out=child.folder,
+        labels=labels,
     )
     return child.records()
-
-
-def _check_contract(plan: Plan, seeds: Sequence[int]) -> dict[str, Any]:
-    return check_contract({child.folder.name: child.folder for child in plan.seeds}, seeds)
 
 
 def _finish(
@@ -345,9 +363,7 @@ def _finish(
     """
     report = PathReport.load(plan.lines.folder / "report.json")
     report = replace(report, names=tuple(f"seed {seed}" for seed in seeds))
-    trained = [row for child in plan.seeds for row in child.records()]
-    own = {"stage": "instability", **labels, "step": shared["start_step"], "sparsity": trained[0]["sparsity"]}
-    rows = [*trained, *report.rows(seeds, **own)]
+    rows = plan.rows({"stage": "instability", **labels})
     hparams = {"start_step": shared["start_step"], "end_step": shared["end_step"], **dict(leaves(shared["hparams"]))}
     write_report(report, folder, rows, hparams)
     console = Console()
@@ -357,7 +373,12 @@ def _finish(
     return report
 
 
-def _check_seeds(seeds: Sequence[int]) -> None:
+def check_seeds(seeds: Sequence[int]) -> None:
+    """Refuse seeds that make no analysis.
+
+    Raises:
+        LotteryError: Fewer than two, or some equal.
+    """
     if len(seeds) < 2 or len(set(seeds)) not in (1, len(seeds)):
         raise LotteryError(
             f"`seeds` are at least two, all different (all equal for a null control), got {list(seeds)}: two networks "
@@ -398,28 +419,3 @@ def refuse_while_importing() -> None:
             f"'{os.environ[IMPORTING]}' runs an analysis when it is imported, which its children must do: put the "
             'call under `if __name__ == "__main__":`.'
         )
-
-
-def do_here(child: Child, factories: Factories, **judging: Any) -> None:
-    """Do a child in this process, and leave its random numbers and environment as they were."""
-    commands: dict[str, Work] = {
-        "start": partial(train, factories=factories),
-        "fit": partial(train, factories=factories),
-        "lines": partial(judge_lines, factories=factories, **judging),
-    }
-    child.prepare()
-    with isolate_rng(), _seed_restored():
-        do_child(child.folder, commands)
-
-
-@contextmanager
-def _seed_restored() -> Iterator[None]:
-    names = ("PL_GLOBAL_SEED", "PL_SEED_WORKERS")
-    before = {name: os.environ.get(name) for name in names}
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name, None)
-            if value is not None:
-                os.environ[name] = value

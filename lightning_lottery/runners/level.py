@@ -36,7 +36,7 @@ def with_level(given: Sequence[Callback], options: Mapping[str, Any], *, resumed
     if options["level"] == 0:
         step = options["rewind_step"]
         dense = Dense(Scope(**options["scope"]), rewind_step=step)
-        return [*_with_snapshot(given, step), dense]
+        return [*with_snapshots(given, [step]), dense]
     freezing = MaskFreezing(ticket_of_level(options), options["shuffle_seed"])
     begin = options["begin"]
     if resumed or begin is None:
@@ -118,10 +118,10 @@ class Rewound(Callback):
                 optimizer["state"] = {}
 
 
-def _with_snapshot(given: Sequence[Callback], step: int) -> list[Callback]:
-    """Save at ``step`` too: one callback for the project's own steps and ours."""
-    steps = [own for callback in given if isinstance(callback, Snapshots) for own in callback.steps]
-    return [*(callback for callback in given if not isinstance(callback, Snapshots)), Snapshots([*steps, step])]
+def with_snapshots(given: Sequence[Callback], steps: Sequence[int]) -> list[Callback]:
+    """Save at ``steps`` too: one callback for the project's own steps and ours."""
+    own = [step for callback in given if isinstance(callback, Snapshots) for step in callback.steps]
+    return [*(callback for callback in given if not isinstance(callback, Snapshots)), Snapshots([*own, *steps])]
 
 
 def _weights_of(path: str) -> dict[str, Any]:

@@ -1,9 +1,9 @@
 """Judge finished networks: the straight line between every two of them."""
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from inspect import signature
+from io import BytesIO
 from itertools import combinations
 from pathlib import Path
 from pickle import UnpicklingError
@@ -16,6 +16,7 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
 
 from lightning_lottery.errors import LotteryError
+from lightning_lottery.functional.alignment import average
 from lightning_lottery.functional.connectivity import (
     Stability,
     State,
@@ -23,19 +24,22 @@ from lightning_lottery.functional.connectivity import (
     distances,
     error_barrier,
     has_batch_norm,
-    interpolate_,
     judge,
     layers_of,
-    recalibrate_batch_norm_,
 )
 from lightning_lottery.functional.masks import hamming
+from lightning_lottery.runners.aligning import Moved, aligner_of
 from lightning_lottery.runners.evaluation import Batches, Evaluator, loader_of, stage_of, sum_over_ranks
+from lightning_lottery.runners.lines import Lines, layer_ends, tensors_in, with_aliases
 from lightning_lottery.runners.path_report import Curve, LayerKey, Pair, PathReport
 from lightning_lottery.runners.training import device_of
-from lightning_lottery.scope import ties
+from lightning_lottery.ticket import write_whole
 
 ALPHAS = tuple(float(alpha) for alpha in np.linspace(0, 1, 21))
 """Where the line is evaluated by default: both ends and the middle among them."""
+
+_OF_TRAINING = ("optimizer_states", "lr_schedulers", "callbacks", "MixedPrecision")
+"""Parts of a checkpoint that a mean of networks does not have."""
 
 
 def path(
@@ -49,6 +53,8 @@ def path(
     alphas: Sequence[float] = ALPHAS,
     threshold: float = 0.02,
     recalibrate: int = 0,
+    align: bool = False,
+    save_midpoint: str | os.PathLike[str] | None = None,
     layer_alphas: Sequence[float] = (),
     submodule: str = "",
     memory: int = 2**31,
@@ -69,6 +75,10 @@ def path(
         alphas: Places on the line, in [0, 1], both ends included.
         threshold: Error barrier below which networks are called stable, a fraction.
         recalibrate: Training batches for estimating batch norm's statistics anew at each place; 0 for none.
+        align: Also the line to each second network with its units in the order of the first's (git re-basin), which is
+            the same function; recalibrated where ``recalibrate`` says so. The verdict stays that of the raw barrier.
+        save_midpoint: Where to write the mean of all networks (for two the middle of their line), as a checkpoint of
+            the first one's form without optimizers; recalibrated, and aligned to the first, where these are asked.
         layer_alphas: Places, in [0, 1], at which each layer alone, and all layers up to it, are interpolated in either
             host; empty for none. (0, 0.5, 1) are Adilova's.
         submodule: Where in the module the checkpoints' weights go, such as ``"model"``; for checkpoints of the inner
@@ -79,9 +89,10 @@ def path(
     Raises:
         LotteryError: Fewer than two checkpoints, one that does not fit or holds NaN, different masks, alphas outside
             the line, a module that logs nothing or not the monitor, an accuracy in percent, no training batches to
-            recalibrate with.
+            recalibrate with; ``align`` for networks with masks, or without units that can be permuted.
 
-    Source: Frankle et al. 2020, section 2; Adilova et al. 2023, section 3, for single layers.
+    Source: Frankle et al. 2020, section 2; Adilova et al. 2023, section 3, for single layers; Ainsworth et al. 2023 for
+    the alignment; Wortsman et al. 2022 for the mean.
     """
     if mode not in ("max", "min") or not threshold > 0:
         raise LotteryError(f"`mode` is 'max' or 'min' and `threshold` above 0, got {mode!r} and {threshold!r}.")
@@ -91,14 +102,16 @@ def path(
     names = tuple(str(checkpoint) for checkpoint in checkpoints)
     if len(names) < 2:
         raise LotteryError(f"A line needs two networks, got {len(names)} checkpoint(s).")
+    if save_midpoint is not None and Path(save_midpoint).resolve() in [Path(name).resolve() for name in names]:
+        raise LotteryError(f"`save_midpoint` would overwrite '{save_midpoint}', which is one of the networks.")
+    module.trainer = trainer
     if is_overridden("configure_model", module):
-        module.trainer = trainer
         module.configure_model()
     if submodule not in dict(module.named_modules()):
         raise LotteryError(f"{type(module).__name__} has no submodule '{submodule}' for the weights to go to.")
     target = module.get_submodule(submodule)
     states = [read_state(Path(name), target) for name in names]
-    _refuse_different_masks(names)
+    _refuse_masks(names, aligned=align)
     split = stage_of(module, data)
     ranks = {"rank": trainer.global_rank, "world_size": trainer.world_size}
     batches = Batches(loader_of(module, data, split, trainer), **ranks, memory=memory)
@@ -106,40 +119,41 @@ def path(
     if recalibrate and has_batch_norm(module):
         source = data if isinstance(data, LightningDataModule) else None  # a loader given holds what is evaluated
         training = _first(loader_of(module, source, "train", trainer), recalibrate)
-    groups = _with_aliases(layers_of(target), target) if layer_places else {}
+    aligner = aligner_of(module, submodule, states[0], data, batches.loader, split) if align else None
+    groups = with_aliases(layers_of(target), target) if layer_places else {}
     pairs = list(combinations(range(len(states)), 2))
-    evaluations = len(pairs) * (len(places) * (2 if training else 1) + 4 * len(groups) * len(layer_places))
-    evaluations += len(states) if predict else 0
-    before = {name: value.clone() for name, value in _tensors(target.state_dict()).items()}
+    evaluations = len(pairs) * (len(places) * (1 + bool(training) + align) + 4 * len(groups) * len(layer_places))
+    evaluations += (len(states) if predict else 0) + (save_midpoint is not None)
+    before = {name: value.clone() for name, value in tensors_in(target.state_dict()).items()}
     curves: dict[Pair, Curve] = {}
     recalibrated: dict[Pair, Curve] = {}
+    aligned: dict[Pair, Curve] = {}
+    moved: dict[Pair, Moved] = {}
     layers: dict[Pair, dict[LayerKey, Curve]] = {}
+    midpoint: dict[str, float] = {}
+    in_one_order = list(states)  # the first's, where they are aligned
     evaluate = Evaluator(module, trainer, batches, split, data=data, evaluations=evaluations)
-
-    def line(a: State, b: State, at: Sequence[float], *recalibrating: Any) -> Curve:
-        found = [evaluate(_setting(a, b, alpha, submodule, *recalibrating)) for alpha in at]
-        return _curve(found, monitor, mode)
-
+    lines = Lines(evaluate, submodule, monitor, mode, training)
     try:
         for i, j in pairs:
-            curves[i, j] = line(states[i], states[j], places)
+            curves[i, j] = lines.between(states[i], states[j], places)
             if training:
-                recalibrated[i, j] = line(states[i], states[j], places, training, split)
+                recalibrated[i, j] = lines.between(states[i], states[j], places, recalibrated=True)
+            if aligner:
+                other, moved[i, j] = aligner(states[i], states[j])
+                aligned[i, j] = lines.between(states[i], other, places, recalibrated=True)
+                in_one_order[j] = other if i == 0 else in_one_order[j]
             if groups:
-                mixed = _layer_ends(states[i], states[j], groups)
-                layers[i, j] = {key: line(a, b, layer_places) for key, a, b in mixed}
-        predictions = [_predictions(evaluate, state, submodule, predict) for state in states] if predict else []
+                mixed = layer_ends(states[i], states[j], groups)
+                layers[i, j] = {key: lines.between(a, b, layer_places) for key, a, b in mixed}
+        predictions = [lines.predictions(state, predict) for state in states] if predict else []
+        if save_midpoint is not None:
+            mean, midpoint = _mean_of(in_one_order, lines, target)
+            if trainer.is_global_zero:
+                _write_like(Path(names[0]), mean, Path(save_midpoint))
     finally:
         evaluate.close()
         target.load_state_dict(before, strict=False)
-    between: dict[Pair, dict[str, float]] = {}
-    trained = [name for name, _ in target.named_parameters()]  # tied ones once
-    for i, j in pairs:
-        between[i, j] = distances(*({name: state[name] for name in trained} for state in (states[i], states[j])))
-        if predictions:
-            differing = int((predictions[i] != predictions[j]).sum())
-            all_samples = sum_over_ranks(len(predictions[i]), trainer)
-            between[i, j]["disagreement"] = sum_over_ranks(differing, trainer) / all_samples
     report = PathReport(
         names=names,
         alphas=places,
@@ -147,42 +161,47 @@ def path(
         mode=mode,
         threshold=threshold,
         curves=curves,
-        between=between,
+        between={pair: _between(pair, states, predictions, target, trainer) for pair in pairs},
         samples=evaluate.samples,
         device=device_of(trainer),
         stability=judge({(0, 1): 0.0}),
         recalibrated=recalibrated,
         layer_alphas=layer_places,
         layers=layers,
+        aligned=aligned,
+        moved=moved,
+        left=dict(aligner.left) if aligner else {},
+        midpoint=midpoint,
     )
     return replace(report, stability=_stability(report))
 
 
+def _between(
+    pair: Pair, states: Sequence[State], predictions: Sequence[Tensor], target: torch.nn.Module, trainer: Trainer
+) -> dict[str, float]:
+    """How far two networks lie apart, and on how many samples they disagree where that is known."""
+    trained = [name for name, _ in target.named_parameters()]  # tied ones once
+    found = distances(*({name: states[number][name] for name in trained} for number in pair))
+    if predictions:
+        one, other = (predictions[number] for number in pair)
+        differing = sum_over_ranks(int((one != other).sum()), trainer)
+        found["disagreement"] = differing / sum_over_ranks(len(one), trainer)
+    return found
+
+
+def _mean_of(
+    states: Sequence[State], lines: Lines, target: torch.nn.Module
+) -> tuple[dict[str, Tensor], dict[str, float]]:
+    """The mean of networks, with batch norm recalibrated where there are batches for it, and its metrics."""
+    mean = average(states)
+    metrics, reached = lines.at(mean)
+    buffers = [name for name, _ in target.named_buffers() if name in mean]
+    return mean | ({name: reached[name] for name in buffers} if lines.training else {}), metrics
+
+
 def _stability(report: PathReport) -> Stability:
-    errors = {pair: report.errors(pair) for pair in report.curves}
-    ends = float(np.mean([along[end] for along in errors.values() for end in (0, -1)]))
-    is_error = report.mode == "max" or (ends <= 1 and "loss" not in report.monitor)
-    barriers = {pair: error_barrier(along) for pair, along in errors.items()}
-    return judge(barriers, report.threshold, error=ends if is_error else None, samples=report.samples)
-
-
-def _with_aliases(groups: Mapping[str, Sequence[str]], target: torch.nn.Module) -> dict[str, tuple[str, ...]]:
-    """Layers with the further names of their tied weights, which a state lists as well."""
-    aliases = ties(target)
-    return {
-        layer: (*names, *(alias for alias, first in aliases.items() if first in names))
-        for layer, names in groups.items()
-    }
-
-
-def _layer_ends(a: State, b: State, groups: Mapping[str, Sequence[str]]) -> Iterator[tuple[LayerKey, State, State]]:
-    """Ends of the lines on which one layer, or all up to it, differ and the rest is the host's."""
-    so_far: tuple[str, ...] = ()
-    for layer, own in groups.items():
-        so_far = (*so_far, *own)
-        for kind, names in (("single", own), ("cumulative", so_far)):
-            yield (layer, 0, kind), a, {**a, **{name: b[name] for name in names}}
-            yield (layer, 1, kind), {**b, **{name: a[name] for name in names}}, b
+    barriers = {pair: error_barrier(report.errors(pair)) for pair in report.curves}
+    return judge(barriers, report.threshold, error=report.error_of_ends, samples=report.samples)
 
 
 def load_plain(checkpoint: Path, device: str) -> Any:
@@ -211,8 +230,8 @@ def read_state(checkpoint: Path, module: torch.nn.Module) -> dict[str, Tensor]:
         LotteryError: No such file, not loadable without pickle, names or shapes that differ, or NaN.
     """
     loaded = load_plain(checkpoint, "cpu")
-    state = _tensors(loaded.get("state_dict", loaded)) if isinstance(loaded, dict) else {}
-    own = _tensors(module.state_dict())
+    state = tensors_in(loaded.get("state_dict", loaded)) if isinstance(loaded, dict) else {}
+    own = tensors_in(module.state_dict())
     odd = sorted(state.keys() ^ own.keys())
     odd += [f"{name} (shape)" for name in state.keys() & own.keys() if state[name].shape != own[name].shape]
     if odd:
@@ -228,64 +247,36 @@ def read_state(checkpoint: Path, module: torch.nn.Module) -> dict[str, Tensor]:
     return state
 
 
-def _tensors(state: Mapping[str, Any]) -> dict[str, Tensor]:
-    """A state without what modules keep beside tensors."""
-    return {name: value for name, value in state.items() if isinstance(value, Tensor)}
-
-
-def _refuse_different_masks(names: Sequence[str]) -> None:
+def _refuse_masks(names: Sequence[str], *, aligned: bool) -> None:
+    """Refuse networks of different masks, and to permute a network that has masks."""
     masks = []
     for name in names:
-        loaded = torch.load(name, map_location="cpu", weights_only=True)
+        loaded = load_plain(Path(name), "cpu")
         states = loaded.get("callbacks", {}) if isinstance(loaded, dict) else {}
         ours = [state["masks"] for key, state in states.items() if key.startswith("lightning_lottery.")]
         masks.append({parameter: mask for of in ours for parameter, mask in of.items()})
     for name, own in zip(names[1:], masks[1:], strict=True):
         if own.keys() != masks[0].keys() or hamming(own, masks[0]):
             raise LotteryError(f"'{names[0]}' and '{name}' were trained with different masks: the line mixes them.")
-
-
-def _setting(
-    a: State, b: State, alpha: float, submodule: str, training: Sequence[Any] = (), split: str = "test"
-) -> Callable[[LightningModule], None]:
-    """What sets a module to a place on a line, batch norm estimated anew from training batches where there are any."""
-
-    def prepare(module: LightningModule) -> None:
-        interpolate_(_tensors(module.get_submodule(submodule).state_dict()), a, b, alpha)
-        if training:
-            step = module.test_step if split == "test" else module.validation_step
-            log, module.__dict__["log"] = module.__dict__["log"], lambda *_, **__: None
-            try:
-                strategy, precision = module.trainer.strategy, module.trainer.precision_plugin
-                moved = (precision.convert_input(strategy.batch_to_device(batch)) for batch in training)
-                numbered = len(signature(step).parameters) > 1
-                with precision.test_step_context():
-                    recalibrate_batch_norm_(module, lambda batch: step(*((batch, 0) if numbered else (batch,))), moved)
-            finally:
-                module.__dict__["log"] = log
-
-    return prepare
-
-
-def _curve(line: Sequence[Mapping[str, float]], monitor: str, mode: str) -> Curve:
-    """Every metric along a line; a monitor that is missing, or in percent, is refused."""
-    if monitor not in line[0]:
-        raise LotteryError(f"The module does not log '{monitor}'; it logs {', '.join(sorted(line[0]))}.")
-    curve = {name: [at[name] for at in line] for name in line[0]}
-    if mode == "max" and max(curve[monitor]) > 1:
+    if aligned and any(not mask.all() for mask in masks[0].values()):
         raise LotteryError(
-            f"'{monitor}' goes up to {max(curve[monitor]):.4g}: with mode='max' it must be a fraction in [0, 1]. "
-            "Log it as a fraction, or judge an error or a loss with mode='min'."
+            f"'{names[0]}' was trained with masks: with its units in another order a network's weights lie outside of "
+            "them, and the line mixes two tickets. Judge without `align`."
         )
-    return curve
 
 
-def _predictions(
-    evaluate: Evaluator, state: State, submodule: str, predict: Callable[[LightningModule, Any], Tensor]
-) -> Tensor:
-    found: list[Tensor] = []
-    evaluate(_setting(state, state, 1.0, submodule), lambda module, batch: found.append(predict(module, batch).cpu()))
-    return torch.cat(found)
+def _write_like(first: Path, state: Mapping[str, Tensor], path: Path) -> None:
+    """Write a state in the form of a checkpoint that there is, without what only training reads."""
+    loaded = load_plain(first, "cpu")
+    content = {name: value for name, value in loaded.items() if name not in _OF_TRAINING}
+    if "state_dict" in loaded:
+        content["state_dict"] = {**loaded["state_dict"], **state}
+    else:
+        content |= state
+    file = BytesIO()
+    torch.save(content, file)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, file.getvalue(), "midpoint")
 
 
 def _first(loader: Any, count: int) -> list[Any]:

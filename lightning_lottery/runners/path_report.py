@@ -21,6 +21,8 @@ Pair = tuple[int, int]
 Curve = Mapping[str, Sequence[float]]
 """Metric to its value at every place on a line."""
 
+_OF_PAIRS = ("curves", "between", "recalibrated", "aligned", "moved")
+
 LayerKey = tuple[str, int, str]
 """A layer's name, the host (0: the pair's first network, 1: its second), and ``"single"`` or ``"cumulative"``."""
 
@@ -43,6 +45,11 @@ class PathReport:
         recalibrated: The curves with batch norm's statistics estimated anew at each place; empty without batch norm.
         layer_alphas: Places at which single layers were interpolated.
         layers: For each pair the curves with only one layer interpolated in either host, or with all layers up to it.
+        aligned: The curves to the second network with its units in the order of the first's; recalibrated where there
+            are recalibrated ones. Empty where not asked.
+        moved: For each aligned pair, group of units to how many of them changed places, and how many there are.
+        left: Modules whose weights an alignment leaves in their order, and why.
+        midpoint: Every metric of the mean of all networks; empty where none was written.
     """
 
     names: tuple[str, ...]
@@ -58,14 +65,25 @@ class PathReport:
     recalibrated: Mapping[Pair, Curve] = field(default_factory=dict)
     layer_alphas: tuple[float, ...] = ()
     layers: Mapping[Pair, Mapping[LayerKey, Curve]] = field(default_factory=dict)
+    aligned: Mapping[Pair, Curve] = field(default_factory=dict)
+    moved: Mapping[Pair, Mapping[str, tuple[int, int]]] = field(default_factory=dict)
+    left: Mapping[str, str] = field(default_factory=dict)
+    midpoint: Mapping[str, float] = field(default_factory=dict)
 
-    def errors(self, pair: Pair, *, recalibrated: bool = False) -> list[float]:
+    def errors(self, pair: Pair, *, recalibrated: bool = False, aligned: bool = False) -> list[float]:
         """The monitor as an error along a pair's line: one minus it where it is better when high."""
-        return self._as_errors((self.recalibrated if recalibrated else self.curves)[pair])
+        return self._as_errors(self._line(pair, recalibrated, aligned))
 
-    def measures(self, pair: Pair, *, recalibrated: bool = False) -> dict[str, float]:
+    @property
+    def error_of_ends(self) -> float | None:
+        """Mean error of the networks themselves; None where the monitor is no share of samples, such as a loss."""
+        ends = [errors[end] for errors in map(self.errors, self.curves) for end in (0, -1)]
+        mean = sum(ends) / len(ends)
+        return mean if self.mode == "max" or (mean <= 1 and "loss" not in self.monitor) else None
+
+    def measures(self, pair: Pair, *, recalibrated: bool = False, aligned: bool = False) -> dict[str, float]:
         """Barrier, excess, value in the middle, and ratio of the highest to the ends' mean, of error and of losses."""
-        curves = (self.recalibrated if recalibrated else self.curves)[pair]
+        curves = self._line(pair, recalibrated, aligned)
         along: dict[str, Sequence[float]] = {"error": self._as_errors(curves)}
         along |= {name: values for name, values in curves.items() if "loss" in name}
         found: dict[str, float] = {}
@@ -126,12 +144,16 @@ class PathReport:
                 rows += [
                     {**base, "method": method, "alpha": None, "metric": m, "value": v} for m, v in measures.items()
                 ]
+        base = {**common, "seeds": list(ends), "n": self.samples, "device": self.device, "method": "midpoint"}
+        rows += [{**base, "alpha": None, "metric": m, "value": v} for m, v in self.midpoint.items()]
         return rows
 
     def summary(self) -> dict[str, Any]:
         """Verdict and measures of every pair, plain values."""
         pairs = {f"{i}-{j}": dict(self._measures_of((i, j))) for i, j in self.curves}
-        return {"networks": self.names, "n": self.samples, "stability": asdict(self.stability), "pairs": pairs}
+        found = {"networks": self.names, "n": self.samples, "stability": asdict(self.stability), "pairs": pairs}
+        of_alignment = {"left": dict(self.left)} if self.aligned else {}
+        return {**found, **of_alignment, **({"midpoint": dict(self.midpoint)} if self.midpoint else {})}
 
     def save(self, path: Path) -> None:
         """Write everything to a JSON file that ``load`` reads.
@@ -142,7 +164,7 @@ class PathReport:
         content = {name: getattr(self, name) for name in self.__dataclass_fields__} | {
             "stability": asdict(self.stability)
         }
-        for name in ("curves", "between", "recalibrated"):
+        for name in _OF_PAIRS:
             content[name] = [[pair, dict(of)] for pair, of in content[name].items()]
         content["layers"] = [
             [pair, [[key, dict(curve)] for key, curve in of.items()]] for pair, of in self.layers.items()
@@ -155,10 +177,16 @@ class PathReport:
         content = json.loads(path.read_text())
         for name in ("names", "alphas", "layer_alphas"):
             content[name] = tuple(content[name])
-        for name in ("curves", "between", "recalibrated"):
-            content[name] = {tuple(pair): of for pair, of in content[name]}
+        for name in _OF_PAIRS:
+            content[name] = {tuple(pair): of for pair, of in content.get(name, [])}
+        content["moved"] = {
+            pair: {group: tuple(of) for group, of in moved.items()} for pair, moved in content["moved"].items()
+        }
         content["layers"] = {tuple(pair): {tuple(key): curve for key, curve in of} for pair, of in content["layers"]}
         return cls(**{**content, "stability": Stability(**content["stability"])})
+
+    def _line(self, pair: Pair, recalibrated: bool, aligned: bool) -> Curve:
+        return (self.aligned if aligned else self.recalibrated if recalibrated else self.curves)[pair]
 
     def _as_errors(self, curve: Curve) -> list[float]:
         values = curve[self.monitor]
@@ -168,6 +196,8 @@ class PathReport:
         yield "raw", self.alphas, self.curves[pair]
         if pair in self.recalibrated:
             yield "recalibrated", self.alphas, self.recalibrated[pair]
+        if pair in self.aligned:
+            yield "aligned", self.alphas, self.aligned[pair]
         for (layer, host, kind), curve in self.layers.get(pair, {}).items():
             yield f"{kind} layer {layer} in host {host}", self.layer_alphas, curve
 
@@ -175,6 +205,10 @@ class PathReport:
         yield "raw", {**self.measures(pair), **self.between[pair]}
         if pair in self.recalibrated:
             yield "recalibrated", self.measures(pair, recalibrated=True)
+        if pair in self.aligned:
+            yield "aligned", self.measures(pair, aligned=True)
+        for group, (moved, size) in self.moved.get(pair, {}).items():
+            yield f"aligned group {group}", {"units": size, "units_moved": moved}
         for kind in ("single", "cumulative"):
             for layer, found in self.layer_barriers(pair, kind).items():
                 yield f"{kind} layer {layer}", {f"error_barrier_{which}": value for which, value in found.items()}
@@ -209,7 +243,7 @@ def write_report(
     for stale in (folder / "path").glob("events.out.*"):
         stale.unlink()  # of a run before this one: the curves would show twice
     with SummaryWriter(str(folder / "path")) as writer:
-        for kind, curves in (("path", report.curves), ("recalibrated", report.recalibrated)):
+        for kind, curves in _kinds_of(report):
             for (i, j), curve in curves.items():
                 for metric, values in curve.items():
                     for alpha, value in zip(report.alphas, values, strict=True):
@@ -224,11 +258,14 @@ def write_report(
 def figures_of(report: PathReport) -> dict[str, "Figure"]:
     """``path``: error and loss along the lines; ``layers`` where layers were interpolated: a bar for each."""
     losses = [name for name in next(iter(report.curves.values())) if "loss" in name][:1]
-    along: dict[str, Sequence[Sequence[float]]] = {
-        "error": [report.errors(pair) for pair in report.curves],
-        **{name: [curve[name] for curve in report.curves.values()] for name in losses},
-    }
-    figures = {"path": lines_between(report.alphas, along, report.threshold)}
+    kinds: list[dict[str, Sequence[Sequence[float]]]] = [
+        {
+            "error": [report.errors(pair, aligned=aligned) for pair in curves],
+            **{name: [curve[name] for curve in curves.values()] for name in losses},
+        }
+        for curves, aligned in ((report.curves, False), (report.aligned, True))
+    ]
+    figures = {"path": lines_between(report.alphas, kinds[0], report.threshold, {"aligned": kinds[1]})}
     if report.layers:
         bars = {}
         for kind in ("single", "cumulative"):
@@ -238,22 +275,43 @@ def figures_of(report: PathReport) -> dict[str, "Figure"]:
     return figures
 
 
+def _kinds_of(report: PathReport) -> list[tuple[str, Mapping[Pair, Curve]]]:
+    return [("path", report.curves), ("recalibrated", report.recalibrated), ("aligned", report.aligned)]
+
+
 def table_of(report: PathReport) -> Table:
     """A row for each pair: ends, barrier, excess and distance."""
     table = Table(title=f"{report.monitor} over {report.samples} samples")
     are_short = all(len(name) < 12 for name in report.names)
-    recalibrated = ["recalibrated"] if report.recalibrated else []
-    for column in ("pair", "error at 1", "at 0", "barrier", *recalibrated, "excess", "L2"):
+    beside = [kind for kind in ("recalibrated", "aligned") if getattr(report, kind)]
+    for column in ("pair", "error at 1", "at 0", "barrier", *beside, "excess", "L2"):
         table.add_column(column, justify="left" if column == "pair" else "right", no_wrap=True)
     for (i, j), between in report.between.items():
         errors, found = report.errors((i, j)), report.measures((i, j))
-        again = [report.measures((i, j), recalibrated=True)["error_barrier"]] if recalibrated else []
+        again = [report.measures((i, j), **{kind: True})["error_barrier"] for kind in beside]
         numbers = (errors[-1], errors[0], found["error_barrier"], *again, found["error_excess"], between["l2"])
         pair = f"{report.names[i]} - {report.names[j]}" if are_short else f"{i} - {j}"
         table.add_row(pair, *(f"{number:.4f}" for number in numbers))
-    if not are_short:
-        table.caption = "\n".join(f"{number}: {name}" for number, name in enumerate(report.names))
+    notes = [] if are_short else [f"{number}: {name}" for number, name in enumerate(report.names)]
+    table.caption = "\n".join([*notes, *_notes_on(report)]) or None
     return table
+
+
+def _notes_on(report: PathReport) -> list[str]:
+    """What the numbers of an alignment and of a midpoint rest on."""
+    notes = []
+    if report.moved:
+        (moved, size) = (sum(n) for n in zip(*(of for g in report.moved.values() for of in g.values()), strict=True))
+        groups = len(next(iter(report.moved.values())))
+        notes.append(f"aligned: {groups} groups of units, {moved} of {size} units moved over all pairs")
+    if report.left:
+        shown = ", ".join(list(report.left)[:4]) + (f" and {len(report.left) - 4} more" if len(report.left) > 4 else "")
+        notes.append(f"not aligned: {shown} (summary.json says why)")
+    if report.aligned and report.recalibrated:
+        notes.append("aligned networks are recalibrated as well")
+    if report.midpoint:
+        notes.append(f"mean of all networks: {report.monitor} {report.midpoint[report.monitor]:.4f}")
+    return notes
 
 
 def verdict_of(report: PathReport) -> str:

@@ -5,7 +5,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from threading import Thread
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -17,20 +20,27 @@ from lightning_lottery.runners.children import RESUME_FROM, Child
 JOBS = "LOTTERY_JOBS"
 """Environment variable that says how many children a recipe's stage trains at the same time."""
 
+TIED = "LOTTERY_TIED"
+"""Environment variable that tells a child that its standard input ends with the process that started it."""
+
+MANY = 8
+"""Children from which on only those that run are shown, and a bar for all."""
+
+Poll = Callable[[], int | None]
+"""The exit code of a child that was launched, None while it goes on."""
+
 
 def run_child(child: Child) -> int:
     """Run a prepared child by its command, in a process of its own; its exit code, or minus the signal that ended it.
 
     Ctrl-C reaches the child as well: it is given the time to shut down.
     """
-    process = subprocess.Popen(_command(child), env=_surroundings())
-    try:
-        return process.wait()
-    except KeyboardInterrupt:
-        process.wait()
-        raise
-    finally:
-        process.kill()  # where it still runs: a second Ctrl-C
+    with started(_command(child), surroundings(search_path())) as process:
+        try:
+            return process.wait()
+        except KeyboardInterrupt:
+            process.wait()
+            raise
 
 
 def run_one(child: Child, what: str, console: Console) -> None:
@@ -55,14 +65,41 @@ def run_one(child: Child, what: str, console: Console) -> None:
         raise LotteryError(_failure(what, code))
 
 
-def run_together(children: Sequence[tuple[str, Child]], jobs: int, console: Console) -> None:
+def run_together(children: Sequence[tuple[str, Child]], console: Console, *, jobs: int) -> None:
     """Prepare and run several children, ``jobs`` at a time, each with threads and devices of its own.
 
     What a child prints goes to ``child.log`` in its folder. All are run to their end, whichever fail.
 
     Args:
         children: What each is called, and the child.
+        console: Shows how far they are.
         jobs: How many run at once, >= 1.
+
+    Raises:
+        LotteryError: One is refused, or some failed: which.
+    """
+    with ExitStack() as running:
+
+        def launch(child: Child, slot: int) -> Poll:
+            variables = surroundings(search_path()) | _share(slot, jobs)
+            with open(child.folder / "child.log", "ab") as log:
+                output = {"stdout": log, "stderr": subprocess.STDOUT}
+                process = running.enter_context(started(_command(child), variables, **output))
+            running.callback(process.wait)  # where this process is interrupted: Ctrl-C has reached the child as well
+            return process.poll
+
+        follow(children, launch, jobs, console)
+
+
+def follow(
+    children: Sequence[tuple[str, Child]], launch: Callable[[Child, int], Poll], slots: int, console: Console
+) -> None:
+    """Prepare children, launch those that are not done, ``slots`` at a time, and show how far each and all are.
+
+    Args:
+        children: What each is called, and the child.
+        launch: Launches a child in a free slot.
+        slots: How many run at once.
         console: Shows how far they are.
 
     Raises:
@@ -71,32 +108,28 @@ def run_together(children: Sequence[tuple[str, Child]], jobs: int, console: Cons
     for _, child in children:
         child.prepare()
     waiting = [named for named in children if not named[1].is_done]
-    free = list(range(jobs))
-    running: dict[int, tuple[str, Child, subprocess.Popen[bytes], TaskID]] = {}
-    failed: list[str] = []
+    free, failed, many = list(range(slots)), [], len(waiting) > MANY
+    running: dict[int, tuple[str, Child, Poll, TaskID]] = {}
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[told]}"), TimeRemainingColumn())
     with Progress(*columns, console=console) as progress:
-        try:
-            while waiting or running:
-                while waiting and free:
-                    (what, child), slot = waiting.pop(0), free.pop(0)
-                    with open(child.folder / "child.log", "ab") as log:
-                        process = subprocess.Popen(
-                            _command(child), env=_surroundings(slot, jobs), stdout=log, stderr=subprocess.STDOUT
-                        )
-                    running[slot] = (what, child, process, progress.add_task(what, total=None, told="begins"))
-                time.sleep(0.2)
-                for slot, (what, child, process, task) in list(running.items()):
-                    _show(progress, task, child)
-                    if (code := process.poll()) is not None:
-                        del running[slot]
-                        free.append(slot)
-                        if code:
-                            failed.append(f"{_failure(what, code)} (see {child.folder / 'child.log'})")
-                        progress.update(task, total=1, completed=int(not code), told="failed" if code else "done")
-        finally:
-            for _, _, process, _ in running.values():
-                process.wait()  # Ctrl-C has reached it as well
+        whole = progress.add_task("all", total=len(waiting), told=f"0/{len(waiting)}", visible=many)
+        while waiting or running:
+            while waiting and free:
+                (what, child), slot = waiting.pop(0), free.pop(0)
+                task = progress.add_task(what, total=None, told="begins", visible=not many)
+                running[slot] = (what, child, launch(child, slot), task)
+            time.sleep(0.2)
+            for slot, (what, child, poll, task) in list(running.items()):
+                _show(progress, task, child)
+                if (code := poll()) is not None:
+                    del running[slot]
+                    free.append(slot)
+                    if code:
+                        failed.append(f"{_failure(what, code)} (see {child.folder / 'child.log'})")
+                    told = "failed" if code else "done"
+                    progress.update(task, total=1, completed=int(not code), told=told, visible=bool(code) or not many)
+                    total = int(progress.tasks[whole].total or 0)
+                    progress.update(whole, advance=1, told=f"{total - len(waiting) - len(running)}/{total}")
     if failed:
         raise LotteryError(" ".join(failed))
 
@@ -104,7 +137,8 @@ def run_together(children: Sequence[tuple[str, Child]], jobs: int, console: Cons
 def _show(progress: Progress, task: TaskID, child: Child) -> None:
     try:
         done, total = (child.folder / "progress").read_text().split(" ")
-        progress.update(task, completed=int(done), total=int(total) if total else None, told=f"step {done}/{total}")
+        told = f"step {done}/{total}"
+        progress.update(task, completed=int(done), total=int(total) if total else None, told=told, visible=True)
     except (FileNotFoundError, ValueError):
         return  # not yet, or being written
 
@@ -113,18 +147,48 @@ def _command(child: Child) -> list[str]:
     return [sys.executable, "-m", "lightning_lottery", "child", str(child.folder)]
 
 
-def _surroundings(slot: int = 0, jobs: int = 1) -> dict[str, str]:
-    """Environment of a child: the paths that modules are found on and, beside others, its own devices and threads."""
-    variables = {name: value for name, value in os.environ.items() if name != RESUME_FROM}
-    variables["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
-    if jobs > 1:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        variables.setdefault("OMP_NUM_THREADS", str(max(1, cores // jobs)))
-        if devices := _devices():
-            share = max(1, len(devices) // jobs)
-            first = slot * share % len(devices)
-            variables["CUDA_VISIBLE_DEVICES"] = ",".join(devices[first : first + share])
-    return variables
+def search_path() -> str:
+    """The paths that modules are found on, for a child to find the project's."""
+    return os.pathsep.join(path for path in sys.path if path)
+
+
+def surroundings(path: str) -> dict[str, str]:
+    """Environment of a child: this process's, with the paths that modules are found on."""
+    return {name: value for name, value in os.environ.items() if name != RESUME_FROM} | {"PYTHONPATH": path, TIED: "1"}
+
+
+@contextmanager
+def started(command: Sequence[str], variables: Mapping[str, str], **given: Any) -> Iterator["subprocess.Popen[bytes]"]:
+    """A child's process, which ends when this one does, in whatever way: its standard input does."""
+    with subprocess.Popen(command, env=variables, stdin=subprocess.PIPE, **given) as process:
+        try:
+            yield process
+        finally:
+            process.kill()  # where it still runs: a second Ctrl-C
+
+
+def end_with_starter() -> None:
+    """In a child: end at once when the process that started it is gone, as if killed, to be resumed by another."""
+    if os.environ.get(TIED):
+        Thread(target=_end_at_end_of_input, daemon=True).start()
+
+
+def _end_at_end_of_input() -> None:
+    with suppress(OSError):
+        while os.read(0, 1):
+            pass
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _share(slot: int, jobs: int) -> dict[str, str]:
+    """Threads and devices of one of several children on this machine, as environment variables."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    share = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, cores // jobs)))}
+    if devices := _devices():
+        own = max(1, len(devices) // jobs)
+        first = slot * own % len(devices)
+        share["CUDA_VISIBLE_DEVICES"] = ",".join(devices[first : first + own])
+    return share
 
 
 def _devices() -> list[str]:

@@ -1,8 +1,10 @@
 """Somebody's project as Lightning's command line sees it: YAML in; module, data and Trainer out."""
 
+import os
 from argparse import ArgumentError
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +12,11 @@ from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from omegaconf import OmegaConf
 
 from lightning_lottery.errors import LotteryError
-from lightning_lottery.runners.settings import ImpSettings, InstabilitySettings
+from lightning_lottery.runners.settings import ImpSettings, InstabilitySettings, SweepSettings
+from lightning_lottery.runners.sweep_report import stable_step
 
 IDLE = (
     "Does not validate against",
@@ -27,8 +31,14 @@ IDLE = (
 BASE = ("Problem with given class_path 'lightning.Callback'", "Not a valid subclass of Callback")
 """What it goes on to say of an argument of a callback: that the base class does not have it either."""
 
-SECTIONS = {"instability": InstabilitySettings, "imp": ImpSettings}
+SECTIONS = {"instability": InstabilitySettings, "sweep": SweepSettings, "imp": ImpSettings}
 """Runners that read a section of their name beside what ``fit`` reads; ``fit`` itself accepts and ignores it."""
+
+PROVISIONAL = "LOTTERY_PROVISIONAL"
+"""Environment variable: a step k* that no sweep has found yet may be any, to check the rest of a configuration."""
+
+HERE: ContextVar[Path] = ContextVar("HERE")
+"""The working directory; while it reads a file the parser works in that file's folder."""
 
 COMMANDS = tuple(LightningCLI.subcommands())
 """The subcommands that Lightning itself runs: fit, validate, test, predict."""
@@ -74,6 +84,7 @@ class Project(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse the given arguments alone: Lightning would warn that the program has some of its own."""
+        HERE.set(Path.cwd())
         with _refusing():
             self.config = parser.parse_args(args)  # type: ignore[arg-type]
 
@@ -166,9 +177,28 @@ def _refusing() -> Iterator[None]:
     try:
         yield
     except OmegaConfBaseException as error:
+        if (mistake := mistake_in(error)) is not None:
+            raise mistake from None
         raise LotteryError(f"The configuration cannot be resolved: {str(error).splitlines()[0]}.") from error
     except ArgumentError as error:
         raise LotteryError(_in_one_sentence(str(error))) from error
+
+
+def _stable_step(stage: str, network: str = "dense") -> int:
+    """What ``${stable_step:STAGE}`` or ``${stable_step:STAGE,NETWORK}`` in a recipe's YAML means.
+
+    Raises:
+        LotteryError: Outside a recipe; or the stage's sweep found no such step, or is not done.
+    """
+    if "LOTTERY_RUN" not in os.environ:
+        raise LotteryError(f"'stable_step:{stage}' names a stage of a recipe: it means something in `run` only.")
+    folder = HERE.get() / os.environ["LOTTERY_RUN"] / stage
+    if os.environ.get(PROVISIONAL) and not (folder / "summary.json").exists():
+        return 0
+    return stable_step(folder, network)
+
+
+OmegaConf.register_resolver("stable_step", _stable_step, replace=True)
 
 
 def _in_one_sentence(message: str) -> str:
@@ -192,6 +222,6 @@ def mistake_in(error: BaseException | None) -> LotteryError | MisconfigurationEx
         if isinstance(error, (LotteryError, MisconfigurationException)):
             return error
         seen.add(id(error))
-        parsing = type(error).__module__.split(".")[0] in ("argparse", "jsonargparse")
+        parsing = type(error).__module__.split(".")[0] in ("argparse", "jsonargparse", "omegaconf")
         error = error.__cause__ or (error.__context__ if parsing else None)
     return None

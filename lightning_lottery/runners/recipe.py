@@ -17,8 +17,9 @@ from rich.table import Table
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.figures import stages_over_seeds
 from lightning_lottery.runners.children import Child, discard_with_dependents
+from lightning_lottery.runners.engine import DASK
 from lightning_lottery.runners.processes import JOBS, run_one
-from lightning_lottery.runners.project import COMMANDS, SECTIONS, resolve
+from lightning_lottery.runners.project import COMMANDS, PROVISIONAL, SECTIONS, resolve
 from lightning_lottery.ticket import write_whole
 
 STAGES = (*COMMANDS, *SECTIONS)
@@ -33,6 +34,11 @@ class Stage:
     place: int
     name: str
     command: str
+
+    @property
+    def waits(self) -> bool:
+        """Whether its configuration is known only when an earlier stage is done: it names the step that one finds."""
+        return "${stable_step:" in self.path.read_text()
 
 
 def stages_of(recipe: Path) -> list[Stage]:
@@ -67,12 +73,14 @@ def run(
     redo: Collection[str] = (),
     overlay: str | os.PathLike[str] | None = None,
     jobs: int = 1,
+    dask: str | None = None,
 ) -> dict[str, Any]:
     """Run every stage for every seed, each in a process of its own; what is done is not run again.
 
     A stage's files go to ``OUT/RECIPE/seed-S/STAGE/``. In its YAML ``${oc.env:LOTTERY_RUN}`` is ``OUT/RECIPE/seed-S``,
     by which stages name one another's files. At the end a table over seeds, ``results.jsonl``, ``summary.json``
-    and ``summary.png``.
+    and ``summary.png``. ``${stable_step:1-when-stable}`` is the step k* that the sweep of that stage found; without
+    one the stage that names it is refused.
 
     Args:
         recipe: Folder with stages ``1-NAME.SUBCOMMAND.yaml``, ``2-...``.
@@ -81,6 +89,7 @@ def run(
         redo: Names of stages to run again, and with them the stages that use their files.
         overlay: A YAML that is laid over every stage's.
         jobs: Children that a stage of several trains at the same time.
+        dask: Address of a Dask scheduler whose workers train them instead.
 
     Returns:
         The summary: stage to metric to ``mean``, ``sd`` (None for one seed), ``n`` and ``values`` over seeds.
@@ -93,14 +102,18 @@ def run(
     if not seeds or len(set(seeds)) != len(seeds):
         raise LotteryError(f"`seeds` are different numbers, at least one, got {list(seeds)}.")
     target = Path(out) / recipe.resolve().name
-    runs = {seed: _children(stages, seed, target / f"seed-{seed}", overlay) for seed in seeds}  # all, before any runs
+    folders = {seed: target / f"seed-{seed}" for seed in seeds}
+    with _environment(**{PROVISIONAL: "1"}):  # all, before any runs
+        runs = {seed: [_child(stage, seed, folder, overlay) for stage in stages] for seed, folder in folders.items()}
     for children in runs.values():
         discard_with_dependents(children, redo)
-    _refuse_changed([child for children in runs.values() for child in children])
+    sure = [number for number, stage in enumerate(stages) if not stage.waits]
+    _refuse_changed([children[number] for children in runs.values() for number in sure])
     console = Console()
     for seed, children in runs.items():
-        for number, child in enumerate(children, start=1):
-            with _environment(**{JOBS: str(jobs)}):
+        for number, stage in enumerate(stages, start=1):
+            child = children[number - 1] = _child(stage, seed, folders[seed], overlay)
+            with _environment(**{JOBS: str(jobs)}, **({DASK: dask} if dask else {})):
                 _run_one(child, f"seed {seed} · {child.folder.name} ({number}/{len(children)})", console)
     rows = [row for children in runs.values() for child in children for row in child.records()]
     write_whole(target / "results.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode(), "records")
@@ -170,18 +183,15 @@ def _draw(summary: dict[str, Any], target: Path) -> None:
         write_whole(target / "summary.png", image.getvalue(), "figure")
 
 
-def _children(stages: list[Stage], seed: int, folder: Path, overlay: str | os.PathLike[str] | None) -> list[Child]:
-    children = []
+def _child(stage: Stage, seed: int, folder: Path, overlay: str | os.PathLike[str] | None) -> Child:
+    laid_over = [] if overlay is None else ["--config", str(overlay)]
+    arguments = ["--config", str(stage.path), *laid_over, "--seed_everything", str(seed)]
     with _environment(LOTTERY_RUN=str(folder), LOTTERY_SEED=str(seed)):
-        for stage in stages:
-            laid_over = [] if overlay is None else ["--config", str(overlay)]
-            arguments = ["--config", str(stage.path), *laid_over, "--seed_everything", str(seed)]
-            try:
-                config = resolve([stage.command, *arguments])
-            except LotteryError as error:
-                raise LotteryError(f"{stage.path}: {error}") from error
-            children.append(Child(folder / stage.name, stage.command, config, {"stage": stage.name, "seeds": [seed]}))
-    return children
+        try:
+            config = resolve([stage.command, *arguments])
+        except LotteryError as error:
+            raise LotteryError(f"{stage.path}: {error}") from error
+    return Child(folder / stage.name, stage.command, config, {"stage": stage.name, "seeds": [seed]})
 
 
 def _refuse_changed(children: list[Child]) -> None:

@@ -1,6 +1,6 @@
 """The sections that runners read from a project's YAML, beside what ``fit`` reads."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from lightning_lottery.callbacks.base import MaskCallback
@@ -48,6 +48,62 @@ class InstabilitySettings:
                 "`alphas` is a number of places >= 2, both ends 0 and 1 among them, `recalibrate` one of batches >= 0, "
                 f"and `layer_alphas` are places in [0, 1], got {self.alphas}, {self.recalibrate}, {self.layer_alphas}."
             )
+
+
+@dataclass(frozen=True)
+class SweepSettings:
+    """Section ``sweep`` of a YAML: from which step on a network is stable to SGD noise.
+
+    Args:
+        steps: Candidates: optimizer steps, rising, at least two; with ``snapshots`` default: all that they have.
+        parents: Seeds of the parents, each an initialisation, trained and saved at these steps.
+        seeds: Of the children of the first parent, at least two; further parents' are 1000 more each.
+        snapshots: Folders of ``step=K.ckpt``, each of a parent trained before, in place of ``parents``.
+        search: ``"grid"`` for every step, ``"bisect"`` for few.
+        precision: Of k*, relative, where it is searched: 1 ends where neighbours are a factor of 2 apart.
+        pruners: Name of a network to a callback that prunes it once, at the step.
+        tickets: Name of a network to the path of the ticket that its children train.
+        beside: Name to the folder of another sweep, drawn in the same picture.
+        monitor: The logged metric that is judged, a fraction.
+        mode: ``"max"`` for an accuracy, ``"min"`` for an error or a loss.
+        threshold: Error barrier below which networks are called stable, a fraction.
+        alphas: Places on each line, evenly spaced, both ends included; >= 2.
+        recalibrate: Training batches for estimating batch norm's statistics anew at each place; 0 for none.
+    """
+
+    steps: tuple[int, ...] = ()
+    parents: tuple[int, ...] = (0, 1, 2)
+    seeds: tuple[int, ...] = (1, 2, 3)
+    snapshots: tuple[str, ...] = ()
+    search: Literal["grid", "bisect"] = "grid"
+    precision: float = 1.0
+    pruners: dict[str, MaskCallback] = field(default_factory=dict)
+    tickets: dict[str, str] = field(default_factory=dict)
+    beside: dict[str, str] = field(default_factory=dict)
+    monitor: str = "test_acc"
+    mode: Literal["max", "min"] = "max"
+    threshold: float = 0.02
+    alphas: int = 21
+    recalibrate: int = 0
+
+    def __post_init__(self) -> None:
+        if self.search not in ("grid", "bisect"):
+            raise LotteryError(f"`search` is 'grid' or 'bisect', got {self.search!r}.")
+        if not self.snapshots and (not self.parents or len(set(self.parents)) != len(self.parents)):
+            raise LotteryError(f"`parents` are different seeds, at least one, got {list(self.parents)}.")
+        if len(set(self.seeds)) < len(self.seeds):
+            raise LotteryError(f"`seeds` of a sweep are all different, got {list(self.seeds)}.")
+        names = ["dense", *self.pruners, *self.tickets]
+        if len(set(names)) < len(names) or any("/" in name for name in names):
+            raise LotteryError(
+                f"Networks have names of their own, fit for folders, and 'dense' is the whole one: {names}."
+            )
+
+    @property
+    def judging(self) -> InstabilitySettings:
+        """How the children at each step are judged."""
+        names = ("monitor", "mode", "threshold", "alphas", "recalibrate")
+        return InstabilitySettings(**{name: getattr(self, name) for name in names})
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from lightning_lottery.errors import LotteryError
 from lightning_lottery.runners.children import Child, Row, tell_progress
 from lightning_lottery.runners.conditions import Conditions
 from lightning_lottery.runners.factories import Factories
-from lightning_lottery.runners.level import with_level
+from lightning_lottery.runners.level import with_level, with_snapshots
 from lightning_lottery.runners.noise import without_noise
 
 
@@ -51,6 +51,8 @@ def train(child: Child, resume: str, factories: Factories | None = None) -> list
         callbacks: list[Callback] = [*given]
         if child.options.get("ticket"):
             callbacks.append(MaskFreezing(child.options["ticket"]))
+        if "snapshots" in child.options:
+            callbacks = with_snapshots(callbacks, child.options["snapshots"])
         if "level" in child.options:
             callbacks = with_level(callbacks, child.options, resumed=bool(resume))
         if child.command == "start":

@@ -1,6 +1,7 @@
 import fcntl
 import json
 import re
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -232,7 +233,7 @@ def test_an_interrupted_child_is_given_the_time_to_shut_down(child, monkeypatch)
         def kill(self):
             calls.append("kill")
 
-    monkeypatch.setattr(processes.subprocess, "Popen", lambda command, env: Process())
+    monkeypatch.setattr(processes.subprocess, "Popen", lambda command, env, stdin: nullcontext(Process()))
     with pytest.raises(KeyboardInterrupt):
         run_child(child)
     assert calls == ["wait", "wait", "kill"]

@@ -1,5 +1,6 @@
 import json
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,10 @@ from torch.nn import functional as F
 import stages
 from lightning_lottery import ExactResume, IterativePruning, LotteryError, MagnitudePruning, Scope, Snapshots, Ticket
 from lightning_lottery.functional.masks import count
-from lightning_lottery.runners import imp, imp_report, instability, processes, recipe
+from lightning_lottery.runners import engine, imp, imp_report, processes, recipe
 from projects import Batches, plain_loader, says, trainer
 from stages import Died
+from test_ranks import run
 
 STEPS = 12  # of a whole fit: 3 epochs of 4 batches
 SIZES = {"net.0.weight": 96, "net.4.weight": 48}
@@ -336,14 +338,14 @@ def test_killed_anywhere_and_started_again_it_ends_as_the_unbroken_run(tmp_path,
     out = tmp_path / "killed"
     with monkeypatch.context() as patch, pytest.raises(Died):
         if at == "between":
-            do_child = instability.do_child
+            do_child = engine.do_child
 
             def dying(folder, commands):
                 if str(folder).endswith("seed-1/level-2"):
                     raise Died
                 do_child(folder, commands)
 
-            patch.setattr(instability, "do_child", dying)
+            patch.setattr(engine, "do_child", dying)
         else:
             patch.setattr(Dies, "at", (at, 9))
         run(out)
@@ -358,14 +360,14 @@ def test_killed_anywhere_and_started_again_it_ends_as_the_unbroken_run(tmp_path,
 
 def test_what_is_done_is_not_done_again_and_more_levels_or_seeds_only_add_children(tmp_path, monkeypatch):
     done = []
-    do_child = instability.do_child
+    do_child = engine.do_child
 
     def noted(folder, commands):
         if not (folder / "done").exists():
             done.append(f"{folder.parent.name}/{folder.name}")
         do_child(folder, commands)
 
-    monkeypatch.setattr(instability, "do_child", noted)
+    monkeypatch.setattr(engine, "do_child", noted)
     pruning(levels=1).run(None, (1,), out=tmp_path)
     assert done == ["seed-1/level-0", "seed-1/level-1"]
     done.clear()
@@ -485,3 +487,71 @@ class TestRefusals:
     def test_several_processes_for_closures(self, tmp_path):
         with pytest.raises(LotteryError, match="functions at the top of a file"):
             pruning().run(None, (1, 2), jobs=2, out=tmp_path)
+
+
+RANKS = """
+import sys
+from pathlib import Path
+import torch
+from lightning.pytorch import Callback, LightningDataModule
+from lightning_lottery import IterativePruning, Scope
+from lightning_lottery.callbacks import MaskCallback
+from lightning_lottery.runners.training import train
+from projects import plain_loader, trainer
+from runners.test_imp import Net
+
+torch.set_num_threads(1)
+
+class Shuffled(LightningDataModule):
+    def train_dataloader(self):
+        return plain_loader(n=64, shuffle=True)
+    def test_dataloader(self):
+        return plain_loader(n=61)
+
+class OfRank(Callback):
+    lottery_place = 3
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if not hasattr(self, "began"):
+            (masking,) = [callback for callback in trainer.callbacks if isinstance(callback, MaskCallback)]
+            weights = {name: value.clone() for name, value in pl_module.state_dict().items()}
+            masks = {name: mask.clone() for name, mask in masking.masks.items()}
+            self.began = {"weights": weights, "masks": masks, "step": trainer.global_step, "batch": batch[0]}
+
+    def on_train_end(self, trainer, pl_module):
+        ended = dict(pl_module.named_parameters())
+        path = Path(trainer.default_root_dir) / f"rank-{trainer.global_rank}.pt"
+        torch.save({**self.began, "ended": {name: value.detach() for name, value in ended.items()}}, path)
+
+def make_trainer(**given):
+    two = {"devices": 2, "strategy": "ddp"}
+    return trainer(given["default_root_dir"], OfRank(), logger=given["logger"], **two)
+
+options = {"prune_fraction": 0.3, "levels": 2, "rewind_step": 5, "scope": Scope(), "controls": ["shuffled"]}
+pruning = IterativePruning(Net, Shuffled, make_trainer, **options)
+for children in pruning.plan(Path(sys.argv[1]), None, (1,)).levels:
+    for child in children:
+        child.folder.mkdir(parents=True, exist_ok=True)
+        train(child, "", pruning.project)
+sys.stdout.write("ok\\n")
+"""
+
+
+def test_on_two_ranks_every_level_has_the_same_masks_and_rewound_weights_on_both_and_the_exact_count(tmp_path):
+    script = tmp_path / "ranks.py"
+    script.write_text(RANKS)
+    done = run(sys.executable, str(script), str(tmp_path))
+    assert done.returncode == 0 and done.stdout.count("ok") == 2, done.stderr[-3000:]
+    folder = tmp_path / "seed-1"
+    snapshot = checkpoint(folder / "level-0/snapshots/step=5.ckpt")["state_dict"]
+    kept = sum(SIZES.values())
+    for name in ("level-1", "level-1-shuffled", "level-2", "level-2-shuffled"):
+        one, other = (torch.load(folder / name / f"rank-{rank}.pt", weights_only=True) for rank in (0, 1))
+        found = ticket(folder / name)
+        assert same(one["masks"], found.masks) and same(other["masks"], found.masks)
+        assert same(one["weights"], masked(snapshot, found)) and same(other["weights"], one["weights"])
+        assert one["step"] == other["step"] == 5 and not torch.equal(one["batch"], other["batch"])
+        assert same(one["ended"], other["ended"]) and not same(one["ended"], one["weights"])
+        kept = kept if name.endswith("shuffled") else kept - round(0.3 * kept)
+        assert count(found.masks)[0] == kept
+        assert all((one["ended"][of][~mask] == 0).all() for of, mask in found.masks.items())

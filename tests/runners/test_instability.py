@@ -24,7 +24,7 @@ from lightning_lottery import (
     Snapshots,
     Ticket,
 )
-from lightning_lottery.runners import factories, instability, path_report
+from lightning_lottery.runners import engine, factories, instability, path_report
 from lightning_lottery.runners.children import Child
 from lightning_lottery.runners.processes import run_together
 from projects import Batches, plain_loader, says, trainer
@@ -274,14 +274,14 @@ def test_killed_anywhere_and_started_again_it_ends_with_the_unbroken_report(tmp_
 
             patch.setattr(instability.path.__globals__["Evaluator"], "__call__", evaluate)
         elif at[0] in ("between", "start"):
-            do_child = instability.do_child
+            do_child = engine.do_child
 
             def dying(folder, commands):
                 if folder.name == ("seed-2" if at[0] == "between" else "seed-1"):
                     raise Died
                 do_child(folder, commands)
 
-            patch.setattr(instability, "do_child", dying)
+            patch.setattr(engine, "do_child", dying)
         else:
             patch.setattr(Dies, "at", at)
         analysis().run(None, (1, 2), out=out)
@@ -295,8 +295,8 @@ def test_killed_anywhere_and_started_again_it_ends_with_the_unbroken_report(tmp_
 
 def test_what_is_done_is_not_done_again_and_more_seeds_only_add_children(parent, tmp_path, monkeypatch):
     done = []
-    do_child = instability.do_child
-    monkeypatch.setattr(instability, "do_child", lambda f, c: (done.append(f.name), do_child(f, c)))
+    do_child = engine.do_child
+    monkeypatch.setattr(engine, "do_child", lambda f, c: (done.append(f.name), do_child(f, c)))
     analysis, begin = closures(), parent / "snapshots/step=5.ckpt"
     first = analysis.run(begin, (1, 2), out=tmp_path)
     before = {name: (tmp_path / name / "done").stat().st_mtime_ns for name in ("seed-1", "seed-2")}
@@ -605,7 +605,7 @@ def test_children_trained_at_once_are_those_trained_one_after_another(parent, tm
     for seed in (1, 2):
         config = {**project.config(), "seed_everything": seed, "ckpt_path": begin}
         children.append((f"seed {seed}", Child(tmp_path / f"seed-{seed}", "fit", config, {}, {"ticket": None})))
-    run_together(children, 2, quiet)
+    run_together(children, quiet, jobs=2)
     closures().run(begin, (1, 2), out=tmp_path / "sequence")
     for seed in (1, 2):
         assert same(weights(tmp_path / f"seed-{seed}"), weights(tmp_path / f"sequence/seed-{seed}"))
@@ -613,7 +613,7 @@ def test_children_trained_at_once_are_those_trained_one_after_another(parent, tm
     broken = Child(tmp_path / "broken", "fit", {**config, "make_module": {"function": "projects:none", "source": ""}})
     whole = Child(tmp_path / "whole", "fit", config, {}, {"ticket": None})
     with pytest.raises(LotteryError, match=r"broken failed with exit code 2; what is done stays. \(see .*child.log\)"):
-        run_together([("broken", broken), ("whole", whole)], 2, quiet)
+        run_together([("broken", broken), ("whole", whole)], quiet, jobs=2)
     assert whole.is_done and "no function 'none'" in (tmp_path / "broken/child.log").read_text()
 
 

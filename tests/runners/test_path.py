@@ -356,6 +356,104 @@ def test_a_small_last_batch_is_shared_by_the_ranks_with_the_one_before_it():
         list(Batches([[[torch.zeros(3, 2, 2)] * 4, torch.zeros(4)]], rank=0, world_size=2))
 
 
+class Saving(Normed):
+    """Has hyper-parameters, and something beside tensors in its state."""
+
+    def __init__(self, wide: int = 8) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.network[0] = nn.Linear(6, wide)
+        self.network[1], self.network[4] = nn.BatchNorm1d(wide), nn.Linear(wide, 2)
+
+    def get_extra_state(self):
+        return "extra"
+
+    def set_extra_state(self, state):
+        assert state == "extra"
+
+    def training_step(self, batch, batch_idx):
+        return F.cross_entropy(self.network(batch[0]), batch[1])
+
+    def configure_optimizers(self):
+        return torch.optim.Adam(self.parameters(), 1e-2)
+
+
+class TestMidpoint:
+    """The mean of all networks, as a checkpoint."""
+
+    @pytest.fixture
+    def files(self, tmp_path):
+        files = []
+        for seed in (0, 1, 2):
+            torch.manual_seed(seed)
+            fitted = trainer(tmp_path, max_epochs=seed + 1)
+            fitted.fit(Saving(wide=10))
+            files.append(tmp_path / f"{seed}.ckpt")
+            fitted.save_checkpoint(files[-1])
+        return files
+
+    @pytest.mark.parametrize("count", [2, 3])
+    def test_it_loads_as_the_networks_do_and_is_their_mean(self, files, tmp_path, count):
+        target = tmp_path / "new/soup.ckpt"
+        report = path(Saving(wide=10), None, files[:count], trainer=trainer(tmp_path), save_midpoint=target)
+        states = [Saving.load_from_checkpoint(file).state_dict() for file in files[:count]]
+        module = Saving.load_from_checkpoint(target)
+        assert module.hparams["wide"] == 10
+        for name, tensor in module.state_dict().items():
+            if isinstance(tensor, torch.Tensor) and tensor.is_floating_point():
+                mean = torch.stack([state[name] for state in states]).double().mean(0)
+                torch.testing.assert_close(tensor.double(), mean, rtol=1e-7, atol=1e-8)
+            else:
+                assert tensor == states[0][name]
+        assert module.state_dict()["network.1.num_batches_tracked"] == 4  # the first's one epoch
+        (measured,) = trainer(tmp_path).test(module, verbose=False)
+        assert measured["test_loss"] == pytest.approx(report.midpoint["test_loss"], rel=1e-6)
+        if count == 2:
+            middle = report.alphas.index(0.5)
+            for name, value in report.midpoint.items():
+                assert report.curves[0, 1][name][middle] == pytest.approx(value, rel=1e-6), name
+        rows = [row for row in report.rows() if row["method"] == "midpoint"]
+        assert {row["metric"]: row["value"] for row in rows} == report.midpoint and len(rows[0]["seeds"]) == count
+        assert report.summary()["midpoint"] == report.midpoint
+
+    def test_it_has_nothing_to_go_on_training_from(self, files, tmp_path):
+        target = tmp_path / "soup.ckpt"
+        path(Saving(wide=10), None, files, trainer=trainer(tmp_path), save_midpoint=target, alphas=(0, 1))
+        loaded, first = torch.load(target, weights_only=True), torch.load(files[0], weights_only=True)
+        assert first.keys() - loaded.keys() == {"optimizer_states", "lr_schedulers", "callbacks"}
+        assert loaded["state_dict"]["_extra_state"] == "extra"
+
+    def test_its_batch_norm_is_recalibrated_where_that_is_asked(self, files, tmp_path):
+        target = tmp_path / "soup.ckpt"
+        quiet = trainer(tmp_path)
+        report = path(Saving(wide=10), None, files[:2], trainer=quiet, save_midpoint=target, recalibrate=4)
+        middle = report.recalibrated[0, 1]["test_loss"][report.alphas.index(0.5)]
+        assert report.midpoint["test_loss"] == pytest.approx(middle, rel=1e-6)
+        assert middle != pytest.approx(report.curves[0, 1]["test_loss"][10], rel=1e-5)
+        (measured,) = trainer(tmp_path).test(Saving.load_from_checkpoint(target), verbose=False)
+        assert measured["test_loss"] == pytest.approx(middle, rel=1e-6)
+
+    def test_a_file_of_a_plain_state_gives_a_file_of_a_plain_state(self, tmp_path):
+        net = trained(0)
+        line(tmp_path, net, trained(1), save_midpoint=tmp_path / "soup.pt")
+        module = Judged(mlp())
+        module.load_state_dict(torch.load(tmp_path / "soup.pt", weights_only=True))
+
+    def test_aligned_networks_are_averaged_in_the_first_s_order(self, tmp_path):
+        net = trained(0)
+        other = permuted(net)
+        report = line(tmp_path, net, other, other, save_midpoint=tmp_path / "soup.pt", align=True)
+        state = torch.load(tmp_path / "soup.pt", weights_only=True)
+        for name, tensor in net.state_dict().items():
+            torch.testing.assert_close(state[f"network.{name}"], tensor)
+        assert report.midpoint["test_loss"] == pytest.approx(report.curves[0, 1]["test_loss"][-1], rel=1e-5)
+
+    def test_no_network_is_overwritten(self, tmp_path):
+        net = trained(0, steps=1)
+        with pytest.raises(LotteryError, match="`save_midpoint` would overwrite '.*0.pt', which is one of the net"):
+            line(tmp_path, net, net, save_midpoint=tmp_path / "../" / tmp_path.name / "0.pt")
+
+
 class TestRefusals:
     def test_another_mode_or_threshold_or_submodule(self, tmp_path):
         nets = trained(0, steps=1), trained(1, steps=1)

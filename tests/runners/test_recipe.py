@@ -375,3 +375,34 @@ def test_a_stage_may_be_an_analysis_which_goes_on_where_it_was_killed_and_is_ref
     write(folder, {"3-stable.instability": instability(seeds=[1, 2], threshold=0.05)})
     with pytest.raises(LotteryError, match="3-stable: instability.threshold was 0.02, is 0.05"):
         recipe.run(folder)
+
+
+def when_stable(threshold):
+    """A sweep, and a fit that saves at the step that it finds."""
+    sweep = {"steps": [4, 8], "parents": [3], "seeds": [1, 2, 3], "alphas": 3, "threshold": threshold}
+    found = named("Snapshots", steps=["${stable_step:1-when}"])
+    return {"1-when.sweep": fit(sweep=sweep), "2-once-stable.fit": fit(found)}
+
+
+def test_the_step_from_which_on_a_network_is_stable_reaches_later_stages(started, ran):
+    started(when_stable(0.9))
+    recipe.run("recipe")
+    assert [path.name for path in (FOLDER / "2-once-stable/snapshots").iterdir()] == ["step=4.ckpt"]
+    assert ran[0] == "1-when" and ran[-1] == "2-once-stable"
+    ran.clear()
+    recipe.run("recipe")
+    assert ran == []
+
+
+def test_without_a_step_from_which_on_a_network_is_stable_the_stage_that_names_it_is_refused(started, ran):
+    started(when_stable(1e-9))
+    with pytest.raises(LotteryError, match=r"2-once-stable.fit.yaml: The sweep in .*1-when' found no step from which"):
+        recipe.run("recipe")
+    assert (FOLDER / "1-when/done").is_file() and "2-once-stable" not in ran
+    content = when_stable(1e-9)
+    content["2-once-stable.fit"]["trainer"]["max_epocs"] = 3
+    started(content)
+    ran.clear()
+    with pytest.raises(LotteryError, match="max_epocs"):
+        recipe.run("recipe", out="other")
+    assert ran == []  # the rest of its configuration is checked before anything runs

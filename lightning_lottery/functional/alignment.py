@@ -1,0 +1,173 @@
+"""Align two networks: the order of one's units in which its weights lie nearest to the other's (git re-basin).
+
+The order of hidden units means nothing: a network and its permutation are the same function, with a barrier between
+them. Pure weights: no data, no forward pass. A state is on the CPU; sums are in float64.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lightning_lottery.functional.connectivity import State
+
+
+class Coupling(NamedTuple):
+    """Units that change places together, and every tensor in which they lie.
+
+    Args:
+        size: Number of units.
+        places: For each tensor its name, the dimension, entries per unit, and where they start: unit ``u`` owns
+            ``block`` entries of ``dim`` from ``start + u * block`` on. Weights that make the units and weights that
+            read them, biases, norms, and running statistics, which move along without a say.
+    """
+
+    size: int
+    places: Sequence[tuple[str, int, int, int]]
+
+
+Couplings = Mapping[str, Coupling]
+"""Couplings by name."""
+
+Orders = Mapping[str, Tensor]
+"""Name of a coupling to the unit, int64, that comes to stand in each place."""
+
+
+def match_weights(a: State, b: State, couplings: Couplings, *, seed: int = 0, passes: int = 100) -> dict[str, Tensor]:
+    """The order of ``b``'s units in which the inner product of its weights with ``a``'s is highest, as far as found.
+
+    Coordinate descent: for one coupling after another, in random order, the best permutation with all others held (a
+    linear assignment), until a pass moves nothing. From two starts, of which the better end is kept: the order that
+    there is, and units matched by their weights sorted along all other coupled dimensions, which no permutation of
+    other units changes: so a network finds its own permutation whatever the others start from.
+
+    Args:
+        a: Trained weights; names that it lacks (buffers) have no say.
+        b: As ``a``; what is to be permuted.
+        couplings: What may be permuted.
+        seed: Of the random order.
+        passes: At most, over all couplings.
+
+    Returns:
+        Coupling to order, for ``permute(b, couplings, ...)``.
+
+    Example:
+        >>> a = {"0.weight": torch.tensor([[1.0], [2.0]]), "2.weight": torch.tensor([[3.0, 4.0]])}
+        >>> b = {"0.weight": torch.tensor([[2.0], [1.0]]), "2.weight": torch.tensor([[4.0, 3.0]])}
+        >>> match_weights(a, b, {"0": Coupling(2, [("0.weight", 0, 1, 0), ("2.weight", 1, 1, 0)])})
+        {'0': tensor([1, 0])}
+
+    Source: Ainsworth et al. 2023, algorithm 1, which has the first start only. Where both dimensions of a tensor move
+    together the assignment is its linearisation: there a step counts only if the inner product rises, as everywhere.
+    """
+    touched = {name for coupling in couplings.values() for name, *_ in coupling.places} & a.keys()
+    one, other = ({name: state[name].double() for name in touched} for state in (a, b))
+    as_is = {name: torch.arange(coupling.size) for name, coupling in couplings.items()}
+    starts = (as_is, _by_sorted_weights(one, other, couplings))
+    found = [_descend(one, other, couplings, start, seed, passes) for start in starts]
+    return max(found, key=lambda orders: _inner(one, permute(other, couplings, orders)))
+
+
+def permute(state: State, couplings: Couplings, orders: Orders) -> dict[str, Tensor]:
+    """A state with its units in another order: the same function, where the couplings name all that moves with them.
+
+    Args:
+        state: Not changed; places in tensors that it lacks are passed over.
+        couplings: Where the units lie.
+        orders: For some of the couplings, which unit comes to stand in each place.
+
+    Example:
+        >>> permute({"w": torch.tensor([1, 2, 3])}, {"0": Coupling(2, [("w", 0, 1, 1)])}, {"0": torch.tensor([1, 0])})
+        {'w': tensor([1, 3, 2])}
+    """
+    permuted = dict(state)
+    for name, order in orders.items():
+        for tensor, dim, block, start in couplings[name].places:
+            if tensor in permuted:
+                index = torch.arange(permuted[tensor].shape[dim])
+                entries = start + order[:, None] * block + torch.arange(block)
+                index[start : start + len(order) * block] = entries.flatten()
+                permuted[tensor] = permuted[tensor].index_select(dim, index)
+    return permuted
+
+
+def average(states: Sequence[State]) -> dict[str, Tensor]:
+    """The mean of several states, computed in float64; what is not floating-point comes from the first.
+
+    Example:
+        >>> average([{"w": torch.tensor([1.0])}, {"w": torch.tensor([2.0])}])
+        {'w': tensor([1.5000])}
+
+    Source: Wortsman et al. 2022 (model soups), the uniform soup.
+    """
+    return {
+        name: torch.stack([state[name].double() for state in states]).mean(0).to(tensor.dtype)
+        if tensor.is_floating_point()
+        else tensor.clone()
+        for name, tensor in states[0].items()
+    }
+
+
+def _descend(a: State, b: State, couplings: Couplings, start: Orders, seed: int, passes: int) -> dict[str, Tensor]:
+    orders, permuted = dict(start), permute(b, couplings, start)
+    random = np.random.default_rng(seed)
+    for _ in range(passes):
+        moved = False
+        for name in random.permutation(list(couplings)):
+            coupling = couplings[name]
+            similarity = sum(
+                _units(a[place[0]], coupling.size, place) @ _units(permuted[place[0]], coupling.size, place).T
+                for place in coupling.places
+                if place[0] in a
+            )
+            best = _assigned(similarity)
+            own = {place[0]: permuted[place[0]] for place in coupling.places if place[0] in a}
+            candidate = permute(own, {name: coupling}, {name: best})
+            before, after = _inner(a, own), _inner(a, candidate)
+            if after - before > 1e-10 * abs(before):
+                permuted |= candidate
+                orders[name] = orders[name][best]
+                moved = True
+        if not moved:
+            break
+    return orders
+
+
+def _by_sorted_weights(a: State, b: State, couplings: Couplings) -> dict[str, Tensor]:
+    """Each coupling's assignment by what the orders of all others leave as it is."""
+    moving = {(place[0], place[1]) for coupling in couplings.values() for place in coupling.places}
+    orders = {}
+    for name, coupling in couplings.items():
+        similarity: Tensor | int = 0
+        for tensor, dim, block, start in coupling.places:
+            if tensor in a:
+                others = [d for d in range(a[tensor].ndim) if d != dim and (tensor, d) in moving]
+                sides = []
+                for state in (a, b):
+                    weights = state[tensor]
+                    for other in others:
+                        weights = weights.sort(other).values
+                    sides.append(_units(weights, coupling.size, (tensor, dim, block, start)))
+                similarity = similarity + sides[0] @ sides[1].T
+        orders[name] = _assigned(similarity)
+    return orders
+
+
+def _units(tensor: Tensor, size: int, place: tuple[str, int, int, int]) -> Tensor:
+    """A row for each unit: its entries of a tensor."""
+    _, dim, block, start = place
+    return tensor.narrow(dim, start, size * block).movedim(dim, 0).reshape(size, -1)
+
+
+def _assigned(similarity: Tensor | int) -> Tensor:
+    """Which of the second network's units to put in each place, for the highest sum."""
+    from scipy.optimize import linear_sum_assignment
+
+    assert isinstance(similarity, Tensor)
+    return torch.from_numpy(linear_sum_assignment(similarity.numpy(), maximize=True)[1])
+
+
+def _inner(a: State, b: State) -> float:
+    return sum(float((a[name] * b[name]).sum()) for name in b)

@@ -1,0 +1,134 @@
+"""What a sweep over steps is made of: cells of children, and the searches that ask for them."""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lightning_lottery.errors import LotteryError
+from lightning_lottery.functional.search import Bisection, Grid
+from lightning_lottery.runners import instability
+from lightning_lottery.runners.children import Child, Row, discard_with_dependents
+from lightning_lottery.runners.path_report import PathReport
+from lightning_lottery.runners.sweep_report import SweepReport
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One network at one step of one parent: children, and the lines between them.
+
+    Args:
+        network: Its name.
+        parent: Seed of the parent, or its number where folders were given.
+        step: At which the children part.
+        plan: The children.
+        labels: What rows of its records say beside.
+    """
+
+    network: str
+    parent: int
+    step: int
+    plan: instability.Plan
+    labels: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        """What it is called."""
+        return f"{self.network}, parent {self.parent}, step {self.step}"
+
+    def report(self) -> PathReport:
+        """The lines, which are done."""
+        return PathReport.load(self.plan.lines.folder / "report.json")
+
+    def rows(self) -> list[Row]:
+        """The records of the children and of the lines."""
+        return self.plan.rows(self.labels)
+
+
+@dataclass(frozen=True)
+class SweepPlan:
+    """What a sweep may do.
+
+    Args:
+        folder: Of everything.
+        begins: Parent to the folder of its snapshots.
+        parents: The children that train them; none where they are given.
+        searches: Network, the dense one first, to what says which steps to look at next.
+        children: How many each parent has at a step.
+        threshold: Error barrier below which a network is called stable.
+        cell: Given (network, parent, step), the children there.
+    """
+
+    folder: Path
+    begins: Mapping[int, Path]
+    parents: list[Child]
+    searches: Mapping[str, Grid | Bisection]
+    children: int
+    threshold: float
+    cell: Callable[[str, int, int], Cell]
+
+    def announcement(self) -> str:
+        """What it can cost at most."""
+        most = sum(search.trainings(self.children, len(self.begins)) for search in self.searches.values())
+        first = next(iter(self.searches.values()))
+        beside = f", beside the parents' {len(self.parents)}" if self.parents else ""
+        return (
+            f"At most {most} trainings of children{beside}: {self.children} of each parent at up to {first.points} of "
+            f"{len(first.steps)} steps, for {', '.join(self.searches)}."
+        )
+
+    def report(self, cells: Sequence[Cell]) -> SweepReport:
+        """What cells that are done say."""
+        reports: dict[str, dict[int, dict[int, PathReport]]] = {network: {} for network in self.searches}
+        for cell in sorted(cells, key=lambda cell: cell.step):
+            reports[cell.network].setdefault(cell.step, {})[cell.parent] = cell.report()
+        return SweepReport(self.threshold, reports)
+
+    def next_cells(self, report: SweepReport) -> list[Cell]:
+        """The cells that the searches ask for after what was found."""
+        return [
+            self.cell(network, parent, step)
+            for network, search in self.searches.items()
+            for step in search.next(report.judged(network))
+            for parent in self.begins
+        ]
+
+    @property
+    def waves(self) -> list[list[Child]]:
+        """The children known to be needed after what is done so far, in the order of dependence."""
+        cells: list[Cell] = []
+        while (asked := self.next_cells(self.report(cells))) and all(cell.plan.lines.is_done for cell in asked):
+            cells += asked
+        starts = [cell.plan.start for cell in asked if cell.plan.start is not None]
+        seeds = [child for cell in asked for child in cell.plan.seeds]
+        return [wave for wave in (self.parents, starts, seeds, [cell.plan.lines for cell in asked]) if wave]
+
+    @property
+    def existing(self) -> list[Child]:
+        """The children whose folders are there, in the order of dependence."""
+        there = [Child.load(path.parent) for path in sorted(self.folder.rglob("child.json"))]
+        order = {"start": 1, "fit": 2, "lines": 3}
+        return sorted(there, key=lambda child: 0 if child.folder.parent == self.folder else order[child.command])
+
+    def discard(self, redo: Collection[str]) -> None:
+        """Remove what is to be done again, and what uses its files.
+
+        Raises:
+            LotteryError: There is no such child, or another process is in it.
+        """
+        if redo:
+            discard_with_dependents(self.existing, redo)
+
+    def check_snapshots(self) -> None:
+        """Refuse steps of which a parent has no snapshot.
+
+        Raises:
+            LotteryError: One has none.
+        """
+        steps = next(iter(self.searches.values())).steps
+        for parent, folder in self.begins.items():
+            if missing := [step for step in steps if not (folder / f"step={step}.ckpt").is_file()]:
+                raise LotteryError(
+                    f"Parent {parent} has no snapshot of step {', '.join(map(str, missing))} in '{folder}': it ended "
+                    "before, or saved others. Give earlier `steps`."
+                )

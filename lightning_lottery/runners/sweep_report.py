@@ -1,0 +1,243 @@
+"""What a sweep found: barriers over steps, k*, records, tables and figures."""
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from rich.table import Table
+
+from lightning_lottery.errors import LotteryError
+from lightning_lottery.figures import barrier_over_steps, lines_over_steps
+from lightning_lottery.functional.bootstrap import Interval, bootstrap_k_star
+from lightning_lottery.functional.search import KStar, k_star
+from lightning_lottery.functional.stability import Barriers, StepStability, judge_step
+from lightning_lottery.runners.path_report import PathReport, csv_of
+from lightning_lottery.ticket import write_whole
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Reports = Mapping[int, Mapping[int, PathReport]]
+"""Step to parent to the lines between that parent's children."""
+
+
+@dataclass(frozen=True)
+class SweepReport:
+    """What a sweep found.
+
+    Args:
+        threshold: Error barrier below which a network is called stable, a fraction.
+        reports: Network, ``"dense"`` first, to step to parent to the lines between its children.
+    """
+
+    threshold: float
+    reports: Mapping[str, Reports]
+
+    def barriers(self, network: str, *, recalibrated: bool = False) -> dict[int, Barriers]:
+        """Step to parent to pair of children to error barrier."""
+        return {
+            step: {
+                parent: {
+                    pair: report.measures(pair, recalibrated=recalibrated)["error_barrier"] for pair in report.curves
+                }
+                for parent, report in of.items()
+            }
+            for step, of in self.reports[network].items()
+        }
+
+    def judged(self, network: str, parent: int | None = None) -> dict[int, StepStability]:
+        """Step to what its barriers say: pooled over parents, or of one parent."""
+        found = {}
+        for step, barriers in self.barriers(network).items():
+            of = barriers if parent is None else {parent: barriers[parent]}
+            error, samples = self._error_at(network, step)
+            found[step] = judge_step(of, self.threshold, error=error, samples=samples)
+        return found
+
+    def k_star(self, network: str, parent: int | None = None) -> KStar:
+        """From which step on a network is stable: pooled over parents, or of one parent."""
+        return k_star(self.judged(network, parent))
+
+    def bootstrap(self, network: str) -> Interval:
+        """Percentiles of k*, parents and children drawn anew: descriptive."""
+        return bootstrap_k_star(self.barriers(network), self.threshold)
+
+    def lines(self, network: str) -> dict[int, list[float]]:
+        """Step to how far the error lies above the mean of the ends, at each alpha: mean over parents and pairs."""
+        found = {}
+        for step, of in self.reports[network].items():
+            along = [np.array(report.errors(pair)) for report in of.values() for pair in report.curves]
+            found[step] = np.mean([errors - (errors[0] + errors[-1]) / 2 for errors in along], axis=0).tolist()
+        return found
+
+    def summary(self) -> dict[str, Any]:
+        """k* and every step of every network, plain values; None for a k* beyond the last step."""
+        networks: dict[str, Any] = {}
+        for network, steps in self.reports.items():
+            parents = sorted({parent for of in steps.values() for parent in of})
+            networks[network] = {
+                **_plain(asdict(self.k_star(network))),
+                "bootstrap": [_finite(bound) for bound in self.bootstrap(network)],
+                "parents": {str(parent): _plain(asdict(self.k_star(network, parent))) for parent in parents},
+                "steps": {str(step): self._step(network, step) for step in steps},
+            }
+        return {"threshold": self.threshold, "networks": networks}
+
+    def _step(self, network: str, step: int) -> dict[str, Any]:
+        of = self.reports[network][step]
+        own = {str(parent): self.judged(network, parent)[step].mean for parent in of}
+        recalibrated = {}
+        if all(report.recalibrated for report in of.values()):
+            again = self.barriers(network, recalibrated=True)[step]
+            recalibrated = {"recalibrated": float(np.mean([list(pairs.values()) for pairs in again.values()]))}
+        error, _ = self._error_at(network, step)
+        return _plain({**asdict(self.judged(network)[step]), "by_parent": own, "error": error, **recalibrated})
+
+    def _error_at(self, network: str, step: int) -> tuple[float | None, int]:
+        """Mean error of the children, where the metric is one that has a binomial error, and the samples."""
+        of = self.reports[network][step]
+        found = [report.error_of_ends for report in of.values()]
+        known = [error for error in found if error is not None]
+        return (float(np.mean(known)) if len(known) == len(found) else None), next(iter(of.values())).samples
+
+
+def write_report(
+    report: SweepReport, folder: Path, rows: Sequence[Mapping[str, Any]], beside: Mapping[str, Any]
+) -> None:
+    """Write ``results.jsonl``, ``results.csv``, ``summary.json``, figures, and curves for TensorBoard.
+
+    Barriers are scalars on the axis of steps, in a run of their own, ``sweep``, beside figures.
+
+    Args:
+        report: What was found.
+        folder: Where the files go.
+        rows: The records.
+        beside: Name to the summary of another sweep, drawn in the same picture.
+
+    Raises:
+        LotteryError: A file cannot be written.
+    """
+    from torch.utils.tensorboard import SummaryWriter
+
+    summary = report.summary()
+    write_whole(folder / "results.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode(), "records")
+    write_whole(folder / "results.csv", csv_of(rows), "records")
+    write_whole(folder / "summary.json", json.dumps(summary, indent=1).encode(), "summary")
+    figures = _figures_of(report, summary, beside)
+    for name, figure in figures.items():
+        image = BytesIO()
+        figure.savefig(image, format="png", dpi=120)
+        write_whole(folder / f"{name}.png", image.getvalue(), "figure")
+    for stale in (folder / "sweep").glob("events.out.*"):
+        stale.unlink()  # of a run before this one: the curves would show twice
+    with SummaryWriter(str(folder / "sweep")) as writer:
+        for network, of in summary["networks"].items():
+            for step, found in of["steps"].items():
+                for name in ("mean", "low", "high"):
+                    if found[name] is not None:
+                        writer.add_scalar(f"sweep/error_barrier/{network}/{name}", found[name], int(step))
+        for name, figure in figures.items():
+            writer.add_figure(name, figure)
+
+
+def table_of(report: SweepReport) -> Table:
+    """A row for each network and step: children's error, barrier with its bounds, each parent's, verdict."""
+    table = Table(
+        title=f"error barrier, threshold {report.threshold}",
+        caption="Bounds of the mean over parents: one-sided, 95 % each. By parent: means of its pairs.",
+    )
+    for column in ("network", "step", "error", "barrier", "bounds", "by parent", "verdict"):
+        table.add_column(column, justify="right" if column == "step" else "left")
+    for network, of in report.summary()["networks"].items():
+        for step, found in of["steps"].items():
+            bounds = "" if found["low"] is None else f"{found['low']:.4f} to {found['high']:.4f}"
+            error = "" if found["error"] is None else f"{found['error']:.4f}"
+            by_parent = " ".join(f"{own:.4f}" for own in found["by_parent"].values())
+            mean = "" if found["mean"] is None else f"{found['mean']:.4f}"
+            table.add_row(network, step, error, mean, bounds, by_parent, found["verdict"])
+    return table
+
+
+def verdicts_of(report: SweepReport) -> Iterator[str]:
+    """k* of every network in a sentence, then what contradicts it and what more seeds would do."""
+    for network, steps in report.reports.items():
+        star, judged = report.k_star(network), report.judged(network)
+        found = f"not shown stable at step {max(judged)}" if star.step is None else f"stable from step {star.step} on"
+        where, low, high = (_place(step) for step in (star.estimate, star.low, star.high))
+        parents = sorted({parent for of in steps.values() for parent in of})
+        own = ", ".join(f"{parent}: {_place(report.k_star(network, parent).estimate)}" for parent in parents)
+        yield (
+            f"{network}: {found}. The mean barrier crosses {report.threshold} at {where} (95 % bounds {low} and "
+            f"{high}); of single parents, {own}."
+        )
+        yield from (f"{network}: step {step} is {said}." for step, said in star.contradictions.items())
+        for step, of in judged.items():
+            more = {"parents": of.more_parents, "children of each parent": of.more_children}
+            if told := " or ".join(f"{number} more {what}" for what, number in more.items() if number):
+                yield f"{network}: step {step} is undecided; {told} would decide it, estimates staying as they are."
+        if of.test_standard_error:
+            yield f"{network}: standard error of an error on this test set alone: {of.test_standard_error:.4f}."
+
+
+def _place(step: float) -> str:
+    return f"{step:.0f}" if math.isfinite(step) else "beyond the last step"
+
+
+def stable_step(folder: Path, network: str) -> int:
+    """The step k* that a sweep found.
+
+    Args:
+        folder: Of the sweep.
+        network: Its name there.
+
+    Raises:
+        LotteryError: There is no sweep, no such network in it, or no step from which on it is stable.
+    """
+    networks = summary_in(folder)["networks"]
+    if network not in networks:
+        raise LotteryError(f"The sweep in '{folder}' has no network '{network}': it has {', '.join(networks)}.")
+    if (step := networks[network]["step"]) is None:
+        raise LotteryError(
+            f"The sweep in '{folder}' found no step from which on '{network}' is stable: there is no k* to prune at. "
+            "Give it later steps, or more parents and children."
+        )
+    return int(step)
+
+
+def summary_in(folder: Path) -> dict[str, Any]:
+    """The ``summary.json`` of a sweep.
+
+    Raises:
+        LotteryError: There is none.
+    """
+    path = folder / "summary.json"
+    found: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+    if not {"threshold", "networks"} <= found.keys():
+        raise LotteryError(f"There is no finished sweep in '{folder}'.")
+    return found
+
+
+def _figures_of(report: SweepReport, summary: Mapping[str, Any], others: Mapping[str, Any]) -> dict[str, "Figure"]:
+    """``barrier``: over the steps, for every network and those of other sweeps; ``lines``: heat-maps over alpha too."""
+    curves = {
+        f"{name} {network}".strip(): {int(step): found for step, found in of["steps"].items()}
+        for name, sweep in {"": summary, **others}.items()
+        for network, of in sweep["networks"].items()
+    }
+    alphas = next(report for steps in report.reports.values() for of in steps.values() for report in of.values()).alphas
+    heat = {network: report.lines(network) for network in report.reports}
+    return {"barrier": barrier_over_steps(curves, report.threshold), "lines": lines_over_steps(alphas, heat)}
+
+
+def _plain(found: Mapping[str, Any]) -> dict[str, Any]:
+    """What JSON can hold: None for what is not finite."""
+    return {name: _finite(value) if isinstance(value, float) else value for name, value in found.items()}
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

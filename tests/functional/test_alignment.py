@@ -1,0 +1,147 @@
+from itertools import permutations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lightning_lottery.functional.alignment import Coupling, average, match_weights, permute
+
+
+def mlp(sizes, seed):
+    """Weights and biases of an MLP, and its hidden layers' couplings."""
+    generator = torch.Generator().manual_seed(seed)
+    state, couplings = {}, {}
+    for layer, (one, two) in enumerate(zip(sizes, sizes[1:], strict=False)):
+        state[f"{layer}.weight"] = torch.randn(two, one, generator=generator)
+        state[f"{layer}.bias"] = torch.randn(two, generator=generator)
+        if layer < len(sizes) - 2:
+            places = [(f"{layer}.weight", 0, 1, 0), (f"{layer}.bias", 0, 1, 0), (f"{layer + 1}.weight", 1, 1, 0)]
+            couplings[str(layer)] = Coupling(two, places)
+    return state, couplings
+
+
+def orders_of(couplings, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return {name: torch.randperm(of.size, generator=generator) for name, of in couplings.items()}
+
+
+def inner(a, b):
+    return sum(float((a[name].double() * b[name].double()).sum()) for name in a)
+
+
+def equal(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_one_layer_is_put_into_the_best_of_all_orders(seed):
+    (a, couplings), (b, _) = mlp([3, 5, 2], seed), mlp([3, 5, 2], 100 + seed)
+    best = max(inner(a, permute(b, couplings, {"0": torch.tensor(order)})) for order in permutations(range(5)))
+    found = match_weights(a, b, couplings)
+    assert inner(a, permute(b, couplings, found)) == pytest.approx(best, rel=1e-12)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.integers(1, 12), min_size=3, max_size=7), st.integers(0, 2**16))
+def test_a_network_finds_its_own_permutation_however_deep_it_is(sizes, seed):
+    state, couplings = mlp(sizes, seed)
+    moved = permute(state, couplings, orders_of(couplings, seed))
+    assert equal(permute(moved, couplings, match_weights(state, moved, couplings)), state)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.integers(1, 9), min_size=3, max_size=6), st.integers(0, 2**16))
+def test_the_inner_product_never_falls(sizes, seed):
+    (a, couplings), (b, _) = mlp(sizes, seed), mlp(sizes, seed + 1)
+    found = match_weights(a, b, couplings)
+    assert all(sorted(order.tolist()) == list(range(couplings[name].size)) for name, order in found.items())
+    assert inner(a, permute(b, couplings, found)) >= inner(a, b) - 1e-9
+
+
+def test_no_single_layer_can_be_put_into_a_better_order_at_the_end():
+    (a, couplings), (b, _) = mlp([4, 5, 4, 5, 3], 0), mlp([4, 5, 4, 5, 3], 1)
+    b = permute(b, couplings, match_weights(a, b, couplings))
+    for name, coupling in couplings.items():
+        for order in permutations(range(coupling.size)):
+            assert inner(a, permute(b, couplings, {name: torch.tensor(order)})) <= inner(a, b) + 1e-9
+
+
+def test_the_order_that_there_is_stays_where_no_other_is_better():
+    state, couplings = mlp([3, 6, 6, 2], 0)
+    zeros = {name: torch.zeros_like(tensor) for name, tensor in state.items()}
+    for a, b in ((state, state), (zeros, zeros), (state, zeros), (zeros, state)):
+        found = match_weights(a, b, couplings)
+        assert all(torch.equal(order, torch.arange(6)) for order in found.values())
+
+
+def test_the_same_seed_gives_the_same_orders_and_nothing_given_is_changed():
+    (a, couplings), (b, _) = mlp([4, 9, 9, 9, 3], 0), mlp([4, 9, 9, 9, 3], 1)
+    before = [{name: tensor.clone() for name, tensor in state.items()} for state in (a, b)]
+    torch.manual_seed(0)
+    random = torch.get_rng_state()
+    assert equal(match_weights(a, b, couplings), match_weights(a, b, couplings))
+    assert equal(a, before[0]) and equal(b, before[1]) and torch.equal(torch.get_rng_state(), random)
+
+
+def test_tensors_of_which_both_dimensions_move_together_are_matched_too():
+    """A recurrent weight: rows and columns are the same units."""
+    state, _ = mlp([7, 7], 0)
+    coupling = {"h": Coupling(7, [("0.weight", 0, 1, 0), ("0.weight", 1, 1, 0), ("0.bias", 0, 1, 0)])}
+    order = {"h": torch.tensor([3, 1, 0, 2, 6, 4, 5])}
+    moved = permute(state, coupling, order)
+    assert torch.equal(moved["0.weight"], state["0.weight"][order["h"]][:, order["h"]])
+    assert equal(permute(moved, coupling, match_weights(state, moved, coupling)), state)
+    for seed in range(8):
+        other, _ = mlp([7, 7], seed + 1)
+        found = permute(other, coupling, match_weights(state, other, coupling))
+        assert inner(state, found) >= inner(state, other) - 1e-9
+
+
+def test_units_of_several_entries_that_begin_anywhere_move_as_wholes():
+    tensor = torch.arange(14).view(2, 7)
+    coupling = {"heads": Coupling(3, [("w", 1, 2, 1)])}
+    moved = permute({"w": tensor, "other": tensor}, coupling, {"heads": torch.tensor([2, 0, 1])})
+    assert moved["w"][0].tolist() == [0, 5, 6, 1, 2, 3, 4]
+    assert moved["other"] is tensor
+
+
+def test_three_parts_of_one_tensor_share_one_order():
+    """Query, key and value of two heads of three entries, one above the other, and the projection that reads them."""
+    generator = torch.Generator().manual_seed(0)
+    state = {"qkv": torch.randn(18, 4, generator=generator), "out": torch.randn(4, 6, generator=generator)}
+    places = [("qkv", 0, 3, start) for start in (0, 6, 12)] + [("out", 1, 3, 0)]
+    coupling = {"attention": Coupling(2, places)}
+    moved = permute(state, coupling, {"attention": torch.tensor([1, 0])})
+    assert torch.equal(moved["qkv"][:3], state["qkv"][3:6]) and torch.equal(moved["qkv"][15:], state["qkv"][12:15])
+    assert match_weights(state, moved, coupling)["attention"].tolist() == [1, 0]
+
+
+def test_what_is_not_a_weight_has_no_say_and_moves_along():
+    a, couplings = mlp([3, 4, 2], 0)
+    couplings = {"0": Coupling(4, [*couplings["0"].places, ("0.running_mean", 0, 1, 0)])}
+    order = torch.tensor([1, 2, 3, 0])
+    b = permute(a, couplings, {"0": order}) | {"0.running_mean": torch.tensor([4.0, 3.0, 2.0, 1.0]) * 1e6}
+    found = match_weights(a, b, couplings)
+    assert equal({"0": order[found["0"]]}, {"0": torch.arange(4)})
+    assert permute(b, couplings, found)["0.running_mean"].tolist() == [1e6, 4e6, 3e6, 2e6]
+
+
+def test_half_precision_is_matched_in_double():
+    state, couplings = mlp([3, 6, 5, 2], 0)
+    state = {name: tensor.bfloat16() for name, tensor in state.items()}
+    moved = permute(state, couplings, orders_of(couplings))
+    back = permute(moved, couplings, match_weights(state, moved, couplings))
+    assert equal(back, state) and back["0.weight"].dtype == torch.bfloat16
+
+
+def test_a_mean_is_that_of_all_states_in_their_own_type_and_counts_are_the_first_s():
+    states = [
+        {"w": torch.tensor([value, -torch.inf]), "h": torch.tensor(value).bfloat16(), "n": torch.tensor(number)}
+        for number, value in enumerate((1.0, 2.0, 6.0), start=4)
+    ]
+    found = average(states)
+    assert found["w"].tolist() == [3.0, -torch.inf] and found["h"].dtype == torch.bfloat16 and found["h"] == 3
+    assert found["n"] == 4 and found["n"].data_ptr() != states[0]["n"].data_ptr()
+    tenth = {"w": torch.full((5,), 0.1)}
+    assert torch.equal(average([tenth] * 3)["w"], tenth["w"])

@@ -1,0 +1,208 @@
+import math
+from functools import partial
+
+import numpy as np
+import pytest
+from barrier_process import BUMP, NORMAL, REPETITIONS, SKEWED, STEPS, searches
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from lightning_lottery import LotteryError
+from lightning_lottery.functional.search import Bisection, Grid, contradictions, crossing, k_star, stable_from
+from lightning_lottery.functional.stability import StepStability, judge_step
+
+VERDICTS = st.lists(st.sampled_from(["stable", "unstable", "undecided"]), min_size=1, max_size=8).map(
+    lambda verdicts: dict(enumerate(verdicts))
+)
+LIMIT = float(stats.binom.ppf(0.99, REPETITIONS, 0.05)) / REPETITIONS
+"""The most misses, of a stated 5 %, that so many repetitions show by chance."""
+
+
+def at(mean, spread=0.0, threshold=0.02):
+    low, high = mean - spread, mean + spread
+    verdict = "unstable" if low > threshold else "stable" if high < threshold else "undecided"
+    return StepStability(mean, spread / 2, low, high, verdict, None, "", threshold, 3)
+
+
+def run(search, world):
+    """Everything that the search evaluates, and how many waves that takes."""
+    found, waves = {}, 0
+    while todo := search.next(found):
+        assert not set(todo) & set(found) and set(todo) <= set(search.steps)
+        found |= {step: world[step] for step in todo}
+        waves += 1
+    return found, waves
+
+
+@given(VERDICTS)
+def test_k_star_is_the_first_step_from_which_on_all_are_stable(verdicts):
+    all_after = [step for step in verdicts if all(v == "stable" for k, v in verdicts.items() if k >= step)]
+    assert stable_from(verdicts) == min(all_after, default=None)
+    assert stable_from(dict(reversed(verdicts.items()))) == stable_from(verdicts)
+
+
+@given(VERDICTS)
+def test_what_contradicts_monotonicity_is_exactly_what_is_not_stable_for_good(verdicts):
+    found = contradictions(verdicts)
+    for step, verdict in verdicts.items():
+        goes_back = verdict == "stable" and any(v != "stable" for k, v in verdicts.items() if k > step)
+        returns = verdict == "unstable" and any(v == "stable" for k, v in verdicts.items() if k < step)
+        assert (step in found) == (goes_back or returns)
+
+
+def test_a_contradiction_names_the_worst_that_comes_after():
+    assert contradictions({1: "stable", 2: "undecided", 3: "unstable"}) == {
+        1: "stable, but step 3 after it is unstable",
+        3: "unstable, but step 1 before it is stable",
+    }
+    assert contradictions({1: "stable", 2: "stable", 3: "unstable"})[3] == "unstable, but step 2 before it is stable"
+    assert contradictions({1: "unstable", 2: "undecided", 3: "stable"}) == {}
+
+
+def test_the_crossing_is_the_last_one_and_linear_in_the_logarithm():
+    steps = np.array([0, 1, 10, 100, 1000])
+    line = 1 - np.log1p(steps) / np.log1p(1000)
+    assert crossing(steps, line, line[3] + 0.01) < 100 < crossing(steps, line, line[3] - 0.01)
+    for step in (3, 47, 700):
+        assert crossing(steps, line, 1 - np.log1p(step) / np.log1p(1000)) == pytest.approx(step)
+    assert crossing(steps, [0.5, 0.0, 0.5, 0.3, 0.0], 0.2) == crossing(steps, [0.5, 0.5, 0.0, 0.3, 0.0], 0.2) > 100
+
+
+def test_curves_that_do_not_cross_and_numbers_that_are_none():
+    curves = [[0.1, 0.1, 0.1], [0.0, 0.0, 0.0], [0.1, 0.0, np.nan], [np.nan, 0.0, 0.0], [np.inf, 0.0, 0.0]]
+    np.testing.assert_allclose(crossing([0, 10, 20], curves, 0.02), [math.inf, 0, math.inf, 10, 10])
+    assert crossing([5], [0.1], 0.02) == math.inf and crossing([5], [0.0], 0.02) == 5
+    assert crossing([0, 10], [0.02, 0.0], 0.02) == 0  # on the threshold is not below
+
+
+@given(st.lists(st.tuples(st.floats(0, 0.05), st.floats(0, 0.02)), min_size=1, max_size=8))
+def test_the_estimate_lies_between_its_bounds_and_the_upper_one_is_k_star_as_judged(points):
+    found = {10 * 2**place: at(mean, spread) for place, (mean, spread) in enumerate(points)}
+    star = k_star(found)
+    assert star.low <= star.estimate * (1 + 1e-9) and star.estimate <= star.high * (1 + 1e-9)
+    assert star.high == (math.inf if star.step is None else star.step)
+
+
+def test_the_bounds_are_the_ends_of_the_runs_that_are_significant():
+    means = {1: 0.3, 2: 0.2, 3: 0.021, 4: 0.1, 5: 0.019, 6: 0.001, 7: 0.021, 8: 0.001, 9: 0.0}
+    star = k_star({step: at(mean, 0.005) for step, mean in means.items()})
+    assert (star.low, star.high, star.step) == (2, 8, 8) and 7 < star.estimate < 8
+
+
+def test_steps_without_bounds_bound_nothing_but_are_estimated():
+    found = {k: judge_step({0: {(1, 2): 1 / k}}) for k in (10, 40, 60, 1000)}
+    star = k_star(found)
+    assert (star.step, star.low, star.high, star.contradictions) == (None, 0, math.inf, {})
+    assert 40 < star.estimate < 60
+    with pytest.raises(LotteryError, match="one threshold"):
+        k_star({1: at(0.1), 2: at(0.1, threshold=0.05)})
+    with pytest.raises(LotteryError, match="one step or more"):
+        k_star({})
+
+
+@given(
+    st.integers(2, 70).flatmap(lambda n: st.tuples(st.just(n), st.integers(0, n))),
+    st.sampled_from([0.0, 0.5, 1.0, 3.0]),
+    st.integers(0, 4),
+)
+def test_wherever_a_monotone_curve_crosses_bisection_brackets_it_within_its_precision_and_points(
+    place, precision, checks
+):
+    count, first = place  # of the candidates, and of those not below
+    steps = np.unique(np.geomspace(1, 10_000, count).round().astype(int)).tolist()
+    search = Bisection(steps, precision, checks)
+    found, _ = run(search, {step: at(0.3 if number < first else 0.0) for number, step in enumerate(steps)})
+    low, high = search.bracket(found)
+    edge = min(first, len(steps))
+    assert low is None or low in steps[:edge] and len(found) <= search.points
+    assert high is None or high in steps[edge:]
+    assert (low is None) == (edge == 0) and (high is None) == (edge == len(steps))
+    if low is not None and high is not None:
+        assert steps.index(high) - steps.index(low) == 1 or high <= (1 + precision) * low
+    assert len(found) * 6 <= search.trainings(children=3, parents=2)
+
+
+@given(st.lists(st.floats(0, 0.04), min_size=2, max_size=40), st.integers(0, 5))
+def test_whatever_the_curve_the_search_ends_within_its_points_and_goes_on_from_what_was_found(means, checks):
+    world = {10 * (place + 1): at(mean) for place, mean in enumerate(means)}
+    search = Bisection(list(world), 0, checks)
+    found, _ = run(search, world)
+    assert len(found) <= search.points <= len(world)
+    for most in range(len(found)):  # a search cut off and begun again asks for the same
+        again = dict(list(found.items())[:most])
+        while todo := search.next(again):
+            again |= {step: world[step] for step in todo}
+        assert set(again) == set(found)
+
+
+def test_both_ends_come_first_and_a_network_that_is_never_stable_costs_no_more():
+    search = Bisection(STEPS)
+    assert search.next({}) == [STEPS[0], STEPS[-1]] and search.next({STEPS[0]: at(0.3)}) == [STEPS[-1]]
+    found, waves = run(search, dict.fromkeys(STEPS, at(0.3)))
+    assert len(found) == 2 and waves == 1 and search.bracket(found) == (STEPS[-1], None)
+
+
+def test_one_stable_from_the_first_is_checked_in_between():
+    found, _ = run(Bisection(STEPS, checks=3), dict.fromkeys(STEPS, at(0.0)))
+    assert len(found) == 5 and max(np.diff([STEPS.index(step) for step in sorted(found)])) <= 16
+
+
+def test_checks_lie_above_k_star():
+    world = {step: at(0.3 if step <= 28 else 0.0) for step in range(1, 34)}
+    plain, checked = (set(run(Bisection(list(world), 0, checks), world)[0]) for checks in (0, 3))
+    assert plain < checked and min(checked - plain) > 28
+
+
+def test_a_check_that_is_not_below_begins_the_search_again_above_it():
+    steps = list(range(1, 18))
+    world = {step: at(0.3 if step <= 2 or step == 13 else 0.0) for step in steps}
+    unseen, _ = run(Bisection(steps, 0, checks=0), world)
+    assert 13 not in unseen and k_star(unseen).step == 3 and not k_star(unseen).contradictions
+    seen, _ = run(Bisection(steps, 0, checks=4), world)
+    assert k_star(seen).step == 14 and set(k_star(seen).contradictions) >= {3, 13}
+
+
+def test_a_mean_decides_where_the_verdict_does_not():
+    world = {step: at(0.3 if step < 500 else 0.019, 0.01) for step in STEPS}
+    search = Bisection(STEPS, 0)
+    low, high = search.bracket(run(search, world)[0])
+    assert low < 500 <= high and STEPS.index(high) - STEPS.index(low) == 1
+
+
+def test_bisection_announces_a_quarter_of_a_grids_trainings():
+    assert (len(STEPS), Grid(STEPS).trainings(3, 3), Bisection(STEPS).trainings(3, 3)) == (32, 288, 72)
+    assert Grid(STEPS).next({STEPS[4]: at(0.1)}) == [step for step in STEPS if step != STEPS[4]]
+
+
+@pytest.mark.parametrize(
+    ("build", "says"),
+    [
+        (partial(Bisection, [3]), r"two or more rising steps >= 0, got \[3\]"),
+        (partial(Grid, [3, 3]), "rising"),
+        (partial(Grid, [-1, 3]), ">= 0"),
+        (partial(Bisection, [1, 2], -0.1), "`precision` is a ratio >= 0"),
+        (partial(Bisection, [1, 2], math.inf), "`precision`"),
+        (partial(Bisection, [1, 2], 0, -1), "`checks`"),
+    ],
+)
+def test_what_cannot_be_searched_is_an_error(build, says):
+    with pytest.raises(LotteryError, match=says):
+        build()
+
+
+@pytest.mark.parametrize(
+    ("process", "share"), [(NORMAL, 0.98), (SKEWED, 0.98), (BUMP, 0.8)], ids=["", "skewed", "bump"]
+)
+def test_bisection_finds_k_star_with_a_quarter_of_a_grids_trainings_and_its_bounds_hold(process, share):
+    found = searches(process, Bisection, replicates=0)
+    assert found.most <= len(STEPS) / 4
+    assert found.distance < 0.5 and found.within > share
+    assert max(found.missed) <= LIMIT and found.early <= LIMIT
+
+
+def test_of_a_bump_that_rises_above_the_threshold_again_more_checks_see_more_and_a_grid_nearly_all():
+    few, many = (searches(BUMP, partial(Bisection, checks=n), repetitions=200, replicates=0) for n in (0, 5))
+    grid = searches(BUMP, Grid, repetitions=50, replicates=0)
+    assert few.within < many.within - 0.2 and many.within > 0.85
+    assert few.contradicted < many.contradicted < grid.contradicted and grid.contradicted > 0.9
