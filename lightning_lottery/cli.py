@@ -266,7 +266,7 @@ def _tell_commands(children: "Sequence[Child]", waves: "Callable[[], Waves]", gi
     from lightning_lottery.runners.children import discard_with_dependents
     from lightning_lottery.runners.cluster import commands, write_slurm
 
-    discard_with_dependents(children, given.redo)
+    discard_with_dependents(children, given.redo, root=Path(given.out))
     if given.slurm:
         script = write_slurm(waves(), Path(given.out) / "slurm")
         print(f"To submit: bash {script}\nAt last this command again, without --slurm.")  # noqa: T201

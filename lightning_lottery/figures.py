@@ -1,5 +1,6 @@
 """Pure drawing: numbers in, matplotlib figure out."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -187,7 +188,8 @@ def barrier_over_steps(curves: Mapping[str, Mapping[int, Mapping[str, Any]]], th
     """The error barrier against the step at which children part, on a logarithmic axis that begins with 0.
 
     Args:
-        curves: Network to step to ``mean``, its bounds ``low`` and ``high`` (or None), and ``by_parent``: means.
+        curves: Network to step to ``mean``, its bounds ``low`` and ``high``, and ``by_parent``: means; None for what is
+            not known or not finite, and not drawn.
         threshold: Error barrier below which a network is called stable, a fraction.
 
     Returns:
@@ -200,47 +202,54 @@ def barrier_over_steps(curves: Mapping[str, Mapping[int, Mapping[str, Any]]], th
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.add_subplot(xlabel="optimizer step at which children part", ylabel="error barrier")
     axes.set_xscale("symlog", linthresh=1)
-    for number, (name, points) in enumerate(curves.items()):
+    for number, (name, found) in enumerate(curves.items()):
+        points = {step: point for step, point in found.items() if point["mean"] is not None}
         color, steps = f"C{number}", sorted(points)
         axes.plot(steps, [points[step]["mean"] for step in steps], "o-", color=color, label=name)
         bounded = [step for step in steps if points[step]["low"] is not None]
         low, high = ([points[step][bound] for step in bounded] for bound in ("low", "high"))
         axes.fill_between(bounded, low, high, color=color, alpha=0.15, linewidth=0)
         for step in steps:
-            of = list(points[step]["by_parent"].values())
+            of = [mean for mean in points[step]["by_parent"].values() if mean is not None]
             axes.plot([step] * len(of), of, ".", color=color, alpha=0.5, markersize=4)
     axes.axhline(threshold, color="tab:red", linestyle="--", label="threshold")
     places = sorted({step for points in curves.values() for step in points})
     axes.set_xticks(places, [str(step) for step in places], fontsize="small", rotation=45)
     axes.set_xticks([], minor=True)
-    tops = [found["mean"] for points in curves.values() for found in points.values()]
-    axes.set_ylim(min(0, -0.1 * max(tops)), 1.6 * max([*tops, threshold]))
+    top = max([threshold, *(point["mean"] or 0 for points in curves.values() for point in points.values())])
+    axes.set_ylim(-0.1 * top, 1.6 * top)
     axes.grid(alpha=0.3)
     axes.legend()
     return figure
 
 
-def lines_over_steps(alphas: Sequence[float], heat: Mapping[str, Mapping[int, Sequence[float]]]) -> "Figure":
+def lines_over_steps(
+    alphas: Sequence[float], heat: Mapping[str, Mapping[int, Sequence[float]]], threshold: float
+) -> "Figure":
     """How far the error lies above the mean of the ends, over place on the line and step: a heat-map a network.
 
     Args:
         alphas: Places on the line, from 0 to 1.
-        heat: Network to step to the rise at each place.
+        heat: Network to step to the rise at each place; blank where it is NaN.
+        threshold: Error barrier below which a network is called stable, a fraction: the least that the colours reach.
 
     Returns:
         A figure that belongs to no window; ``savefig`` writes it.
     """
     from matplotlib.figure import Figure
 
-    top = max(max(rises) for of in heat.values() for rises in of.values())
+    top = max(
+        [threshold, *(rise for of in heat.values() for rises in of.values() for rise in rises if rise < math.inf)]
+    )
     figure = Figure(figsize=(1 + 4.2 * len(heat), 3.6), layout="constrained")
     for number, (name, of) in enumerate(heat.items(), start=1):
         axes = figure.add_subplot(
-            1, len(heat), number, title=name, xlabel="step", ylabel="alpha" if number == 1 else ""
+            1, len(heat), number, title=name, xlabel="step (not to scale)", ylabel="alpha" if number == 1 else ""
         )
         columns = [[rises[place] for rises in of.values()] for place in range(len(alphas))]
-        image = axes.imshow(columns, origin="lower", aspect="auto", vmin=0, vmax=top or 1, cmap="magma")
-        axes.set_xticks(range(len(of)), [str(step) for step in of], rotation=45, fontsize="small")
+        image = axes.imshow(columns, origin="lower", aspect="auto", vmin=0, vmax=top, cmap="magma")
+        every = -(-len(of) // 12)  # a label for at most a dozen steps
+        axes.set_xticks(range(0, len(of), every), [str(step) for step in of][::every], rotation=45, fontsize="small")
         ticks = [0, len(alphas) // 2, len(alphas) - 1]
         axes.set_yticks(ticks, [f"{alphas[place]:g}" for place in ticks])
         if number == len(heat):

@@ -449,11 +449,45 @@ ROWS: dict[str, tuple[str, str, list[str]]] = {  # what README says: the test th
 }
 
 
+SLIMMING: dict[str, tuple[str, str]] = {  # the same rows for NetworkSlimming, which trains coefficients and has no mask
+    "resume after any step, bit for bit": ("test_resumed_after_any_step_equals_the_unbroken_run", "yes"),
+    "two ranks (`ddp`), resume included": ("test_slimming_and_its_early_birds_resume_exactly_on_two_ranks", "yes"),
+    **{name: ("test_every_precision_and_loop_trains_coefficients_and_folds_them", "yes") for name in PRECISIONS},
+    "bf16-true": ("test_half_precision_of_the_coefficients_themselves_is_named_once", "warned of"),
+    **{
+        f"{name}, before or after in the list": ("test_an_averaging_callback_before_slimming_is_refused", "after only")
+        for name in AVERAGING
+    },
+    **{
+        name: ("test_every_optimizer_trains_coefficients_and_folds_them", "yes")
+        for name in (*WITH_STATE_PER_WEIGHT, "LBFGS")
+    },
+    **{
+        f"manual optimization, {how}": ("test_under_two_manual_optimizers_each_step_takes_rate_times_l1_once", "yes")
+        for how in ("several optimizers", "`zero_grad()` after `step()`")
+    },
+    "`torch.compile` of the module or of submodules": (
+        "test_code_compiled_for_a_module_without_coefficients_does_not_serve_one_with_them",
+        "yes",
+    ),
+    "iterable loaders, `max_time`, changing accumulation": ("test_a_loader_without_end_trains_and_folds", "yes"),
+    "learning-rate finder, batch-size finder": (
+        "test_after_a_tuner_every_coefficient_is_1_again_and_the_fit_trains_it",
+        "yes",
+    ),
+    "FSDP, ModelParallelStrategy, DeepSpeed": (
+        "test_strategies_that_shard_parameters_are_refused_by_name",
+        "refused",
+    ),
+}
+
+
 def contract_table() -> str:
     """What README says of what works with what."""
-    lines = ["| | " + " | ".join(COLUMNS) + " |", "|---" * (len(COLUMNS) + 1) + "|"]
+    lines = ["| | " + " | ".join([*COLUMNS, "NetworkSlimming"]) + " |", "|---" * (len(COLUMNS) + 2) + "|"]
     for name, (_, exception, whom) in ROWS.items():
-        lines.append(f"| {name} | " + " | ".join(exception if c in whom else "yes" for c in COLUMNS) + " |")
+        said = [*(exception if column in whom else "yes" for column in COLUMNS), SLIMMING[name][1]]
+        lines.append(f"| {name} | " + " | ".join(said) + " |")
     return "\n".join(lines)
 
 
@@ -461,5 +495,6 @@ def test_readme_holds_the_table_and_every_row_has_its_test():
     here = Path(__file__).parent
     assert contract_table() in (here.parent / "README.md").read_text(), "put into README.md:\n" + contract_table()
     sources = "".join(file.read_text() for file in here.rglob("test_*.py"))
-    for name, (test, _, _) in ROWS.items():
+    assert SLIMMING.keys() == ROWS.keys()
+    for name, (test, *_) in [*ROWS.items(), *SLIMMING.items()]:
         assert f"def {test}(" in sources, f"no test shows the row '{name}'"

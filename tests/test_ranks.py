@@ -76,15 +76,83 @@ def test_a_rank_that_fails_ends_the_other_with_a_message(tmp_path):
     assert "the disk of rank 1" in done.stderr
 
 
+SLIMS = """
+import sys
+from pathlib import Path
+
+import torch
+from blocks import Blocks
+from lightning.pytorch import seed_everything
+from lightning.pytorch.callbacks import Callback
+from lightning_lottery import ADF, EarlyBird, ExactResume, HammingFIFO, NetworkSlimming
+from lightning_lottery.ticket import hash_of
+from projects import Batches, trainer
+from test_contract import KeepEveryResume, ending, same
+
+
+class RankBatches(Batches):
+    def __iter__(self):
+        self.rank = torch.distributed.get_rank()
+        return super().__iter__()
+
+
+class Look(Callback):
+    def on_train_end(self, trainer, pl_module):
+        self.before_folding = {name: value.clone() for name, value in pl_module.state_dict().items()}
+
+
+def fit(folder, action, *callbacks, ckpt=None):
+    seed_everything(1, verbose=False)
+    rules = [HammingFIFO(2, 0.9, every=5, min_steps=10), ADF(0.9, smoothing=1, window=20, every=10)]
+    bird, look = EarlyBird(rules, [0.25, 0.5], at=[7, "random"], action=action), Look()
+    two = {"devices": 2, "strategy": "ddp", "max_epochs": 6, "use_distributed_sampler": False}
+    fitted = trainer(folder, NetworkSlimming(0.01), bird, look, *callbacks, **two)
+    fitted.fit(Blocks(), RankBatches(), RankBatches(batches=1, seed=9), ckpt_path=ckpt)
+    assert fitted.world_size == 2 and fitted.global_step == 24
+    assert sum("slimming" in name for name in look.before_folding) == 4
+    return {**ending(fitted, bird), "before": look.before_folding, "probes": repr(bird.probes)}
+
+
+def on_both(found):
+    mine, everyone = [hash_of(found["weights"]), hash_of(found["before"]), found["probes"]], [None, None]
+    torch.distributed.all_gather_object(everyone, mine)
+    return everyone[0] == everyone[1]
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    for action in ("record", "prune"):
+        folder = Path(sys.argv[1]) / action
+        keep = KeepEveryResume(folder, folder / "points")
+        unbroken = fit(folder, action, ExactResume(every=1), keep)
+        assert on_both(unbroken)
+        assert any(ticket["from"]["settled"] for ticket in unbroken["callback"]["tickets"].values())
+        for step in (3, 12, 17):
+            again = fit(folder / str(step), action, ExactResume(), ckpt=folder / "points" / f"{step}.ckpt")
+            assert same(again, unbroken), f"{action}: resumed after step {step}"
+    sys.stdout.write("ok\\n")
+"""
+
+
+def test_slimming_and_its_early_birds_resume_exactly_on_two_ranks(tmp_path):
+    script = tmp_path / "slims.py"
+    script.write_text(SLIMS)
+    done = run(sys.executable, str(script), str(tmp_path))
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    assert done.stdout.count("ok\n") == 2
+
+
 @pytest.mark.parametrize("strategy", ["FSDPStrategy", "ModelParallelStrategy", "DeepSpeedStrategy"])
 def test_strategies_that_shard_parameters_are_refused_by_name(strategy, tmp_path):
     from lightning.fabric.utilities.exceptions import MisconfigurationException
     from lightning.pytorch import strategies
 
+    from lightning_lottery import NetworkSlimming
     from projects import Odd, trainer
     from test_contract import CALLBACKS
 
     fitted = trainer(tmp_path)
     fitted.strategy.__class__ = type(strategy, (getattr(strategies, strategy),), {"__init__": lambda self: None})
-    with pytest.raises(MisconfigurationException, match=strategy):
-        CALLBACKS["PLATON"]().setup(fitted, Odd(), "fit")
+    for callback in (CALLBACKS["PLATON"](), NetworkSlimming()):
+        with pytest.raises(MisconfigurationException, match=strategy):
+            callback.setup(fitted, Odd(), "fit")

@@ -100,20 +100,20 @@ def check_arguments(
     per: Mapping[str, str],
     watch: Sequence[str] | None,
     action: str,
-    at: Sequence[int | float],
+    at: Sequence[int | float | str],
 ) -> None:
     """Refuse what an EarlyBird cannot mean.
 
     Raises:
         LotteryError: Which argument, and why.
     """
-    if isinstance(rules, Rule) or any(not isinstance(rule, Rule) for rule in rules):
+    if not isinstance(rules, Sequence) or any(not isinstance(rule, Rule) for rule in rules):
         raise LotteryError(f"`rules` is a list of rules such as HammingFIFO(), SlopeHAC(), got {rules!r}.")
     if len(names_of(rules)) < len(rules):
         raise LotteryError(f"`rules` names the same rule twice: {list(rules)}.")
     if not rules and not at:
         raise LotteryError("EarlyBird without a rule and without steps `at` which to draw has nothing to do.")
-    if isinstance(sparsities, (int, float)) or not sparsities or len(set(sparsities)) < len(sparsities):
+    if not isinstance(sparsities, Sequence) or not sparsities or len(set(sparsities)) < len(sparsities):
         raise LotteryError(f"`sparsities` is a list of different fractions to remove, got {sparsities!r}.")
     for sparsity in sparsities:
         check_sparsity(sparsity)
@@ -122,12 +122,18 @@ def check_arguments(
     for word, value, known in (("scores", scores, choices), ("action", action, actions)):
         if value not in known:
             raise LotteryError(f"`{word}` is one of {', '.join(map(repr, known))}, got {value!r}.")
+    if not isinstance(per, Mapping):
+        raise LotteryError(f"`per` gives {', '.join(map(repr, PER))} 'all' or 'tensor', got {per!r}.")
     for kind, value in per.items():
         if kind not in PER or value not in ("all", "tensor"):
             raise LotteryError(f"`per` gives {', '.join(map(repr, PER))} 'all' or 'tensor', got '{kind}': {value!r}.")
     if watch is not None and (isinstance(watch, str) or not watch or any(kind not in PER for kind in watch)):
         raise LotteryError(f"`watch` is a list of {', '.join(map(repr, PER))}, got {watch!r}.")
+    if isinstance(at, str) or not isinstance(at, Sequence):
+        raise LotteryError(f"`at` is a list of steps and fractions of the fit, got {at!r}.")
     for when in at:
         is_step = isinstance(when, int) and not isinstance(when, bool) and when >= 1
-        if not is_step and not (isinstance(when, float) and 0 < when <= 1):
-            raise LotteryError(f"`at` is optimizer steps >= 1 (int) or fractions of the fit in (0, 1], got {when!r}.")
+        if not is_step and not (isinstance(when, float) and 0 < when <= 1) and when != "random":
+            raise LotteryError(
+                f"`at` is optimizer steps >= 1 (int), fractions of the fit in (0, 1] or 'random', got {when!r}."
+            )

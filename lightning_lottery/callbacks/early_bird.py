@@ -1,10 +1,12 @@
 """Early-bird tickets: drawn while the network trains, as soon as the masks of its units have settled."""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
@@ -60,9 +62,11 @@ class EarlyBird(MaskCallback):
         action: What the first draw does. ``"record"``: nothing; later draws follow, and a rule that never settles
             leaves a ticket of the last step, which says so (``settled: false``). ``"stop"``: the fit ends.
             ``"prune"``: its units are removed, for good, and training goes on. ``"shrink"``: the same, and when the fit
-            has ended they are cut out of the module. If several draw at once, the first sparsity, then rule, acts.
+            has ended they are cut out of the module, which then loads no checkpoint of the fit any more. If several
+            draw at once, the first sparsity, then rule, acts.
         at: Where tickets are drawn whatever the rules say, as baselines, ``at=0.2-SPARSITY.safetensors``: optimizer
-            steps (int), or fractions of the fit (float, 1.0 is its last step).
+            steps (int), fractions of the fit (float, 1.0 is its last step), or ``"random"``, a step that the seed of
+            ``seed_everything`` draws uniformly from the fit.
         patterns: For ``"weights"``: names of blocks to look for, as ``groups_of`` takes them.
         name: Tells several callbacks of one Trainer apart.
 
@@ -92,11 +96,11 @@ class EarlyBird(MaskCallback):
         per: dict[str, Per] | None = None,
         watch: Sequence[str] | None = None,
         action: Literal["record", "stop", "prune", "shrink"] = "record",
-        at: Sequence[int | float] = (),
+        at: Sequence[int | float | Literal["random"]] = (),
         patterns: dict[str, list[Any]] | None = None,
         name: str | None = None,
     ) -> None:
-        check_arguments(rules, sparsities, scores, {**PER, **(per or {})}, watch, action, at)
+        check_arguments(rules, sparsities, scores, {} if per is None else per, watch, action, at)
         self.rules = names_of(rules)
         self.sparsities = tuple(sparsities)
         self.source = scores
@@ -120,6 +124,7 @@ class EarlyBird(MaskCallback):
         self._tickets: dict[str, Ticket] = {}
         self._acted: str | None = None  # the ticket by which the first draw acted
         self._baselines: dict[int, list[str]] = {}
+        self._random_step = 0  # not drawn yet
 
     # What anybody may ask.
 
@@ -176,6 +181,8 @@ class EarlyBird(MaskCallback):
     def begin_method(self, trainer: Trainer, schedule: Schedule | None) -> None:
         module = trainer.lightning_module
         total = steps_of_fit(trainer, module)
+        if self._saved is not None:
+            self._random_step = self._saved["random_step"]
         if self._restored is None:
             self._weights_hash["initial_weights"] = hash_of(self._readers(module))
         self._refuse_late(trainer, total)
@@ -211,6 +218,7 @@ class EarlyBird(MaskCallback):
             "probes": [[probe.rule, probe.kind, probe.sparsity, list(probe.verdict)] for probe in self._probes],
             "tickets": {n: {"units": dict(t.units), "from": dict(t.provenance)} for n, t in self._tickets.items()},
             "acted": self._acted,
+            "random_step": self._random_step,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -249,6 +257,7 @@ class EarlyBird(MaskCallback):
             cut_out_(pl_module, self._groups, self._tickets[self._acted].units, self.patterns)
             rank_zero_info(f"{self.label}: the module is smaller now, by the units that '{self._acted}' removes.")
             self._acted = self._watch = None
+            self._masked = Masked()  # nothing is masked any more: whoever saves now saves the smaller module
 
     # Units and their scores.
 
@@ -346,8 +355,11 @@ class EarlyBird(MaskCallback):
         module = self._trainer.lightning_module
         units = self._watch.masks(sparsity)
         if not units:
-            rank_zero_warn(f"{self.label} draws no '{name}': the scores at step {self.step} are all equal.")
+            rank_zero_warn(
+                f"{self.label} draws no '{name}': the scores at step {self.step} are all equal, or not finite."
+            )
             return
+        self._say_what_is_otherwise(sparsity, units)
         self._weights_hash["weights"] = hash_of(self._readers(module))
         provenance = {
             **self.provenance(),
@@ -375,7 +387,7 @@ class EarlyBird(MaskCallback):
             return
         masks = {name: mask for name, mask in ticket.masks.items() if name in self._masked.params}
         check_agreement(trainer, masks, f"{self.label} at step {self.step}")
-        self._masked = Masked({**self._masked.masks, **masks}, self._masked.params, fast=True)
+        self._masked = Masked({**self._masked.masks, **masks}, self._masked.params)
         self._target = float(ticket.provenance["unit_sparsity"])
         self._make_true(trainer)
         self._is_shown = False
@@ -418,7 +430,7 @@ class EarlyBird(MaskCallback):
         if late:
             rank_zero_warn(what)
 
-    def _step_of(self, when: int | float, total: int | None, trainer: Trainer) -> int:
+    def _step_of(self, when: int | float | str, total: int | None, trainer: Trainer) -> int:
         if isinstance(when, int):
             step = when
         elif total is None:
@@ -426,11 +438,22 @@ class EarlyBird(MaskCallback):
                 f"{self.label} is to draw at {when} of a fit whose number of steps nobody knows beforehand: give `at` "
                 "in optimizer steps, or the Trainer `max_steps`."
             )
+        elif isinstance(when, str):
+            step = self._random_step = self._random_step or self._drawn_from(total)
         else:
             step = max(1, round(when * total))
         if total is not None and step > total and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             raise LotteryError(f"{self.label} is to draw at step {step}, but this fit ends at step {total}.")
         return step
+
+    def _drawn_from(self, total: int) -> int:
+        """A step of the fit, uniformly by the seed of the run alone: no other random number changes by it."""
+        if (seed := os.environ.get("PL_GLOBAL_SEED")) is None:
+            raise LotteryError(
+                f"{self.label} is to draw at a random step, and this run has no seed: call `seed_everything(0)` first, "
+                "or give the command `--seed_everything 0`."
+            )
+        return int(np.random.default_rng(int(seed)).integers(1, total + 1))
 
     def _say_floors(self) -> None:
         """Warn where a layer of few units would be emptied."""
@@ -442,6 +465,21 @@ class EarlyBird(MaskCallback):
                         f"{self.label}: sparsity {sparsity} leaves no {kind} of '{emptied[0]}' and {len(emptied) - 1} "
                         f"more layers: one each is kept. Ask for less, or rank {kind}s over all layers (per 'all')."
                     )
+
+    def _say_what_is_otherwise(self, sparsity: float, units: Mapping[str, Tensor]) -> None:
+        """Warn where a ticket is not what was asked: a kind left whole, layers kept from being emptied."""
+        assert self._watch is not None
+        at, emptied = f"{self.label} at step {self._watch.last_step}", self._watch.emptied(sparsity)
+        for kind, layers in self._layers.items():
+            if not layers.keys() & units.keys():
+                rank_zero_warn(
+                    f"{at} removes no {kind}s: their scores do not tell those of a layer apart, or are not finite."
+                )
+            if self.per_kind[kind] == "all" and (names := [name for name in layers if name in emptied]):
+                rank_zero_warn(
+                    f"{at}: sparsity {sparsity} over all layers leaves no {kind} of {', '.join(names)}: one each is "
+                    f"kept. Ask for less, or rank {kind}s in each layer (per 'tensor')."
+                )
 
     def _take_back(self, state: Mapping[str, Any], module: nn.Module) -> None:
         assert self._watch is not None

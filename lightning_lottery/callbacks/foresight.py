@@ -213,10 +213,10 @@ class SynFlow(_Foresight):
     Zeros bring no speed by themselves: see ``shrink``. ``at_step=0`` is SynFlow, pruning before training; ``at_step=k``
     is AdSynFlow: train ``k`` optimizer steps, prune, train on. Removed weights stay removed. Labels are not used.
 
-    The module's ``forward`` runs in evaluation mode and float64, all parameters absolute, on a positive input: what the
-    first layers receive, whatever the module does to its own input before them. All layers carry the same flow,
-    so none loses its last weight early, in networks of linear and convolution layers, ReLU, pooling and neutral batch
-    norm; layer norm, softmax and GELU break that.
+    The module's ``forward`` runs in evaluation mode and float64 (scaled float32, with a warning, where device or module
+    cannot), all parameters absolute, on a positive input: what the first layers receive, whatever the module does to
+    its own input before them. All layers carry the same flow, so none loses its last weight early, in networks of
+    linear and convolution layers, ReLU, pooling and neutral batch norm; layer norm, softmax and GELU break that.
 
     Args:
         sparsity: Fraction of the scope that is removed, in [0, 1).
@@ -293,10 +293,25 @@ class SynFlow(_Foresight):
 
     def find_masks(self, params: Mapping[str, nn.Parameter], sparsity: float, within: Masks | None) -> Masks:
         """The masks of the last iteration."""
-        assert self._trainer is not None
         device = next(iter(params.values())).device
         if (dtype := widest_dtype(device)) != torch.float64:
             rank_zero_warn(f"{self.label}: {device} has no float64, so scores are computed in scaled float32.")
+        try:
+            return self._last_masks(dtype, params, sparsity, within)
+        except RuntimeError as error:
+            if dtype != torch.float64 or "double" not in str(error).lower():
+                raise
+            said = str(error).splitlines()[0]
+            rank_zero_warn(
+                f"{self.label}: the module does not run in float64 ('{said}'), so scores are computed in scaled "
+                "float32. It has tensors that are no buffers, or a `.float()`."
+            )
+        return self._last_masks(torch.float32, params, sparsity, within)
+
+    def _last_masks(
+        self, dtype: torch.dtype, params: Mapping[str, nn.Parameter], sparsity: float, within: Masks | None
+    ) -> Masks:
+        assert self._trainer is not None
         with untouched(self._trainer, dtype) as module:
             neutral = (self.batch_norm or ("neutral" if self.step > 0 else "absolute")) == "neutral"
             flow = Flow(module, dtype, neutral=neutral, bypass=self.bypass)

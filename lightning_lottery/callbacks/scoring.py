@@ -16,6 +16,7 @@ from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.parameter import UninitializedParameter
+from torch.utils import checkpoint as checkpointing
 
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.scope import named_parameters, plain_name
@@ -28,7 +29,7 @@ def untouched(trainer: Trainer, dtype: torch.dtype) -> Iterator[LightningModule]
     The block works on copies of every attribute that could change in place: modes, hooks, counters, lists, metrics. It
     must call the module through ``with_state``, which stands in for parameters and buffers. Random numbers go on
     afterwards as if nothing had been drawn, nothing is logged; inside, code runs uncompiled and without autocast, with
-    kernels that can be differentiated twice.
+    kernels that can be differentiated twice, and activation checkpoints keep their activations.
     """
     module, device = trainer.lightning_module, trainer.strategy.root_device
     attributes = [(child, dict(vars(child))) for child in module.modules()]
@@ -41,6 +42,7 @@ def untouched(trainer: Trainer, dtype: torch.dtype) -> Iterator[LightningModule]
         stack.enter_context(torch.enable_grad())
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
         stack.enter_context(torch.compiler.set_stance("force_eager"))
+        stack.enter_context(_activations_kept())
         if any(isinstance(child, nn.RNNBase) for child in module.modules()):
             stack.enter_context(torch.backends.cudnn.flags(enabled=False))  # its RNNs have no backward in eval mode
         for child, values in attributes:
@@ -157,6 +159,32 @@ def _random_numbers_as_before(device: torch.device) -> Iterator[None]:
     finally:
         random.setstate(state)
         np.random.set_state(numpy_state)
+
+
+@contextmanager
+def _activations_kept() -> Iterator[None]:
+    """``torch.utils.checkpoint`` computes nothing again: by then other weights would be in place than those scored."""
+    names = [name for name in vars(checkpointing) if name.startswith("_checkpoint_without_reentrant_generator")]
+    instead = {"CheckpointFunction": _Direct, **dict.fromkeys(names, _nothing_around)}
+    before = {name: getattr(checkpointing, name) for name in instead}
+    vars(checkpointing).update(instead)
+    try:
+        yield
+    finally:
+        vars(checkpointing).update(before)
+
+
+class _Direct:
+    """Stands in for the function of reentrant checkpoints."""
+
+    @staticmethod
+    def apply(function: Callable[..., Any], preserve: bool, *args: Any) -> Any:
+        return function(*args)
+
+
+def _nothing_around(*_: Any, **__: Any) -> Iterator[None]:
+    """Stands in for what others do before and after the function."""
+    yield
 
 
 class _Method(nn.Module):

@@ -1,5 +1,6 @@
 """Network slimming: a trained coefficient for every head, neuron and channel says what it is worth."""
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -60,8 +61,8 @@ class NetworkSlimming(Callback):
 
     Raises:
         LotteryError: ``l1`` negative, or an unknown kind; in ``fit``, no recognisable unit, layers that are built too
-            late, weights that other layers share, an averaging callback before this one, or an optimizer without the
-            coefficients.
+            late, weights that other layers share, an averaging callback before this one, an optimizer without the
+            coefficients, or a checkpoint without them.
 
     Example:
         >>> NetworkSlimming(kinds=["head"]).kinds
@@ -113,6 +114,7 @@ class NetworkSlimming(Callback):
             fold_(layer)
         for hook in self._hooks:
             hook.remove()
+        _forget_compiled()
         self._reset()
 
     # Hooks, in the order in which Lightning calls them.
@@ -144,6 +146,13 @@ class NetworkSlimming(Callback):
         counts = {kind: sum(g.size for g in self._groups.values() if g.kind == kind) for kind in self.kinds}
         found = ", ".join(f"{count} {kind}s" for kind, count in counts.items() if count)
         rank_zero_info(f"NetworkSlimming: coefficients of {found} in {len(self._groups)} layers, l1 {self.l1}.")
+        dtype = next(iter(self.coefficients.values())).dtype
+        if torch.finfo(dtype).bits < 32:
+            rank_zero_warn(
+                f"NetworkSlimming: the coefficients are {str(dtype).removeprefix('torch.')}, in which 1 has no "
+                f"neighbour closer than {torch.finfo(dtype).eps / 2:.2g}: smaller steps are lost, and small learning "
+                "rates train nothing. Ask the Trainer for mixed precision, 'bf16-mixed' or '16-mixed'."
+            )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._find_optimizers(trainer)  # a learning-rate finder may have made new ones
@@ -238,6 +247,7 @@ class NetworkSlimming(Callback):
             layer.add_module(NAME, Coefficients(group.size, weight))
             self._hooks.append(layer.register_forward_pre_hook(_scaled))
             self._groups[name], self._layers[name] = group, layer
+        _forget_compiled()
         if not self._groups:
             kinds = sorted({group.kind for group in found.values()})
             raise LotteryError(
@@ -245,10 +255,16 @@ class NetworkSlimming(Callback):
                 f"which has units of the kind {' and '.join(kinds)}: name another one in `kinds`."
             )
 
-    def _fit_state(self, module: nn.Module, state: dict[str, Any], *_: Any) -> None:
+    def _fit_state(self, module: LightningModule, state: dict[str, Any], *_: Any) -> None:
         """Fold what is loaded into a module without coefficients: ``test`` and ``validate`` read any checkpoint."""
+        plain = folded(state)
+        if self._layers and len(plain) == len(state) and module.trainer.ckpt_path is not None:
+            raise LotteryError(
+                f"'{module.trainer.ckpt_path}' has no slimming coefficients: it was saved without NetworkSlimming, or "
+                "when its fit had ended and they were folded. To slim from its weights, load them into the module, "
+                "and fit that without `ckpt_path`."
+            )
         if not self._layers:
-            plain = folded(state)
             for key in state.keys() - plain.keys():
                 del state[key]
             state.update(plain)
@@ -337,6 +353,12 @@ def _times(weight: Tensor, coefficients: Tensor) -> Tensor:
 def _scaled(layer: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
     """A layer's inputs, the first multiplied by its coefficients."""
     return (getattr(layer, NAME)(args[0]), *args[1:])
+
+
+def _forget_compiled() -> None:
+    """Let everything compile anew: compiled code does not notice hooks that come or go, not even on another module."""
+    if "torch._dynamo" in sys.modules:
+        torch.compiler.reset()
 
 
 def _shared(module: nn.Module) -> Iterator[int]:

@@ -104,6 +104,12 @@ class Watch:
         of = self._split(self._latest[1]) if self._latest else {}
         return {n: m for kind in of for n, m in unit_masks_of(of[kind], sparsity, self.per[kind]).items()}
 
+    def emptied(self, sparsity: float) -> list[str]:
+        """The layers that would keep no unit at the last step, did not ``masks`` keep their best one."""
+        of = self._split(self._latest[1]) if self._latest else {}
+        raw = [keep_top(scores, sparsity, per=self.per[kind]) for kind, scores in of.items()]
+        return [name for masks in raw for name, mask in masks.items() if not mask.any()]
+
     def distances(self, series: str) -> tuple[list[int], Tensor]:
         """Steps, and the Hamming distances of their masks to one another, as a square matrix.
 

@@ -194,19 +194,30 @@ def tell_progress(folder: Path, done: int, total: int | None) -> None:
     (folder / "progress").write_text(f"{done} {total or ''}")
 
 
-def discard_with_dependents(children: Sequence[Child], names: Collection[str]) -> None:
+def discard_with_dependents(children: Sequence[Child], names: Collection[str], *, root: Path | None = None) -> None:
     """Remove the children of these names, and every later one that uses a file of one removed.
+
+    Args:
+        children: In the order in which they depend on each other.
+        names: Of folders below the root: ``seed-1``, ``parent-0/synflow-step-10``.
+        root: Default: the folder that all children's share.
 
     Raises:
         LotteryError: There is no such child, or another process is in it.
     """
-    if unknown := sorted(set(names) - {child.folder.name for child in children}):
-        listed = ", ".join(child.folder.name for child in children)
+    above = str(root or os.path.commonpath([child.folder.parent for child in children])) if names else ""
+    places = [child.folder.as_posix().removeprefix(above) for child in children]
+    known = {
+        name: [child for child, place in zip(children, places, strict=True) if f"/{name}/" in f"{place}/"]
+        for name in names
+    }
+    if unknown := [name for name, found in known.items() if not found]:
+        listed = ", ".join(place[1:] for place in places)
         raise LotteryError(f"There is no {', '.join(unknown)} to do again: there are {listed}.")
     removed: list[Child] = []
     for child in children:
         uses = any(Path(path).is_relative_to(other.folder) for other in removed for path in child.inputs())
-        if child.folder.name in names or uses:
+        if any(child in found for found in known.values()) or uses:
             child.discard()
             removed.append(child)
 

@@ -19,7 +19,9 @@ from lightning_lottery.ticket import write_whole
 Waves = Sequence[Sequence[Child]]
 """Children in the order of dependence: those of one wave use only files of waves before."""
 
-AT_LAST = "# at last this command again without --dry-run: it finds them done, and judges them"
+AT_LAST = (
+    "# then this command again: with --dry-run it lists what is asked for next, without it does that and judges all"
+)
 """How a list of commands ends."""
 
 PATIENCE = "30s"
@@ -28,8 +30,8 @@ PATIENCE = "30s"
 ARRAY = """#!/bin/bash
 #SBATCH --job-name=lottery-{name}
 #SBATCH --array=1-{tasks}
-#SBATCH --chdir={here}
-#SBATCH --output={folder}/{name}-%a.log
+#SBATCH --chdir="{here}"
+#SBATCH --output="{log}/{name}-%a.log"
 #SBATCH --open-mode=append
 #SBATCH --requeue
 # A task does the line of its number; killed or requeued it goes on from the child's last checkpoint.
@@ -37,12 +39,13 @@ srun bash -c "$(sed -n "${{SLURM_ARRAY_TASK_ID}}p" {lines})"
 """
 
 SUBMIT = """#!/bin/bash
-# Submits each wave after the one before. Arguments go to every sbatch: --partition gpu --gres gpu:1 --time 2:00:00
+# Submits each wave after the one before has ended; a task whose child lacks what a failed one was to leave, fails.
+# Arguments go to every sbatch: --partition gpu --gres gpu:1 --time 2:00:00
 set -e
 after=()
 for wave in {waves}; do
     job=$(sbatch --parsable "${{after[@]}}" "$@" {folder}/"$wave".sbatch)
-    after=(--dependency=afterok:"${{job%%;*}}")
+    after=(--dependency=afterany:"${{job%%;*}}")
 done
 """
 
@@ -83,11 +86,16 @@ def write_slurm(waves: Waves, folder: Path) -> Path:
     for number, wave in enumerate(waves, start=1):
         for child in wave:
             child.prepare()
-        if lines := [command_of(child) for child in wave if not child.is_done]:
+        if not all(child.is_done for child in wave):
+            lines = [command_of(child) for child in wave]  # all: a task that waits finds its line by number
             names.append(f"wave-{number}")
             text = folder / f"{names[-1]}.txt"
             script = ARRAY.format(
-                name=names[-1], tasks=len(lines), here=Path.cwd(), folder=folder, lines=quote(str(text))
+                name=names[-1],
+                tasks=len(lines),
+                here=Path.cwd(),
+                log=str(folder).replace("%", "%%"),
+                lines=quote(str(text)),
             )
             write_whole(text, "".join(f"{line}\n" for line in lines).encode(), "commands")
             write_whole(folder / f"{names[-1]}.sbatch", script.encode(), "script")
@@ -124,16 +132,20 @@ def run_on_dask(children: Sequence[tuple[str, Child]], console: Console, *, addr
 
         def launch(child: Child, _: int) -> Any:
             future = client.submit(_do_on_worker, str(child.folder), os.getcwd(), search_path(), pure=False)
-            return partial(_exit_code, future)
+            return partial(_exit_code, child, future)
 
         follow(children, launch, len(children), console)
 
 
-def _exit_code(future: Any) -> int | None:
+def _exit_code(child: Child, future: Any) -> int | None:
     """Of a child that a worker does; None while it goes on, and 1 where Dask gave up on it."""
     if not future.done():
         return None
-    return int(future.result()) if future.status == "finished" else 1
+    if future.status == "finished":
+        return int(future.result())
+    with open(child.folder / "child.log", "a") as log:
+        log.write(f"Dask: {future.exception()!r}\n")
+    return 1
 
 
 def _do_on_worker(folder: str, here: str, path: str) -> int:

@@ -151,7 +151,7 @@ class InstabilityAnalysis:
         ticket: str | os.PathLike[str] | None = None,
         make_pruner: Callable[[], MaskCallback] | None = None,
         labels: Mapping[str, Any] | None = None,
-        comes: bool = False,
+        may_be_missing: bool = False,
     ) -> "Plan":
         """What ``run`` will do: a child that makes the common beginning where one is needed, one per seed, the lines.
 
@@ -162,13 +162,13 @@ class InstabilityAnalysis:
             ticket: Path of a ticket.
             make_pruner: Gives a callback that prunes once.
             labels: What rows say beside.
-            comes: The checkpoint may not be there yet.
+            may_be_missing: The checkpoint may not be there yet.
 
         Raises:
             LotteryError: As ``run``, as far as it can be known before anything is trained.
         """
         check_seeds(seeds)
-        if ckpt_path is not None and not comes:
+        if ckpt_path is not None and not may_be_missing:
             check_checkpoint(Path(ckpt_path))
         pruner = make_pruner or self.settings.pruner
         if pruner is not None and (ticket or self.settings.ticket):
@@ -310,6 +310,7 @@ def judge_lines(
             alphas=[k / (alphas - 1) for k in range(alphas)] if alphas > 1 else [0.0],
             predict=imported(options["predict"]) if options["predict"] and predict is None else predict,
             **{name: options[name] for name in ("monitor", "mode", "threshold", "recalibrate", "layer_alphas")},
+            allow_diverged=True,
         )
         if options["is_null_control"]:
             reason = "the same seed twice is a null control: its barrier is 0"

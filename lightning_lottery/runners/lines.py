@@ -1,5 +1,6 @@
 """Set a module to places on lines between states, and read off what its own step logs there."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from inspect import signature
@@ -12,7 +13,7 @@ from torch import Tensor
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.functional.connectivity import State, interpolate_, recalibrate_batch_norm_
 from lightning_lottery.runners.evaluation import Evaluator
-from lightning_lottery.runners.path_report import Curve, LayerKey
+from lightning_lottery.runners.path_report import Curve, LayerKey, Pair
 from lightning_lottery.scope import ties
 
 
@@ -35,12 +36,22 @@ class Lines:
     training: Sequence[Any] = ()
 
     def between(self, a: State, b: State, alphas: Sequence[float], *, recalibrated: bool = False) -> Curve:
-        """Every metric along the line from ``b`` at 0 to ``a`` at 1.
+        """Every metric along the line from ``b`` at 0 to ``a`` at 1; only the monitor, as NaN, where one is not finite.
 
         Raises:
             LotteryError: The monitor is not logged, or is in percent.
         """
+        if not (is_finite(a) and is_finite(b)):
+            return {self.monitor: [math.nan] * len(alphas)}
         return self._curve([self.evaluate(self.setting(a, b, alpha, recalibrated=recalibrated)) for alpha in alphas])
+
+    def with_every_metric(self, curves: Mapping[Pair, Curve]) -> dict[Pair, Curve]:
+        """Curves that have the metrics of all: NaN along lines to networks that are not finite."""
+        names = dict.fromkeys(name for curve in curves.values() for name in curve)
+        return {
+            pair: {name: curve.get(name, [math.nan] * len(curve[self.monitor])) for name in names}
+            for pair, curve in curves.items()
+        }
 
     def at(self, state: State) -> tuple[dict[str, float], dict[str, Tensor]]:
         """Every metric of one network, recalibrated where there are training batches; and its state after that."""
@@ -102,6 +113,11 @@ def step_of(module: LightningModule, split: str) -> Callable[[Any], Any]:
     if len(signature(step).parameters) > 1:
         return lambda batch: step(batch, 0)
     return step
+
+
+def is_finite(state: State) -> bool:
+    """Whether the floating-point tensors of a state are; an attention mask may hold minus infinity."""
+    return all(not (tensor.isnan().any() or tensor.isposinf().any()) for tensor in state.values())
 
 
 def tensors_in(state: Mapping[str, Any]) -> dict[str, Tensor]:

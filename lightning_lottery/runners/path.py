@@ -59,6 +59,7 @@ def path(
     submodule: str = "",
     memory: int = 2**31,
     predict: Callable[[LightningModule, Any], Tensor] | None = None,
+    allow_diverged: bool = False,
 ) -> PathReport:
     """The straight line between every pair of networks: each metric along it, barriers, and a verdict.
 
@@ -85,6 +86,7 @@ def path(
             network.
         memory: Bytes of batches that are kept in memory; what does not fit is loaded anew for every place.
         predict: Given the module and a batch, the predicted classes; for the share of samples the ends disagree on.
+        allow_diverged: Lines to a network whose weights are not finite are NaN, and not refused.
 
     Raises:
         LotteryError: Fewer than two checkpoints, one that does not fit or holds NaN, different masks, alphas outside
@@ -110,7 +112,7 @@ def path(
     if submodule not in dict(module.named_modules()):
         raise LotteryError(f"{type(module).__name__} has no submodule '{submodule}' for the weights to go to.")
     target = module.get_submodule(submodule)
-    states = [read_state(Path(name), target) for name in names]
+    states = [read_state(Path(name), target, allow_diverged=allow_diverged) for name in names]
     _refuse_masks(names, aligned=align)
     split = stage_of(module, data)
     ranks = {"rank": trainer.global_rank, "world_size": trainer.world_size}
@@ -151,6 +153,7 @@ def path(
             mean, midpoint = _mean_of(in_one_order, lines, target)
             if trainer.is_global_zero:
                 _write_like(Path(names[0]), mean, Path(save_midpoint))
+        curves = lines.with_every_metric(curves)
     finally:
         evaluate.close()
         target.load_state_dict(before, strict=False)
@@ -223,8 +226,8 @@ def load_plain(checkpoint: Path, device: str) -> Any:
         raise LotteryError(f"'{checkpoint}' does not load as a checkpoint: {str(error).splitlines()[0]}") from error
 
 
-def read_state(checkpoint: Path, module: torch.nn.Module) -> dict[str, Tensor]:
-    """The weights and buffers of a checkpoint, found to fit a module; on the CPU.
+def read_state(checkpoint: Path, module: torch.nn.Module, *, allow_diverged: bool = False) -> dict[str, Tensor]:
+    """The weights and buffers of a checkpoint, found to fit a module, and to be finite unless told; on the CPU.
 
     Raises:
         LotteryError: No such file, not loadable without pickle, names or shapes that differ, or NaN.
@@ -242,7 +245,7 @@ def read_state(checkpoint: Path, module: torch.nn.Module) -> dict[str, Tensor]:
         )
     weights = {name for name, _ in module.named_parameters()}
     broken = [name for name, value in state.items() if name in weights and not value.isfinite().all()]
-    if broken:
+    if broken and not allow_diverged:
         raise LotteryError(f"'{checkpoint}' holds NaN or infinite weights in {', '.join(broken[:4])}.")
     return state
 

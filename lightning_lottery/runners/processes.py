@@ -2,6 +2,7 @@
 
 import os
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -169,14 +170,18 @@ def started(command: Sequence[str], variables: Mapping[str, str], **given: Any) 
 
 def end_with_starter() -> None:
     """In a child: end at once when the process that started it is gone, as if killed, to be resumed by another."""
-    if os.environ.get(TIED):
-        Thread(target=_end_at_end_of_input, daemon=True).start()
+    with suppress(OSError):  # a closed input ties to nothing
+        if os.environ.get(TIED) and stat.S_ISFIFO(os.fstat(0).st_mode):
+            Thread(target=_end_at_end_of_input, daemon=True).start()
 
 
 def _end_at_end_of_input() -> None:
-    with suppress(OSError):
+    try:
         while os.read(0, 1):
             pass
+    except OSError:
+        return
+    os.write(2, b"The process that started this child is gone: it ends here, to be resumed.\n")
     os.kill(os.getpid(), signal.SIGKILL)
 
 

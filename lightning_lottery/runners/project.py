@@ -193,9 +193,12 @@ def _stable_step(stage: str, network: str = "dense") -> int:
     if "LOTTERY_RUN" not in os.environ:
         raise LotteryError(f"'stable_step:{stage}' names a stage of a recipe: it means something in `run` only.")
     folder = HERE.get() / os.environ["LOTTERY_RUN"] / stage
-    if os.environ.get(PROVISIONAL) and not (folder / "summary.json").exists():
-        return 0
-    return stable_step(folder, network)
+    try:
+        return stable_step(folder, network)
+    except LotteryError:
+        if os.environ.get(PROVISIONAL):
+            return 0
+        raise
 
 
 OmegaConf.register_resolver("stable_step", _stable_step, replace=True)

@@ -4,7 +4,7 @@ import json
 import os
 import re
 import statistics
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
@@ -35,10 +35,11 @@ class Stage:
     name: str
     command: str
 
-    @property
-    def waits(self) -> bool:
-        """Whether its configuration is known only when an earlier stage is done: it names the step that one finds."""
-        return "${stable_step:" in self.path.read_text()
+    def waits_for(self, overlay: str | os.PathLike[str] | None) -> set[str]:
+        """The stages that must be done before its configuration is known: it names the step k* that they find."""
+        texts = [path.read_text() for path in (self.path, *([] if overlay is None else [Path(overlay)]))]
+        lines = [line.partition("#")[0] for text in texts for line in text.splitlines()]
+        return {name for line in lines for name in re.findall(r"\$\{stable_step:([\w-]+)", line)}
 
 
 def stages_of(recipe: Path) -> list[Stage]:
@@ -105,10 +106,12 @@ def run(
     folders = {seed: target / f"seed-{seed}" for seed in seeds}
     with _environment(**{PROVISIONAL: "1"}):  # all, before any runs
         runs = {seed: [_child(stage, seed, folder, overlay) for stage in stages] for seed, folder in folders.items()}
+    again = {*redo, *(stage.name for stage in stages if stage.waits_for(overlay) & {*redo})}
     for children in runs.values():
-        discard_with_dependents(children, redo)
-    sure = [number for number, stage in enumerate(stages) if not stage.waits]
-    _refuse_changed([children[number] for children in runs.values() for number in sure])
+        discard_with_dependents(children, again)
+    sure = [child for children in runs.values() for child in children if _is_known(child, stages, overlay)]
+    _refuse_changed(sure)
+    _refuse_repeated(runs)
     console = Console()
     for seed, children in runs.items():
         for number, stage in enumerate(stages, start=1):
@@ -192,6 +195,26 @@ def _child(stage: Stage, seed: int, folder: Path, overlay: str | os.PathLike[str
         except LotteryError as error:
             raise LotteryError(f"{stage.path}: {error}") from error
     return Child(folder / stage.name, stage.command, config, {"stage": stage.name, "seeds": [seed]})
+
+
+def _is_known(child: Child, stages: Sequence[Stage], overlay: str | os.PathLike[str] | None) -> bool:
+    """Whether its configuration is final before anything runs: the stages whose step it names are done."""
+    stage = next(stage for stage in stages if stage.name == child.folder.name)
+    return all((child.folder.parent / name / "done").is_file() for name in stage.waits_for(overlay))
+
+
+def _refuse_repeated(runs: Mapping[int, Sequence[Child]]) -> None:
+    """Refuse seeds that a runner's stage does not heed: the same trainings would count as several."""
+    for children in zip(*runs.values(), strict=True):
+        plans = [
+            {name: value for name, value in child.config.items() if name != "seed_everything"} for child in children
+        ]
+        if len(plans) > 1 and children[0].command in ("imp", "sweep") and all(plan == plans[0] for plan in plans):
+            raise LotteryError(
+                f"Stage '{children[0].folder.name}' names the seeds that it trains, whatever the recipe's: with "
+                f"{len(plans)} of these it would train the same {len(plans)} times. Run it with one, or let its YAML "
+                "use ${oc.env:LOTTERY_SEED}."
+            )
 
 
 def _refuse_changed(children: list[Child]) -> None:

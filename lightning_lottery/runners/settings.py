@@ -69,6 +69,7 @@ class SweepSettings:
         threshold: Error barrier below which networks are called stable, a fraction.
         alphas: Places on each line, evenly spaced, both ends included; >= 2.
         recalibrate: Training batches for estimating batch norm's statistics anew at each place; 0 for none.
+        margin: Error of a pruned network above the dense one's that still counts as a match, > 0.
     """
 
     steps: tuple[int, ...] = ()
@@ -85,8 +86,10 @@ class SweepSettings:
     threshold: float = 0.02
     alphas: int = 21
     recalibrate: int = 0
+    margin: float = 0.01
 
     def __post_init__(self) -> None:
+        check_margin(self.margin)
         if self.search not in ("grid", "bisect"):
             raise LotteryError(f"`search` is 'grid' or 'bisect', got {self.search!r}.")
         if not self.snapshots and (not self.parents or len(set(self.parents)) != len(self.parents)):

@@ -1,6 +1,7 @@
 """When does a network become stable to SGD noise? Instability analyses at many steps of several parents."""
 
 import os
+import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -24,14 +25,11 @@ from lightning_lottery.runners.instability import (
 )
 from lightning_lottery.runners.processes import JOBS
 from lightning_lottery.runners.settings import SweepSettings
-from lightning_lottery.runners.sweep_plan import Cell, SweepPlan
-from lightning_lottery.runners.sweep_report import SweepReport, summary_in, table_of, verdicts_of, write_report
+from lightning_lottery.runners.sweep_plan import PARENT, Cell, SweepPlan
+from lightning_lottery.runners.sweep_report import DENSE, SweepReport, summary_in, table_of, verdicts_of, write_report
 from lightning_lottery.runners.training import train
 
-DENSE = "dense"
-"""What the network that nothing was removed from is called."""
-
-APART = 1000
+SEED_STRIDE = 1000
 """Children of the parents have different noise: those of the n-th parent (from 0) have the seeds S + 1000 n."""
 
 
@@ -44,8 +42,10 @@ class InstabilitySweep:
     step. ``search="bisect"`` looks at few steps until k* is known to a relative precision; the most trainings that it
     can take are said beforehand.
 
-    k* is the first evaluated step from which on all evaluated steps are stable. Verdicts are one-sided tests over
-    parents and children (``functional.stability``); steps that contradict each other are named.
+    k* is the first evaluated step from which on all evaluated steps are stable. Verdicts are one-sided tests of the raw
+    barrier over parents and children (``functional.judge_step`` says why by t-bounds; percentiles of the nested
+    bootstrap stand beside them in ``summary.json``); steps that contradict each other are named. A child that diverged
+    makes its step undecided.
 
     Everything is a child in a folder of its own: done once, resumed when killed, refused when changed.
 
@@ -68,7 +68,9 @@ class InstabilitySweep:
         mode: ``"max"`` for an accuracy, ``"min"`` for an error or a loss (then the threshold is in its units).
         threshold: Error barrier below which a network is called stable, a fraction.
         alphas: Places on each line, evenly spaced, both ends included; >= 2.
-        recalibrate: Training batches for estimating batch norm's statistics anew at each place; 0 for none.
+        recalibrate: Training batches for estimating batch norm's statistics anew at each place; 0 for none. The raw
+            barrier is judged; the recalibrated one stands beside it in the records.
+        margin: Error of a pruned network above the dense one's that still counts as a match, > 0.
 
     Raises:
         TypeError: A factory that cannot be called.
@@ -97,6 +99,7 @@ class InstabilitySweep:
         threshold: float = 0.02,
         alphas: int = 21,
         recalibrate: int = 0,
+        margin: float = 0.01,
     ) -> None:
         self.project: Factories | Mapping[str, Any] = Factories(make_module, make_data, make_trainer)
         pruners: Any = dict(make_pruners or {})
@@ -115,6 +118,7 @@ class InstabilitySweep:
             threshold=threshold,
             alphas=alphas,
             recalibrate=recalibrate,
+            margin=margin,
         )
 
     @classmethod
@@ -138,8 +142,8 @@ class InstabilitySweep:
         Args:
             jobs: Children trained at the same time, each with its share of devices and threads.
             dask: Address of a Dask scheduler whose workers train them instead.
-            out: Folder for everything: ``parent-P/NETWORK-step-K/seed-S``.
-            redo: Names to do again: ``parent-0``, ``seed-1``, ``lines``, and with them what uses their files.
+            out: Folder for everything: ``parent-P/NETWORK-step-K/seed-S``, ``parent-P/parent``.
+            redo: Names to do again: ``parent-0``, ``synflow-step-10``, ``seed-1``, and with them what uses their files.
             labels: What rows of the records say beside: ``stage``.
 
         Returns:
@@ -155,6 +159,7 @@ class InstabilitySweep:
         plan.discard(redo)
         do, console = engine_of(jobs, dask, self._here()), Console()
         console.print(plan.announcement(), soft_wrap=True)
+        plan.discard_shorter_parents()
         do([(f"parent {child.config['seed_everything']}", child) for child in plan.parents], console)
         plan.check_snapshots()
         cells: list[Cell] = []
@@ -186,18 +191,34 @@ class InstabilitySweep:
         steps = own.steps or _steps_in(begins.values())
         parents = []
         if not begins:
-            begins = {seed: out / f"parent-{seed}" / "snapshots" for seed in own.parents}
-            parents = [self._parent(out / f"parent-{seed}", seed, steps, said) for seed in own.parents]
+            begins = {seed: out / f"parent-{seed}" / PARENT / "snapshots" for seed in own.parents}
+            parents = [self._parent(folder.parent, seed, steps, said) for seed, folder in begins.items()]
+        if missing := [path for path in own.tickets.values() if not Path(path).is_file()]:
+            raise LotteryError(f"There is no ticket '{missing[0]}'.")
+        noise = {seed + SEED_STRIDE * number for number in range(len(begins)) for seed in own.seeds}
+        if len(noise) < len(begins) * len(own.seeds):
+            raise LotteryError(
+                f"Children of different parents would share seeds: those of the next parent are {SEED_STRIDE} more. "
+                f"Choose `seeds` closer together than {list(own.seeds)}."
+            )
         networks = (DENSE, *own.pruners, *own.tickets)
         of = {name: Grid(steps) if own.search == "grid" else Bisection(steps, own.precision) for name in networks}
         cell = partial(self._cell, out, begins, said)
-        return SweepPlan(out, begins, parents, of, len(own.seeds), own.judging.threshold, cell)
+        empty = SweepReport(own.judging.threshold, {}, own.margin)
+        plan = SweepPlan(out, begins, parents, of, len(own.seeds), empty, cell)
+        if own.snapshots:
+            plan.check_snapshots()
+        return plan
 
     def _parent(self, folder: Path, seed: int, steps: Sequence[int], labels: Mapping[str, Any]) -> Child:
         project = self.project.config() if isinstance(self.project, Factories) else self.project
         config = {**project, "seed_everything": seed, "ckpt_path": None}
         said = {**labels, "stage": f"{labels['stage']}/parent", "parent": seed, "seeds": [seed]}
-        return Child(folder, "fit", config, said, {"snapshots": list(steps)})
+        child = Child(folder, "fit", config, said, {"snapshots": list(steps)})
+        if (folder / "child.json").exists():  # saved at more steps before: fewer are no other training
+            before = Child.load(folder).options["snapshots"]
+            child = replace(child, options={"snapshots": sorted({*before, *steps})})
+        return child
 
     def _cell(
         self, out: Path, begins: Mapping[int, Path], labels: Mapping[str, Any], network: str, parent: int, step: int
@@ -207,11 +228,11 @@ class InstabilitySweep:
         plan = InstabilityAnalysis.of(self.project, own.judging).plan(
             out / f"parent-{parent}" / name,
             begins[parent] / f"step={step}.ckpt",
-            [seed + APART * list(begins).index(parent) for seed in own.seeds],
+            [seed + SEED_STRIDE * list(begins).index(parent) for seed in own.seeds],
             ticket=own.tickets.get(network),
             make_pruner=own.pruners.get(network),  # type: ignore[arg-type]  # of a YAML: its configuration
             labels=said,
-            comes=True,
+            may_be_missing=not own.snapshots,
         )
         return Cell(network, parent, step, plan, said)
 
@@ -251,8 +272,7 @@ def _do_cells(cells: Sequence[Cell], do: Engine, console: Console) -> None:
     do([(f"{what} ({number}/{len(named)})", child) for number, (what, child) in enumerate(named, start=1)], console)
     for cell in cells:
         cell.plan.check_contract()
-        if cell.plan.lines.is_stale:
-            cell.plan.lines.discard()  # it only judges: done anew where asked otherwise
+        cell.discard_stale_lines()
     do([(f"{cell.name}: lines", cell.plan.lines) for cell in cells], console)
 
 
@@ -262,7 +282,8 @@ def _steps_in(folders: Iterable[Path]) -> list[int]:
     Raises:
         LotteryError: There is none.
     """
-    found = [{int(path.stem.removeprefix("step=")) for path in folder.glob("step=*.ckpt")} for folder in folders]
+    names = [[re.fullmatch(r"step=(\d+)\.ckpt", path.name) for path in folder.glob("*")] for folder in folders]
+    found = [{int(match[1]) for match in of if match} for of in names]
     if common := sorted(set.intersection(*found)) if found else []:
         return common
     raise LotteryError(

@@ -15,12 +15,21 @@ from lightning_lottery.errors import LotteryError
 from lightning_lottery.figures import barrier_over_steps, lines_over_steps
 from lightning_lottery.functional.bootstrap import Interval, bootstrap_k_star
 from lightning_lottery.functional.search import KStar, k_star
-from lightning_lottery.functional.stability import Barriers, StepStability, judge_step
-from lightning_lottery.runners.path_report import PathReport, csv_of
+from lightning_lottery.functional.stability import (
+    Barriers,
+    StepStability,
+    ThresholdROC,
+    judge_step,
+    roc_of_threshold,
+)
+from lightning_lottery.runners.path_report import Pair, PathReport, csv_of
 from lightning_lottery.ticket import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+DENSE = "dense"
+"""What the network that nothing was removed from is called."""
 
 Reports = Mapping[int, Mapping[int, PathReport]]
 """Step to parent to the lines between that parent's children."""
@@ -33,31 +42,26 @@ class SweepReport:
     Args:
         threshold: Error barrier below which a network is called stable, a fraction.
         reports: Network, ``"dense"`` first, to step to parent to the lines between its children.
+        margin: Error above the dense network's that still counts as a match, a fraction.
     """
 
     threshold: float
     reports: Mapping[str, Reports]
+    margin: float = 0.01
 
     def barriers(self, network: str, *, recalibrated: bool = False) -> dict[int, Barriers]:
         """Step to parent to pair of children to error barrier."""
-        return {
-            step: {
-                parent: {
-                    pair: report.measures(pair, recalibrated=recalibrated)["error_barrier"] for pair in report.curves
-                }
-                for parent, report in of.items()
-            }
-            for step, of in self.reports[network].items()
-        }
+        return {step: _barriers(of, recalibrated=recalibrated) for step, of in self.reports[network].items()}
 
     def judged(self, network: str, parent: int | None = None) -> dict[int, StepStability]:
         """Step to what its barriers say: pooled over parents, or of one parent."""
-        found = {}
-        for step, barriers in self.barriers(network).items():
-            of = barriers if parent is None else {parent: barriers[parent]}
-            error, samples = self._error_at(network, step)
-            found[step] = judge_step(of, self.threshold, error=error, samples=samples)
-        return found
+        return {step: self._judge(network, step, parent) for step in self.reports[network]}
+
+    def _judge(self, network: str, step: int, parent: int | None = None) -> StepStability:
+        barriers = _barriers(self.reports[network][step])
+        of = barriers if parent is None else {parent: barriers[parent]}
+        error, samples = self._error_at(network, step)
+        return judge_step(of, self.threshold, error=error, samples=samples)
 
     def k_star(self, network: str, parent: int | None = None) -> KStar:
         """From which step on a network is stable: pooled over parents, or of one parent."""
@@ -75,6 +79,36 @@ class SweepReport:
             found[step] = np.mean([errors - (errors[0] + errors[-1]) / 2 for errors in along], axis=0).tolist()
         return found
 
+    def matching(self, network: str) -> dict[tuple[int, int], tuple[float, bool]]:
+        """(step, parent) to the dense network's barrier there, and whether the network pruned there matches it.
+
+        A pruned network matches where the mean error of its children is at most ``margin`` above that of the dense
+        one's children from the same snapshot. Barriers that are not finite, and metrics that are no share of samples,
+        are left out.
+        """
+        found = {}
+        for step, of in self.reports[network].items():
+            for parent, report in of.items():
+                dense = self.reports[DENSE].get(step, {}).get(parent)
+                errors = (report.error_of_ends, None if dense is None else dense.error_of_ends)
+                if dense is None or errors[0] is None or errors[1] is None:
+                    continue
+                barrier = float(np.mean([dense.measures(pair)["error_barrier"] for pair in dense.curves]))
+                if math.isfinite(barrier):
+                    found[step, parent] = barrier, errors[0] <= errors[1] + self.margin
+        return found
+
+    def roc(self, network: str) -> ThresholdROC:
+        """Which threshold of the dense network's barrier goes best with pruned networks that match it.
+
+        Raises:
+            LotteryError: All of them match, or none.
+
+        Source: Bolwerk 2021, who asks which instability is small enough to prune at.
+        """
+        found = list(self.matching(network).values())
+        return roc_of_threshold([barrier for barrier, _ in found], [is_match for _, is_match in found])
+
     def summary(self) -> dict[str, Any]:
         """k* and every step of every network, plain values; None for a k* beyond the last step."""
         networks: dict[str, Any] = {}
@@ -85,18 +119,34 @@ class SweepReport:
                 "bootstrap": [_finite(bound) for bound in self.bootstrap(network)],
                 "parents": {str(parent): _plain(asdict(self.k_star(network, parent))) for parent in parents},
                 "steps": {str(step): self._step(network, step) for step in steps},
+                **({} if network == DENSE else {"matching": self._matching(network)}),
             }
         return {"threshold": self.threshold, "networks": networks}
 
+    def _matching(self, network: str) -> dict[str, Any]:
+        found = self.matching(network)
+        points = [[step, parent, barrier, is_match] for (step, parent), (barrier, is_match) in found.items()]
+        try:
+            roc = self.roc(network)
+        except LotteryError as error:
+            return {"points": points, "margin": self.margin, "no_threshold": str(error)}
+        return {
+            "points": points,
+            "margin": self.margin,
+            "auc": roc.auc,
+            "best": _finite(roc.best),
+            "youden": roc.youden,
+        }
+
     def _step(self, network: str, step: int) -> dict[str, Any]:
         of = self.reports[network][step]
-        own = {str(parent): self.judged(network, parent)[step].mean for parent in of}
+        own = {str(parent): _finite(self._judge(network, step, parent).mean) for parent in of}
         recalibrated = {}
         if all(report.recalibrated for report in of.values()):
-            again = self.barriers(network, recalibrated=True)[step]
+            again = _barriers(of, recalibrated=True)
             recalibrated = {"recalibrated": float(np.mean([list(pairs.values()) for pairs in again.values()]))}
         error, _ = self._error_at(network, step)
-        return _plain({**asdict(self.judged(network)[step]), "by_parent": own, "error": error, **recalibrated})
+        return _plain({**asdict(self._judge(network, step)), "by_parent": own, "error": error, **recalibrated})
 
     def _error_at(self, network: str, step: int) -> tuple[float | None, int]:
         """Mean error of the children, where the metric is one that has a binomial error, and the samples."""
@@ -104,6 +154,14 @@ class SweepReport:
         found = [report.error_of_ends for report in of.values()]
         known = [error for error in found if error is not None]
         return (float(np.mean(known)) if len(known) == len(found) else None), next(iter(of.values())).samples
+
+
+def _barriers(of: Mapping[int, PathReport], *, recalibrated: bool = False) -> dict[int, dict[Pair, float]]:
+    """Parent to pair of children to error barrier."""
+    return {
+        parent: {pair: report.measures(pair, recalibrated=recalibrated)["error_barrier"] for pair in report.curves}
+        for parent, report in of.items()
+    }
 
 
 def write_report(
@@ -157,7 +215,7 @@ def table_of(report: SweepReport) -> Table:
         for step, found in of["steps"].items():
             bounds = "" if found["low"] is None else f"{found['low']:.4f} to {found['high']:.4f}"
             error = "" if found["error"] is None else f"{found['error']:.4f}"
-            by_parent = " ".join(f"{own:.4f}" for own in found["by_parent"].values())
+            by_parent = " ".join("-" if own is None else f"{own:.4f}" for own in found["by_parent"].values())
             mean = "" if found["mean"] is None else f"{found['mean']:.4f}"
             table.add_row(network, step, error, mean, bounds, by_parent, found["verdict"])
     return table
@@ -167,12 +225,15 @@ def verdicts_of(report: SweepReport) -> Iterator[str]:
     """k* of every network in a sentence, then what contradicts it and what more seeds would do."""
     for network, steps in report.reports.items():
         star, judged = report.k_star(network), report.judged(network)
-        found = f"not shown stable at step {max(judged)}" if star.step is None else f"stable from step {star.step} on"
-        where, low, high = (_place(step) for step in (star.estimate, star.low, star.high))
+        last, first = judged[max(judged)], min(judged)
+        found = f"stable from step {star.step} on"
+        if star.step is None:
+            found = f"not shown stable at step {max(judged)}: {last.reason}"
+        where, low, high = (_place(step, first) for step in (star.estimate, star.low, star.high))
         parents = sorted({parent for of in steps.values() for parent in of})
-        own = ", ".join(f"{parent}: {_place(report.k_star(network, parent).estimate)}" for parent in parents)
+        own = ", ".join(f"{parent}: {_place(report.k_star(network, parent).estimate, first)}" for parent in parents)
         yield (
-            f"{network}: {found}. The mean barrier crosses {report.threshold} at {where} (95 % bounds {low} and "
+            f"{network}: {found}. The mean barrier falls below {report.threshold} {where} (95 % bounds: {low}, "
             f"{high}); of single parents, {own}."
         )
         yield from (f"{network}: step {step} is {said}." for step, said in star.contradictions.items())
@@ -180,12 +241,22 @@ def verdicts_of(report: SweepReport) -> Iterator[str]:
             more = {"parents": of.more_parents, "children of each parent": of.more_children}
             if told := " or ".join(f"{number} more {what}" for what, number in more.items() if number):
                 yield f"{network}: step {step} is undecided; {told} would decide it, estimates staying as they are."
-        if of.test_standard_error:
-            yield f"{network}: standard error of an error on this test set alone: {of.test_standard_error:.4f}."
+        if network != DENSE:
+            matching = report.summary()["networks"][network]["matching"]
+            count = sum(is_match for *_, is_match in matching["points"])
+            best = f"; they go best with a threshold of {matching['best']:.4f}" if matching.get("best") else ""
+            yield (
+                f"{network}: {count} of {len(matching['points'])} match the dense network from the same snapshot "
+                f"within {report.margin}{best}."
+            )
+        if last.test_standard_error:
+            yield f"{network}: standard error of an error on this test set alone: {last.test_standard_error:.4f}."
 
 
-def _place(step: float) -> str:
-    return f"{step:.0f}" if math.isfinite(step) else "beyond the last step"
+def _place(step: float, first: int) -> str:
+    if step == first:
+        return f"at or before step {first}"
+    return f"at step {step:.0f}" if math.isfinite(step) else "beyond the last step"
 
 
 def stable_step(folder: Path, network: str) -> int:
@@ -231,7 +302,10 @@ def _figures_of(report: SweepReport, summary: Mapping[str, Any], others: Mapping
     }
     alphas = next(report for steps in report.reports.values() for of in steps.values() for report in of.values()).alphas
     heat = {network: report.lines(network) for network in report.reports}
-    return {"barrier": barrier_over_steps(curves, report.threshold), "lines": lines_over_steps(alphas, heat)}
+    return {
+        "barrier": barrier_over_steps(curves, report.threshold),
+        "lines": lines_over_steps(alphas, heat, report.threshold),
+    }
 
 
 def _plain(found: Mapping[str, Any]) -> dict[str, Any]:

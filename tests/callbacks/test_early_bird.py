@@ -36,9 +36,10 @@ from lightning_lottery.anatomy import groups_of
 from lightning_lottery.callbacks.draws import cut_out_, weight_norms
 from lightning_lottery.cli import main
 from lightning_lottery.functional import count, keep_top, layers_by_units, nuclear_norm, replay
+from lightning_lottery.functional.settling import scores_differ
 from lightning_lottery.functional.watching import Watch
 from lightning_lottery.shrink import parameter_masks
-from projects import fit, says
+from projects import Batches, fit, says, trainer
 from test_contract import KeepEveryResume, ending, same
 
 NORMS = {"window": 20, "every": 10}
@@ -51,6 +52,11 @@ RULES = [
 ]
 EAGER = [HammingFIFO(2, 0.9, every=5, min_steps=15)]  # settles at step 15
 LONG = {"max_epochs": 10}  # forty steps
+
+
+@pytest.fixture(autouse=True)
+def same_weights():
+    torch.manual_seed(0)  # of modules built before `fit` sets its seed
 
 
 def bird(rules=EAGER, sparsities=(0.5,), **given):
@@ -85,11 +91,13 @@ def test_live_detection_is_detection_replayed_from_the_logged_coefficients(tmp_p
     replayed, draws = [], set()
     for kind, per in PER.items():
         for sparsity in (0.25, 0.5):
-            masks = [keep_top(scores_of(coefficients, kind), sparsity, per=per) for coefficients in diary.notes]
-            norms = [nuclear_norm(layers_by_units(mask)).item() for mask in masks]
-            assert callback.norms[f"{kind}-{sparsity:g}"] == list(enumerate(norms, start=1))
+            told = {step: scores_of(of, kind) for step, of in enumerate(diary.notes, start=1)}
+            told = {step: scores for step, scores in told.items() if scores_differ(scores, per)}
+            masks = {step: keep_top(scores, sparsity, per=per) for step, scores in told.items()}
+            norms = {step: nuclear_norm(layers_by_units(mask)).item() for step, mask in masks.items()}
+            assert len(norms) >= 39 and callback.norms[f"{kind}-{sparsity:g}"] == list(norms.items())
             for name, rule in callback.rules.items():
-                verdicts = replay(rule, enumerate(masks if rule.watches == "masks" else norms, start=1))
+                verdicts = replay(rule, (masks if rule.watches == "masks" else norms).items())
                 replayed += [(name, kind, sparsity, *map(repr, verdict)) for verdict in verdicts]
                 if first := next((v.step for v in verdicts if v.settled), None):
                     draws.add((f"{name}-{kind}-{sparsity:g}", first))
@@ -160,6 +168,30 @@ def test_baselines_are_drawn_at_their_steps_whatever_the_rules_say(tmp_path):
     assert not (tmp_path / "ticket.safetensors").exists()
     with pytest.raises(LotteryError, match="no rule has found settled masks"):
         callback.ticket()
+
+
+def test_a_random_step_is_drawn_from_the_whole_fit_by_the_seed_alone_and_stays_when_resumed(tmp_path):
+    def step_of(folder, seed, *more, **given):
+        callback = bird([], at=["random"])
+        fit(tmp_path / folder, NetworkSlimming(), callback, *more, module=Blocks(), seed=seed, **given)
+        (ticket,) = callback.tickets.values()
+        assert Ticket.load(tmp_path / folder / "early_bird" / "at=random-0.5.safetensors").provenance["seed"] == seed
+        return ticket.provenance["step"]
+
+    steps = [step_of(str(seed), seed) for seed in range(7)]
+    assert step_of("again", 3) == steps[3]
+    assert len(set(steps)) > 3 and all(1 <= step <= 12 for step in steps)
+    late = steps.index(max(steps))
+    keep = KeepEveryResume(tmp_path / "kept", tmp_path / "points")
+    step_of("kept", late, ExactResume(every=1), keep)
+    assert step_of("other", 99, ExactResume(seed=late), ckpt=tmp_path / "points" / "2.ckpt") == steps[late]
+
+
+def test_a_random_step_without_a_seed_is_refused(tmp_path, monkeypatch):
+    fitted = trainer(tmp_path, NetworkSlimming(), bird([], at=["random"]))
+    monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)
+    with pytest.raises(LotteryError, match="random step, and this run has no seed: call `seed_everything"):
+        fitted.fit(Blocks(), Batches(), Batches(batches=1))
 
 
 def test_equal_coefficients_draw_nothing_and_no_network_is_emptied(tmp_path):
@@ -285,6 +317,16 @@ def test_what_is_cut_out_at_the_end_computes_what_was_pruned(tmp_path):
         sizes[action] = sum(p.numel() for p in module.parameters())
     torch.testing.assert_close(outputs["shrink"], outputs["prune"])
     assert sizes["shrink"] < sizes["prune"]
+
+
+def test_a_module_that_units_were_cut_out_of_is_tested_and_saved_as_it_is(tmp_path):
+    module, callback = Blocks(), bird(action="shrink")
+    fitted = fit(tmp_path, NetworkSlimming(), callback, module=module, **LONG)
+    small = {name: value.clone() for name, value in module.state_dict().items()}
+    fitted.save_checkpoint(tmp_path / "small.ckpt")
+    assert same(torch.load(tmp_path / "small.ckpt", weights_only=True)["state_dict"], small)
+    fitted.test(module, Batches(seed=4), verbose=False)
+    assert same(module.state_dict(), small)
 
 
 def test_a_hugging_face_network_that_is_cut_out_of_a_module_saves_and_loads(tmp_path):
@@ -444,6 +486,11 @@ REFUSED = {
     "unknown action": (lambda: bird(action="cut"), "`action` is one of 'record'.*'cut'"),
     "unknown kind": (lambda: bird(watch=["heads"]), "`watch`.*'head'"),
     "unknown ranking": (lambda: bird(per={"head": "layer"}), "`per`.*'head': 'layer'"),
+    "a ranking for all kinds": (lambda: bird(per="tensor"), "`per`.*'tensor'"),
+    "a rule's class": (lambda: EarlyBird(ADF, [0.5]), "`rules` is a list"),
+    "a step for a list": (lambda: bird(at=3), "`at` is a list of steps.*3"),
+    "a word for a list of steps": (lambda: bird(at="random"), "`at` is a list of steps.*'random'"),
+    "an unknown word for a step": (lambda: bird(at=["end"]), "`at` is optimizer steps.*'random', got 'end'"),
     "step zero": (lambda: bird(at=[0]), "`at`"),
     "beyond the fit": (lambda: bird(at=[1.5]), "`at`"),
     "a window shorter than the smoothing": (lambda: bird([ADF(window=20, smoothing=30)]), "shorter than the smoothing"),
@@ -488,6 +535,36 @@ def test_a_layer_that_would_be_emptied_keeps_one_unit_and_is_named(tmp_path):
     units = callback.ticket().units
     assert [int(mask.sum()) for name, mask in units.items() if "attn" in name] == [1, 1]
     assert all(mask.any() for mask in units.values())
+
+
+def test_layers_that_a_ranking_over_all_would_empty_keep_one_unit_and_are_named(tmp_path):
+    class Uneven(Callback):
+        def on_train_batch_end(self, trainer, pl_module, *_):
+            slimming = next(c for c in trainer.callbacks if isinstance(c, NetworkSlimming))
+            slimming.coefficients["body.layers.1.linear1"].data.copy_(torch.arange(16.0) / 100)
+
+    callback = bird([], (0.75,), at=[4])
+    with says("leaves no neuron of body.layers.1.linear1: one each is kept. Ask for less, or rank neurons in", times=1):
+        fit(tmp_path, NetworkSlimming(), Uneven(), callback, module=Blocks())
+    units = callback.tickets["at=4-0.75"].units
+    assert {n: int(m.sum()) for n, m in units.items() if "linear" in n} == {
+        "body.layers.0.linear1": 8,
+        "body.layers.1.linear1": 1,
+    }
+
+
+def test_a_kind_whose_scores_tell_nothing_is_left_whole_and_named(tmp_path):
+    class Broken(Callback):
+        def on_train_batch_end(self, trainer, pl_module, *_):
+            slimming = next(c for c in trainer.callbacks if isinstance(c, NetworkSlimming))
+            if trainer.global_step == 4:
+                slimming.coefficients["body.layers.1.self_attn"].data.fill_(value)
+
+    for value in (torch.nan, 1.0):
+        callback = bird([], at=[4])
+        with says("at step 4 removes no heads: their scores do not tell those of a layer apart, or are", times=1):
+            fit(tmp_path / str(value), NetworkSlimming(), Broken(), callback, module=Blocks())
+        assert not any("attn" in name for name in callback.tickets["at=4-0.5"].units)
 
 
 def test_a_fast_dev_run_writes_nothing(tmp_path):

@@ -6,6 +6,7 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.callbacks import Callback
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from lightning_lottery import SNIP, ExactResume, GraSP, LotteryError, Scope, SynFlow, Ticket
 from lightning_lottery.callbacks import foresight
@@ -272,6 +273,55 @@ def test_without_float64_scores_are_float32_which_is_said_once(tmp_path, monkeyp
     with says("SynFlow: cpu has no float64, so scores are computed in scaled float32", times=1):
         fit(tmp_path, narrow, module=Plain())
     assert hamming(wide.masks, narrow.masks) == 0
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+@pytest.mark.parametrize("make", [SynFlow, SNIP, GraSP])
+def test_activation_checkpoints_change_no_mask(make, reentrant, tmp_path):
+    class Checkpointed(Plain):
+        def forward(self, x):
+            return checkpoint(self.net[1:], self.net[0](x), use_reentrant=reentrant)
+
+    plain, callback = make(0.6, at_step=2), make(0.6, at_step=2)
+    fit(tmp_path, plain, module=Plain())
+    fit(tmp_path, callback, module=Checkpointed())
+    assert hamming(plain.masks, callback.masks) == 0
+
+
+class Floats(nn.Module):
+    """What the data are put through in many projects."""
+
+    def forward(self, x):
+        return x.float()
+
+
+class Constant(nn.Module):
+    """A tensor that is no buffer, so that nothing casts it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rotation = torch.eye(6).roll(1, 0)
+
+    def forward(self, x):
+        return x @ self.rotation
+
+
+@pytest.mark.parametrize("first", [Floats, Constant])
+def test_a_module_that_insists_on_float32_is_scored_in_float32_which_is_said_once(first, tmp_path):
+    plain, callback = SynFlow(0.8, iterations=10), SynFlow(0.8, iterations=10)
+    fit(tmp_path, plain, module=Plain())
+    with says("SynFlow: the module does not run in float64 .*, so scores are computed in scaled float32", times=1):
+        fit(tmp_path, callback, module=Plain(first=first()))
+    assert hamming(plain.masks, callback.masks) == 0
+
+
+def test_an_error_of_the_module_s_own_is_not_taken_for_one_of_float64(tmp_path):
+    class Fails(nn.Module):
+        def forward(self, x):
+            raise RuntimeError("in the middle")
+
+    with pytest.raises(RuntimeError, match="in the middle"):
+        fit(tmp_path, SynFlow(0.8), module=Plain(first=Fails()))
 
 
 class Returns(Plain):

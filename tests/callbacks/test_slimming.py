@@ -7,18 +7,24 @@ from copy import deepcopy
 
 import pytest
 import torch
-from lightning.pytorch.callbacks import Callback, EMAWeightAveraging
+from lightning.pytorch.callbacks import BatchSizeFinder, Callback, GradientAccumulationScheduler, LearningRateFinder
 from torch import nn
+from torch.utils.data import DataLoader, IterableDataset
 
 from blocks import Blocks, Convs
 from lightning_lottery import ExactResume, LotteryError, NetworkSlimming
 from lightning_lottery.anatomy import groups_of
 from lightning_lottery.callbacks.slimming import folded
 from lightning_lottery.shrink import parameter_masks
-from projects import Batches, fit, says
-from test_contract import PRECISIONS, KeepEveryResume, same, scaler
+from projects import OPTIMIZERS, Batches, fit, plain_loader, says, trainer
+from test_contract import AVERAGING, PRECISIONS, WITH_STATE_PER_WEIGHT, KeepEveryResume, same, scaler
 
 INPUTS = torch.randn(5, 6, generator=torch.Generator().manual_seed(3))
+
+
+@pytest.fixture(autouse=True)
+def same_weights():
+    torch.manual_seed(0)  # of modules built before `fit` sets its seed
 
 
 class Look(Callback):
@@ -158,6 +164,26 @@ def test_compiled_layers_train_their_coefficients_and_compute_the_same_once_thes
     torch.testing.assert_close(output_of(module), look.output)
 
 
+@pytest.mark.parametrize("in_place", [True, False], ids=["in place", "wrapped"])
+def test_a_compiled_module_trains_its_coefficients_and_computes_the_same_once_these_are_folded(in_place, tmp_path):
+    module, look = Blocks(), Look()
+    if in_place:
+        module.compile(backend="eager")
+    given = module if in_place else torch.compile(module, backend="eager")
+    trainer(tmp_path, NetworkSlimming(), look).fit(given, Batches(), Batches(batches=1, seed=9))
+    assert all((c - 1).abs().max() > 0.001 for c in look.coefficients.values())
+    assert module.state_dict().keys() == Blocks().state_dict().keys()
+    torch.testing.assert_close(output_of(module), look.output)
+
+
+def test_code_compiled_for_a_module_without_coefficients_does_not_serve_one_with_them(tmp_path):
+    for _ in range(2):  # the second meets what was compiled for the first, once folded
+        module, look = Blocks(), Look()
+        module.compile(backend="eager")
+        trainer(tmp_path, NetworkSlimming(), look).fit(module, Batches(), Batches(batches=1, seed=9))
+        torch.testing.assert_close(output_of(module), look.output)
+
+
 # The penalty
 
 
@@ -291,15 +317,26 @@ def test_a_checkpoint_of_the_middle_is_tested_as_it_was_and_a_final_one_is_plain
     assert results[0]["val_loss"] != pytest.approx(math.log(3), rel=1e-3)
 
 
-def test_averages_hold_the_coefficients_and_the_final_average_is_plain(tmp_path):
-    module = Blocks()
-    slimmed(tmp_path, module, EMAWeightAveraging(decay=0.5))
+@pytest.mark.parametrize("averaging", AVERAGING.values(), ids=AVERAGING)
+def test_averages_hold_the_coefficients_and_the_final_average_is_folded(averaging, tmp_path):
+    module, look = Blocks(), Look()
+    fit(tmp_path, NetworkSlimming(), averaging(), look, module=module)
+    assert sum("slimming" in name for name in look.state) == 4
     assert module.state_dict().keys() == Blocks().state_dict().keys()
+    torch.testing.assert_close(output_of(module), look.output)
 
 
-def test_an_averaging_callback_before_slimming_is_refused(tmp_path):
-    with pytest.raises(LotteryError, match="EMAWeightAveraging has copied .* put NetworkSlimming first"):
-        fit(tmp_path, EMAWeightAveraging(decay=0.5), NetworkSlimming(), module=Blocks())
+@pytest.mark.parametrize("averaging", AVERAGING.values(), ids=AVERAGING)
+def test_an_averaging_callback_before_slimming_is_refused(averaging, tmp_path):
+    with pytest.raises(LotteryError, match="Averaging has copied .* put NetworkSlimming first"):
+        fit(tmp_path, averaging(), NetworkSlimming(), module=Blocks())
+
+
+def test_a_checkpoint_without_coefficients_is_refused_in_a_sentence(tmp_path):
+    ended = fit(tmp_path, NetworkSlimming(), module=Blocks())
+    ended.save_checkpoint(tmp_path / "ended.ckpt")
+    with pytest.raises(LotteryError, match="ended.ckpt' has no slimming coefficients: .* fit that without `ckpt_path`"):
+        fit(tmp_path, NetworkSlimming(), module=Blocks(), ckpt=tmp_path / "ended.ckpt", max_epochs=4)
 
 
 def test_a_step_that_breaks_leaves_the_optimizers_groups_whole(tmp_path):
@@ -321,13 +358,127 @@ def test_a_step_that_breaks_leaves_the_optimizers_groups_whole(tmp_path):
     assert module.state_dict().keys() == Blocks().state_dict().keys()
 
 
-@pytest.mark.parametrize("how", [h for n, h in PRECISIONS.items() if "overfit" not in n], ids=lambda _: "")
+@pytest.mark.filterwarnings("ignore:NetworkSlimming. the coefficients are bfloat16:UserWarning")
+@pytest.mark.parametrize("how", PRECISIONS.values(), ids=PRECISIONS)
 def test_every_precision_and_loop_trains_coefficients_and_folds_them(how, tmp_path):
     module = Blocks()
     look, trainer = slimmed(tmp_path, module, **how())
     assert trainer.global_step == 12
     assert all((c.float() - 1).abs().max() > 0.001 for c in look.coefficients.values())
     assert module.state_dict().keys() == Blocks().state_dict().keys()
+
+
+class Under(Blocks):
+    def __init__(self, optimizer):
+        super().__init__()
+        self.optimizer = optimizer
+
+    def configure_optimizers(self):
+        return OPTIMIZERS[self.optimizer](self.parameters())
+
+
+@pytest.mark.parametrize("optimizer", [*WITH_STATE_PER_WEIGHT.values(), "lbfgs"])
+def test_every_optimizer_trains_coefficients_and_folds_them(optimizer, tmp_path):
+    module = Under(optimizer)
+    look, trainer = slimmed(tmp_path, module)
+    assert trainer.global_step == 12
+    assert all((c - 1).abs().max() > 0.001 for c in look.coefficients.values())
+    torch.testing.assert_close(output_of(module), look.output)
+
+
+class TwoOptimizers(Blocks):
+    """Manual optimization: two optimizers step in every batch, and each has some coefficients."""
+
+    def __init__(self, zero_last):
+        super().__init__(loss_is_flat=True)
+        self.automatic_optimization, self.zero_last = False, zero_last
+
+    def training_step(self, batch, batch_idx):
+        both = self.optimizers()
+        for one in [] if self.zero_last else both:
+            one.zero_grad()
+        self.manual_backward(self.loss(batch) * 0)
+        for one in both:
+            one.step()
+        for one in both if self.zero_last else []:
+            one.zero_grad()
+
+    def configure_optimizers(self):
+        parts = ([], [])
+        for name, parameter in self.named_parameters():
+            parts["layers.1" in name].append(parameter)
+        return [torch.optim.SGD(part, 0.1, weight_decay=0.1) for part in parts]
+
+
+@pytest.mark.parametrize("zero_last", [True, False])
+def test_under_two_manual_optimizers_each_step_takes_rate_times_l1_once(zero_last, tmp_path):
+    look, trainer = slimmed(tmp_path, TwoOptimizers(zero_last), slimming=NetworkSlimming(l1=0.01))
+    assert trainer.global_step == 24
+    for coefficients in look.coefficients.values():
+        torch.testing.assert_close(coefficients, torch.full_like(coefficients, 1 - 12 * STEP))
+
+
+class Endless(IterableDataset):
+    def __iter__(self):
+        while True:
+            yield from Batches()
+
+
+def test_a_loader_without_end_trains_and_folds(tmp_path):
+    module, endless = Blocks(), DataLoader(Endless(), batch_size=None)
+    look, trainer = slimmed(tmp_path, module, train=endless, max_epochs=-1, max_steps=12, max_time={"minutes": 9})
+    assert trainer.global_step == 12
+    torch.testing.assert_close(output_of(module), look.output)
+
+
+def test_where_accumulation_changes_each_step_takes_rate_times_l1_once(tmp_path):
+    look, trainer = slimmed(
+        tmp_path,
+        Blocks("sgd", loss_is_flat=True),
+        GradientAccumulationScheduler({0: 1, 1: 2}),
+        slimming=NetworkSlimming(l1=0.01),
+    )
+    assert trainer.global_step == 4 + 2 + 2
+    for coefficients in look.coefficients.values():
+        torch.testing.assert_close(coefficients, torch.full_like(coefficients, 1 - 8 * STEP))
+
+
+class Tunable(Blocks):
+    def __init__(self):
+        super().__init__()
+        self.lr, self.batch_size = 1e-2, 4
+
+    def train_dataloader(self):
+        return plain_loader(32, self.batch_size)
+
+    val_dataloader = train_dataloader
+
+    def configure_optimizers(self):
+        return torch.optim.AdamW(self.parameters(), self.lr)
+
+
+TUNERS = {
+    "learning rate": lambda: LearningRateFinder(num_training_steps=8),
+    "batch size": lambda: BatchSizeFinder(mode="power", max_trials=2, steps_per_trial=2),
+}
+
+
+@pytest.mark.parametrize("tuner", TUNERS.values(), ids=TUNERS)
+@pytest.mark.parametrize("first", [True, False])
+def test_after_a_tuner_every_coefficient_is_1_again_and_the_fit_trains_it(tuner, first, tmp_path):
+    class AtTheBeginning(Callback):
+        def on_train_start(self, trainer, pl_module):
+            self.coefficients = {name: c.detach().clone() for name, c in slimming.coefficients.items()}
+
+    slimming, start, look, module = NetworkSlimming(), AtTheBeginning(), Look(), Tunable()
+    pair = [slimming, tuner()] if first else [tuner(), slimming]
+    fitted = trainer(tmp_path, *pair, start, look, max_epochs=-1, max_steps=12, enable_checkpointing=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        fitted.fit(module)
+    assert len(start.coefficients) == 4 and all((c == 1).all() for c in start.coefficients.values())
+    assert all((c - 1).abs().max() > 0.001 for c in look.coefficients.values())
+    torch.testing.assert_close(output_of(module), look.output)
 
 
 # What it says
@@ -342,6 +493,11 @@ def test_mean_and_smallest_coefficient_of_each_layer_are_logged_now_and_then(tmp
         rows = [row for row in csv.DictReader(file) if row["slimming/body.layers.1.linear1/mean"]]
     assert [int(row["step"]) for row in rows] == [3, 7, 11]
     assert all(0 < float(row["slimming/body.layers.0.self_attn/min"]) < 1.2 for row in rows)
+
+
+def test_half_precision_of_the_coefficients_themselves_is_named_once(tmp_path):
+    with says("coefficients are bfloat16, in which 1 has no neighbour closer than 0.0039: .*'bf16-mixed'", times=1):
+        fit(tmp_path, NetworkSlimming(), module=Blocks(), precision="bf16-true")
 
 
 REFUSED = {

@@ -149,7 +149,7 @@ FAKE_SBATCH = """#!/bin/bash
 echo "$@" >> {log}
 for script in "$@"; do :; done
 tasks=$(sed -n 's/^#SBATCH --array=1-//p' "$script")
-cd "$(sed -n 's/^#SBATCH --chdir=//p' "$script")"
+eval "$(sed -n 's/^#SBATCH --chdir=/cd /p' "$script")"
 for task in $(seq "$tasks"); do SLURM_ARRAY_TASK_ID=$task bash "$script" >> {log}.out 2>&1 || exit 1; done
 echo "$tasks;cluster"
 """
@@ -168,7 +168,7 @@ def test_a_slurm_array_does_a_child_a_task_and_a_wave_after_the_one_before(paren
     subprocess.run(["bash", script, "--partition", "gpu"], env=os.environ | variables, check=True, cwd="/")
     first, second = (tmp_path / "log").read_text().splitlines()
     assert first.startswith("--parsable --partition gpu ") and first.endswith("/wave-1.sbatch")
-    assert second.startswith("--parsable --dependency=afterok:1 --partition gpu ")
+    assert second.startswith("--parsable --dependency=afterany:1 --partition gpu ")
     assert all(child.is_done for wave in plan.waves for child in wave) and len(plan.waves[1]) == 2
     with pytest.raises(LotteryError, match="Every child is done: the same command without --slurm judges them"):
         cluster.write_slurm(plan.waves, Path("out of here/slurm"))

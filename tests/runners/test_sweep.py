@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,6 @@ from test_instability import STEPS, Data, Net, same
 from lightning_lottery import Constant, InstabilitySweep, LotteryError, MagnitudePruning, Ticket
 from lightning_lottery.functional.stability import judge_step
 from lightning_lottery.runners import engine
-from lightning_lottery.runners.children import Child
 from lightning_lottery.runners.sweep_report import stable_step
 from projects import trainer
 from stages import Died
@@ -62,14 +62,14 @@ def test_every_network_is_judged_at_every_step_of_every_parent(swept):
             step: judge_step(of).mean for step, of in barriers.items()
         }
     folders = {path.parent.relative_to(out).as_posix() for path in out.rglob("done")}
-    assert {f"parent-1/magnitude-step-4/seed-{LATER + 2}", "parent-0/dense-step-8/lines", "parent-1"} <= folders
+    assert {f"parent-1/magnitude-step-4/seed-{LATER + 2}", "parent-0/dense-step-8/lines", "parent-1/parent"} <= folders
     assert len(folders) == 2 + 2 * 3 * (3 + 4)
 
 
 def test_children_begin_with_their_parent_s_snapshot_and_pruned_ones_with_its_largest_weights(swept):
     _, out = swept
     for parent, seed in ((0, 1), (1, LATER + 1)):
-        snapshot = torch.load(out / f"parent-{parent}/snapshots/step=4.ckpt", weights_only=True)
+        snapshot = torch.load(out / f"parent-{parent}/parent/snapshots/step=4.ckpt", weights_only=True)
         start = torch.load(out / f"parent-{parent}/magnitude-step-4/start/start.ckpt", weights_only=True)
         ticket = Ticket.load(out / f"parent-{parent}/magnitude-step-4/start/ticket.safetensors")
         assert ticket.sparsity == 0.75 and start["global_step"] == snapshot["global_step"] == 4
@@ -81,7 +81,9 @@ def test_children_begin_with_their_parent_s_snapshot_and_pruned_ones_with_its_la
 
 def test_parents_begin_differently_and_their_children_have_different_noise(swept):
     _, out = swept
-    begins = [torch.load(out / f"parent-{p}/snapshots/step=0.ckpt", weights_only=True)["state_dict"] for p in (0, 1)]
+    begins = [
+        torch.load(out / f"parent-{p}/parent/snapshots/step=0.ckpt", weights_only=True)["state_dict"] for p in (0, 1)
+    ]
     assert not same(*begins)
     batches = [
         json.loads((out / f"parent-{parent}/dense-step-0/seed-{seed}/conditions.json").read_text())["batches"]
@@ -117,7 +119,7 @@ def test_a_bisection_trains_only_what_it_asks_for_and_says_beforehand_how_much(t
     steps = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10]
     report = sweep(steps=steps, search="bisect", threshold=0.9, parents=[0]).run(out=tmp_path)
     said = capsys.readouterr().out
-    assert "At most 12 trainings of children, beside the parents' 1: 2 of each parent at up to 6 of 11 steps" in said
+    assert "At most 14 trainings of children, beside the parents' 1: 2 of each parent at up to 7 of 11 steps" in said
     evaluated = list(report.reports["dense"])
     assert evaluated[0] == 0 and evaluated[-1] == 10 and len(evaluated) < len(steps)
     assert {path.name for path in (tmp_path / "parent-0").glob("dense-step-*")} == {
@@ -125,7 +127,7 @@ def test_a_bisection_trains_only_what_it_asks_for_and_says_beforehand_how_much(t
     }
 
 
-@pytest.mark.parametrize("at", [("parent-1", 9), ("seed-2", 11), ("lines", 2)])
+@pytest.mark.parametrize("at", [("parent", 9), ("seed-2", 11), ("lines", 2)])
 def test_killed_anywhere_and_started_again_it_ends_with_the_unbroken_report(swept, tmp_path, monkeypatch, at):
     with monkeypatch.context() as patch, pytest.raises(Died):
         if at[0] == "lines":
@@ -145,26 +147,54 @@ def test_killed_anywhere_and_started_again_it_ends_with_the_unbroken_report(swep
     assert rows_of(tmp_path) == rows_of(swept[1])
 
 
-def test_what_is_done_is_not_done_again_and_more_steps_only_add_children(tmp_path, monkeypatch):
-    done, do_child = [], engine.do_child
+@pytest.fixture
+def stamps(tmp_path):
+    """When each child below the folder was done."""
+    return lambda: {
+        path.parent.relative_to(tmp_path).as_posix(): path.stat().st_mtime_ns for path in tmp_path.rglob("done")
+    }
 
-    def noted(folder, commands):
-        done.append(folder.relative_to(tmp_path).as_posix())
-        do_child(folder, commands)
 
-    monkeypatch.setattr(engine, "do_child", noted)
-    sweep(parents=[0], snapshots=[]).run(out=tmp_path)
-    given = [tmp_path / "parent-0/snapshots"]
-    first, done[:] = list(done), []
+def test_what_is_done_is_not_done_again_and_more_steps_only_add_children(tmp_path, stamps):
+    def changed(**settings):
+        redo, before = settings.pop("redo", ()), stamps()
+        report = sweep(**{"parents": [0], "steps": [0, 8]} | settings).run(out=tmp_path, redo=redo)
+        return report, {name for name, stamp in stamps().items() if before.get(name) != stamp}
+
+    first, done = changed()
+    assert len(done) == 1 + 2 * 3 and changed()[1] == set()
+    more, added = changed(steps=[0, 4, 8])
+    assert added == {"parent-0/parent"} | {f"parent-0/dense-step-4/{name}" for name in ("seed-1", "seed-2", "lines")}
+    assert {step: more.barriers("dense")[step] for step in (0, 8)} == first.barriers("dense")
+    assert changed() == (first, set())  # fewer steps are no other training
+    assert changed(redo=["dense-step-8/seed-2"])[1] == {f"parent-0/dense-step-8/{name}" for name in ("seed-2", "lines")}
+    assert changed(alphas=5)[1] == {f"parent-0/dense-step-{step}/lines" for step in (0, 8)}
+    with pytest.raises(LotteryError, match="There is no dense-step-9 to do again: there are parent-0/parent, parent-0"):
+        changed(redo=["dense-step-9"])
+
+
+def test_parents_may_be_folders_of_snapshots(tmp_path):
+    own = sweep(parents=[0]).run(out=tmp_path / "own")
+    given = tmp_path / "own/parent-0/parent/snapshots"
+    (given / "step=4-v1.ckpt").write_text("of somebody else")
+    other = sweep(snapshots=[given], steps=[]).run(out=tmp_path / "given")
+    assert other.barriers("dense") == own.barriers("dense")
+    with pytest.raises(LotteryError, match="Parent 0 has no snapshot of step 5"):
+        sweep(snapshots=[given], steps=[0, 5]).plan(tmp_path)
+
+
+def test_a_child_that_diverged_leaves_its_step_undecided_and_the_others_judged(tmp_path, capsys):
     sweep(parents=[0]).run(out=tmp_path)
-    assert len(first) == 1 + 3 * 3 and all(Child.load(tmp_path / name).is_done for name in done)
-    done[:] = []
-    stamps = {name: (tmp_path / name / "done").stat().st_mtime_ns for name in first}
-    again = sweep(parents=[0]).run(out=tmp_path, redo=["seed-2"])
-    changed = {name for name in first if (tmp_path / name / "done").stat().st_mtime_ns != stamps[name]}
-    assert changed == {f"parent-0/dense-step-{step}/{name}" for step in (0, 4, 8) for name in ("seed-2", "lines")}
-    other = sweep(snapshots=given, steps=[]).run(out=tmp_path / "given")
-    assert other.barriers("dense") == again.barriers("dense")  # the same children from folders of snapshots
+    path = tmp_path / "parent-0/dense-step-4/seed-2/last.ckpt"
+    checkpoint = torch.load(path, weights_only=True)
+    checkpoint["state_dict"]["net.0.weight"][0, 0] = float("nan")
+    torch.save(checkpoint, path)
+    report = sweep(parents=[0]).run(out=tmp_path, redo=["dense-step-4/lines"])
+    judged = report.judged("dense")
+    assert judged[4].verdict == "undecided" and "not finite" in judged[4].reason
+    assert judged[0].mean >= 0 and judged[8].mean >= 0
+    summary = json.loads((tmp_path / "summary.json").read_text(), parse_constant=pytest.fail)
+    assert summary["networks"]["dense"]["steps"]["4"]["mean"] is None
 
 
 def test_k_star_reaches_whoever_names_the_sweep(swept, tmp_path):
@@ -176,6 +206,24 @@ def test_k_star_reaches_whoever_names_the_sweep(swept, tmp_path):
         stable_step(swept[1], "dense")  # 24 test samples are too few to see a threshold of 0.02
     with pytest.raises(LotteryError, match="There is no finished sweep in"):
         stable_step(tmp_path / "none", "dense")
+
+
+def test_a_pruned_network_matches_where_its_children_err_no_more_than_the_dense_ones_and_the_margin(swept):
+    report, _ = swept
+    for margin in (0.01, 1.0):
+        found = replace(report, margin=margin).matching("magnitude")
+        assert list(found) == [(step, parent) for step in (0, 4, 8) for parent in (0, 1)]
+        for (step, parent), (barrier, is_match) in found.items():
+            dense, pruned = (report.reports[name][step][parent] for name in ("dense", "magnitude"))
+            errors = [[of.errors((0, 1))[end] for end in (0, -1)] for of in (dense, pruned)]
+            assert is_match == (sum(errors[1]) / 2 <= sum(errors[0]) / 2 + margin)
+            assert barrier == dense.measures((0, 1))["error_barrier"]
+    with pytest.raises(LotteryError, match="of 6 all of them match"):
+        replace(report, margin=1.0).roc("magnitude")
+    summary = replace(report, margin=1.0).summary()["networks"]
+    assert (
+        "all of them match" in summary["magnitude"]["matching"]["no_threshold"] and "matching" not in summary["dense"]
+    )
 
 
 @pytest.mark.parametrize(
@@ -191,8 +239,11 @@ def test_k_star_reaches_whoever_names_the_sweep(swept, tmp_path):
         ({"search": "random"}, "'grid' or 'bisect'"),
         ({"search": "bisect", "precision": -1}, "a ratio >= 0"),
         ({"threshold": 0}, "`threshold` above 0"),
+        ({"margin": 0}, "`margin` is the loss"),
         ({"make_pruners": {"dense": make_pruner}}, "'dense' is the whole one"),
         ({"snapshots": ["none"], "steps": []}, "needs `steps`"),
+        ({"seeds": [1, 1001]}, "would share seeds"),
+        ({"tickets": {"platon": "none.safetensors"}}, "There is no ticket 'none.safetensors'"),
         ({"beside": {"other": "none"}, "steps": [0, 4], "parents": [0]}, "no finished sweep in 'none'"),
     ],
 )
@@ -202,8 +253,9 @@ def test_bad_settings_are_refused_in_a_sentence(tmp_path, settings, said):
     assert not list(tmp_path.rglob("last.ckpt"))
 
 
-def test_a_parent_that_ends_before_a_step_is_refused_before_children_are_trained(tmp_path):
-    refusal = pytest.raises(LotteryError, match=r"Parent 0 has no snapshot of step 50 in .*Give earlier `steps`")
-    with refusal, pytest.warns(UserWarning, match="Snapshots saved nothing"):
-        sweep(steps=[0, 50], parents=[0]).run(out=tmp_path)
+@pytest.mark.filterwarnings("ignore:Snapshots saved nothing")
+@pytest.mark.parametrize("last", [STEPS, 50])
+def test_a_step_at_which_a_parent_ends_or_later_is_refused_before_children_are_trained(tmp_path, last):
+    with pytest.raises(LotteryError, match=rf"Parent 0 ends at step {STEPS}: children of step {last} would train no"):
+        sweep(steps=[0, last], parents=[0]).run(out=tmp_path)
     assert not list(tmp_path.rglob("dense-step-*"))
