@@ -2,10 +2,11 @@
 PYTHON ?= python3
 SEEDS ?= 0
 PYTEST_ARGS ?=
+ONLY ?=
 
 BIN := .venv/bin
 
-.PHONY: demo test torture clean
+.PHONY: demo test torture bench clean
 
 demo: .venv/.installed-demo
 	$(BIN)/lightning-lottery run recipes/quickstart --seeds $(SEEDS) --jobs 2
@@ -19,6 +20,10 @@ test: .venv/.installed-test
 
 torture: .venv/.installed-test
 	$(BIN)/python -m pytest -m torture $(PYTEST_ARGS)
+
+# All of tests/benchmarks, or as in `make bench ONLY="platon shrink"`; keep the machine idle meanwhile.
+bench: .venv/.installed-test
+	PYTHONPATH=tests $(BIN)/python -W ignore -m benchmarks $(ONLY)
 
 # runs/ stays: it holds results.
 clean:

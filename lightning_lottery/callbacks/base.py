@@ -18,7 +18,7 @@ from torch.utils.hooks import RemovableHandle
 from lightning_lottery.callbacks.loop import StepClock, batches_that_stepped, enter, restore_loader, steps_of_fit
 from lightning_lottery.callbacks.masked import Masked, check_agreement, cloned
 from lightning_lottery.errors import LotteryError
-from lightning_lottery.functional.masks import Masks, Scores, count, density, keep_top
+from lightning_lottery.functional.masks import Masks, Scores, count, keep_top
 from lightning_lottery.functional.schedules import Schedule
 from lightning_lottery.scope import Scope, size_of, ties
 from lightning_lottery.ticket import Ticket, hash_of, ticket_of, versions
@@ -143,7 +143,7 @@ class MaskCallback(Callback):
 
     def bytes_per_weight(self, param: nn.Parameter) -> int:
         """Memory the method adds for each entry of a parameter in scope, checkpoints aside."""
-        return 1 + (param.element_size() if self.frozen else 0)
+        return 1
 
     # What anybody may ask.
 
@@ -155,7 +155,7 @@ class MaskCallback(Callback):
     @property
     def sparsity(self) -> float:
         """Fraction of the scope's entries that is removed, in [0, 1]: few entries may all be rounded away."""
-        return 1 - density(self._masked.masks)
+        return self._masked.sparsity
 
     @property
     def step(self) -> int:
@@ -229,7 +229,7 @@ class MaskCallback(Callback):
         if self._resolved is None and self.schedule is not None and self._restored is None:
             self._resolved = self._resolve(self.schedule, trainer, pl_module)
         known = self._masked.masks if self._masked.masks.keys() == params.keys() else self.starting_masks(params)
-        self._masked = Masked(known, params, fast=self.frozen)
+        self._masked = Masked(known, params)
         if self._restored is not None:
             self._restore(self._restored)
         self._weights_hash.setdefault("initial_weights", hash_of(params))
@@ -260,7 +260,7 @@ class MaskCallback(Callback):
             self._log(trainer, self.sparsity, {})
         # Right after the step, not at the batch's end: nobody between may see or save a revived weight.
         for optimizer in trainer.optimizers:
-            self._hooks.append(optimizer.register_step_post_hook(lambda *_: self._masked.keep_weights_masked_()))
+            self._hooks.append(optimizer.register_step_post_hook(lambda *_: self._masked.mask_weights_()))
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         if self.frozen:
@@ -374,7 +374,7 @@ class MaskCallback(Callback):
         self._target = state["target"]
         if self.schedule is not None:  # in the steps of the fit it began in: a longer one does not bring weights back
             self._resolved = self.schedule.over(*state["between"])
-        self._masked = Masked({name: saved[name].clone() for name in params}, params, fast=self.frozen)
+        self._masked = Masked({name: saved[name].clone() for name in params}, params)
         self._weights_hash = dict(state["weights_hash"])
         self.load_method_state(state)
 
@@ -397,19 +397,21 @@ class MaskCallback(Callback):
     def _update(self, trainer: Trainer) -> None:
         """Find a new mask, install it on every rank alike, and log what changed."""
         assert self._resolved is not None
-        before, params = self._masked.masks, self._masked.params
+        previous, params = self._masked, self._masked.params
+        before = previous.masks
         target = self._resolved(self.step)
         with torch.no_grad():
             masks = self.find_masks(params, target, before if self.frozen else None)
         self._target = target
         check_agreement(trainer, masks, f"{self.label} at step {self.step}")
-        self._masked = Masked(masks, params, fast=self.frozen)
+        self._masked = Masked(masks, params)
         self._make_true(trainer)
         self._is_shown = False
-        total = count(masks)[1]
-        changed = sum(int((masks[name] ^ before[name]).sum()) for name in masks)
-        regrown = sum(int((masks[name] & ~before[name]).sum()) for name in masks)
-        self._log(trainer, target, {"mask/change": changed / total, "mask/regrowth": regrown / total})
+        stayed = sum(count({name: mask & before[name]})[0] for name, mask in masks.items())
+        total = sum(mask.numel() for mask in masks.values())
+        kept, kept_before = (sum(of.counts[name][0] for name in masks) for of in (self._masked, previous))
+        changes = {"mask/change": (kept + kept_before - 2 * stayed) / total, "mask/regrowth": (kept - stayed) / total}
+        self._log(trainer, target, changes)
 
     def _make_true(self, trainer: Trainer) -> None:
         """Make everything that keeps weights agree with the masks."""
@@ -447,7 +449,7 @@ class MaskCallback(Callback):
             self._weights_hash["weights"] = hash_of(self._masked.params)
 
     def _log(self, trainer: Trainer, target: float, changes: dict[str, float]) -> None:
-        layers = {name: count({name: mask}) for name, mask in self._masked.masks.items()}
+        layers = self._masked.counts
         removed = sum(total - kept for kept, total in layers.values())
         values = {
             "sparsity/scope": self.sparsity,

@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
 from lightning_lottery.errors import LotteryError
-from lightning_lottery.functional.masks import Masks, density
+from lightning_lottery.functional.masks import Masks, count, zero_removed_
 from lightning_lottery.scope import named_parameters, plain_name
 from lightning_lottery.ticket import hash_of
 
@@ -22,36 +22,25 @@ class Masked:
     Args:
         masks: Parameter name to bool tensor of the parameter's shape, ``True`` = kept.
         params: The parameters under the same names; without them the masks are only kept.
-        fast: Keep the masks as factors of the parameter's dtype too: one multiplication instead of a slow one with a
-            bool (4 bytes per weight). For masks that are applied at every step.
     """
 
-    def __init__(
-        self, masks: Masks | None = None, params: Mapping[str, nn.Parameter] | None = None, *, fast: bool = False
-    ) -> None:
+    def __init__(self, masks: Masks | None = None, params: Mapping[str, nn.Parameter] | None = None) -> None:
         self.params = dict(params or {})
         self.masks = {
             name: mask.to(self.params[name].device) if params else mask for name, mask in (masks or {}).items()
         }
-        self.anything_removed = density(self.masks) < 1
-        self._factors: list[Tensor] = []
-        if fast and self.anything_removed:
-            self._factors = [self.masks[name].to(param.dtype) for name, param in self.params.items()]
+        self.counts = {name: count({name: mask}) for name, mask in self.masks.items()}
+        """How many entries of each are kept, and how many there are."""
+        kept, total = (sum(of) for of in zip(*self.counts.values(), strict=True)) if self.counts else (0, 0)
+        self.sparsity = 1 - kept / total if total else 0.0
+        self.anything_removed = kept < total
 
     @torch.no_grad()
     def mask_weights_(self) -> None:
         """Set removed weights to zero, whatever they were; +0.0, so that equal runs have equal bits."""
         if self.anything_removed:
             for name, param in self.params.items():
-                _zero_removed_(param, self.masks[name])
-
-    @torch.no_grad()
-    def keep_weights_masked_(self) -> None:
-        """Undo what an optimizer's step did to removed weights: the fast way, for weights that were masked before."""
-        if self._factors:
-            torch._foreach_mul_(list(self.params.values()), self._factors)
-        else:
-            self.mask_weights_()
+                zero_removed_(param, self.masks[name])
 
     @torch.no_grad()
     def mask_gradients_(self) -> None:
@@ -62,7 +51,7 @@ class Masked:
         if self.anything_removed:
             for name, param in self.params.items():
                 if param.grad is not None and not param.grad.is_sparse:
-                    _zero_removed_(param.grad, self.masks[name])
+                    zero_removed_(param.grad, self.masks[name])
 
     @torch.no_grad()
     def clear_optimizer_state_(self, optimizers: Iterable[Optimizer]) -> None:
@@ -72,7 +61,7 @@ class Masked:
                 for name, param in self.params.items():
                     for key, value in optimizer.state.get(param, {}).items():
                         if key != "step" and isinstance(value, Tensor) and value.shape == param.shape:
-                            _zero_removed_(value, self.masks[name])
+                            zero_removed_(value, self.masks[name])
 
     @torch.no_grad()
     def mask_averages_(self, callbacks: Iterable[Callback]) -> None:
@@ -80,7 +69,7 @@ class Masked:
         for average in _averaged_copies(callbacks) if self.anything_removed else ():
             params = named_parameters(average)
             for name, mask in self.masks.items():
-                _zero_removed_(params[name], mask)
+                zero_removed_(params[name], mask)
 
     @torch.no_grad()
     def mask_checkpoint(self, checkpoint: dict[str, Any], ties: Mapping[str, str]) -> None:
@@ -90,7 +79,7 @@ class Masked:
             state = copy(checkpoint[key])  # keeps the versions that a state dict carries beside its tensors
             for name, value in state.items():
                 if (mask := masks.get(plain_name(name))) is not None:
-                    state[name] = _zero_removed_(value.clone(), mask)
+                    state[name] = zero_removed_(value.clone(), mask)
             checkpoint[key] = state
 
     def revived(self) -> dict[str, int]:
@@ -101,11 +90,6 @@ class Masked:
     def without_params(self) -> "Masked":
         """The masks alone, on the CPU."""
         return Masked({name: mask.cpu() for name, mask in self.masks.items()})
-
-
-def _zero_removed_(tensor: Tensor, mask: Tensor) -> Tensor:
-    """Exactly zero where the mask says removed, whatever stood there; multiplying would keep NaN."""
-    return torch.where(mask.to(tensor.device), tensor, tensor.new_zeros(()), out=tensor)
 
 
 def check_agreement(trainer: Trainer, masks: Masks, what: str) -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lightning_lottery.errors import LotteryError
-from lightning_lottery.functional.masks import Masks, Scores, keep_top
+from lightning_lottery.functional.masks import Masks, Scores, keep_top, zero_removed_
 from lightning_lottery.functional.schedules import Exponential
 
 Weights = Mapping[str, Tensor]
@@ -120,7 +120,7 @@ def iterative_masks(
     ranked_together = [list(weights)] if per == "all" else [[name] for name in weights]
     for iteration in range(1, iterations + 1):
         for name, weight in remaining.items():
-            weight.masked_fill_(~masks[name], 0)
+            zero_removed_(weight, masks[name])
         scores, before, masks = score(remaining), masks, {}
         for names in ranked_together:
             total = sum(weights[name].numel() for name in names)

@@ -9,7 +9,7 @@ from lightning_lottery.errors import LotteryError
 
 
 class Averages(NamedTuple):
-    """What PLATON remembers of one parameter: three tensors of its shape, float32 or float64.
+    """What PLATON remembers of one parameter: three tensors of its shape, of one dtype.
 
     ``window`` is the sum of ``|theta * grad|`` over the steps of the current window, ``sensitivity`` and
     ``uncertainty`` are the exponential moving averages over finished windows.
@@ -20,14 +20,18 @@ class Averages(NamedTuple):
     uncertainty: Tensor
 
 
-def averages_like(param: Tensor) -> Averages:
-    """Averages that have seen nothing: zeros of the parameter's shape, in at least float32.
+def averages_like(param: Tensor, dtype: torch.dtype | None = None) -> Averages:
+    """Averages that have seen nothing: zeros of the parameter's shape.
+
+    Args:
+        param: Whose.
+        dtype: Default: the parameter's, but at least float32.
 
     Example:
         >>> averages_like(torch.ones(2)).sensitivity
         tensor([0., 0.])
     """
-    dtype = torch.promote_types(param.dtype, torch.float32)
+    dtype = dtype or torch.promote_types(param.dtype, torch.float32)
     return Averages(*(torch.zeros_like(param, dtype=dtype, requires_grad=False) for _ in range(3)))
 
 
@@ -60,21 +64,54 @@ def observe_(
     Source: Zhang et al. 2022 (PLATON), equations 3 to 6, in the order of the authors' code, whose first window lacks
     one step (its counter begins at 1) and is averaged over ``interval`` all the same; as there, no bias correction.
     """
-    observed = None if grad is None else (param.detach().to(averages.window.dtype) * grad.detach()).abs_()
     if step % interval:
-        if observed is not None:
-            averages.window.add_(observed)
+        add_(averages.window, param, grad)
+    else:
+        fold_(averages, interval=interval, beta1=beta1, beta2=beta2)
+        add_(averages.window, param, grad, opens=True)
+
+
+# One parameter at a time, in place: what is made in between is as large as one tensor and stays in the processor's
+# cache, where operations on lists of all tensors would go through memory once for each operation.
+
+
+def add_(
+    window: Tensor, param: Tensor, grad: Tensor | None, *, opens: bool = False, counts: Tensor | None = None
+) -> None:
+    """Add ``|theta * grad|`` to a window, or open the next one with it.
+
+    Args:
+        window: Their sum, in place; whatever stands in it does not matter where it ``opens``.
+        param: As in ``observe_``.
+        grad: As in ``observe_``.
+        opens: Whether this is the first step of a window.
+        counts: An int32 tensor on the gradient's device, 1 or 0: whether there is an observation; default: yes.
+    """
+    if grad is None:
+        window.zero_() if opens else None
         return
-    mean = averages.window.div_(interval)
+    at_least = torch.promote_types(param.dtype, torch.float32)
+    observed = torch.mul(param.detach().to(at_least), grad.detach(), out=window if opens else None).abs_()
+    if counts is not None:
+        bits = observed.view(torch.int32 if at_least == torch.float32 else torch.int64)
+        bits.mul_(counts.to(bits.device))  # as numbers NaN would stay
+    if not opens:
+        window.add_(observed)
+
+
+def fold_(averages: Averages, *, interval: int, beta1: float, beta2: float) -> None:
+    """End a window: renew both averages. The window's memory is free until the next one opens."""
+    mean = averages.window if interval == 1 else averages.window.div_(interval)
     averages.sensitivity.lerp_(mean, 1 - beta1)
     averages.uncertainty.lerp_(mean.sub_(averages.sensitivity).abs_(), 1 - beta2)
-    averages.window.zero_()
-    if observed is not None:
-        averages.window.copy_(observed)
 
 
-def score(averages: Averages) -> Tensor:
+def score(averages: Averages, out: Tensor | None = None) -> Tensor:
     """Sensitivity times uncertainty, entry by entry: higher is more worth keeping.
+
+    Args:
+        averages: Of one parameter.
+        out: Where to, instead of new memory.
 
     Example:
         >>> score(Averages(torch.zeros(1), torch.tensor([2.0]), torch.tensor([3.0])))
@@ -82,7 +119,7 @@ def score(averages: Averages) -> Tensor:
 
     Source: Zhang et al. 2022 (PLATON), equation 7.
     """
-    return averages.sensitivity * averages.uncertainty
+    return torch.mul(averages.sensitivity, averages.uncertainty, out=out)
 
 
 def check_decay(name: str, beta: float) -> None:

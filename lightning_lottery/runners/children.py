@@ -70,11 +70,13 @@ class Child:
         """
         if not self.is_done and not self.is_started:
             self.discard()  # nothing was trained: whatever was asked for before no longer matters
-        elif difference := list(differences(self._prepared_fingerprint(), self.fingerprint())):
+        elif difference := self._differences(with_inputs=True):
             raise LotteryError(
                 f"'{self.folder}' was made from something else: {shown(difference)}. To run it again, and what "
                 f"depends on it: --redo {self.folder.name}"
             )
+        elif self.is_stale:
+            (self.folder / "done").unlink()  # a runner's section changed: its children know what that means for them
         self._specify()
 
     def _specify(self) -> None:
@@ -86,11 +88,22 @@ class Child:
         write_whole(self.folder / "child.json", text.encode(), "specification")
 
     def changes(self) -> str:
-        """How it differs from what was trained in the folder, input files aside; empty where it does not."""
+        """How it differs from what was trained in the folder, input files and a runner's own section aside."""
         if not self.is_done and not self.is_started:
             return ""
-        before, now = self._prepared_fingerprint(), self.fingerprint()
-        return shown(list(differences({**before, "inputs": {}}, {**now, "inputs": {}})))
+        return shown(self._differences(with_inputs=False))
+
+    def _differences(self, *, with_inputs: bool) -> list[str]:
+        """How it differs from what was trained in the folder, in more than the section that its command reads."""
+        before, now = (
+            {
+                **found,
+                "config": {name: value for name, value in found["config"].items() if name != self.command},
+                "inputs": found["inputs"] if with_inputs else {},
+            }
+            for found in (self._prepared_fingerprint(), self.fingerprint())
+        )
+        return list(differences(before, now))
 
     @property
     def is_done(self) -> bool:

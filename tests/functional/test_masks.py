@@ -8,8 +8,16 @@ from hypothesis import strategies as st
 
 import oracles
 from lightning_lottery.errors import LotteryError
-from lightning_lottery.functional import masks as module
-from lightning_lottery.functional.masks import check_same_entries, count, density, hamming, keep_top, shuffle
+from lightning_lottery.functional import selection as module
+from lightning_lottery.functional.masks import (
+    check_same_entries,
+    count,
+    density,
+    hamming,
+    keep_top,
+    shuffle,
+    zero_removed_,
+)
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 SHAPES = ((), (0,), (1,), (2, 0, 3), (3,), (7,), (2, 3), (2, 2, 3))
@@ -374,3 +382,37 @@ def test_every_place_is_about_as_likely_after_shuffling_and_each_tensor_is_drawn
     agreement = sum(torch.equal(draw["a"], draw["b"]) for draw in draws) / 2000
     assert agreement == pytest.approx(1 / 28, abs=0.025)
     assert len({tuple(draw["a"].tolist()) for draw in draws}) == 28
+
+
+ODD = (torch.nan, torch.inf, -torch.inf, -0.0, 0.0, -1.5, 3.0, 2.0**-14)
+
+
+@pytest.mark.parametrize("dtype", [*DTYPES, torch.float8_e5m2, torch.complex64, torch.int64, torch.uint8, torch.bool])
+def test_removed_entries_become_plus_zero_whatever_they_were_and_kept_ones_keep_every_bit(dtype):
+    values = torch.tensor(ODD if dtype.is_floating_point or dtype.is_complex else range(1, 9)).to(dtype)
+    mask = torch.tensor([True, False] * 4)
+    for kept in (mask, ~mask, torch.ones_like(mask), torch.zeros_like(mask)):
+        tensor = values.clone()
+        assert zero_removed_(tensor, kept) is tensor
+        size = tensor.element_size()
+        bits, before = (t.view(torch.uint8).view(-1, size) for t in (tensor, values))
+        assert torch.equal(bits[kept], before[kept])
+        assert not bits[~kept].any()
+
+
+def test_zeroing_follows_strides_reaches_parameters_and_is_not_recorded():
+    weight = torch.nn.Parameter(torch.full((4, 3, 2, 2), -1.0).to(memory_format=torch.channels_last))
+    mask = torch.rand(4, 3, 2, 2, generator=torch.Generator().manual_seed(0)) < 0.5
+    zero_removed_(weight[1:, 1:], mask[1:, 1:])
+    zero_removed_(weight, mask)
+    assert torch.equal(weight != 0, mask)
+    assert weight.requires_grad and weight.is_leaf and weight.grad_fn is None
+    scalar = torch.tensor(torch.nan)
+    assert zero_removed_(scalar, torch.tensor(False)) == 0
+
+
+def test_scores_of_half_precision_rank_without_a_copy_of_them_all():
+    score = torch.rand(300_000, generator=torch.Generator().manual_seed(0)).bfloat16()  # 256 values an octave: ties
+    mask = keep_top({"a": score}, 0.7)["a"]
+    order = score.float().sort(descending=True, stable=True).indices
+    assert set(mask.nonzero().flatten().tolist()) == set(order[: round(0.3 * 300_000)].tolist())

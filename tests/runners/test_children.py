@@ -1,5 +1,6 @@
 import fcntl
 import json
+import os
 import re
 from contextlib import nullcontext
 from types import SimpleNamespace
@@ -237,3 +238,26 @@ def test_an_interrupted_child_is_given_the_time_to_shut_down(child, monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         run_child(child)
     assert calls == ["wait", "wait", "kill"]
+
+
+def test_a_child_is_tied_to_a_pipe_and_to_no_other_input(monkeypatch):
+    monkeypatch.setenv(processes.TIED, "1")
+    ties = []
+    monkeypatch.setattr(processes, "Thread", lambda **given: SimpleNamespace(start=lambda: ties.append(given)))
+    read, write = os.pipe()
+    for number, expected in ((read, 1), (os.open(os.devnull, os.O_RDONLY), 0), (None, 0)):
+        ties.clear()
+        found = os.fstat(number) if number is not None else None
+
+        def fstat(_, found=found):
+            if found is None:
+                raise OSError("closed")
+            return found
+
+        with monkeypatch.context() as patch:
+            patch.setattr(processes.os, "fstat", fstat)
+            processes.end_with_starter()
+        assert len(ties) == expected
+        if number is not None:
+            os.close(number)
+    os.close(write)

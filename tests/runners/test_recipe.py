@@ -373,7 +373,13 @@ def test_a_stage_may_be_an_analysis_which_goes_on_where_it_was_killed_and_is_ref
     assert ran == ["4-ticket", *children]
     assert (FOLDER / "4-ticket/results.jsonl").read_text() == unbroken
     write(folder, {"3-stable.instability": instability(seeds=[1, 2], threshold=0.05)})
-    with pytest.raises(LotteryError, match="3-stable: instability.threshold was 0.02, is 0.05"):
+    ran.clear()
+    recipe.run(folder)
+    assert ran == ["3-stable", "lines"]  # its section changed: judged anew, nothing trained again
+    changed = instability(seeds=[1, 2])
+    changed["trainer"]["max_epochs"] = 4
+    write(folder, {"3-stable.instability": changed})
+    with pytest.raises(LotteryError, match="3-stable: trainer.max_epochs was 3, is 4"):
         recipe.run(folder)
 
 
@@ -399,6 +405,11 @@ def test_without_a_step_from_which_on_a_network_is_stable_the_stage_that_names_i
     with pytest.raises(LotteryError, match=r"2-once-stable.fit.yaml: The sweep in .*1-when' found no step from which"):
         recipe.run("recipe")
     assert (FOLDER / "1-when/done").is_file() and "2-once-stable" not in ran
+    ran.clear()
+    started(when_stable(0.9))
+    recipe.run("recipe")  # what only judges changed: nothing is trained again
+    assert ran == ["1-when", "lines", "lines", "2-once-stable"]
+    assert [path.name for path in (FOLDER / "2-once-stable/snapshots").iterdir()] == ["step=4.ckpt"]
     content = when_stable(1e-9)
     content["2-once-stable.fit"]["trainer"]["max_epocs"] = 3
     started(content)
@@ -406,3 +417,18 @@ def test_without_a_step_from_which_on_a_network_is_stable_the_stage_that_names_i
     with pytest.raises(LotteryError, match="max_epocs"):
         recipe.run("recipe", out="other")
     assert ran == []  # the rest of its configuration is checked before anything runs
+
+
+def test_a_recipe_s_seeds_that_a_stage_does_not_heed_are_refused(started, ran):
+    started(when_stable(0.9))
+    with pytest.raises(LotteryError, match="'1-when' names the seeds that it trains.*the same 2 times"):
+        recipe.run("recipe", seeds=(0, 1))
+    assert ran == []
+
+
+def test_what_is_done_again_takes_along_the_stages_that_name_the_step_it_finds(started, ran):
+    started(when_stable(0.9))
+    recipe.run("recipe")
+    ran.clear()
+    recipe.run("recipe", redo=["1-when"])
+    assert ran[0] == "1-when" and ran[-1] == "2-once-stable" and len(ran) == 2 + 1 + 2 * 4

@@ -1,0 +1,49 @@
+"""What runners add to the fits and evaluations they are made of, in one process."""
+
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import ExitStack, redirect_stdout
+from io import StringIO
+from unittest.mock import patch
+
+from lightning.pytorch import Trainer
+
+from benchmarks.bench_children import make_data, make_module, make_short_trainer, make_trainer
+from benchmarks.measure import Row, exact
+from lightning_lottery import InstabilityAnalysis, IterativePruning
+
+
+def run(toy: bool = False) -> list[Row]:
+    """The digits transformer."""
+    make = make_short_trainer if toy else make_trainer
+    instability = InstabilityAnalysis(lambda: make_module(), make_data, make)  # a lambda: so in this process
+    pruning = IterativePruning(lambda: make_module(), make_data, make, levels=1)
+    return [
+        _overhead("instability of two children", lambda out: instability.run(out=out)),
+        _overhead("iterative pruning of one level", lambda out: pruning.run(out=out)),
+    ]
+
+
+def _overhead(what: str, work: Callable[[str], object]) -> Row:
+    """What a runner takes beside its fits and evaluations."""
+    within: list[float] = []
+
+    def timed(method: Callable[..., object]) -> Callable[..., object]:
+        def call(*given: object, **named: object) -> object:
+            start = time.perf_counter()
+            try:
+                return method(*given, **named)
+            finally:
+                within.append(time.perf_counter() - start)
+
+        return call
+
+    with tempfile.TemporaryDirectory() as out, ExitStack() as stack:
+        for method in ("fit", "test", "validate"):
+            stack.enter_context(patch.object(Trainer, method, timed(getattr(Trainer, method))))
+        stack.enter_context(redirect_stdout(StringIO()))
+        start = time.perf_counter()
+        work(out)
+        took = time.perf_counter() - start
+    return exact(f"{what}: more than its fits and evaluations", 100 * (took / sum(within) - 1), "%", goal="<= 3 %")
