@@ -242,15 +242,22 @@ def verdicts_of(report: SweepReport) -> Iterator[str]:
             if told := " or ".join(f"{number} more {what}" for what, number in more.items() if number):
                 yield f"{network}: step {step} is undecided; {told} would decide it, estimates staying as they are."
         if network != DENSE:
-            matching = report.summary()["networks"][network]["matching"]
-            count = sum(is_match for *_, is_match in matching["points"])
-            best = f"; they go best with a threshold of {matching['best']:.4f}" if matching.get("best") else ""
-            yield (
-                f"{network}: {count} of {len(matching['points'])} match the dense network from the same snapshot "
-                f"within {report.margin}{best}."
-            )
+            yield f"{network}: {_told_of_matching(report, network)}"
         if last.test_standard_error:
             yield f"{network}: standard error of an error on this test set alone: {last.test_standard_error:.4f}."
+
+
+def _told_of_matching(report: SweepReport, network: str) -> str:
+    found = report.matching(network).values()
+    told = f"{sum(is_match for _, is_match in found)} of {len(found)} match the dense network from the same snapshot"
+    told += f" within {report.margin}"
+    try:
+        roc = report.roc(network)
+    except LotteryError:
+        return f"{told}."
+    if roc.auc <= 0.5:
+        return f"{told}; a small barrier does not tell which (area under the ROC curve {roc.auc:.2f})."
+    return f"{told}; a barrier below {roc.best:.4f} tells best which (area under the ROC curve {roc.auc:.2f})."
 
 
 def _place(step: float, first: int) -> str:
