@@ -1,7 +1,9 @@
+import gc
 import os
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when transformers is imported: no test may load from a hub
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the processes that tests start, as below of this one
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
@@ -22,3 +24,10 @@ def golden() -> Path:
 
 
 collect_ignore = ["kills.py", "ranks.py"]  # scripts that tests start: importing one for its doctests would run it
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _what_earlier_modules_left_is_not_looked_at_again() -> None:
+    """Tuners and loaders collect garbage often: what imports left would take them seconds each time."""
+    gc.collect()
+    gc.freeze()

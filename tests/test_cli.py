@@ -149,8 +149,9 @@ def test_run_hands_on_what_it_was_given(monkeypatch):
     given = {}
     monkeypatch.setattr("lightning_lottery.runners.recipe.run", lambda *args, **kwargs: given.update(kwargs, args=args))
     options = ["--out", "there", "--redo", "1-a", "--redo", "2-b", "--overlay", "o.yaml", "--jobs", "2"]
+    options += ["--dask", "tcp://there"]
     main(["run", "folder", "--seeds", "0,2", *options])
-    expected = {"out": "there", "redo": ["1-a", "2-b"], "overlay": "o.yaml", "jobs": 2}
+    expected = {"out": "there", "redo": ["1-a", "2-b"], "overlay": "o.yaml", "jobs": 2, "dask": "tcp://there"}
     assert given == {"args": ("folder", [0, 2]), **expected}
 
 
@@ -169,7 +170,7 @@ def test_a_bug_in_the_user_s_own_module_keeps_its_traceback(where):
 
 
 def test_ctrl_c_is_exit_code_130(monkeypatch, capsys):
-    def interrupted(*_):
+    def interrupted(*_, **__):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("lightning_lottery.runners.children.do_child", interrupted)
@@ -412,7 +413,7 @@ def test_the_children_of_a_sweep_s_dry_run_are_those_of_the_steps_it_asks_for_ne
     main([*command, "--dry-run"])
     listed = capsys.readouterr().out.splitlines()
     folders = [line.rpartition(" child out/parent-3")[2] for line in listed if line[0] != "#"]
-    assert folders[:3] == ["", "/magnitude-step-0/start", "/magnitude-step-4/start"]
+    assert folders[:3] == ["/parent", "/magnitude-step-0/start", "/magnitude-step-4/start"]
     assert len(folders) == 3 + 2 * 4 + 4
     main([*command, "--slurm"])
     assert "To submit: bash " in capsys.readouterr().out and (here / "out/slurm/wave-4.sbatch").is_file()

@@ -32,20 +32,22 @@ def threshold_of(parts: list[Part], rank: int, size: int) -> tuple[float, int]:
             return _select(sample, rank)
         a, b = _bracket(sample, rank / size)
         from_b, inside = 0, []
-        for block in _blocks(parts, low, high):
-            reaches_b = block >= b
+        for block, counts in _blocks(parts, low, high):
+            reaches_b = _both(block >= b, counts)
             from_b += count_true(reaches_b)
-            inside.append(torch.as_tensor(block[(block > a) & ~reaches_b]))
+            inside.append(torch.as_tensor(block[_both(block > a, counts) & ~reaches_b]))
         collected = torch.cat([block.to(inside[0].device) for block in inside])
         if rank <= from_b:
-            at_b = sum(count_true(block == b) for block in _blocks(parts, low, high))
+            at_b = sum(count_true(_both(block == b, counts)) for block, counts in _blocks(parts, low, high))
             if rank > from_b - at_b:
                 return b, from_b - rank
             low, size = b, from_b - at_b
         elif (rank := rank - from_b) <= len(collected):
             return _select(collected, rank)
         else:
-            at_a = sum(count_true(block == a) for block in _blocks(parts, low, high)) if a < b else 0
+            at_a = 0
+            if a < b:
+                at_a = sum(count_true(_both(block == a, counts)) for block, counts in _blocks(parts, low, high))
             if (rank := rank - len(collected)) <= at_a:
                 return a, at_a - rank
             rank -= at_a
@@ -69,22 +71,31 @@ def _sample(parts: list[Part], low: float | None, high: float | None, stride: in
     """Every ``stride``-th entry between ``low`` and ``high``; all of them where that finds none."""
     device = parts[0][0].device
     strided = [(flat[::stride], None if may is None else may[::stride], dtype) for flat, may, dtype in parts]
-    sample = torch.cat([torch.as_tensor(block).to(device) for block in _blocks(strided, low, high)])
+    found = [block if counts is None else block[counts] for block, counts in _blocks(strided, low, high)]
+    sample = torch.cat([torch.as_tensor(block).to(device) for block in found])
     return sample if len(sample) or stride == 1 else _sample(parts, low, high, stride=1)
 
 
-def _blocks(parts: list[Part], low: float | None = None, high: float | None = None) -> Iterator[_Block]:
-    """The entries that may be kept, above ``low`` and below ``high``, a cache-sized block of each tensor at a time."""
+def _blocks(
+    parts: list[Part], low: float | None = None, high: float | None = None
+) -> Iterator[tuple[_Block, _Block | None]]:
+    """A cache-sized block of each tensor at a time, and which of its entries count (None: all).
+
+    Those that may be kept, above ``low`` and below ``high``; gathering them would take longer than everything else.
+    """
     for flat, allowed, dtype in parts:
         for here in _slices(flat):
             block = _fast(flat[here].to(dtype))
-            if allowed is not None:
-                block = block[_fast(allowed[here])]
+            counts = None if allowed is None else _fast(allowed[here])
             if low is not None:
-                block = block[block > low]
+                counts = _both(block > low, counts)
             if high is not None:
-                block = block[block < high]
-            yield block
+                counts = _both(block < high, counts)
+            yield block, counts
+
+
+def _both(condition: _Block, counts: _Block | None) -> _Block:
+    return condition if counts is None else condition & counts
 
 
 def mask_of(part: Part, threshold: float, surplus: int) -> tuple[Tensor, int]:

@@ -73,7 +73,7 @@ class Child:
         elif difference := self._differences(with_inputs=True):
             raise LotteryError(
                 f"'{self.folder}' was made from something else: {shown(difference)}. To run it again, and what "
-                f"depends on it: --redo {self.folder.name}"
+                f"depends on it: --redo {self.folder.name}, or the stage's name where a recipe runs it"
             )
         elif self.is_stale:
             (self.folder / "done").unlink()  # a runner's section changed: its children know what that means for them
@@ -118,7 +118,7 @@ class Child:
     @property
     def is_stale(self) -> bool:
         """Whether it finished, but with another configuration or other input files than it would have now."""
-        return self.is_done and self._prepared_fingerprint() != self.fingerprint()
+        return self.is_done and any(differences(self._prepared_fingerprint(), self.fingerprint()))
 
     def fingerprint(self) -> dict[str, Any]:
         """Command, configuration, options, and the hash of every file that they name."""
@@ -163,7 +163,7 @@ Work = Callable[[Child, str], list[Row] | None]
 """What a command does: given the child and the checkpoint to resume from (or ""), its records; None on other ranks."""
 
 
-def write_records(folder: Path, rows: Sequence[Row]) -> None:
+def write_records(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write ``results.jsonl``, a row a line.
 
     Raises:

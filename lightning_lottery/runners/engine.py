@@ -4,13 +4,14 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 from lightning.pytorch.utilities.seed import isolate_rng
 from rich.console import Console
 
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.runners.children import Child, Work, do_child
-from lightning_lottery.runners.processes import run_one, run_together
+from lightning_lottery.runners.processes import JOBS, run_one, run_together
 
 Named = Sequence[tuple[str, Child]]
 """Children that do not depend on each other, and what each is called."""
@@ -20,6 +21,11 @@ Engine = Callable[[Named, Console], None]
 
 DASK = "LOTTERY_DASK"
 """Environment variable with the address of the Dask scheduler that does the children of a recipe's stage."""
+
+
+def of_environment() -> dict[str, Any]:
+    """Where a recipe's stage has its children done, as ``run`` was told: the arguments ``jobs`` and ``dask``."""
+    return {"jobs": int(os.environ.get(JOBS, 1)), "dask": os.environ.get(DASK)}
 
 
 def engine_of(

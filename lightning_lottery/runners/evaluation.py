@@ -31,10 +31,19 @@ class Batches:
         rank: Of this process among ``world_size``.
         world_size: Number of processes.
         memory: Bytes up to which batches are kept.
+        at_most: Samples of a batch: larger ones come in parts; None for as they are.
     """
 
-    def __init__(self, loader: Iterable[Any], *, rank: int = 0, world_size: int = 1, memory: int = 2**31) -> None:
-        self.loader, self.rank, self.world_size = loader, rank, world_size
+    def __init__(
+        self,
+        loader: Iterable[Any],
+        *,
+        rank: int = 0,
+        world_size: int = 1,
+        memory: int = 2**31,
+        at_most: int | None = None,
+    ) -> None:
+        self.loader, self.rank, self.world_size, self.at_most = loader, rank, world_size, at_most
         self.kept: list[Any] | None = []
         self.sizes: list[int] = []
         used = 0
@@ -60,6 +69,11 @@ class Batches:
         return sum(self.sizes)
 
     def _load(self) -> Iterator[Any]:
+        for batch in self._shares():
+            parts = -(-size_of(batch) // self.at_most) if self.at_most else 1
+            yield from [batch] if parts == 1 else (share_of(batch, part, parts) for part in range(parts))
+
+    def _shares(self) -> Iterator[Any]:
         if self.world_size == 1:
             yield from self.loader
             return
@@ -108,11 +122,11 @@ def bytes_of(batch: Any) -> int:
     return sum(used)
 
 
-def share_of(batch: Any, rank: int, world_size: int) -> Any:
-    """One rank's samples of a batch; shares differ by at most one sample.
+def share_of(batch: Any, part: int, parts: int) -> Any:
+    """One of several parts of a batch, a rank's for instance; they differ by at most one sample.
 
     Raises:
-        LotteryError: The batch has fewer samples than there are ranks, or tensors that disagree on how many it has.
+        LotteryError: The batch has fewer samples than parts, or tensors that disagree on how many it has.
     """
     size = size_of(batch)
     sizes: set[int] = set()
@@ -120,12 +134,13 @@ def share_of(batch: Any, rank: int, world_size: int) -> Any:
     if len(sizes) > 1:
         raise LotteryError(
             f"The tensors of a batch begin with {sorted(sizes)} entries, so it is not known how to share its samples "
-            f"among {world_size} ranks: evaluate on one device, or give batches whose tensors begin with the samples."
+            f"in {parts} parts: evaluate on one device and not `fast`, or give batches whose tensors begin with the "
+            "samples."
         )
-    if size < world_size:
-        raise LotteryError(f"A batch of {size} samples cannot be shared by {world_size} ranks: use larger batches.")
-    bounds = [size * part // world_size for part in range(world_size + 1)]
-    mine = slice(bounds[rank], bounds[rank + 1])
+    if size < parts:
+        raise LotteryError(f"A batch of {size} samples cannot be shared by {parts} ranks: use larger batches.")
+    bounds = [size * number // parts for number in range(parts + 1)]
+    mine = slice(bounds[part], bounds[part + 1])
     return apply_to_collection(batch, Tensor, lambda t: t[mine] if t.ndim and t.shape[0] == size else t)
 
 

@@ -12,11 +12,10 @@ from rich.console import Console
 
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.runners.children import Child, Row, Work, discard_with_dependents
-from lightning_lottery.runners.engine import DASK, engine_of
+from lightning_lottery.runners.engine import engine_of, of_environment
 from lightning_lottery.runners.factories import Factories
 from lightning_lottery.runners.imp_report import ImpReport, row_of, table_of, write_report
 from lightning_lottery.runners.instability import check_checkpoint, refuse_while_importing
-from lightning_lottery.runners.processes import JOBS
 from lightning_lottery.runners.settings import ImpSettings
 from lightning_lottery.runners.training import train
 from lightning_lottery.scope import Scope
@@ -304,8 +303,7 @@ def prune_iteratively(child: Child, resume: str) -> list[Row]:
     pruning.run(
         child.config["ckpt_path"],
         settings.seeds,
-        jobs=int(os.environ.get(JOBS, 1)),
-        dask=os.environ.get(DASK),
+        **of_environment(),
         out=child.folder,
         labels=labels,
     )

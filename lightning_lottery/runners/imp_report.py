@@ -13,6 +13,7 @@ from rich.table import Table
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.figures import accuracy_against_density
 from lightning_lottery.functional.matching import Matching, judge_matching
+from lightning_lottery.runners.children import write_records
 from lightning_lottery.runners.path_report import csv_of
 from lightning_lottery.ticket import write_whole
 
@@ -139,7 +140,7 @@ def write_report(report: ImpReport, folder: Path, rows: Sequence[Row]) -> None:
     """
     from torch.utils.tensorboard import SummaryWriter
 
-    write_whole(folder / "results.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode(), "records")
+    write_records(folder, rows)
     write_whole(folder / "results.csv", csv_of(rows), "records")
     write_whole(folder / "summary.json", json.dumps(report.summary(), indent=1).encode(), "summary")
     dense, *others = report.results

@@ -16,17 +16,16 @@ from lightning_lottery.callbacks.base import MaskCallback
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.runners.children import Child, Row, Work, discard_with_dependents
 from lightning_lottery.runners.conditions import check_contract
-from lightning_lottery.runners.engine import DASK, engine_of
+from lightning_lottery.runners.engine import engine_of, of_environment
 from lightning_lottery.runners.factories import IMPORTING, Factories, address_of, imported
 from lightning_lottery.runners.fingerprint import leaves
 from lightning_lottery.runners.noise import without_noise
 from lightning_lottery.runners.path import load_plain, path
 from lightning_lottery.runners.path_report import PathReport, table_of, verdict_of, write_report
-from lightning_lottery.runners.processes import JOBS
 from lightning_lottery.runners.settings import InstabilitySettings
 from lightning_lottery.runners.training import Built, refuse_spawning, train
 
-JUDGED = ("monitor", "mode", "threshold", "alphas", "recalibrate", "layer_alphas", "predict")
+JUDGED = ("monitor", "mode", "threshold", "alphas", "recalibrate", "layer_alphas", "predict", "fast")
 """The settings that judge children, as opposed to those that say which are trained."""
 
 
@@ -51,6 +50,7 @@ class InstabilityAnalysis:
         alphas: Places on each line, evenly spaced, both ends included; >= 2.
         recalibrate: Training batches for estimating batch norm's statistics anew at each place; 0 for none.
         layer_alphas: Places at which single layers are interpolated, in [0, 1]; empty for none.
+        fast: Judge in small batches and the faster format: see ``path``.
         predict: Gives predicted classes for (module, batch), to compare predictions; or its address
             ``package.module:function``.
 
@@ -72,6 +72,7 @@ class InstabilityAnalysis:
         alphas: int = 21,
         recalibrate: int = 0,
         layer_alphas: Sequence[float] = (),
+        fast: bool = False,
         predict: Callable[[LightningModule, Any], torch.Tensor] | str | None = None,
     ) -> None:
         self.project: Factories | Mapping[str, Any] = Factories(make_module, make_data, make_trainer)
@@ -82,6 +83,7 @@ class InstabilityAnalysis:
             alphas=alphas,
             recalibrate=recalibrate,
             layer_alphas=tuple(layer_alphas),
+            fast=fast,
             predict=predict if isinstance(predict, str) or predict is None else address_of(predict),
         )
         self.predict = None if isinstance(predict, str) else predict
@@ -309,7 +311,7 @@ def judge_lines(
             trainer=project.trainer,
             alphas=[k / (alphas - 1) for k in range(alphas)] if alphas > 1 else [0.0],
             predict=imported(options["predict"]) if options["predict"] and predict is None else predict,
-            **{name: options[name] for name in ("monitor", "mode", "threshold", "recalibrate", "layer_alphas")},
+            **{name: options[name] for name in JUDGED if name not in ("alphas", "predict")},
             allow_diverged=True,
         )
         if options["is_null_control"]:
@@ -342,8 +344,7 @@ def analyse(child: Child, resume: str) -> list[Row]:
     analysis.run(
         child.config["ckpt_path"],
         settings.seeds,
-        jobs=int(os.environ.get(JOBS, 1)),
-        dask=os.environ.get(DASK),
+        **of_environment(),
         out=child.folder,
         labels=labels,
     )

@@ -38,6 +38,9 @@ from lightning_lottery.ticket import write_whole
 ALPHAS = tuple(float(alpha) for alpha in np.linspace(0, 1, 21))
 """Where the line is evaluated by default: both ends and the middle among them."""
 
+MICRO_BATCH = 64
+"""Samples of a forward pass whose activations stay in a processor's cache."""
+
 _OF_TRAINING = ("optimizer_states", "lr_schedulers", "callbacks", "MixedPrecision")
 """Parts of a checkpoint that a mean of networks does not have."""
 
@@ -58,6 +61,7 @@ def path(
     layer_alphas: Sequence[float] = (),
     submodule: str = "",
     memory: int = 2**31,
+    fast: bool = False,
     predict: Callable[[LightningModule, Any], Tensor] | None = None,
     allow_diverged: bool = False,
 ) -> PathReport:
@@ -85,6 +89,9 @@ def path(
         submodule: Where in the module the checkpoints' weights go, such as ``"model"``; for checkpoints of the inner
             network.
         memory: Bytes of batches that are kept in memory; what does not fit is loaded anew for every place.
+        fast: Forward passes of at most 64 samples, which stay in the processor's cache, and convolutions in the
+            channels-last format: twice as fast for small ones. Equal up to rounding, where what the module logs are
+            means over samples, or metrics of torchmetrics.
         predict: Given the module and a batch, the predicted classes; for the share of samples the ends disagree on.
         allow_diverged: Lines to a network whose weights are not finite are NaN, and not refused.
 
@@ -116,7 +123,10 @@ def path(
     _refuse_masks(names, aligned=align)
     split = stage_of(module, data)
     ranks = {"rank": trainer.global_rank, "world_size": trainer.world_size}
-    batches = Batches(loader_of(module, data, split, trainer), **ranks, memory=memory)
+    at_most = MICRO_BATCH if fast else None
+    batches = Batches(loader_of(module, data, split, trainer), **ranks, memory=memory, at_most=at_most)
+    if fast and (trainer.limit_test_batches if split == "test" else trainer.limit_val_batches) != 1.0:
+        raise LotteryError("`fast` evaluates batches in parts, which the Trainer's limit of batches would count.")
     training = []
     if recalibrate and has_batch_norm(module):
         source = data if isinstance(data, LightningDataModule) else None  # a loader given holds what is evaluated
@@ -136,6 +146,8 @@ def path(
     in_one_order = list(states)  # the first's, where they are aligned
     evaluate = Evaluator(module, trainer, batches, split, data=data, evaluations=evaluations)
     lines = Lines(evaluate, submodule, monitor, mode, training)
+    if fast:
+        _lay_out_(module, torch.channels_last)
     try:
         for i, j in pairs:
             curves[i, j] = lines.between(states[i], states[j], places)
@@ -156,6 +168,8 @@ def path(
         curves = lines.with_every_metric(curves)
     finally:
         evaluate.close()
+        if fast:
+            _lay_out_(module, torch.contiguous_format)
         target.load_state_dict(before, strict=False)
     report = PathReport(
         names=names,
@@ -177,6 +191,13 @@ def path(
         midpoint=midpoint,
     )
     return replace(report, stability=_stability(report))
+
+
+def _lay_out_(module: torch.nn.Module, layout: torch.memory_format) -> None:
+    """Store the weights of convolutions of images in another order, in which their passes are faster or as before."""
+    for param in module.parameters():
+        if param.ndim == 4:
+            param.data = param.data.contiguous(memory_format=layout)
 
 
 def _between(

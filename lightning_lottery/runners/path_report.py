@@ -12,6 +12,7 @@ from rich.table import Table
 
 from lightning_lottery.figures import layers_between, lines_between
 from lightning_lottery.functional.connectivity import Stability, error_barrier, excess
+from lightning_lottery.runners.children import write_records
 from lightning_lottery.ticket import write_whole
 
 if TYPE_CHECKING:
@@ -232,7 +233,7 @@ def write_report(
     """
     from torch.utils.tensorboard import SummaryWriter
 
-    write_whole(folder / "results.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode(), "records")
+    write_records(folder, rows)
     write_whole(folder / "results.csv", csv_of(rows), "records")
     write_whole(folder / "summary.json", json.dumps(report.summary(), indent=1).encode(), "summary")
     figures = figures_of(report)

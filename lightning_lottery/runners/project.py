@@ -66,6 +66,8 @@ class Project(LightningCLI):
     ) -> None:
         self._run_instead = run
         self._trainer_arguments = trainer
+        given = arguments[0] if arguments else None
+        self._asked = {given} if given in COMMANDS else set(COMMANDS)
         super().__init__(
             parser_kwargs={"parser_mode": "omegaconf", "exit_on_error": False, "allow_abbrev": False},
             save_config_kwargs={"overwrite": True},
@@ -76,6 +78,10 @@ class Project(LightningCLI):
     datamodule: LightningDataModule | None
     trainer: Trainer
     config: Namespace
+
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
+        """The one that is asked for: the parser of each takes as long as that one alone."""
+        return {name: skipped for name, skipped in LightningCLI.subcommands().items() if name in self._asked}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Accept the sections of runners, so that one YAML serves all of them."""

@@ -16,7 +16,7 @@ from rich.table import Table
 
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.figures import stages_over_seeds
-from lightning_lottery.runners.children import Child, discard_with_dependents
+from lightning_lottery.runners.children import Child, discard_with_dependents, write_records
 from lightning_lottery.runners.engine import DASK
 from lightning_lottery.runners.processes import JOBS, run_one
 from lightning_lottery.runners.project import COMMANDS, PROVISIONAL, SECTIONS, resolve
@@ -119,7 +119,7 @@ def run(
             with _environment(**{JOBS: str(jobs)}, **({DASK: dask} if dask else {})):
                 _run_one(child, f"seed {seed} · {child.folder.name} ({number}/{len(children)})", console)
     rows = [row for children in runs.values() for child in children for row in child.records()]
-    write_whole(target / "results.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode(), "records")
+    write_records(target, rows)
     summary = summarise(rows)
     write_whole(target / "summary.json", json.dumps(summary, indent=1).encode(), "summary")
     _draw(summary, target)

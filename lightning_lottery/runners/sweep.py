@@ -15,7 +15,7 @@ from lightning_lottery.callbacks.base import MaskCallback
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.functional.search import Bisection, Grid
 from lightning_lottery.runners.children import Child, Row, Work
-from lightning_lottery.runners.engine import DASK, Engine, engine_of
+from lightning_lottery.runners.engine import Engine, engine_of, of_environment
 from lightning_lottery.runners.factories import Factories
 from lightning_lottery.runners.instability import (
     InstabilityAnalysis,
@@ -23,7 +23,6 @@ from lightning_lottery.runners.instability import (
     judge_lines,
     refuse_while_importing,
 )
-from lightning_lottery.runners.processes import JOBS
 from lightning_lottery.runners.settings import SweepSettings
 from lightning_lottery.runners.sweep_plan import PARENT, Cell, SweepPlan
 from lightning_lottery.runners.sweep_report import DENSE, SweepReport, summary_in, table_of, verdicts_of, write_report
@@ -70,6 +69,7 @@ class InstabilitySweep:
         alphas: Places on each line, evenly spaced, both ends included; >= 2.
         recalibrate: Training batches for estimating batch norm's statistics anew at each place; 0 for none. The raw
             barrier is judged; the recalibrated one stands beside it in the records.
+        fast: Judge in small batches and the faster format: see ``path``.
         margin: Error of a pruned network above the dense one's that still counts as a match, > 0.
 
     Raises:
@@ -99,6 +99,7 @@ class InstabilitySweep:
         threshold: float = 0.02,
         alphas: int = 21,
         recalibrate: int = 0,
+        fast: bool = False,
         margin: float = 0.01,
     ) -> None:
         self.project: Factories | Mapping[str, Any] = Factories(make_module, make_data, make_trainer)
@@ -118,6 +119,7 @@ class InstabilitySweep:
             threshold=threshold,
             alphas=alphas,
             recalibrate=recalibrate,
+            fast=fast,
             margin=margin,
         )
 
@@ -168,8 +170,9 @@ class InstabilitySweep:
             cells += asked
         rows = [row for child in plan.parents for row in child.records()]
         rows += [row for cell in cells for row in cell.rows()]
-        write_report(report, Path(out), rows, beside)
-        console.print(table_of(report))
+        summary = report.summary()
+        write_report(report, summary, Path(out), rows, beside)
+        console.print(table_of(summary))
         for sentence in verdicts_of(report):
             console.print(sentence, soft_wrap=True)
         console.print(f"Records: {Path(out) / 'results.jsonl'}. Curves: tensorboard --logdir {out}", soft_wrap=True)
@@ -256,8 +259,7 @@ def sweep_steps(child: Child, resume: str) -> list[Row]:
     project = {name: value for name, value in child.config.items() if name != "sweep"}
     labels = {name: value for name, value in child.labels.items() if name != "seeds"}
     InstabilitySweep.of(project, SweepSettings(**child.config["sweep"])).run(
-        jobs=int(os.environ.get(JOBS, 1)),
-        dask=os.environ.get(DASK),
+        **of_environment(),
         out=child.folder,
         labels={"stage": child.folder.name, **labels},
     )

@@ -22,6 +22,7 @@ from lightning_lottery.functional.stability import (
     judge_step,
     roc_of_threshold,
 )
+from lightning_lottery.runners.children import write_records
 from lightning_lottery.runners.path_report import Pair, PathReport, csv_of
 from lightning_lottery.ticket import write_whole
 
@@ -165,7 +166,11 @@ def _barriers(of: Mapping[int, PathReport], *, recalibrated: bool = False) -> di
 
 
 def write_report(
-    report: SweepReport, folder: Path, rows: Sequence[Mapping[str, Any]], beside: Mapping[str, Any]
+    report: SweepReport,
+    summary: Mapping[str, Any],
+    folder: Path,
+    rows: Sequence[Mapping[str, Any]],
+    beside: Mapping[str, Any],
 ) -> None:
     """Write ``results.jsonl``, ``results.csv``, ``summary.json``, figures, and curves for TensorBoard.
 
@@ -173,6 +178,7 @@ def write_report(
 
     Args:
         report: What was found.
+        summary: The report's.
         folder: Where the files go.
         rows: The records.
         beside: Name to the summary of another sweep, drawn in the same picture.
@@ -182,8 +188,7 @@ def write_report(
     """
     from torch.utils.tensorboard import SummaryWriter
 
-    summary = report.summary()
-    write_whole(folder / "results.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode(), "records")
+    write_records(folder, rows)
     write_whole(folder / "results.csv", csv_of(rows), "records")
     write_whole(folder / "summary.json", json.dumps(summary, indent=1).encode(), "summary")
     figures = _figures_of(report, summary, beside)
@@ -203,15 +208,15 @@ def write_report(
             writer.add_figure(name, figure)
 
 
-def table_of(report: SweepReport) -> Table:
+def table_of(summary: Mapping[str, Any]) -> Table:
     """A row for each network and step: children's error, barrier with its bounds, each parent's, verdict."""
     table = Table(
-        title=f"error barrier, threshold {report.threshold}",
+        title=f"error barrier, threshold {summary['threshold']}",
         caption="Bounds of the mean over parents: one-sided, 95 % each. By parent: means of its pairs.",
     )
     for column in ("network", "step", "error", "barrier", "bounds", "by parent", "verdict"):
         table.add_column(column, justify="right" if column == "step" else "left")
-    for network, of in report.summary()["networks"].items():
+    for network, of in summary["networks"].items():
         for step, found in of["steps"].items():
             bounds = "" if found["low"] is None else f"{found['low']:.4f} to {found['high']:.4f}"
             error = "" if found["error"] is None else f"{found['error']:.4f}"

@@ -267,6 +267,43 @@ def test_limited_batches_are_what_is_counted(tmp_path):
     assert report.samples == 16
 
 
+class Seen(Judged):
+    """A small CNN that writes down how its batches and weights come."""
+
+    def __init__(self) -> None:
+        network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3), nn.Flatten(), nn.Linear(64, 2))
+        super().__init__(network)
+        self.sizes, self.layouts = [], set()
+
+    def test_step(self, batch, batch_idx):
+        super().test_step(batch, batch_idx)
+        self.sizes.append(len(batch[0]))
+        self.layouts.add(self.network[0].weight.is_contiguous(memory_format=torch.channels_last))
+
+
+def test_fast_passes_find_the_same_up_to_rounding_and_leave_the_module_as_it_was(tmp_path):
+    files = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        files.append(tmp_path / f"{seed}.pt")
+        torch.save(Seen().state_dict(), files[-1])
+    x, y = torch.randn(330, 3, 8, 8), torch.randint(0, 2, (330,))
+    loader = DataLoader(TensorDataset(x, y), batch_size=200)
+    as_it_is, fast = Seen(), Seen()
+    reports = [
+        path(module, loader, files, trainer=trainer(tmp_path), alphas=(0, 0.5, 1), fast=module is fast)
+        for module in (as_it_is, fast)
+    ]
+    assert as_it_is.sizes == [200, 130] * 3 and as_it_is.layouts == {False}
+    assert fast.sizes == [50, 50, 50, 50, 43, 43, 44] * 3 and fast.layouts == {True}
+    assert reports[0].samples == reports[1].samples == 330
+    for name, curve in reports[0].curves[0, 1].items():
+        assert reports[1].curves[0, 1][name] == pytest.approx(curve, abs=1e-6)
+    assert all(param.is_contiguous() for param in fast.parameters())
+    with pytest.raises(LotteryError, match="`fast` evaluates batches in parts"):
+        path(fast, loader, files, trainer=trainer(tmp_path, limit_test_batches=2), fast=True)
+
+
 def test_masks_of_one_ticket_are_equal_whoever_held_them(tmp_path):
     files = saved(tmp_path, trained(0, steps=1), trained(1, steps=1))
     for role, file in zip(("pruning", "freezing.mine"), files, strict=True):
