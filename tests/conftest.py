@@ -31,3 +31,8 @@ def _what_earlier_modules_left_is_not_looked_at_again() -> None:
     """Tuners and loaders collect garbage often: what imports left would take them seconds each time."""
     gc.collect()
     gc.freeze()
+
+
+def pytest_unconfigure() -> None:
+    """Let it go at the end."""
+    gc.unfreeze()

@@ -104,11 +104,10 @@ def mask_of(part: Part, threshold: float, surplus: int) -> tuple[Tensor, int]:
     mask = torch.empty_like(flat, dtype=torch.bool)
     for here in reversed(_slices(flat)):
         block = _fast(flat[here].to(dtype))
-        _fast(mask[here])[...] = block >= threshold
-        if allowed is not None:
-            mask[here] &= allowed[here]
+        counts = None if allowed is None else _fast(allowed[here])
+        _fast(mask[here])[...] = _both(block >= threshold, counts)
         if surplus:
-            ties = mask[here] & torch.as_tensor(block == threshold)
+            ties = torch.as_tensor(_both(block == threshold, counts))
             if count_true(ties) > surplus:
                 ties[ties.nonzero().flatten()[:-surplus]] = False  # the first ones stay
             mask[here] &= ~ties

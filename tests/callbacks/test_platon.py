@@ -49,12 +49,11 @@ class Replays(Callback):
             self.scores[name] = score(own)
 
 
-def same_averages(platon: PLATON, replayed: Replays) -> bool:
+def same_averages(platon: PLATON, replayed: Replays, *, up_to_rounding: bool = False) -> bool:
     saved = platon.state_dict()["averages"]
+    same = (lambda a, b: torch.allclose(a, b, rtol=1e-5, atol=1e-9)) if up_to_rounding else torch.equal
     return all(
-        torch.equal(saved[field][name], getattr(of, field))
-        for name, of in replayed.averages.items()
-        for field in of._fields
+        same(saved[field][name], getattr(of, field)) for name, of in replayed.averages.items() for field in of._fields
     )
 
 
@@ -63,6 +62,7 @@ def device(request, monkeypatch):
     """Flags that are looked at at once, and flags that nobody waits for, as on a GPU."""
     if request.param == "left on its device":
         monkeypatch.setattr(module, "_on_host", lambda tensor: False)
+    return request.param
 
 
 @pytest.mark.parametrize("interval", [1, 2, 5])
@@ -74,7 +74,8 @@ def test_averages_and_masks_are_those_of_the_formulas_bit_for_bit_and_broken_ste
     replays = Replays(platon, 3, 5)
     with says("PLATON does not observe step 3: its gradients are not finite", times=1):
         fit(tmp_path, Poisons(value, 3, 5), replays, platon)
-    assert same_averages(platon, replays)
+    taken_back = device == "looked at" and interval > 1  # of a window that had begun; others open anew
+    assert same_averages(platon, replays, up_to_rounding=taken_back)
     last = keep_top(replays.scores, 0.7)  # of step 12, which makes a mask for intervals 1 and 2
     assert hamming(platon.masks, last) == 0 or interval == 5
 
