@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from copy import deepcopy
+from os import PathLike
 from typing import Any, TypeVar
 
 import torch
@@ -26,7 +27,7 @@ KEPT = "kept_units"
 
 def shrink(
     model: Module,
-    ticket: Ticket | None = None,
+    ticket: Ticket | str | PathLike[str] | None = None,
     *,
     heads: float = 0.0,
     ffn: float = 0.0,
@@ -43,7 +44,7 @@ def shrink(
 
     Args:
         model: Any module that ``groups_of`` recognises; it is not changed. Device, dtype and mode are kept.
-        ticket: Its masks of units say what is kept; its masks of parameters are not looked at.
+        ticket: A ticket or the path of one. Its masks of units say what is kept; those of parameters are not looked at.
         heads: Fraction of the attention heads to remove, in [0, 1).
         ffn: Fraction of the neurons of feed-forward networks to remove, in [0, 1).
         channels: Fraction of the channels of convolutions to remove, in [0, 1).
@@ -68,6 +69,7 @@ def shrink(
         raise LotteryError("`shrink` takes either a ticket or fractions of heads, ffn, channels to remove: give one.")
     groups = groups_of(model) if groups is None else groups
     if ticket is not None:
+        ticket = ticket if isinstance(ticket, Ticket) else Ticket.load(ticket)
         units = _units_of(ticket, groups, prefix)
     elif calibration is None:
         raise LotteryError("Fractions need `calibration`: batches on which the units are scored. Or give a ticket.")

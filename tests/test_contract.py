@@ -21,6 +21,7 @@ from lightning_lottery import (
     PLATON,
     SNIP,
     Constant,
+    EarlyBird,
     ExactResume,
     GraSP,
     LotteryError,
@@ -232,6 +233,9 @@ def test_twelve_steps_prune_exactly_with_every_optimizer(make, optimizer, tmp_pa
 def test_lbfgs_is_refused_where_weights_are_frozen(tmp_path):
     with pytest.raises(LotteryError, match="LBFGS"):
         fit(tmp_path, MaskFreezing(ticket()), module=Odd(optimizer="lbfgs"))
+    bird = EarlyBird([], [0.5], at=[1.0], scores="weights")  # which only watches
+    fit(tmp_path, bird, module=Blocks(optimizer="lbfgs"))
+    assert bird.tickets
 
 
 AVERAGING = {

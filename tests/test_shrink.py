@@ -167,7 +167,7 @@ def test_a_weight_tied_to_another_module_is_not_cut():
         shrink(model, Ticket({}, units={"0.layers.0.linear1": torch.arange(24) < 3}))
 
 
-def test_the_ticket_of_a_lightning_module_fits_it_and_with_a_prefix_the_network_inside():
+def test_the_ticket_of_a_lightning_module_fits_it_and_with_a_prefix_the_network_inside(tmp_path):
     class Classifier(lightning.LightningModule):
         def __init__(self):
             super().__init__()
@@ -177,6 +177,8 @@ def test_the_ticket_of_a_lightning_module_fits_it_and_with_a_prefix_the_network_
     ticket = Ticket({}, units={"model.layers.0.linear1": torch.arange(24) < 5})
     assert shrink(module, ticket).model.layers[0].linear1.out_features == 5
     assert shrink(module.model, ticket, prefix="model.").layers[0].linear1.out_features == 5
+    ticket.save(tmp_path / "ticket.safetensors")
+    assert shrink(module, str(tmp_path / "ticket.safetensors")).model.layers[0].linear1.out_features == 5
     with pytest.raises(LotteryError, match="no group of units 'model.layers.0.linear1'.*`prefix`"):
         shrink(module.model, ticket)
     with pytest.raises(LotteryError, match="does not begin with the prefix 'net.'"):

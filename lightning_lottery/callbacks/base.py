@@ -217,7 +217,7 @@ class MaskCallback(Callback):
         for other in self._others(trainer):
             if shared := sorted(params.keys() & other.parameters.keys()):
                 raise LotteryError(f"{other.label} and {self.label} both mask '{shared[0]}': part their scopes.")
-        if self.frozen and any(isinstance(optimizer, LBFGS) for optimizer in trainer.optimizers):
+        if self.frozen and params and any(isinstance(optimizer, LBFGS) for optimizer in trainer.optimizers):
             raise LotteryError(
                 f"{self.label} cannot freeze weights under LBFGS, whose history mixes all of them: "
                 "use an optimizer with state per weight."
