@@ -234,7 +234,9 @@ def test_lbfgs_is_refused_where_weights_are_frozen(tmp_path):
     with pytest.raises(LotteryError, match="LBFGS"):
         fit(tmp_path, MaskFreezing(ticket()), module=Odd(optimizer="lbfgs"))
     bird = EarlyBird([], [0.5], at=[1.0], scores="weights")  # which only watches
-    fit(tmp_path, bird, module=Blocks(optimizer="lbfgs"))
+    module = Blocks()
+    module.configure_optimizers = lambda: torch.optim.LBFGS(module.parameters(), lr=1e-2)
+    fit(tmp_path, bird, module=module)
     assert bird.tickets
 
 

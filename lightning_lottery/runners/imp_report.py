@@ -1,10 +1,8 @@
 """What iterative pruning found: every level beside the dense network, its controls beside their ticket."""
 
-import json
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from io import BytesIO
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,9 +11,7 @@ from rich.table import Table
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.figures import accuracy_against_density
 from lightning_lottery.functional.matching import Matching, judge_matching
-from lightning_lottery.runners.children import write_records
-from lightning_lottery.runners.path_report import csv_of
-from lightning_lottery.ticket import write_whole
+from lightning_lottery.runners.records import curves_in, write_results
 
 Row = Mapping[str, Any]
 
@@ -138,30 +134,20 @@ def write_report(report: ImpReport, folder: Path, rows: Sequence[Row]) -> None:
     Raises:
         LotteryError: A file cannot be written.
     """
-    from torch.utils.tensorboard import SummaryWriter
-
-    write_records(folder, rows)
-    write_whole(folder / "results.csv", csv_of(rows), "records")
-    write_whole(folder / "summary.json", json.dumps(report.summary(), indent=1).encode(), "summary")
     dense, *others = report.results
     curves: dict[str, list[LevelResult]] = {}
     for result in others:
         curves.setdefault(_kind_of(result.name), []).append(result)
     lines = {kind: {result.density: result.values for result in of} for kind, of in curves.items()}
-    figure = accuracy_against_density(lines, dense.values, report.monitor)
-    image = BytesIO()
-    figure.savefig(image, format="png", dpi=120)
-    write_whole(folder / "levels.png", image.getvalue(), "figure")
-    for stale in (folder / "levels").glob("events.out.*"):
-        stale.unlink()  # of a run before this one: the curves would show twice
-    with SummaryWriter(str(folder / "levels")) as writer:
+    figures = {"levels": accuracy_against_density(lines, dense.values, report.monitor)}
+    write_results(folder, rows, report.summary(), figures)
+    with curves_in(folder / "levels", figures) as writer:
         for kind, of in {"ticket": [dense, *curves.pop("ticket")], **curves}.items():
             for result in of:
                 level = int(result.name.split("-")[1])
                 for seed, value in zip(report.seeds, result.values, strict=True):
                     writer.add_scalar(f"levels/{report.monitor}/{kind}/seed-{seed}", value, level)
                 writer.add_scalar(f"levels/density/{kind}", result.density, level)
-        writer.add_figure("levels", figure)
 
 
 def table_of(report: ImpReport) -> Table:

@@ -1,10 +1,8 @@
 """What the lines between networks look like: measures, records, table, figures and curves."""
 
-import csv
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from io import BytesIO, StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -12,7 +10,7 @@ from rich.table import Table
 
 from lightning_lottery.figures import layers_between, lines_between
 from lightning_lottery.functional.connectivity import Stability, error_barrier, excess
-from lightning_lottery.runners.children import write_records
+from lightning_lottery.runners.records import curves_in, write_results
 from lightning_lottery.ticket import write_whole
 
 if TYPE_CHECKING:
@@ -231,26 +229,14 @@ def write_report(
     Raises:
         LotteryError: A file cannot be written.
     """
-    from torch.utils.tensorboard import SummaryWriter
-
-    write_records(folder, rows)
-    write_whole(folder / "results.csv", csv_of(rows), "records")
-    write_whole(folder / "summary.json", json.dumps(report.summary(), indent=1).encode(), "summary")
     figures = figures_of(report)
-    for name, figure in figures.items():
-        image = BytesIO()
-        figure.savefig(image, format="png", dpi=120)
-        write_whole(folder / f"{name}.png", image.getvalue(), "figure")
-    for stale in (folder / "path").glob("events.out.*"):
-        stale.unlink()  # of a run before this one: the curves would show twice
-    with SummaryWriter(str(folder / "path")) as writer:
+    write_results(folder, rows, report.summary(), figures)
+    with curves_in(folder / "path", figures) as writer:
         for kind, curves in _kinds_of(report):
             for (i, j), curve in curves.items():
                 for metric, values in curve.items():
                     for alpha, value in zip(report.alphas, values, strict=True):
                         writer.add_scalar(f"{kind}/{metric}/{i}-{j}", value, round(1000 * alpha))
-        for name, figure in figures.items():
-            writer.add_figure(name, figure)
         barrier = {"path/error_barrier": report.stability.mean}
         shown = {name: v if isinstance(v, (bool, int, float, str)) else str(v) for name, v in hparams.items()}
         writer.add_hparams(shown, barrier, run_name=".")
@@ -322,12 +308,3 @@ def verdict_of(report: PathReport) -> str:
     if found.test_standard_error is not None:
         said += f" Standard error of an error on these {report.samples} samples: {found.test_standard_error:.4f}."
     return said
-
-
-def csv_of(rows: Sequence[Mapping[str, Any]]) -> bytes:
-    """Records as a table: a column for every key, several seeds in one cell."""
-    text = StringIO()
-    writer = csv.DictWriter(text, list(dict.fromkeys(key for row in rows for key in row)))
-    writer.writeheader()
-    writer.writerows({**row, "seeds": " ".join(map(str, row["seeds"]))} for row in rows)
-    return text.getvalue().encode()

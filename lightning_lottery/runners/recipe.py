@@ -7,7 +7,6 @@ import statistics
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from lightning_lottery.runners.children import Child, discard_with_dependents, w
 from lightning_lottery.runners.engine import DASK
 from lightning_lottery.runners.processes import JOBS, run_one
 from lightning_lottery.runners.project import COMMANDS, PROVISIONAL, SECTIONS, resolve
+from lightning_lottery.runners.records import write_image
 from lightning_lottery.ticket import write_whole
 
 STAGES = (*COMMANDS, *SECTIONS)
@@ -181,9 +181,7 @@ def _draw(summary: dict[str, Any], target: Path) -> None:
     drawn = [*metrics[:1], *(["error_barrier"] if "error_barrier" in metrics else [])]
     values = {metric: {s: of[metric]["values"] for s, of in summary.items() if metric in of} for metric in drawn}
     if values:
-        image = BytesIO()
-        stages_over_seeds(values, target.name).savefig(image, format="png", dpi=120)
-        write_whole(target / "summary.png", image.getvalue(), "figure")
+        write_image(target / "summary.png", stages_over_seeds(values, target.name))
 
 
 def _child(stage: Stage, seed: int, folder: Path, overlay: str | os.PathLike[str] | None) -> Child:

@@ -4,7 +4,6 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,9 +21,8 @@ from lightning_lottery.functional.stability import (
     judge_step,
     roc_of_threshold,
 )
-from lightning_lottery.runners.children import write_records
-from lightning_lottery.runners.path_report import Pair, PathReport, csv_of
-from lightning_lottery.ticket import write_whole
+from lightning_lottery.runners.path_report import Pair, PathReport
+from lightning_lottery.runners.records import curves_in, write_results
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -186,26 +184,14 @@ def write_report(
     Raises:
         LotteryError: A file cannot be written.
     """
-    from torch.utils.tensorboard import SummaryWriter
-
-    write_records(folder, rows)
-    write_whole(folder / "results.csv", csv_of(rows), "records")
-    write_whole(folder / "summary.json", json.dumps(summary, indent=1).encode(), "summary")
     figures = _figures_of(report, summary, beside)
-    for name, figure in figures.items():
-        image = BytesIO()
-        figure.savefig(image, format="png", dpi=120)
-        write_whole(folder / f"{name}.png", image.getvalue(), "figure")
-    for stale in (folder / "sweep").glob("events.out.*"):
-        stale.unlink()  # of a run before this one: the curves would show twice
-    with SummaryWriter(str(folder / "sweep")) as writer:
+    write_results(folder, rows, summary, figures)
+    with curves_in(folder / "sweep", figures) as writer:
         for network, of in summary["networks"].items():
             for step, found in of["steps"].items():
                 for name in ("mean", "low", "high"):
                     if found[name] is not None:
                         writer.add_scalar(f"sweep/error_barrier/{network}/{name}", found[name], int(step))
-        for name, figure in figures.items():
-            writer.add_figure(name, figure)
 
 
 def table_of(summary: Mapping[str, Any]) -> Table:
