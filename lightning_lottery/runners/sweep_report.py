@@ -12,7 +12,7 @@ from rich.table import Table
 
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.figures import barrier_over_steps, lines_over_steps
-from lightning_lottery.functional.bootstrap import Interval, bootstrap_k_star
+from lightning_lottery.functional.bootstrap import Interval, bootstrap_k_star, nested_bootstrap
 from lightning_lottery.functional.search import KStar, k_star
 from lightning_lottery.functional.stability import (
     Barriers,
@@ -145,7 +145,8 @@ class SweepReport:
             again = _barriers(of, recalibrated=True)
             recalibrated = {"recalibrated": float(np.mean([list(pairs.values()) for pairs in again.values()]))}
         error, _ = self._error_at(network, step)
-        return _plain({**asdict(self._judge(network, step)), "by_parent": own, "error": error, **recalibrated})
+        beside = {"by_parent": own, "error": error, "bootstrap": [_finite(b) for b in nested_bootstrap(_barriers(of))]}
+        return _plain({**asdict(self._judge(network, step)), **beside, **recalibrated})
 
     def _error_at(self, network: str, step: int) -> tuple[float | None, int]:
         """Mean error of the children, where the metric is one that has a binomial error, and the samples."""
