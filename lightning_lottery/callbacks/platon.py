@@ -13,15 +13,7 @@ from lightning_lottery.callbacks.masked import cloned
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.functional.masks import Masks
 from lightning_lottery.functional.schedules import Schedule, scheduled
-from lightning_lottery.functional.sensitivity import (
-    Averages,
-    add_,
-    add_if_finite_,
-    averages_like,
-    check_decay,
-    fold_,
-    score,
-)
+from lightning_lottery.functional.sensitivity import Averages, add_, averages_like, check_decay, fold_, score
 from lightning_lottery.scope import Scope
 
 BODY = Scope(exclude=(r"re:(^|\.)(\w*_)?(classifier|head|pooler)(\.|$)",))
@@ -100,7 +92,8 @@ class PLATON(MaskCallback):
         self._without_gradient: set[str] = set()
         self._is_manual = False
         self._has_warned = False
-        self._unread: list[tuple[int, Tensor]] = []  # steps, and 1 where their gradients are finite: on the device
+        self._counts: Tensor | None = None  # 1 where the present step's gradients are finite, else 0; None without any
+        self._unread: list[tuple[int, Tensor]] = []  # steps and their counts, on the device
 
     def begin_method(self, trainer: Trainer, schedule: Schedule | None) -> None:
         first = max(2, self.interval)  # the step that folds in the first window with an observation
@@ -119,20 +112,25 @@ class PLATON(MaskCallback):
                     own.copy_(value)
 
     def observe(self, params: Mapping[str, nn.Parameter], step: int) -> None:
-        without = {name for name, param in params.items() if param.grad is None}
-        if len(without) == len(params) and self._is_manual:
+        grads = {name: _dense(param.grad) for name, param in params.items()}
+        present = [grad for grad in grads.values() if grad is not None]
+        if not present and self._is_manual:
             raise LotteryError(
                 f"{self.label} finds no gradient after the optimizer's step: in manual optimization call "
                 "`zero_grad()` before `backward()`, not after `step()`."
             )
-        missing = without - self._without_gradient
-        if missing and len(without) < len(params):  # else `training_step` gave no loss for this batch
-            self._without_gradient |= missing
-            rank_zero_warn(
-                f"{self.label}: no gradient reaches {', '.join(sorted(missing))}; that counts as sensitivity 0."
-            )
+        self._counts = None
+        if present:  # else `training_step` gave no loss for this batch
+            self._counts = _all_finite(present)
+            self._unread.append((step, self._counts))
+            missing = {name for name, grad in grads.items() if grad is None} - self._without_gradient
+            if missing and bool(self._counts):
+                self._without_gradient |= missing
+                rank_zero_warn(
+                    f"{self.label}: no gradient reaches {', '.join(sorted(missing))}; that counts as sensitivity 0."
+                )
         ends = step % self.interval == 0
-        if ends:
+        if ends or all(_on_host(grad) for grad in present):
             self._read()
         due = ends and self._is_due(step)
         for of in self._averages.values() if ends else ():
@@ -188,30 +186,36 @@ class PLATON(MaskCallback):
 
     def _add(self, params: Mapping[str, nn.Parameter], *, opens: bool) -> None:
         """This step's observation; a step without finite gradients has none."""
-        windows = [self._averages[name].window for name in params]
-        grads = [_dense(param.grad) for param in params.values()]
-        present = [grad for grad in grads if grad is not None]
-        if all(map(_on_host, present)):
-            is_finite = add_if_finite_(windows, list(params.values()), grads, opens=opens)
-            self._note(self.step, is_finite) if present else None
-            return
-        counts = torch.nn.utils.get_total_norm(present, torch.inf).isfinite().int()
-        self._unread.append((self.step, counts))
-        for window, param, grad in zip(windows, params.values(), grads, strict=True):
-            add_(window, param, grad, opens=opens, counts=counts)
+        counts = self._counts
+        if counts is not None and _on_host(counts):
+            counts, none = None, not counts
+        else:
+            none = counts is None
+        for name, param in params.items():
+            grad = None if none else _dense(param.grad)
+            add_(self._averages[name].window, param, grad, opens=opens, counts=counts)
 
     def _read(self) -> None:
-        """Take note of which steps were observed on a device: once in a window, for reading waits for it."""
-        for step, counts in self._unread:
-            self._note(step, bool(counts))
+        """Take note of which steps were observed: once in a window where reading waits for a device."""
+        told = torch.stack([counts for _, counts in self._unread]).tolist() if self._unread else []
+        for (step, _), counts in zip(self._unread, told, strict=True):
+            if counts:
+                self._observed_from = step if self._observed_from is None else self._observed_from
+            elif not self._has_warned:
+                rank_zero_warn(f"{self.label} does not observe step {step}: its gradients are not finite. Said once.")
+                self._has_warned = True
         self._unread = []
 
-    def _note(self, step: int, is_finite: bool) -> None:
-        if is_finite:
-            self._observed_from = step if self._observed_from is None else self._observed_from
-        elif not self._has_warned:
-            rank_zero_warn(f"{self.label} does not observe step {step}: its gradients are not finite. Said once.")
-            self._has_warned = True
+
+def _all_finite(grads: list[Tensor]) -> Tensor:
+    """1 where every entry is finite, else 0: on the device, so that no step waits for it.
+
+    The largest absolute value tells. On the host the usual norm is faster, but may overflow.
+    """
+    if not _on_host(grads[0]):
+        return torch.nn.utils.get_total_norm(grads, torch.inf).isfinite().int()
+    finite = bool(torch.nn.utils.get_total_norm(grads).isfinite()) or all(bool(g.isfinite().all()) for g in grads)
+    return torch.tensor(int(finite), dtype=torch.int32)
 
 
 def _on_host(tensor: Tensor) -> bool:

@@ -1,13 +1,12 @@
 """PLATON's running sensitivity and uncertainty: (state, observation) -> state."""
 
-import math
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from lightning_lottery.errors import LotteryError
+from lightning_lottery.functional.masks import zero_removed_
 
 
 class Averages(NamedTuple):
@@ -92,48 +91,12 @@ def add_(
     if grad is None:
         window.zero_() if opens else None
         return
-    observed = _observed(param, grad, out=window if opens else None)
+    at_least = torch.promote_types(param.dtype, torch.float32)
+    observed = torch.mul(param.detach().to(at_least), grad.detach(), out=window if opens else None).abs_()
     if counts is not None:
-        bits = observed.view(torch.int32 if observed.dtype == torch.float32 else torch.int64)
-        bits.mul_(counts.to(bits.device))  # as numbers NaN would stay
+        zero_removed_(observed, counts)
     if not opens:
         window.add_(observed)
-
-
-def add_if_finite_(
-    windows: Sequence[Tensor], params: Sequence[Tensor], grads: Sequence[Tensor | None], *, opens: bool = False
-) -> bool:
-    """Add the observations of several parameters to their windows, unless an entry of a gradient is not finite.
-
-    What was added before such an entry was met is taken back, up to rounding: looking at every gradient beforehand
-    would read all of them from memory once more, at every step.
-
-    Returns:
-        Whether they were added.
-    """
-    added = []
-    for window, param, grad in zip(windows, params, grads, strict=True):
-        if grad is None:
-            window.zero_() if opens else None
-            continue
-        observed = _observed(param, grad, out=window if opens else None)
-        if not (math.isfinite(observed.sum().item()) or grad.isfinite().all()):
-            break
-        if not opens:
-            window.add_(observed)
-            added.append((window, param, grad))
-    else:
-        return True
-    for window in windows if opens else ():
-        window.zero_()
-    for window, param, grad in added:
-        window.sub_(_observed(param, grad)).clamp_(min=0)
-    return False
-
-
-def _observed(param: Tensor, grad: Tensor, out: Tensor | None = None) -> Tensor:
-    at_least = torch.promote_types(param.dtype, torch.float32)
-    return torch.mul(param.detach().to(at_least), grad.detach(), out=out).abs_()
 
 
 def fold_(averages: Averages, *, interval: int, beta1: float, beta2: float) -> None:

@@ -1,6 +1,6 @@
 """Evaluate one module with many sets of weights: batches are loaded once, every metric is averaged over samples."""
 
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from contextlib import contextmanager
 from statistics import mode
 from typing import Any, Literal
@@ -69,11 +69,17 @@ class Batches:
         return sum(self.sizes)
 
     def _load(self) -> Iterator[Any]:
-        for batch in self._shares():
-            parts = -(-size_of(batch) // self.at_most) if self.at_most else 1
-            yield from [batch] if parts == 1 else (share_of(batch, part, parts) for part in range(parts))
+        for batch in self._whole():
+            share = -(-size_of(batch) // self.world_size)  # the largest: all ranks cut theirs alike
+            parts = -(-share // self.at_most) if self.at_most else 1
+            if self.world_size * parts == 1:
+                yield batch
+                continue
+            first = self.rank * parts
+            yield from (share_of(batch, first + part, self.world_size * parts) for part in range(parts))
 
-    def _shares(self) -> Iterator[Any]:
+    def _whole(self) -> Iterator[Any]:
+        """The loader's batches, one too small for all ranks joined to the one before it."""
         if self.world_size == 1:
             yield from self.loader
             return
@@ -82,11 +88,9 @@ class Batches:
             if waiting and size_of(batch) < self.world_size:
                 waiting[-1] = _joined(waiting[-1], batch)
                 continue
-            if waiting:
-                yield share_of(waiting.pop(), self.rank, self.world_size)
-            waiting.append(batch)
-        if waiting:
-            yield share_of(waiting.pop(), self.rank, self.world_size)
+            yield from waiting
+            waiting = [batch]
+        yield from waiting
 
 
 def size_of(batch: Any) -> int:
@@ -125,6 +129,8 @@ def bytes_of(batch: Any) -> int:
 def share_of(batch: Any, part: int, parts: int) -> Any:
     """One of several parts of a batch, a rank's for instance; they differ by at most one sample.
 
+    Tensors and lists of plain values are cut where they have an entry for each sample.
+
     Raises:
         LotteryError: The batch has fewer samples than parts, or tensors that disagree on how many it has.
     """
@@ -139,9 +145,17 @@ def share_of(batch: Any, part: int, parts: int) -> Any:
         )
     if size < parts:
         raise LotteryError(f"A batch of {size} samples cannot be shared by {parts} ranks: use larger batches.")
-    bounds = [size * number // parts for number in range(parts + 1)]
-    mine = slice(bounds[part], bounds[part + 1])
-    return apply_to_collection(batch, Tensor, lambda t: t[mine] if t.ndim and t.shape[0] == size else t)
+    mine = slice(size * part // parts, size * (part + 1) // parts)
+
+    def cut(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return value[mine] if value.ndim and len(value) == size else value
+        if len(value) == size and not any(isinstance(item, (Tensor, Mapping, list, tuple)) for item in value):
+            return value[mine]  # a name of each sample, for instance
+        items = [apply_to_collection(item, (Tensor, list, tuple), cut) for item in value]
+        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
+
+    return apply_to_collection(batch, (Tensor, list, tuple), cut)
 
 
 def loader_of(module: LightningModule, data: Any, split: Split, trainer: Trainer) -> Iterable[Any]:

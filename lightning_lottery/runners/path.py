@@ -89,14 +89,15 @@ def path(
         submodule: Where in the module the checkpoints' weights go, such as ``"model"``; for checkpoints of the inner
             network.
         memory: Bytes of batches that are kept in memory; what does not fit is loaded anew for every place.
-        fast: Forward passes of at most 64 samples, which stay in the processor's cache, and convolutions in the
-            channels-last format: twice as fast for small ones. Equal up to rounding, where what the module logs are
-            means over samples, or metrics of torchmetrics.
+        fast: On a CPU: forward passes of at most 64 samples, which stay in the processor's cache, and convolutions in
+            the channels-last format. Equal up to rounding where what the module logs are means over samples, or metrics
+            of torchmetrics; it must not `view` what comes out of a convolution (`reshape` and `flatten` are fine).
         predict: Given the module and a batch, the predicted classes; for the share of samples the ends disagree on.
         allow_diverged: Lines to a network whose weights are not finite are NaN, and not refused.
 
     Raises:
-        LotteryError: Fewer than two checkpoints, one that does not fit or holds NaN, different masks, alphas outside
+        LotteryError: ``fast`` with a Trainer that limits batches, or a module that must not be run so; fewer than two
+            checkpoints, one that does not fit or holds NaN, different masks, alphas outside
             the line, a module that logs nothing or not the monitor, an accuracy in percent, no training batches to
             recalibrate with; ``align`` for networks with masks, or without units that can be permuted.
 
@@ -124,9 +125,10 @@ def path(
     split = stage_of(module, data)
     ranks = {"rank": trainer.global_rank, "world_size": trainer.world_size}
     at_most = MICRO_BATCH if fast else None
-    batches = Batches(loader_of(module, data, split, trainer), **ranks, memory=memory, at_most=at_most)
-    if fast and (trainer.limit_test_batches if split == "test" else trainer.limit_val_batches) != 1.0:
+    limit = trainer.limit_test_batches if split == "test" else trainer.limit_val_batches
+    if fast and (isinstance(limit, int) or limit != 1):  # 1 is one batch, 1.0 all of them
         raise LotteryError("`fast` evaluates batches in parts, which the Trainer's limit of batches would count.")
+    batches = Batches(loader_of(module, data, split, trainer), **ranks, memory=memory, at_most=at_most)
     training = []
     if recalibrate and has_batch_norm(module):
         source = data if isinstance(data, LightningDataModule) else None  # a loader given holds what is evaluated
@@ -146,8 +148,7 @@ def path(
     in_one_order = list(states)  # the first's, where they are aligned
     evaluate = Evaluator(module, trainer, batches, split, data=data, evaluations=evaluations)
     lines = Lines(evaluate, submodule, monitor, mode, training)
-    if fast:
-        _lay_out_(module, torch.channels_last)
+    laid_out = _channels_last_(module) if fast else []
     try:
         for i, j in pairs:
             curves[i, j] = lines.between(states[i], states[j], places)
@@ -166,10 +167,17 @@ def path(
             if trainer.is_global_zero:
                 _write_like(Path(names[0]), mean, Path(save_midpoint))
         curves = lines.with_every_metric(curves)
+    except RuntimeError as error:
+        if not (fast and "view size is not compatible" in str(error)):
+            raise
+        raise LotteryError(
+            f"{type(module).__name__} uses `view` where a convolution's output has another format: use `reshape` or "
+            "`flatten` there, or judge without `fast`."
+        ) from error
     finally:
         evaluate.close()
-        if fast:
-            _lay_out_(module, torch.contiguous_format)
+        for param in laid_out:
+            param.data = param.data.contiguous()
         target.load_state_dict(before, strict=False)
     report = PathReport(
         names=names,
@@ -193,11 +201,13 @@ def path(
     return replace(report, stability=_stability(report))
 
 
-def _lay_out_(module: torch.nn.Module, layout: torch.memory_format) -> None:
-    """Store the weights of convolutions of images in another order, in which their passes are faster or as before."""
-    for param in module.parameters():
-        if param.ndim == 4:
-            param.data = param.data.contiguous(memory_format=layout)
+def _channels_last_(module: torch.nn.Module) -> list[Tensor]:
+    """Store the weights of convolutions of images in the order in which their passes are faster; those changed."""
+    weights = {child.weight for child in module.modules() if isinstance(child, torch.nn.Conv2d)}
+    changed = [weight for weight in weights if not weight.is_contiguous(memory_format=torch.channels_last)]
+    for weight in changed:
+        weight.data = weight.data.contiguous(memory_format=torch.channels_last)
+    return changed
 
 
 def _between(

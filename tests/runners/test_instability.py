@@ -605,7 +605,7 @@ def test_children_trained_at_once_are_those_trained_one_after_another(parent, tm
     for seed in (1, 2):
         config = {**project.config(), "seed_everything": seed, "ckpt_path": begin}
         children.append((f"seed {seed}", Child(tmp_path / f"seed-{seed}", "fit", config, {}, {"ticket": None})))
-    run_together(children, quiet, jobs=2)
+    engine.engine_of(jobs=2)(children, quiet)
     closures().run(begin, (1, 2), out=tmp_path / "sequence")
     for seed in (1, 2):
         assert same(weights(tmp_path / f"seed-{seed}"), weights(tmp_path / f"sequence/seed-{seed}"))

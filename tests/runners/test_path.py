@@ -1,5 +1,6 @@
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -300,8 +301,26 @@ def test_fast_passes_find_the_same_up_to_rounding_and_leave_the_module_as_it_was
     for name, curve in reports[0].curves[0, 1].items():
         assert reports[1].curves[0, 1][name] == pytest.approx(curve, abs=1e-6)
     assert all(param.is_contiguous() for param in fast.parameters())
-    with pytest.raises(LotteryError, match="`fast` evaluates batches in parts"):
-        path(fast, loader, files, trainer=trainer(tmp_path, limit_test_batches=2), fast=True)
+    for limit in (1, 2, 0.5):
+        with pytest.raises(LotteryError, match="`fast` evaluates batches in parts"):
+            path(fast, loader, files, trainer=trainer(tmp_path, limit_test_batches=limit), fast=True)
+    fast.network[3].forward = lambda x: x.view(len(x), -1)
+    with pytest.raises(LotteryError, match="use `reshape` or `flatten` there, or judge without `fast`"):
+        path(fast, loader, files, trainer=trainer(tmp_path), fast=True)
+    assert all(param.is_contiguous() for param in fast.parameters())
+
+
+class Record(NamedTuple):
+    x: torch.Tensor
+    names: list[str]
+
+
+def test_ranks_have_equally_many_parts_of_every_batch_and_what_has_an_entry_a_sample_is_cut_alike():
+    rows = [Record(torch.arange(n), [str(i) for i in range(n)]) for n in (129, 64, 3)]
+    shares = [list(Batches(rows, rank=rank, world_size=2, at_most=64)) for rank in (0, 1)]
+    assert [[len(part.x) for part in share] for share in shares] == [[32, 32, 32, 1], [32, 33, 32, 2]]
+    for part in (part for share in shares for part in share):
+        assert list(map(str, part.x.tolist())) == part.names
 
 
 def test_masks_of_one_ticket_are_equal_whoever_held_them(tmp_path):
