@@ -89,15 +89,14 @@ def path(
         submodule: Where in the module the checkpoints' weights go, such as ``"model"``; for checkpoints of the inner
             network.
         memory: Bytes of batches that are kept in memory; what does not fit is loaded anew for every place.
-        fast: On a CPU: forward passes of at most 64 samples, which stay in the processor's cache, and convolutions in
-            the channels-last format. Equal up to rounding where what the module logs are means over samples, or metrics
+        fast: On a CPU: forward passes of at most 64 samples, which stay in the processor's cache (whole batches where
+            the Trainer limits their number), and convolutions in the channels-last format. Equal up to rounding where what the module logs are means over samples, or metrics
             of torchmetrics; it must not `view` what comes out of a convolution (`reshape` and `flatten` are fine).
         predict: Given the module and a batch, the predicted classes; for the share of samples the ends disagree on.
         allow_diverged: Lines to a network whose weights are not finite are NaN, and not refused.
 
     Raises:
-        LotteryError: ``fast`` with a Trainer that limits batches, or a module that must not be run so; fewer than two
-            checkpoints, one that does not fit or holds NaN, different masks, alphas outside
+        LotteryError: ``fast`` for a module that cannot be run so; fewer than two checkpoints, one that does not fit or holds NaN, different masks, alphas outside
             the line, a module that logs nothing or not the monitor, an accuracy in percent, no training batches to
             recalibrate with; ``align`` for networks with masks, or without units that can be permuted.
 
@@ -124,10 +123,9 @@ def path(
     _refuse_masks(names, aligned=align)
     split = stage_of(module, data)
     ranks = {"rank": trainer.global_rank, "world_size": trainer.world_size}
-    at_most = MICRO_BATCH if fast else None
     limit = trainer.limit_test_batches if split == "test" else trainer.limit_val_batches
-    if fast and (isinstance(limit, int) or limit != 1):  # 1 is one batch, 1.0 all of them
-        raise LotteryError("`fast` evaluates batches in parts, which the Trainer's limit of batches would count.")
+    is_limited = isinstance(limit, int) or limit != 1  # 1 is one batch, 1.0 all of them; parts would count as batches
+    at_most = MICRO_BATCH if fast and not is_limited else None
     batches = Batches(loader_of(module, data, split, trainer), **ranks, memory=memory, at_most=at_most)
     training = []
     if recalibrate and has_batch_norm(module):
