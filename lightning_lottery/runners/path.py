@@ -90,15 +90,17 @@ def path(
             network.
         memory: Bytes of batches that are kept in memory; what does not fit is loaded anew for every place.
         fast: On a CPU: forward passes of at most 64 samples, which stay in the processor's cache (whole batches where
-            the Trainer limits their number), and convolutions in the channels-last format. Equal up to rounding where what the module logs are means over samples, or metrics
-            of torchmetrics; it must not `view` what comes out of a convolution (`reshape` and `flatten` are fine).
+            the Trainer limits their number), and convolutions in the channels-last format. Equal up to rounding where
+            what the module logs are means over samples, or metrics of torchmetrics; it must not `view` what comes out
+            of a convolution (`reshape` and `flatten` are fine).
         predict: Given the module and a batch, the predicted classes; for the share of samples the ends disagree on.
         allow_diverged: Lines to a network whose weights are not finite are NaN, and not refused.
 
     Raises:
-        LotteryError: ``fast`` for a module that cannot be run so; fewer than two checkpoints, one that does not fit or holds NaN, different masks, alphas outside
+        LotteryError: Fewer than two checkpoints, one that does not fit or holds NaN, different masks, alphas outside
             the line, a module that logs nothing or not the monitor, an accuracy in percent, no training batches to
-            recalibrate with; ``align`` for networks with masks, or without units that can be permuted.
+            recalibrate with; ``align`` for networks with masks, or without units that can be permuted; ``fast``
+            for a module that needs the usual format.
 
     Source: Frankle et al. 2020, section 2; Adilova et al. 2023, section 3, for single layers; Ainsworth et al. 2023 for
     the alignment; Wortsman et al. 2022 for the mean.
