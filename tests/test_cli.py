@@ -402,6 +402,7 @@ def test_sweep_says_from_which_step_on_a_network_is_stable(sweepable, here, caps
     main(command)
     said = capsys.readouterr().out
     assert "At most 6 trainings of children, beside the parents' 1" in said and "dense: stable from step 0 on." in said
+    assert re.findall(r"\((\d)/6\)", said) == ["1", "2", "3", "4", "5", "6"]  # over both steps
     assert json.loads((here / "out/summary.json").read_text())["networks"]["dense"]["step"] == 0
     main(command)
     assert capsys.readouterr().out.count(": done before") == 1 + 2 * 4

@@ -166,7 +166,7 @@ class InstabilitySweep:
         plan.check_snapshots()
         cells: list[Cell] = []
         while asked := plan.next_cells(report := plan.report(cells)):
-            _do_cells(asked, do, console)
+            _do_cells(asked, do, console, trained=len(cells) * plan.children, most=plan.most)
             cells += asked
         rows = [row for child in plan.parents for row in child.records()]
         rows += [row for cell in cells for row in cell.rows()]
@@ -266,12 +266,12 @@ def sweep_steps(child: Child, resume: str) -> list[Row]:
     return child.records()
 
 
-def _do_cells(cells: Sequence[Cell], do: Engine, console: Console) -> None:
-    """Train the children of cells, and judge the lines between them."""
+def _do_cells(cells: Sequence[Cell], do: Engine, console: Console, *, trained: int, most: int) -> None:
+    """Train the children of cells, numbered over the whole sweep, and judge the lines between them."""
     starts = [(f"{cell.name}: start", cell.plan.start) for cell in cells]
     do([(what, child) for what, child in starts if child is not None], console)
     named = [(f"{cell.name}: {child.folder.name}", child) for cell in cells for child in cell.plan.seeds]
-    do([(f"{what} ({number}/{len(named)})", child) for number, (what, child) in enumerate(named, start=1)], console)
+    do([(f"{what} ({number}/{most})", child) for number, (what, child) in enumerate(named, trained + 1)], console)
     for cell in cells:
         cell.plan.check_contract()
         cell.discard_stale_lines()

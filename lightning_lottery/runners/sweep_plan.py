@@ -76,14 +76,18 @@ class SweepPlan:
     empty: SweepReport
     cell: Callable[[str, int, int], Cell]
 
+    @property
+    def most(self) -> int:
+        """How many children may be trained, beside the parents."""
+        return sum(search.trainings(self.children, len(self.begins)) for search in self.searches.values())
+
     def announcement(self) -> str:
         """What it can cost at most."""
-        most = sum(search.trainings(self.children, len(self.begins)) for search in self.searches.values())
         first = next(iter(self.searches.values()))
         beside = f", beside the parents' {len(self.parents)}" if self.parents else ""
         pair = len(self.begins) == 1 and self.children == 2
         return (
-            f"At most {most} trainings of children{beside}: {self.children} of each parent at up to {first.points} of "
+            f"At most {self.most} trainings of children{beside}: {self.children} of each parent at up to {first.points} of "
             f"{len(first.steps)} steps, for {', '.join(self.searches)}."
             + (" One pair gives estimates and no verdict: add a child, or parents." if pair else "")
         )
