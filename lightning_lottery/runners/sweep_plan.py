@@ -87,8 +87,8 @@ class SweepPlan:
         beside = f", beside the parents' {len(self.parents)}" if self.parents else ""
         pair = len(self.begins) == 1 and self.children == 2
         return (
-            f"At most {self.most} trainings of children{beside}: {self.children} of each parent at up to {first.points} of "
-            f"{len(first.steps)} steps, for {', '.join(self.searches)}."
+            f"At most {self.most} trainings of children{beside}: {self.children} of each parent at up to "
+            f"{first.points} of {len(first.steps)} steps, for {', '.join(self.searches)}."
             + (" One pair gives estimates and no verdict: add a child, or parents." if pair else "")
         )
 
