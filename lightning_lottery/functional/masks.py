@@ -70,6 +70,34 @@ def keep_top(
     return {name: masks[name].view_as(score) for name, score in scores.items()}
 
 
+def keep_top_rows(scores: Tensor, sparsity: float) -> Tensor:
+    """What ``keep_top`` says of each row by itself, for many short rows at once.
+
+    Args:
+        scores: Floating-point, of shape (rows, n), without NaN.
+        sparsity: Fraction of each row that is removed, in [0, 1).
+
+    Returns:
+        Bool tensor of that shape, ``True`` = kept.
+
+    Example:
+        >>> keep_top_rows(torch.tensor([[3.0, 1.0, 2.0, 2.0], [0.0, 1.0, 2.0, 3.0]]), sparsity=0.5)
+        tensor([[ True, False,  True, False],
+                [False, False,  True,  True]])
+    """
+    check_sparsity(sparsity)
+    n = scores.shape[-1]
+    kept = round((1 - sparsity) * n)
+    if kept == 0:
+        return torch.zeros_like(scores, dtype=torch.bool)
+    threshold = scores.kthvalue(n - kept + 1, dim=-1, keepdim=True).values
+    above, ties = scores > threshold, scores == threshold
+    spare = kept - above.sum(-1, keepdim=True)
+    if (ties.sum(-1, keepdim=True) > spare).any():
+        ties &= ties.cumsum(-1) <= spare  # the first ones stay
+    return above | ties
+
+
 def count(masks: Masks) -> tuple[int, int]:
     """How many entries are kept, and how many there are.
 

@@ -1,6 +1,6 @@
 """Unit masks watched while a network trains: at several sparsities, by several rules, each kind of unit by itself."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from typing import Any, Literal, NamedTuple
 
@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from lightning_lottery.functional.detection import Detector, Verdict
-from lightning_lottery.functional.masks import Scores, keep_top
-from lightning_lottery.functional.settling import Rule, scores_differ
+from lightning_lottery.functional.masks import keep_top_rows
+from lightning_lottery.functional.settling import Rule
 from lightning_lottery.functional.stationarity import layers_by_units, nuclear_norm
 
 Per = Literal["all", "tensor"]
@@ -75,19 +75,20 @@ class Watch:
             scores: Of all units at each of them: shape (steps, units), on the CPU.
         """
         probes: list[Probe] = []
-        at = [self._split(row) for row in scores]
+        of_kinds = self._split(scores)
+        told = {kind: tells_apart(of, self.layers[kind].values(), self.per[kind]) for kind, of in of_kinds.items()}
         for name, (kind, sparsity) in self._series.items():
-            told = [i for i, of in enumerate(at) if kind in of]
-            masks = [unit_masks_of(at[i][kind], sparsity, self.per[kind]) for i in told]
-            if not masks:
+            at, layers = told[kind].nonzero().flatten().tolist(), self.layers[kind]
+            if not at:
                 continue
-            matrices = layers_by_units({layer: torch.stack([mask[layer] for mask in masks]) for layer in masks[0]})
-            norms = nuclear_norm(matrices).tolist()
-            self.norms[name] += zip([steps[i] for i in told], norms, strict=True)
-            for i, mask, norm in zip(told, masks, norms, strict=True):
+            masks = unit_masks_of(of_kinds[kind][at], layers.values(), sparsity, self.per[kind])
+            norms = nuclear_norm(layers_by_units(_by_layer(masks, layers))).tolist()
+            self.norms[name] += zip([steps[i] for i in at], norms, strict=True)
+            for i, mask, norm in zip(at, masks, norms, strict=True):
                 self._remember(name, steps[i], mask)
                 for rule, of in self.rules.items():
-                    verdict = self._detectors[rule, name].push(steps[i], mask if of.watches == "masks" else norm)
+                    observed = _by_layer(mask.clone(), layers) if of.watches == "masks" else norm
+                    verdict = self._detectors[rule, name].push(steps[i], observed)
                     if verdict is not None:
                         probes.append(Probe(rule, kind, sparsity, verdict))
         if len(steps):
@@ -101,14 +102,19 @@ class Watch:
 
     def masks(self, sparsity: float) -> dict[str, Tensor]:
         """The masks of all layers at the last step that was pushed; without kinds whose scores said nothing."""
-        of = self._split(self._latest[1]) if self._latest else {}
-        return {n: m for kind in of for n, m in unit_masks_of(of[kind], sparsity, self.per[kind]).items()}
+        found = {}
+        for kind, row in self._latest_scores().items():
+            layers = self.layers[kind]
+            found |= _by_layer(unit_masks_of(row, layers.values(), sparsity, self.per[kind])[0], layers)
+        return found
 
     def emptied(self, sparsity: float) -> list[str]:
         """The layers that would keep no unit at the last step, did not ``masks`` keep their best one."""
-        of = self._split(self._latest[1]) if self._latest else {}
-        raw = [keep_top(scores, sparsity, per=self.per[kind]) for kind, scores in of.items()]
-        return [name for masks in raw for name, mask in masks.items() if not mask.any()]
+        found = {}
+        for kind, row in self._latest_scores().items():
+            layers = self.layers[kind]
+            found |= _by_layer(_ranked(row, layers.values(), sparsity, self.per[kind])[0], layers)
+        return [name for name, mask in found.items() if not mask.any()]
 
     def distances(self, series: str) -> tuple[list[int], Tensor]:
         """Steps, and the Hamming distances of their masks to one another, as a square matrix.
@@ -140,37 +146,75 @@ class Watch:
         self._stride = state["stride"]
         self._latest = (state["latest"][0], state["latest"][1].clone()) if state["latest"] else None
 
-    def _split(self, row: Tensor) -> dict[str, dict[str, Tensor]]:
-        """The scores of each kind's layers, without the kinds that they say nothing of."""
-        parts = iter(torch.split(row, [size for layers in self.layers.values() for size in layers.values()]))
-        of = {kind: {name: next(parts) for name in layers} for kind, layers in self.layers.items()}
+    def _split(self, scores: Tensor) -> dict[str, Tensor]:
+        """The scores of each kind's units."""
+        sizes = [sum(layers.values()) for layers in self.layers.values()]
+        return dict(zip(self.layers, torch.split(scores, sizes, dim=-1), strict=True))
+
+    def _latest_scores(self) -> dict[str, Tensor]:
+        """Those of the last step, one row for each kind of which they say something."""
+        of_kinds = self._split(self._latest[1][None]) if self._latest else {}
         return {
-            kind: scores
-            for kind, scores in of.items()
-            if scores_differ(scores, self.per[kind]) and all(bool(s.isfinite().all()) for s in scores.values())
+            kind: row for kind, row in of_kinds.items() if tells_apart(row, self.layers[kind].values(), self.per[kind])
         }
 
-    def _remember(self, name: str, step: int, masks: Mapping[str, Tensor]) -> None:
+    def _remember(self, name: str, step: int, mask: Tensor) -> None:
         if step % self._stride:
             return
-        self._history[name].append((step, torch.cat(list(masks.values()))))
+        self._history[name].append((step, mask.clone()))
         if len(self._history[name]) > _HISTORY:
             self._stride *= 2
             for series, kept in self._history.items():
                 self._history[series] = [(step, mask) for step, mask in kept if step % self._stride == 0]
 
 
-def unit_masks_of(scores: Scores, sparsity: float, per: Per) -> dict[str, Tensor]:
+def unit_masks_of(scores: Tensor, sizes: Iterable[int], sparsity: float, per: Per) -> Tensor:
     """Masks that keep the units with the highest scores, and of a layer that would be emptied its best one.
 
+    Args:
+        scores: Of the units of one kind at several steps, shape (steps, units), layer after layer.
+        sizes: How many units each layer has.
+        sparsity: Fraction removed, in [0, 1).
+        per: Rank the units of all layers together, or each layer's by themselves.
+
+    Returns:
+        Bool tensor of the scores' shape.
+
     Example:
-        >>> unit_masks_of({"a": torch.tensor([1.0, 2.0]), "b": torch.tensor([3.0, 4.0])}, 0.5, "all")
-        {'a': tensor([False,  True]), 'b': tensor([True, True])}
+        >>> unit_masks_of(torch.tensor([[1.0, 2.0, 3.0, 4.0]]), (2, 2), 0.5, "all")
+        tensor([[False,  True,  True,  True]])
     """
-    masks = keep_top(scores, sparsity, per=per)
-    for name in [name for name, mask in masks.items() if not mask.any()]:
-        masks[name] = keep_top({name: scores[name]}, 1 - 1 / len(scores[name]))[name]
+    masks, sizes = _ranked(scores, sizes, sparsity, per), list(sizes)
+    for mask, own in zip(torch.split(masks, sizes, -1), torch.split(scores, sizes, -1), strict=True):
+        if not (kept := mask.any(-1)).all():
+            mask[~kept] = keep_top_rows(own[~kept], 1 - 1 / own.shape[-1])
     return masks
+
+
+def tells_apart(scores: Tensor, sizes: Iterable[int], per: Per) -> Tensor:
+    """For each step whether its scores are finite and differ (see ``scores_differ``): a bool tensor of shape (steps,).
+
+    Args:
+        scores: As for ``unit_masks_of``.
+        sizes: As there.
+        per: As there.
+    """
+    ranked = [part for part in _together(scores, sizes, per) if per == "all" or part.shape[-1] > 1]
+    differ = [(part != part[:, :1]).any(-1) for part in ranked]
+    return torch.stack([scores.isfinite().all(-1), *differ]).all(0)
+
+
+def _ranked(scores: Tensor, sizes: Iterable[int], sparsity: float, per: Per) -> Tensor:
+    return torch.cat([keep_top_rows(part, sparsity) for part in _together(scores, sizes, per)], -1)
+
+
+def _together(scores: Tensor, sizes: Iterable[int], per: Per) -> Sequence[Tensor]:
+    """The columns that are ranked together: all, or a layer's."""
+    return [scores] if per == "all" else torch.split(scores, list(sizes), -1)
+
+
+def _by_layer(masks: Tensor, layers: Mapping[str, int]) -> dict[str, Tensor]:
+    return dict(zip(layers, torch.split(masks, list(layers.values()), -1), strict=True))
 
 
 def names_of(rules: Sequence[Rule]) -> dict[str, Rule]:

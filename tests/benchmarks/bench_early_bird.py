@@ -37,8 +37,7 @@ def run(toy: bool = False) -> list[Row]:
         if chunk >= 6:  # before, the rules have not seen enough
             masks.append(between)
             probes.append(max(0.0, at_probe - between) / EVERY)
-            neurons = dict(zip(layers["neuron"], rows[0][72:].split(768), strict=True))
-            stacked = torch.stack(list(unit_masks_of(neurons, 0.5, "all").values())).double()
+            stacked = unit_masks_of(rows[:1, 72:], [768] * 12, 0.5, "all").view(12, 768).double()
             svd.append(seconds(partial(torch.linalg.svdvals, stacked)))
     return [
         ratio("early bird: noting scores / dense step", noting[:rounds], dense[:rounds], unit="%"),

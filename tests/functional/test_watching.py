@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from lightning_lottery.functional.masks import hamming, keep_top
-from lightning_lottery.functional.settling import ADF, HammingFIFO, SlopeHAC
-from lightning_lottery.functional.watching import Watch, names_of, unit_masks_of
+from lightning_lottery.functional.settling import ADF, HammingFIFO, SlopeHAC, scores_differ
+from lightning_lottery.functional.watching import Watch, names_of, tells_apart, unit_masks_of
 
 LAYERS = {"head": {"a": 4, "b": 4}, "neuron": {"c": 6, "d": 2}}
 PER = {"head": "tensor", "neuron": "all"}
@@ -38,10 +38,29 @@ def test_steps_whose_scores_are_equal_or_not_finite_say_nothing_of_that_kind_alo
 
 
 def test_a_layer_that_would_be_emptied_keeps_its_best_unit():
-    scores = {"a": torch.tensor([9.0, 8.0, 7.0]), "b": torch.tensor([1.0, 3.0, 2.0])}
-    masks = unit_masks_of(scores, 0.5, "all")
-    assert [mask.tolist() for mask in masks.values()] == [[True, True, True], [False, True, False]]
-    assert unit_masks_of({"a": torch.tensor([1.0, 2.0])}, 0.9, "tensor")["a"].tolist() == [False, True]
+    scores = torch.tensor([[9.0, 8.0, 7.0, 1.0, 3.0, 2.0], [9.0, 8.0, 1.0, 7.0, 3.0, 2.0]])
+    masks = unit_masks_of(scores, (3, 3), 0.5, "all")
+    assert masks.int().tolist() == [[1, 1, 1, 0, 1, 0], [1, 1, 0, 1, 0, 0]]
+    assert unit_masks_of(torch.tensor([[1.0, 2.0]]), (2,), 0.9, "tensor").tolist() == [[False, True]]
+
+
+@pytest.mark.parametrize("per", ["all", "tensor"])
+@pytest.mark.parametrize("values", [2, 5, 1000])  # many ties, some, none
+def test_many_steps_at_once_are_ranked_and_told_apart_as_each_by_itself(per, values):
+    sizes, generator = (5, 1, 7), torch.Generator().manual_seed(values)
+    scores = torch.randint(values, (200, 13), generator=generator).float()
+    scores[0] = 1.0
+    told = tells_apart(scores, sizes, per)
+    for sparsity in (0.0, 0.3, 0.5, 0.99):
+        masks = unit_masks_of(scores, sizes, sparsity, per)
+        for row, mask, differ in zip(scores, masks, told, strict=True):
+            layers = {str(i): part for i, part in enumerate(row.split(sizes))}
+            expected = keep_top(layers, sparsity, per=per)
+            for name in [name for name, of in expected.items() if not of.any()]:
+                expected[name] = keep_top({name: layers[name]}, 1 - 1 / len(layers[name]))[name]
+            assert torch.equal(mask, torch.cat(list(expected.values())))
+            assert differ == scores_differ(layers, per)
+    assert not told[0] and told[1:].any()
 
 
 def test_distances_are_the_hamming_distances_of_masks_and_old_ones_are_thinned_evenly():
