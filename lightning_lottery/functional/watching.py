@@ -102,7 +102,7 @@ class Watch:
 
     def masks(self, sparsity: float) -> dict[str, Tensor]:
         """The masks of all layers at the last step that was pushed; without kinds whose scores said nothing."""
-        found = {}
+        found: dict[str, Tensor] = {}
         for kind, row in self._latest_scores().items():
             layers = self.layers[kind]
             found |= _by_layer(unit_masks_of(row, layers.values(), sparsity, self.per[kind])[0], layers)
@@ -110,7 +110,7 @@ class Watch:
 
     def emptied(self, sparsity: float) -> list[str]:
         """The layers that would keep no unit at the last step, did not ``masks`` keep their best one."""
-        found = {}
+        found: dict[str, Tensor] = {}
         for kind, row in self._latest_scores().items():
             layers = self.layers[kind]
             found |= _by_layer(_ranked(row, layers.values(), sparsity, self.per[kind])[0], layers)
