@@ -24,7 +24,7 @@ from lightning_lottery import (
     Snapshots,
     Ticket,
 )
-from lightning_lottery.runners import engine, factories, instability, path_report
+from lightning_lottery.runners import engine, factories, instability, path_report, records
 from lightning_lottery.runners.children import Child
 from lightning_lottery.runners.processes import run_together
 from projects import Batches, plain_loader, says, trainer
@@ -521,7 +521,7 @@ class TestRefusals:
         def full(path, content, what):
             raise LotteryError(f"The {what} '{path}' could not be written: No space left on device.")
 
-        monkeypatch.setattr(path_report, "write_whole", full)
+        monkeypatch.setattr(records, "write_whole", full)
         with pytest.raises(LotteryError, match="could not be written: No space left on device"):
             closures().run(parent / "snapshots/step=5.ckpt", (1, 2), out=tmp_path)
 
@@ -564,7 +564,7 @@ if DEVICES > 1:
     for name, seed in (("1", 1), ("1-again", 1), ("2", 2)):
         config = {"seed_everything": seed, "ckpt_path": str(OUT / "start/start.ckpt")}
         train(Child(OUT / name, "fit", config), "", project)
-options = {"monitor": "test_acc", "mode": "max", "threshold": 0.02, "alphas": 5, "recalibrate": 0, "layer_alphas": [],
+options = {"monitor": "test_acc", "mode": "max", "threshold": 0.02, "alphas": 5, "recalibrate": 0, "layer_alphas": [], "fast": False,
            "predict": None, "checkpoints": [str(children / n / "last.ckpt") for n in ("1", "1-again", "2")],
            "is_null_control": False}
 lines = Child(OUT / "lines", "lines", {"seed_everything": 0, "ckpt_path": None}, {}, options)
