@@ -38,7 +38,7 @@ from lightning_lottery.ticket import write_whole
 ALPHAS = tuple(float(alpha) for alpha in np.linspace(0, 1, 21))
 """Where the line is evaluated by default: both ends and the middle among them."""
 
-MICRO_BATCH = 64
+MICRO_BATCH = 32
 """Samples of a forward pass whose activations stay in a processor's cache."""
 
 _OF_TRAINING = ("optimizer_states", "lr_schedulers", "callbacks", "MixedPrecision")
@@ -89,7 +89,7 @@ def path(
         submodule: Where in the module the checkpoints' weights go, such as ``"model"``; for checkpoints of the inner
             network.
         memory: Bytes of batches that are kept in memory; what does not fit is loaded anew for every place.
-        fast: On a CPU: forward passes of at most 64 samples, which stay in the processor's cache (whole batches where
+        fast: On a CPU: forward passes of at most 32 samples, which stay in the processor's cache (whole batches where
             the Trainer limits their number), and convolutions in the channels-last format. Equal up to rounding where
             what the module logs are means over samples, or metrics of torchmetrics; it must not `view` what comes out
             of a convolution (`reshape` and `flatten` are fine).
