@@ -61,7 +61,7 @@ def run_one(child: Child, what: str, console: Console) -> None:
         _leave_progress_bar(console)
         console.print(f"{what}: interrupted. The same command goes on from here.")
         raise
-    if code:
+    if _has_failed(child, code):
         _leave_progress_bar(console)
         raise LotteryError(_failure(what, code))
 
@@ -125,10 +125,10 @@ def follow(
                 if (code := poll()) is not None:
                     del running[slot]
                     free.append(slot)
-                    if code:
+                    if has_failed := _has_failed(child, code):
                         failed.append(f"{_failure(what, code)} (see {child.folder / 'child.log'})")
-                    told = "failed" if code else "done"
-                    progress.update(task, total=1, completed=int(not code), told=told, visible=bool(code) or not many)
+                    told = "failed" if has_failed else "done"
+                    progress.update(task, total=1, completed=not has_failed, told=told, visible=has_failed or not many)
                     total = int(progress.tasks[whole].total or 0)
                     progress.update(whole, advance=1, told=f"{total - len(waiting) - len(running)}/{total}")
     if failed:
@@ -201,6 +201,11 @@ def _devices() -> list[str]:
     if visible := os.environ.get("CUDA_VISIBLE_DEVICES"):
         return visible.split(",")
     return [str(number) for number in range(torch.cuda.device_count())]
+
+
+def _has_failed(child: Child, code: int) -> bool:
+    """A child that wrote everything has not, however its process ended: threads may abort it while it shuts down."""
+    return code != 0 and not child.is_done
 
 
 def _failure(what: str, code: int) -> str:

@@ -2,11 +2,14 @@ import fcntl
 import json
 import os
 import re
+import signal
 from contextlib import nullcontext
+from io import StringIO
 from types import SimpleNamespace
 
 import pytest
 import torch
+from rich.console import Console
 from torch.utils.data import DataLoader
 
 from lightning_lottery import LotteryError
@@ -219,6 +222,21 @@ def test_the_exit_code_of_a_child_is_that_of_its_process(tmp_path, capfd):
     assert run_child(Child(tmp_path / "none", "fit", {})) == 2
     said = capfd.readouterr().err
     assert "is not a child's folder" in said and "Traceback" not in said
+
+
+def test_a_child_that_wrote_everything_is_done_however_its_process_ended(child, config, tmp_path, monkeypatch):
+    quiet, aborted = Console(file=StringIO()), -int(signal.SIGABRT)
+    monkeypatch.setattr(processes, "run_child", lambda child: in_this_process(child) or aborted)
+    processes.run_one(child, "dense", quiet)
+    assert child.is_done
+    children = [(name, Child(tmp_path / name, "fit", config)) for name in ("one", "other")]
+
+    def launch(child, slot):
+        return lambda: (in_this_process(child) if child.folder.name == "one" else 0) or aborted
+
+    with pytest.raises(LotteryError, match="^other was ended by SIGABRT"):
+        processes.follow(children, launch, 1, quiet)
+    assert [child.is_done for _, child in children] == [True, False]
 
 
 def test_an_interrupted_child_is_given_the_time_to_shut_down(child, monkeypatch):
