@@ -64,6 +64,8 @@ def run_one(child: Child, what: str, console: Console) -> None:
     if _has_failed(child, code):
         _leave_progress_bar(console)
         raise LotteryError(_failure(what, code))
+    if code:
+        console.print(f"{what}: {_told(code)}")
 
 
 def run_together(children: Sequence[tuple[str, Child]], console: Console, *, jobs: int) -> None:
@@ -127,7 +129,7 @@ def follow(
                     free.append(slot)
                     if has_failed := _has_failed(child, code):
                         failed.append(f"{_failure(what, code)} (see {child.folder / 'child.log'})")
-                    told = "failed" if has_failed else "done"
+                    told = "failed" if has_failed else _told(code)
                     progress.update(task, total=1, completed=not has_failed, told=told, visible=has_failed or not many)
                     total = int(progress.tasks[whole].total or 0)
                     progress.update(whole, advance=1, told=f"{total - len(waiting) - len(running)}/{total}")
@@ -204,8 +206,12 @@ def _devices() -> list[str]:
 
 
 def _has_failed(child: Child, code: int) -> bool:
-    """A child that wrote everything has not, however its process ended: threads may abort it while it shuts down."""
+    """A child that wrote everything has not, however its process ended: what comes after is its shutting down."""
     return code != 0 and not child.is_done
+
+
+def _told(code: int) -> str:
+    return f"done, but its process ended with exit code {code} afterwards" if code else "done"
 
 
 def _failure(what: str, code: int) -> str:

@@ -228,7 +228,7 @@ def test_a_child_that_wrote_everything_is_done_however_its_process_ended(child, 
     quiet, aborted = Console(file=StringIO()), -int(signal.SIGABRT)
     monkeypatch.setattr(processes, "run_child", lambda child: in_this_process(child) or aborted)
     processes.run_one(child, "dense", quiet)
-    assert child.is_done
+    assert child.is_done and "dense: done, but its process ended with exit code -6 afterwards" in quiet.file.getvalue()
     children = [(name, Child(tmp_path / name, "fit", config)) for name in ("one", "other")]
 
     def launch(child, slot):

@@ -1,4 +1,4 @@
-"""Children on Dask's workers and in SLURM job arrays: the same as one after another."""
+"""Children on Dask's workers, in SLURM job arrays, and several at once: the same as one after another."""
 
 import json
 import os
@@ -71,12 +71,13 @@ def sweep(parent, make=make_trainer):
     return InstabilitySweep(Net, make_data, make, snapshots=[parent], seeds=[1, 2], alphas=3)
 
 
-def test_dask_s_workers_find_what_is_found_one_after_another(parent, scheduler, tmp_path):
+def test_two_at_once_dask_s_workers_and_one_after_another_find_the_same(parent, scheduler, tmp_path):
     here = sweep(parent, make=lambda **given: make_trainer(**given)).run(out=tmp_path / "here")
-    found = sweep(parent).run(out=tmp_path / "dask", dask=scheduler)
-    assert found.barriers("dense") == here.barriers("dense") and found.lines("dense") == here.lines("dense")
-    texts = [(tmp_path / of / "results.jsonl").read_text() for of in ("dask", "here")]
-    assert texts[0] == texts[1]
+    for name, how in (("jobs", {"jobs": 2}), ("dask", {"dask": scheduler})):
+        found = sweep(parent).run(out=tmp_path / name, **how)
+        assert found.barriers("dense") == here.barriers("dense") and found.lines("dense") == here.lines("dense")
+        texts = [(tmp_path / of / "results.jsonl").read_text() for of in (name, "here")]
+        assert texts[0] == texts[1]
 
 
 class Slow(Callback):
