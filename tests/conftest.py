@@ -3,7 +3,7 @@ import os
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when transformers is imported: no test may load from a hub
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the processes that tests start, as below of this one
+os.environ["OMP_NUM_THREADS"] = "1"  # whatever a shell says: processes that tests start count as this one does, below
 
 import pytest  # noqa: E402
 import torch  # noqa: E402

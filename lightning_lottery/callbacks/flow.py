@@ -38,6 +38,7 @@ class Flow:
         self._layers = [child for child in module.modules() if any(p.ndim > 1 for p in child.parameters(recurse=False))]
         self._first: list[nn.Module] = []
         self._scale = 1.0
+        self._scores: dict[str, Tensor] = {}
         for child in module.modules():
             if any(fnmatchcase(cls.__name__, pattern) for cls in type(child).__mro__ for pattern in bypass):
                 child.register_forward_hook(lambda layer, args, output: args[0])
@@ -58,16 +59,17 @@ class Flow:
         return torch.stack(sums).sum() * scale
 
     def scores(self, weights: Weights) -> dict[str, Tensor]:
-        """SynFlow's scores, all scaled by one factor where they would overflow.
+        """SynFlow's scores, all scaled by one factor where they would overflow; the next call writes over them.
 
         Raises:
             LotteryError: They overflow all the same.
         """
+        self._scores = self._scores or {name: torch.empty_like(weight) for name, weight in weights.items()}
         octaves = int(math.log2(torch.finfo(self._dtype).max)) // 4
         for exponent in range(4):
             scale = 2.0 ** -(octaves * exponent)
-            scores = synflow(lambda lent, scale=scale: self(lent, scale), weights)  # type: ignore[misc]
-            if all(bool(score.max().isfinite()) for score in scores.values() if score.numel()):
+            scores = synflow(lambda lent, scale=scale: self(lent, scale), weights, out=self._scores)  # type: ignore[misc]
+            if all(bool(score.sum().isfinite()) or bool(score.isfinite().all()) for score in scores.values()):
                 return scores
         raise LotteryError(
             f"SynFlow's scores are not finite, in {self._dtype} and scaled down: the network is too deep without norm "

@@ -1,5 +1,6 @@
 """PLATON: prune by sensitivity and its uncertainty while training."""
 
+import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -210,11 +211,11 @@ class PLATON(MaskCallback):
 def _all_finite(grads: list[Tensor]) -> Tensor:
     """1 where every entry is finite, else 0: on the device, so that no step waits for it.
 
-    The largest absolute value tells. On the host the usual norm is faster, but may overflow.
+    The largest absolute value tells. On the host sums are faster, but may overflow, so that one has to look again.
     """
     if not _on_host(grads[0]):
         return torch.nn.utils.get_total_norm(grads, torch.inf).isfinite().int()
-    finite = bool(torch.nn.utils.get_total_norm(grads).isfinite()) or all(bool(g.isfinite().all()) for g in grads)
+    finite = all(math.isfinite(grad.sum()) or bool(grad.isfinite().all()) for grad in grads)
     return torch.tensor(int(finite), dtype=torch.int32)
 
 

@@ -70,21 +70,36 @@ def state_of(module: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:
 def with_state(module: nn.Module, method: str, dtype: torch.dtype) -> Callable[..., Any]:
     """A method of the module as a function of its state: ``f(state, *args, **kwargs)``; names as ``state_of`` gives.
 
-    Tensors that it makes without saying of what are of ``dtype``.
+    The state stays in the module, as ``untouched`` lends it, until the next call: what a call does not name is as the
+    call before left it. Tensors that the method makes without saying of what are of ``dtype``.
     """
-    step = _Method(module, method)
-    names = {plain_name(name): name for name, _ in (*module.named_parameters(), *module.named_buffers())}
+    owners = _owners(module)
 
     def call(state: Mapping[str, Tensor], *args: Any, **kwargs: Any) -> Any:
-        lent = {f"module.{names[name]}": tensor for name, tensor in state.items()}
+        for name, tensor in state.items():
+            for tensors, leaf in owners[name]:
+                tensors[leaf] = tensor
         default = torch.get_default_dtype()
         torch.set_default_dtype(dtype)
         try:
-            return torch.func.functional_call(step, lent, args, kwargs)
+            return getattr(module, method)(*args, **kwargs)
         finally:
             torch.set_default_dtype(default)
 
     return call
+
+
+def _owners(module: nn.Module) -> dict[str, list[tuple[dict[str, Any], str]]]:
+    """Where modules keep each parameter and buffer: several places where it is tied."""
+    owners: dict[str, list[tuple[dict[str, Any], str]]] = {}
+    first_names: dict[Tensor, str] = {}
+    for path, child in module.named_modules():
+        for tensors in (child._parameters, child._buffers):
+            for leaf, tensor in tensors.items():
+                if tensor is not None:
+                    name = first_names.setdefault(tensor, plain_name(f"{path}.{leaf}" if path else leaf))
+                    owners.setdefault(name, []).append((tensors, leaf))
+    return owners
 
 
 def cast(value: Any, dtype: torch.dtype, scale: float = 1.0) -> Any:
@@ -185,18 +200,6 @@ class _Direct:
 def _nothing_around(*_: Any, **__: Any) -> Iterator[None]:
     """Stands in for what others do before and after the function."""
     yield
-
-
-class _Method(nn.Module):
-    """One method of a module as the ``forward`` of another, which is what ``functional_call`` can call."""
-
-    def __init__(self, module: nn.Module, method: str) -> None:
-        super().__init__()
-        self.module = module
-        self.method = method
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        return getattr(self.module, self.method)(*args, **kwargs)
 
 
 def _unstarted(loader: Any) -> Any:

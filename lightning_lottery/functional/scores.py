@@ -45,7 +45,9 @@ def magnitude(params: Mapping[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
-def synflow(output: Callable[[Weights], Tensor], weights: Weights) -> dict[str, Tensor]:
+def synflow(
+    output: Callable[[Weights], Tensor], weights: Weights, *, out: Scores | None = None
+) -> dict[str, Tensor]:
     """The flow through every weight: ``|w * dR/dw|``, ``R`` the sum of the network's outputs.
 
     With non-negative weights, biases and input, and where doubling the weights of one layer doubles ``R``, each layer's
@@ -55,6 +57,7 @@ def synflow(output: Callable[[Weights], Tensor], weights: Weights) -> dict[str, 
         output: From weights to the network's output, for a fixed non-negative input, all else non-negative.
         weights: Name to non-negative tensor, removed entries zero; float64 where the network is deep, for nothing
             cancels among positive numbers.
+        out: Where to, instead of new memory, which costs more than the product does.
 
     Returns:
         Name to tensor of the weight's shape and dtype, entries in [0, inf); zero where the weight is.
@@ -71,7 +74,10 @@ def synflow(output: Callable[[Weights], Tensor], weights: Weights) -> dict[str, 
     with torch.enable_grad():
         flow = output(leaves).sum()
     gradients = _gradients(flow, leaves)
-    return {name: (gradients[name] * weight.detach()).abs_() for name, weight in leaves.items()}
+    return {
+        name: torch.mul(gradients[name], weight.detach(), out=out[name] if out else None).abs_()
+        for name, weight in leaves.items()
+    }
 
 
 def iterative_masks(
