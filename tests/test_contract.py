@@ -219,6 +219,85 @@ def test_frozen_weights_are_zero_in_every_step_with_every_optimizer(make, optimi
             assert key == "step" or value is None or not value[~mask].any()
 
 
+class Onlooker(Callback):
+    """Looks at gradients before the step, so they must be masked by then."""
+
+    def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+        self.optimizer = optimizer
+
+
+@EVERY_FROZEN
+@pytest.mark.parametrize("optimizer", WITH_STATE_PER_WEIGHT.values())
+def test_whether_gradients_are_masked_changes_no_weight_and_no_state_at_the_end(make, optimizer, tmp_path):
+    ends = []
+    for others in ((), (Onlooker(),)):
+        torch.manual_seed(0)
+        callback = make()
+        ends.append(ending(fit(tmp_path, *others, callback, module=Odd(optimizer=optimizer)), callback))
+    assert same(*ends)
+
+
+class AtTheLastStep(Callback):
+    """What is left of removed weights in gradients and optimizer state once the last step but one is done."""
+
+    lottery_place = 3
+
+    def __init__(self, callback: MaskCallback) -> None:
+        self.callback = callback
+
+    def on_train_batch_end(self, trainer, pl_module, *_):
+        if trainer.global_step == STEPS - 1:
+            removed = {self.callback.parameters[name]: ~mask for name, mask in self.callback.masks.items()}
+            (optimizer,) = trainer.optimizers
+            self.gradients = any(param.grad[where].any() for param, where in removed.items())
+            self.state = any(optimizer.state[param]["exp_avg"][where].any() for param, where in removed.items())
+            trainer.save_checkpoint("a.ckpt")
+            saved = torch.load("a.ckpt", weights_only=True)["optimizer_states"][0]["state"]
+            numbers = {param: number for number, param in enumerate(optimizer.param_groups[0]["params"])}
+            self.saved = any(saved[numbers[param]]["exp_avg"][where].any() for param, where in removed.items())
+
+
+class OwnClipping(Odd):
+    def configure_gradient_clipping(self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None):
+        self.seen = [p.grad for group in optimizer.param_groups for p in group["params"]]
+
+
+class OwnLook(Odd):
+    def on_before_optimizer_step(self, optimizer):
+        self.seen = optimizer
+
+
+class OwnOptimizer(Odd):
+    def configure_optimizers(self):
+        return type("Own", (torch.optim.AdamW,), {})([p for p in self.parameters() if p.requires_grad], lr=1e-2)
+
+
+@pytest.mark.parametrize("make", [FROZEN[name] for name in ("MagnitudePruning", "MaskFreezing")])
+@pytest.mark.parametrize(
+    ("module", "others", "given"),
+    [
+        (Odd, (), {"gradient_clip_val": 1.0}),
+        (OwnClipping, (), {}),
+        (OwnLook, (), {}),
+        (OwnOptimizer, (), {}),
+        (lambda: Odd(manual=True), (), {}),
+        (Odd, (Onlooker,), {}),
+        (Odd, (), {}),
+    ],
+    ids=["clipped", "own clipping", "own hook", "own optimizer", "manual", "a callback looks", "nobody looks"],
+)
+def test_gradients_are_masked_where_that_matters_and_no_checkpoint_remembers_others(
+    make, module, others, given, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    callback = make()
+    look = AtTheLastStep(callback)
+    fit(tmp_path, *(other() for other in others), callback, look, module=module(), **given)
+    nobody_looks = module is Odd and not others and not given
+    assert look.gradients == look.state == nobody_looks
+    assert not look.saved
+
+
 @EVERY
 @pytest.mark.parametrize("optimizer", WITH_STATE_PER_WEIGHT.values())
 def test_twelve_steps_prune_exactly_with_every_optimizer(make, optimizer, tmp_path):

@@ -15,7 +15,14 @@ from torch import Tensor, nn
 from torch.optim import LBFGS, Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from lightning_lottery.callbacks.loop import StepClock, batches_that_stepped, enter, restore_loader, steps_of_fit
+from lightning_lottery.callbacks.loop import (
+    StepClock,
+    batches_that_stepped,
+    enter,
+    gradients_matter,
+    restore_loader,
+    steps_of_fit,
+)
 from lightning_lottery.callbacks.masked import Masked, check_agreement, cloned
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.functional.masks import Masks, Scores, count, keep_top
@@ -44,7 +51,7 @@ class MaskCallback(Callback):
     """
 
     frozen: ClassVar[bool] = True
-    """A removed weight stays exactly zero: gradients, optimizer state and weights are masked at every step."""
+    """A removed weight stays exactly zero: weights are masked at every step, gradients where that changes anything."""
 
     lottery_place: ClassVar[int] = 1
     """Acts after all callbacks that may write weights."""
@@ -89,6 +96,7 @@ class MaskCallback(Callback):
         self._restored: Mapping[str, Any] | None = None
         self._weights_hash: dict[str, str] = {}
         self._dead: set[str] = set()
+        self._gradients_matter = True
         self._is_shown = False
 
     # What a method says.
@@ -258,12 +266,13 @@ class MaskCallback(Callback):
             self._update(trainer)
         else:
             self._log(trainer, self.sparsity, {})
+        self._gradients_matter = gradients_matter(trainer)
         # Right after the step, not at the batch's end: nobody between may see or save a revived weight.
         for optimizer in trainer.optimizers:
             self._hooks.append(optimizer.register_step_post_hook(lambda *_: self._masked.mask_weights_()))
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        if self.frozen:
+        if self.frozen and self._gradients_matter:
             self._masked.mask_gradients_()
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
@@ -306,6 +315,8 @@ class MaskCallback(Callback):
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Mask what is saved: another callback may have put averaged weights there."""
+        if self.frozen:
+            self._masked.clear_optimizer_state_(trainer.optimizers)  # what is saved shares its memory
         if self.frozen or self._is_held:
             self._masked.mask_checkpoint(checkpoint, self._ties)
 
@@ -421,7 +432,8 @@ class MaskCallback(Callback):
         self._masked.mask_averages_(trainer.callbacks)  # type: ignore[attr-defined]
 
     def _audit(self, trainer: Trainer) -> None:
-        """Count removed weights that are not zero, log the count, and zero them."""
+        """Count removed weights that are not zero, log the count, and zero them; nor do optimizers remember any."""
+        self._masked.clear_optimizer_state_(trainer.optimizers)
         revived = self._masked.revived()
         self._to_loggers(trainer, {"mask/revived": sum(revived.values())})
         if revived:

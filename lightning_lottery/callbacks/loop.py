@@ -5,6 +5,8 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, GradientAccumulationScheduler
+from lightning.pytorch.utilities.model_helpers import is_overridden
+from torch.optim import ASGD, SGD, Adadelta, Adagrad, Adam, Adamax, AdamW, NAdam, RAdam, RMSprop, Rprop
 
 from lightning_lottery.errors import LotteryError
 
@@ -116,6 +118,27 @@ def restore_loader(trainer: Trainer) -> None:
     if loop._combined_loader_states_to_load and loop._data_fetcher is not None:
         loop._load_combined_loader_states()
         iter(loop._data_fetcher)
+
+
+_ENTRY_BY_ENTRY = (ASGD, SGD, Adadelta, Adagrad, Adam, Adamax, AdamW, NAdam, RAdam, RMSprop, Rprop)
+
+
+def gradients_matter(trainer: Trainer) -> bool:
+    """Whether gradients of removed weights can change more than those weights, which are masked after the step.
+
+    They cannot where automatic optimization hands them, not clipped and looked at by nobody before the step, to
+    optimizers that treat every entry by itself. Masking them all the same would double the cost of freezing.
+    """
+    module = trainer.lightning_module
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    onlookers = [module, *(callback for callback in callbacks if not isinstance(callback, ActsLate))]
+    return (
+        not module.automatic_optimization
+        or bool(trainer.gradient_clip_val)
+        or is_overridden("configure_gradient_clipping", module)
+        or any(is_overridden("on_before_optimizer_step", onlooker) for onlooker in onlookers)
+        or any(type(optimizer) not in _ENTRY_BY_ENTRY for optimizer in trainer.optimizers)
+    )
 
 
 def batches_that_stepped(trainer: Trainer) -> int:

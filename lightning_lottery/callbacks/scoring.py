@@ -70,20 +70,23 @@ def state_of(module: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:
 def with_state(module: nn.Module, method: str, dtype: torch.dtype) -> Callable[..., Any]:
     """A method of the module as a function of its state: ``f(state, *args, **kwargs)``; names as ``state_of`` gives.
 
-    The state stays in the module, as ``untouched`` lends it, until the next call: what a call does not name is as the
-    call before left it. Tensors that the method makes without saying of what are of ``dtype``.
+    Tensors that it makes without saying of what are of ``dtype``. As ``torch.func.functional_call``, which looks up
+    every name anew at each call: for small networks that takes longer than everything else.
     """
     owners = _owners(module)
 
     def call(state: Mapping[str, Tensor], *args: Any, **kwargs: Any) -> Any:
-        for name, tensor in state.items():
-            for tensors, leaf in owners[name]:
-                tensors[leaf] = tensor
+        places = [(*place, tensor) for name, tensor in state.items() for place in owners[name]]
+        own = [tensors[leaf] for tensors, leaf, _ in places]
         default = torch.get_default_dtype()
-        torch.set_default_dtype(dtype)
         try:
+            torch.set_default_dtype(dtype)
+            for tensors, leaf, tensor in places:
+                tensors[leaf] = tensor
             return getattr(module, method)(*args, **kwargs)
         finally:
+            for (tensors, leaf, _), tensor in zip(places, own, strict=True):
+                tensors[leaf] = tensor
             torch.set_default_dtype(default)
 
     return call

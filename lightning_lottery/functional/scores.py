@@ -45,9 +45,7 @@ def magnitude(params: Mapping[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
-def synflow(
-    output: Callable[[Weights], Tensor], weights: Weights, *, out: Scores | None = None
-) -> dict[str, Tensor]:
+def synflow(output: Callable[[Weights], Tensor], weights: Weights, *, out: Scores | None = None) -> dict[str, Tensor]:
     """The flow through every weight: ``|w * dR/dw|``, ``R`` the sum of the network's outputs.
 
     With non-negative weights, biases and input, and where doubling the weights of one layer doubles ``R``, each layer's
