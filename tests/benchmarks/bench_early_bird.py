@@ -36,7 +36,7 @@ def run(toy: bool = False) -> list[Row]:
         at_probe = seconds(partial(probing.push, at[-1:], rows[-1:]))
         if chunk >= 6:  # before, the rules have not seen enough
             masks.append(between)
-            probes.append(max(0.0, at_probe - between) / EVERY)
+            probes.append(max(0.0, at_probe - between) / EVERY / len(layers))
             stacked = unit_masks_of(rows[:1, 72:], [768] * 12, 0.5, "all").view(12, 768).double()
             svd.append(seconds(partial(torch.linalg.svdvals, stacked)))
     return [
@@ -49,7 +49,7 @@ def run(toy: bool = False) -> list[Row]:
             goal="<= 0.2 %",
         ),
         ratio(
-            "early bird: three rules' probes, amortised / dense step",
+            "early bird: three rules' probe of one series, amortised / dense step",
             probes,
             dense[:rounds],
             unit="%",
