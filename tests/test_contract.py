@@ -15,6 +15,7 @@ from lightning.pytorch.callbacks import (
     WeightAveraging,
 )
 from lightning.pytorch.plugins import MixedPrecision
+from lightning.pytorch.plugins.precision import Precision
 
 from blocks import Blocks
 from lightning_lottery import (
@@ -220,25 +221,32 @@ def test_frozen_weights_are_zero_in_every_step_with_every_optimizer(make, optimi
 
 
 class Onlooker(Callback):
-    """Looks at gradients before the step, so they must be masked by then."""
+    """Acts after the callback, so that gradients of removed weights must be zero when it looks at them."""
+
+    lottery_place = 2
+
+    def __init__(self, callback: MaskCallback) -> None:
+        self.callback = callback
 
     def on_before_optimizer_step(self, trainer, pl_module, optimizer):
-        self.optimizer = optimizer
+        for name, mask in self.callback.masks.items():
+            assert not self.callback.parameters[name].grad[~mask].any()
 
 
 @EVERY_FROZEN
 @pytest.mark.parametrize("optimizer", WITH_STATE_PER_WEIGHT.values())
 def test_whether_gradients_are_masked_changes_no_weight_and_no_state_at_the_end(make, optimizer, tmp_path):
     ends = []
-    for others in ((), (Onlooker(),)):
+    for looks in (False, True):
         torch.manual_seed(0)
         callback = make()
-        ends.append(ending(fit(tmp_path, *others, callback, module=Odd(optimizer=optimizer)), callback))
+        others = [Onlooker(callback)] if looks else []
+        ends.append(ending(fit(tmp_path, callback, *others, module=Odd(optimizer=optimizer)), callback))
     assert same(*ends)
 
 
-class AtTheLastStep(Callback):
-    """What is left of removed weights in gradients and optimizer state once the last step but one is done."""
+class AtTheLastStepButOne(Callback):
+    """What is left of removed weights in gradients, in optimizer state, and in a checkpoint written then."""
 
     lottery_place = 3
 
@@ -259,7 +267,7 @@ class AtTheLastStep(Callback):
 
 class OwnClipping(Odd):
     def configure_gradient_clipping(self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None):
-        self.seen = [p.grad for group in optimizer.param_groups for p in group["params"]]
+        torch.nn.utils.clip_grad_norm_(self.parameters(), 0.1)
 
 
 class OwnLook(Odd):
@@ -267,35 +275,114 @@ class OwnLook(Odd):
         self.seen = optimizer
 
 
+def trainable(module):
+    return [param for param in module.parameters() if param.requires_grad]
+
+
 class OwnOptimizer(Odd):
     def configure_optimizers(self):
-        return type("Own", (torch.optim.AdamW,), {})([p for p in self.parameters() if p.requires_grad], lr=1e-2)
+        return type("Own", (torch.optim.AdamW,), {})(trainable(self), lr=1e-2)
 
 
-@pytest.mark.parametrize("make", [FROZEN[name] for name in ("MagnitudePruning", "MaskFreezing")])
+class OwnPrecision(Precision):
+    """May do with gradients what it likes."""
+
+
+class LooksToo(MaskFreezing):
+    def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+        super().on_before_optimizer_step(trainer, pl_module, optimizer)
+        torch.nn.utils.clip_grad_norm_(pl_module.parameters(), 0.1)
+
+
+FREEZING, MAGNITUDE = CALLBACKS["MaskFreezing"], CALLBACKS["MagnitudePruning"]
+
+
 @pytest.mark.parametrize(
-    ("module", "others", "given"),
+    ("make", "module", "given", "masked"),
     [
-        (Odd, (), {"gradient_clip_val": 1.0}),
-        (OwnClipping, (), {}),
-        (OwnLook, (), {}),
-        (OwnOptimizer, (), {}),
-        (lambda: Odd(manual=True), (), {}),
-        (Odd, (Onlooker,), {}),
-        (Odd, (), {}),
+        (FREEZING, Odd, lambda: {}, False),
+        (MAGNITUDE, Odd, lambda: {}, False),
+        (FREEZING, Odd, lambda: {"gradient_clip_val": 1.0}, True),
+        (MAGNITUDE, Odd, lambda: {"gradient_clip_val": 1.0}, True),
+        (FREEZING, OwnClipping, lambda: {}, True),
+        (FREEZING, OwnLook, lambda: {}, True),
+        (FREEZING, OwnOptimizer, lambda: {}, True),
+        (FREEZING, lambda: Odd(manual=True), lambda: {}, True),
+        (FREEZING, Odd, lambda: {"plugins": [OwnPrecision()]}, True),
+        (FREEZING, Odd, lambda: {"plugins": [scaler(1024.0)]}, True),
+        (lambda: LooksToo(ticket()), Odd, lambda: {}, True),
     ],
-    ids=["clipped", "own clipping", "own hook", "own optimizer", "manual", "a callback looks", "nobody looks"],
+    ids=[
+        *("nobody looks", "nobody looks, magnitude", "clipped", "clipped, magnitude", "own clipping", "own hook"),
+        *("own optimizer", "manual", "own precision", "scaler", "a method that does more"),
+    ],
 )
-def test_gradients_are_masked_where_that_matters_and_no_checkpoint_remembers_others(
-    make, module, others, given, tmp_path, monkeypatch
+def test_gradients_are_masked_where_kept_weights_depend_on_them_and_no_checkpoint_remembers_others(
+    make, module, given, masked, tmp_path, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
     callback = make()
-    look = AtTheLastStep(callback)
-    fit(tmp_path, *(other() for other in others), callback, look, module=module(), **given)
-    nobody_looks = module is Odd and not others and not given
-    assert look.gradients == look.state == nobody_looks
+    look = AtTheLastStepButOne(callback)
+    fit(tmp_path, callback, look, module=module(), **given())
+    assert (look.gradients, look.state) == (not masked, not masked)
     assert not look.saved
+
+
+def test_gradients_are_masked_from_the_step_on_in_which_clipping_begins(tmp_path):
+    class Later(Callback):
+        def on_train_epoch_start(self, trainer, pl_module):
+            if trainer.current_epoch == 1:
+                trainer.gradient_clip_val = 0.05
+
+    ends = []
+    for looks in (False, True):
+        torch.manual_seed(0)
+        callback = FREEZING()
+        others = [Onlooker(callback)] if looks else []
+        ends.append(ending(fit(tmp_path, Later(), callback, *others, module=Odd()), callback))
+    assert same(*ends)
+
+
+def test_an_infinite_gradient_of_removed_weights_skips_no_step_of_a_fused_optimizer_under_a_scaler(tmp_path):
+    class SteepAtZero(Odd):
+        def loss(self, batch):
+            return super().loss(batch) + 1e-3 * self.tied_a.weight.abs().sqrt().sum()
+
+    callback = FREEZING()
+    trainer = fit(tmp_path, callback, module=SteepAtZero("fused"), plugins=[scaler(1024.0)])
+    assert callback.step == STEPS and trainer.precision_plugin.scaler.get_scale() == 1024.0
+
+
+class Preconditioned(torch.optim.SGD):
+    """Keeps a matrix for each weight that has the weight's shape, but not its meaning."""
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        loss = closure()
+        for param in self.param_groups[0]["params"]:
+            if param.ndim == 2 and param.shape[0] == param.shape[1]:
+                matrix = self.state[param].setdefault("matrix", torch.eye(len(param)))
+                matrix.lerp_(param.grad @ param.grad.mT + torch.eye(len(param)), 0.1)
+                param.grad.copy_(torch.linalg.solve(matrix, param.grad))
+        super().step()
+        return loss
+
+
+def test_saving_changes_nothing_for_an_optimizer_that_mixes_entries(tmp_path):
+    class WithPreconditioner(Odd):
+        def configure_optimizers(self):
+            return Preconditioned(trainable(self), lr=1e-2)
+
+    class Saves(Callback):
+        def on_train_batch_end(self, trainer, pl_module, *_):
+            trainer.save_checkpoint(tmp_path / "a.ckpt")
+
+    ends = []
+    for others in ([], [Saves()]):
+        torch.manual_seed(0)
+        trainer = fit(tmp_path, FREEZING(), *others, module=WithPreconditioner())
+        ends.append(trainer.lightning_module.state_dict())
+    assert same(*ends)
 
 
 @EVERY

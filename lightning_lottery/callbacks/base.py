@@ -51,7 +51,7 @@ class MaskCallback(Callback):
     """
 
     frozen: ClassVar[bool] = True
-    """A removed weight stays exactly zero: weights are masked at every step, gradients where that changes anything."""
+    """A removed weight stays exactly zero: weights are masked at every step, gradients where that matters."""
 
     lottery_place: ClassVar[int] = 1
     """Acts after all callbacks that may write weights."""
@@ -96,13 +96,16 @@ class MaskCallback(Callback):
         self._restored: Mapping[str, Any] | None = None
         self._weights_hash: dict[str, str] = {}
         self._dead: set[str] = set()
-        self._gradients_matter = True
+        self._remembers_removed = False  # whether an optimizer saw gradients of removed weights
         self._is_shown = False
 
     # What a method says.
 
     def observe(self, params: Mapping[str, nn.Parameter], step: int) -> None:
-        """See one optimizer step that happened: weights are stepped, gradients alive, unscaled and clipped."""
+        """See one optimizer step that happened: weights are stepped, gradients alive, unscaled and clipped.
+
+        Where removed weights are frozen, their gradients may be anything.
+        """
 
     def scores(self, params: Mapping[str, nn.Parameter], step: int) -> Scores:
         """Scores for the mask that is due after optimizer step ``step``."""
@@ -266,14 +269,18 @@ class MaskCallback(Callback):
             self._update(trainer)
         else:
             self._log(trainer, self.sparsity, {})
-        self._gradients_matter = gradients_matter(trainer)
         # Right after the step, not at the batch's end: nobody between may see or save a revived weight.
         for optimizer in trainer.optimizers:
             self._hooks.append(optimizer.register_step_post_hook(lambda *_: self._masked.mask_weights_()))
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        if self.frozen and self._gradients_matter:
+        if not self.frozen:
+            return
+        does_more = type(self).on_before_optimizer_step is not MaskCallback.on_before_optimizer_step
+        if does_more or gradients_matter(trainer, self):
             self._masked.mask_gradients_()
+        else:
+            self._remembers_removed = True
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         if not self.clock.tick(trainer):
@@ -315,8 +322,7 @@ class MaskCallback(Callback):
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Mask what is saved: another callback may have put averaged weights there."""
-        if self.frozen:
-            self._masked.clear_optimizer_state_(trainer.optimizers)  # what is saved shares its memory
+        self._forget_removed(trainer)  # what Lightning's strategies save shares its memory
         if self.frozen or self._is_held:
             self._masked.mask_checkpoint(checkpoint, self._ties)
 
@@ -432,8 +438,8 @@ class MaskCallback(Callback):
         self._masked.mask_averages_(trainer.callbacks)  # type: ignore[attr-defined]
 
     def _audit(self, trainer: Trainer) -> None:
-        """Count removed weights that are not zero, log the count, and zero them; nor do optimizers remember any."""
-        self._masked.clear_optimizer_state_(trainer.optimizers)
+        """Count removed weights that are not zero, log the count, and zero them."""
+        self._forget_removed(trainer)
         revived = self._masked.revived()
         self._to_loggers(trainer, {"mask/revived": sum(revived.values())})
         if revived:
@@ -442,6 +448,12 @@ class MaskCallback(Callback):
                 "and zeroed them."
             )
             self._masked.mask_weights_()
+
+    def _forget_removed(self, trainer: Trainer) -> None:
+        """Before anybody looks at the optimizers' state: as if gradients had been masked in every step."""
+        if self._remembers_removed:
+            self._masked.clear_optimizer_state_(trainer.optimizers)
+            self._remembers_removed = False
 
     # Records.
 

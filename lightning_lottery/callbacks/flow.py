@@ -59,7 +59,9 @@ class Flow:
         return torch.stack(sums).sum() * scale
 
     def scores(self, weights: Weights) -> dict[str, Tensor]:
-        """SynFlow's scores, all scaled by one factor where they would overflow; the next call writes over them.
+        """SynFlow's scores, all scaled by one factor where they would overflow.
+
+        The next call, which must be of the same weights, writes over them.
 
         Raises:
             LotteryError: They overflow all the same.
@@ -69,6 +71,7 @@ class Flow:
         for exponent in range(4):
             scale = 2.0 ** -(octaves * exponent)
             scores = synflow(lambda lent, scale=scale: self(lent, scale), weights, out=self._scores)  # type: ignore[misc]
+            # A sum is fast, but may overflow where no entry does: then look again.
             if all(bool(score.sum().isfinite()) or bool(score.isfinite().all()) for score in scores.values()):
                 return scores
         raise LotteryError(

@@ -17,10 +17,11 @@ from lightning_lottery.ticket import Ticket, hash_of
 class MaskFreezing(MaskCallback):
     """Train only what a ticket keeps: removed weights are exactly zero from before the first step to after the last.
 
-    Zeros bring no speed by themselves: see ``shrink``. Weights are masked again after every step, optimizer state of
-    removed entries is cleared, and gradients are masked before they are clipped, looked at in a hook, or mixed by an
-    optimizer: elsewhere they change nothing but removed weights. Weights that came back all the same are counted
-    (``mask/revived``, always 0 unless something else writes weights).
+    Zeros bring no speed by themselves: see ``shrink``. Weights are masked again after every step; gradients before it
+    where they are clipped, judged by a gradient scaler, looked at by the module before the step, or mixed by an
+    optimizer: elsewhere they change removed weights alone. What optimizers remember of removed weights is cleared when
+    the fit begins, is validated, saved and ends. Weights that came back all the same are counted (``mask/revived``,
+    always 0 unless something else writes weights).
 
     Controls: ``shuffle_seed`` (as many weights kept in each layer, at random places) from the same checkpoint; the
     re-initialised one is the same ticket in a fit under another seed and without a checkpoint. ``IterativePruning``

@@ -70,39 +70,39 @@ def state_of(module: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:
 def with_state(module: nn.Module, method: str, dtype: torch.dtype) -> Callable[..., Any]:
     """A method of the module as a function of its state: ``f(state, *args, **kwargs)``; names as ``state_of`` gives.
 
-    Tensors that it makes without saying of what are of ``dtype``. As ``torch.func.functional_call``, which looks up
-    every name anew at each call: for small networks that takes longer than everything else.
+    Tensors that it makes without saying of what are of ``dtype``. To be made and called inside one block of
+    ``untouched``. As ``torch.func.functional_call``, which looks up every name anew at each call: for small networks
+    that takes longer than everything else.
     """
-    owners = _owners(module)
+    places = _places_of_tensors(module)
 
     def call(state: Mapping[str, Tensor], *args: Any, **kwargs: Any) -> Any:
-        places = [(*place, tensor) for name, tensor in state.items() for place in owners[name]]
-        own = [tensors[leaf] for tensors, leaf, _ in places]
+        own = [(tensors, leaf, tensors[leaf], lent) for name, lent in state.items() for tensors, leaf in places[name]]
         default = torch.get_default_dtype()
         try:
             torch.set_default_dtype(dtype)
-            for tensors, leaf, tensor in places:
-                tensors[leaf] = tensor
+            for tensors, leaf, _, lent in own:
+                tensors[leaf] = lent
             return getattr(module, method)(*args, **kwargs)
         finally:
-            for (tensors, leaf, _), tensor in zip(places, own, strict=True):
+            for tensors, leaf, tensor, _ in own:
                 tensors[leaf] = tensor
             torch.set_default_dtype(default)
 
     return call
 
 
-def _owners(module: nn.Module) -> dict[str, list[tuple[dict[str, Any], str]]]:
-    """Where modules keep each parameter and buffer: several places where it is tied."""
-    owners: dict[str, list[tuple[dict[str, Any], str]]] = {}
+def _places_of_tensors(module: nn.Module) -> dict[str, list[tuple[dict[str, Any], str]]]:
+    """Where modules keep each parameter and buffer: in several places where it is tied."""
+    places: dict[str, list[tuple[dict[str, Any], str]]] = {}
     first_names: dict[Tensor, str] = {}
     for path, child in module.named_modules():
         for tensors in (child._parameters, child._buffers):
             for leaf, tensor in tensors.items():
                 if tensor is not None:
                     name = first_names.setdefault(tensor, plain_name(f"{path}.{leaf}" if path else leaf))
-                    owners.setdefault(name, []).append((tensors, leaf))
-    return owners
+                    places.setdefault(name, []).append((tensors, leaf))
+    return places
 
 
 def cast(value: Any, dtype: torch.dtype, scale: float = 1.0) -> Any:

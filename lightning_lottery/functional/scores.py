@@ -55,7 +55,8 @@ def synflow(output: Callable[[Weights], Tensor], weights: Weights, *, out: Score
         output: From weights to the network's output, for a fixed non-negative input, all else non-negative.
         weights: Name to non-negative tensor, removed entries zero; float64 where the network is deep, for nothing
             cancels among positive numbers.
-        out: Where to, instead of new memory, which costs more than the product does.
+        out: Name to tensor of the weight's shape and dtype that the result is written to; default: new memory, which
+            costs more than the product does.
 
     Returns:
         Name to tensor of the weight's shape and dtype, entries in [0, inf); zero where the weight is.

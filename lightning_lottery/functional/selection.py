@@ -1,4 +1,4 @@
-"""The one selection behind `masks.keep_top`: exact, in linear time, block by block; only samples are sorted."""
+"""The one selection behind `masks.keep_top`: exact, in linear time, block by block; little of it is sorted."""
 
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -49,7 +49,7 @@ def keep_highest_(blocks: list[Block], rank: int, size: int) -> None:
         if surplus:
             ties = torch.as_tensor(_both(values == threshold, block.allowed))
             if count_true(ties) > surplus:
-                ties[ties.nonzero().flatten()[:-surplus]] = False
+                ties[ties.nonzero().flatten()[:-surplus]] = False  # the first ones stay
             block.mask[...] &= _fast(~ties)
             surplus -= count_true(ties)
 
@@ -99,15 +99,14 @@ def _select(ordered: np.ndarray, rank: int) -> tuple[float, int]:
     return float(ordered[place]), place - int(np.searchsorted(ordered, ordered[place]))
 
 
-def _bracket(ordered: np.ndarray, pivot: float, further: float) -> tuple[float, float]:
-    """Two sampled values around the one that lies so many sampled values below the last that reaches the pivot.
+def _bracket(ordered: np.ndarray, pivot: float, below: float) -> tuple[float, float]:
+    """Two sampled values around the one that lies so many sampled values ``below`` the last that reaches the pivot.
 
-    Six standard deviations apart: of the entries between pivot and threshold a sample holds ``further``, more or less
-    its root.
+    Six standard deviations apart: between pivot and threshold a sample holds ``below``, more or less its root.
     """
-    place, margin, last = np.searchsorted(ordered, pivot) - further, 3 * abs(further) ** 0.5 + 3, len(ordered) - 1
-    low, high = (min(last, max(0, int(around))) for around in (place - margin, place + margin))
-    return float(ordered[low]), float(ordered[high])
+    place, margin, last = np.searchsorted(ordered, pivot) - below, 3 * abs(below) ** 0.5 + 3, len(ordered) - 1
+    a, b = (float(ordered[min(last, max(0, int(around)))]) for around in (place - margin, place + margin))
+    return a, b
 
 
 def _sample(blocks: list[Block], low: float | None, high: float | None, stride: int) -> np.ndarray:

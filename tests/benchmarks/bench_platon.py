@@ -58,8 +58,8 @@ def _time(interval: int, authors: str, toy: bool) -> list[Row]:
     windows = 2 if toy else 16 if interval == 1 else 4
     skip = max(2, interval)
     steps = skip + interval * windows
-    watch = Stopwatch()
     platon = PLATON(Cubic(0.8, begin=0, end=steps), interval=interval)
+    watch = Stopwatch(platon)
     naive = Naive(platon)
     fit(vit_of_5_million(toy), steps, platon, *watch.around, naive, batch_size=2 if toy else 16)
     extra, adamw, dense = watch.by(interval, skip=skip)
@@ -78,8 +78,8 @@ def _memory(toy: bool) -> list[Row]:
     """Per weight in scope: what stays, and what comes and goes at the step that renews the masks."""
     rows = []
     for dtype, goal in (("float32", "<= 16.5 B"), ("bfloat16", "half of it")):
-        watch = _AtStep(20)
         platon = PLATON(Cubic(0.8, begin=0, end=40), interval=10, averages_dtype=dtype)
+        watch = _AtStep(platon, 20)
         shadow = Shadow(platon)
         fit(vit_of_5_million(toy), 40, platon, *watch.around, shadow, batch_size=2)
         total = count(platon.masks)[1]
@@ -109,8 +109,8 @@ class Shadow(Callback):
 class _AtStep(Stopwatch):
     """Profiles the memory of one step's hook."""
 
-    def __init__(self, step: int) -> None:
-        super().__init__()
+    def __init__(self, measured: Callback, step: int) -> None:
+        super().__init__(measured)
         self.step, self.peak = step, 0
         self.profiler = profile(activities=[ProfilerActivity.CPU], profile_memory=True)
 
