@@ -45,7 +45,7 @@ def keep_highest_(blocks: list[Block], rank: int, size: int) -> None:
         values = block.values()
         (np.greater_equal if isinstance(values, np.ndarray) else torch.ge)(values, threshold, out=block.mask)
         if block.allowed is not None:
-            block.mask[...] &= block.allowed
+            block.mask[...] &= block.allowed  # in place, as `out` above: memory made anew would take longer
         if surplus:
             ties = torch.as_tensor(_both(values == threshold, block.allowed))
             if count_true(ties) > surplus:
@@ -75,8 +75,8 @@ def _threshold(blocks: list[Block], rank: int, size: int) -> tuple[float, int]:
         for values, counts in _between(blocks, low, high):
             reaches_b = _both(values >= b, counts)
             from_b += count_true(reaches_b)
-            inside.append(torch.as_tensor(values[_both(values > a, counts) & ~reaches_b]).cpu())
-        collected = torch.cat(inside).numpy()
+            inside.append(values[_both(values > a, counts) & ~reaches_b])
+        collected = _joined(inside)
         if rank <= from_b:
             at_b = sum(count_true(_both(values == b, counts)) for values, counts in _between(blocks, low, high))
             if rank > from_b - at_b:
@@ -115,8 +115,7 @@ def _sample(blocks: list[Block], low: float | None, high: float | None, stride: 
         Block(of.scores[::stride], None if of.allowed is None else of.allowed[::stride], of.mask, of.dtype)
         for of in blocks
     ]
-    found = [values if counts is None else values[counts] for values, counts in _between(strided, low, high)]
-    sample = torch.cat([torch.as_tensor(values).cpu() for values in found]).numpy()
+    sample = _joined([values if counts is None else values[counts] for values, counts in _between(strided, low, high)])
     return sample if len(sample) or stride == 1 else _sample(blocks, low, high, stride=1)
 
 
@@ -132,6 +131,12 @@ def _between(blocks: list[Block], low: float | None, high: float | None) -> Iter
         if high is not None:
             counts = _both(values < high, counts)
         yield values, counts
+
+
+def _joined(found: list[_Flat]) -> np.ndarray:
+    """All of them on the host, to which a device hands them at once."""
+    tensors = [torch.as_tensor(one) for one in found]
+    return torch.cat([tensor.to(tensors[0].device) for tensor in tensors]).cpu().numpy()
 
 
 def _both(condition: _Flat, counts: _Flat | None) -> _Flat:
