@@ -328,6 +328,29 @@ def test_gradients_are_masked_where_kept_weights_depend_on_them_and_no_checkpoin
     assert not look.saved
 
 
+class Within(Callback):
+    """Hands every hook on to another callback, which the Trainer does not know."""
+
+    def __init__(self, callback: MaskCallback) -> None:
+        self.callback = callback
+
+
+for _hook in (
+    *("setup", "on_fit_start", "on_train_start", "on_before_optimizer_step", "on_train_batch_end"),
+    *("on_validation_start", "on_train_end", "on_fit_end", "on_save_checkpoint", "teardown"),
+):
+    setattr(Within, _hook, lambda self, *given, hook=_hook, **named: getattr(self.callback, hook)(*given, **named))
+
+
+def test_a_callback_within_another_freezes_as_one_by_itself(tmp_path):
+    ends = []
+    for wrap in (lambda callback: callback, Within):
+        torch.manual_seed(0)
+        callback = FREEZING()
+        ends.append(ending(fit(tmp_path, wrap(callback), module=Odd()), callback))
+    assert same(*ends)
+
+
 def test_gradients_are_masked_from_the_step_on_in_which_clipping_begins(tmp_path):
     class Later(Callback):
         def on_train_epoch_start(self, trainer, pl_module):

@@ -132,7 +132,7 @@ def gradients_matter(trainer: Trainer, callback: Callback) -> bool:
     """
     module, precision = trainer.lightning_module, trainer.precision_plugin
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-    later = callbacks[callbacks.index(callback) + 1 :]
+    later = callbacks[callbacks.index(callback) + 1 if callback in callbacks else 0 :]  # another may hand its hooks on
     return (
         not module.automatic_optimization
         or bool(trainer.gradient_clip_val)
