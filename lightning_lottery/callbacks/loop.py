@@ -127,8 +127,9 @@ def gradients_matter(trainer: Trainer, callback: Callback) -> bool:
     """Whether gradients of removed weights can change kept ones between a callback's hook and the optimizer's step.
 
     They cannot where automatic optimization hands them, neither clipped nor judged by a gradient scaler nor looked at
-    by the module or a later callback, to optimizers that treat every entry by itself. Masking them all the same takes
-    as long as masking weights does, and makes Adam's step twice as long on a CPU: roots of zeros are slow.
+    by the module, a later callback or a precision plugin of one's own, to optimizers that treat every entry by itself.
+    Masking them all the same takes as long as masking weights does, and makes Adam's step twice as long on a CPU: roots
+    of zeros are slow.
     """
     module, precision = trainer.lightning_module, trainer.precision_plugin
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]

@@ -71,8 +71,8 @@ def with_state(module: nn.Module, method: str, dtype: torch.dtype) -> Callable[.
     """A method of the module as a function of its state: ``f(state, *args, **kwargs)``; names as ``state_of`` gives.
 
     Tensors that it makes without saying of what are of ``dtype``. To be made and called inside one block of
-    ``untouched``. As ``torch.func.functional_call``, which looks up every name anew at each call: for small networks
-    that takes longer than everything else.
+    ``untouched``. As ``torch.func.functional_call``, which looks up every name anew at each call: that takes a tenth
+    of a ResNet-20's forward and backward pass.
     """
     places = _places_of_tensors(module)
 

@@ -52,7 +52,7 @@ def keep_top(
     if per == "tensor":
         parts_of = {name: None if within is None else {name: within[name]} for name in scores}
         return {name: keep_top({name: scores[name]}, sparsity, within=parts_of[name])[name] for name in scores}
-    dtype = _check_rankable(scores)
+    dtype = _ranking_dtype(scores)
     total = sum(score.numel() for score in scores.values())
     available = total if within is None else sum(count_true(within[name]) for name in scores)
     kept = round((1 - sparsity) * total)
@@ -217,8 +217,8 @@ def _check_within(scores: Scores, within: Masks | None) -> None:
             raise LotteryError(f"`within` needs a bool mask of shape {tuple(score.shape)} for '{name}', got {found}.")
 
 
-def _check_rankable(scores: Scores) -> torch.dtype:
-    """The dtype to rank in: at least float32 and the widest among the scores, for one threshold stands for all."""
+def _ranking_dtype(scores: Scores) -> torch.dtype:
+    """At least float32 and the widest among the scores: one threshold stands for all. What has no rank is refused."""
     for name, score in scores.items():
         if not score.is_floating_point():
             raise LotteryError(f"Cannot rank '{name}': its scores are {score.dtype}, not floating-point.")
