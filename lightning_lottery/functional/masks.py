@@ -62,6 +62,7 @@ def keep_top(
             "masks: ask for a higher sparsity, removed entries do not come back."
         )
     if kept == 0:
+        _refuse_nan(scores)
         return {name: torch.zeros_like(score, dtype=torch.bool) for name, score in scores.items()}
     masks = {name: torch.empty(score.shape, dtype=torch.bool, device=score.device) for name, score in scores.items()}
     blocks = [
@@ -69,7 +70,8 @@ def keep_top(
         for name, score in scores.items()
         for block in blocks_of(score, None if within is None else within[name], masks[name], dtype)
     ]
-    keep_highest_(blocks, kept, available)
+    if not keep_highest_(blocks, kept, available):
+        _refuse_nan(scores)
     return masks
 
 
@@ -173,9 +175,10 @@ def zero_removed_(tensor: Tensor, mask: Tensor) -> Tensor:
         >>> zero_removed_(torch.tensor([-1.0, torch.nan, 2.0]), torch.tensor([True, False, False]))
         tensor([-1.,  0.,  0.])
     """
-    bits, mask = tensor.detach().view(_INTEGERS[tensor.element_size()]), mask.to(tensor.device)
+    bits = tensor.detach().view(_INTEGERS[tensor.element_size()])
+    mask = mask if mask.device == tensor.device else mask.to(tensor.device)
     if bits.dtype == torch.int64:
-        bits.bitwise_and_(mask.to(torch.int8).neg())
+        bits.bitwise_and_(mask.view(torch.int8).neg())
     else:
         bits.mul_(mask)
     return tensor
@@ -218,14 +221,17 @@ def _check_within(scores: Scores, within: Masks | None) -> None:
 
 
 def _ranking_dtype(scores: Scores) -> torch.dtype:
-    """At least float32 and the widest among the scores: one threshold stands for all. What has no rank is refused."""
+    """At least float32 and the widest among the scores: one threshold stands for all."""
     for name, score in scores.items():
         if not score.is_floating_point():
             raise LotteryError(f"Cannot rank '{name}': its scores are {score.dtype}, not floating-point.")
-        # A sum has NaN if an entry has, and needs no temporary; where it has, infinities may have met, so look again.
-        if score.sum().isnan() and (bad := int(score.isnan().sum())):
-            raise LotteryError(f"Cannot rank '{name}': {bad} of {score.numel()} scores are NaN.")
     widest = torch.float32
     for score in scores.values():
         widest = torch.promote_types(widest, score.dtype)
     return widest
+
+
+def _refuse_nan(scores: Scores) -> None:
+    for name, score in scores.items():
+        if bad := int(score.isnan().sum()):
+            raise LotteryError(f"Cannot rank '{name}': {bad} of {score.numel()} scores are NaN.")

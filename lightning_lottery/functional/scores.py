@@ -6,6 +6,7 @@ the weights to be scored by name, and whatever else the network needs it brings 
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -55,8 +56,8 @@ def synflow(output: Callable[[Weights], Tensor], weights: Weights, *, out: Score
         output: From weights to the network's output, for a fixed non-negative input, all else non-negative.
         weights: Name to non-negative tensor, removed entries zero; float64 where the network is deep, for nothing
             cancels among positive numbers.
-        out: Name to tensor of the weight's shape and dtype that the result is written to; default: new memory, which
-            costs more than the product does.
+        out: Name to tensor of the weight's shape and dtype that a score is written to where a gradient reaches the
+            weight; default: new memory, which costs more than the product does.
 
     Returns:
         Name to tensor of the weight's shape and dtype, entries in [0, inf); zero where the weight is.
@@ -70,13 +71,17 @@ def synflow(output: Callable[[Weights], Tensor], weights: Weights, *, out: Score
     equation 2 and algorithm 1.
     """
     leaves = _leaves(weights)
+    for name, leaf in leaves.items():
+        # A gradient becomes a score when it arrives: it is in the processor's cache, and its memory serves the next.
+        score = partial(_score_of_flow, weight=leaf.detach(), out=out[name] if out else None)
+        leaf.register_hook(score)  # type: ignore[no-untyped-call]
     with torch.enable_grad():
         flow = output(leaves).sum()
-    gradients = _gradients(flow, leaves)
-    return {
-        name: torch.mul(gradients[name], weight.detach(), out=out[name] if out else None).abs_()
-        for name, weight in leaves.items()
-    }
+    return _gradients(flow, leaves)
+
+
+def _score_of_flow(gradient: Tensor, *, weight: Tensor, out: Tensor | None) -> Tensor:
+    return torch.mul(gradient, weight, out=out).abs_()
 
 
 def iterative_masks(

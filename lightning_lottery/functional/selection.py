@@ -1,6 +1,6 @@
 """The one selection behind `masks.keep_top`: exact, in linear time, block by block; little of it is sorted."""
 
-from collections.abc import Iterator
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,9 +9,8 @@ from torch import Tensor
 
 _Flat = Any  # a NumPy array or a tensor: see `_fast`
 
-_BLOCK = 1 << 16  # entries looked at together: a block and its comparisons stay in the processor's cache
+_BLOCK = 1 << 17  # entries looked at together: a block and its comparisons stay in the processor's cache
 _BLOCK_ON_DEVICE = 1 << 26  # elsewhere the host waits for every block
-_SAMPLE = 1 << 13  # entries sampled to bracket the threshold
 
 
 class Block(NamedTuple):
@@ -27,6 +26,22 @@ class Block(NamedTuple):
         """The scores to compare."""
         return _fast(self.scores.to(self.dtype)) if isinstance(self.scores, Tensor) else self.scores
 
+    def equal_to(self, value: float) -> _Flat:
+        """Which entries have this score and may be kept."""
+        return _both(self.values() == value, self.allowed)
+
+
+class _Found(NamedTuple):
+    """What one pass over all blocks found, whose masks it made: what reaches ``b`` and may be kept."""
+
+    reached: int
+    """How many entries that is."""
+    places: list[_Flat]
+    """Of each block, where the entries above ``a`` and below ``b`` are."""
+    scores: np.ndarray
+    """The scores of those, one block after the other."""
+    has_nan: bool
+
 
 def blocks_of(scores: Tensor, allowed: Tensor | None, mask: Tensor, dtype: torch.dtype) -> list[Block]:
     """One tensor in blocks that share its memory."""
@@ -38,105 +53,152 @@ def blocks_of(scores: Tensor, allowed: Tensor | None, mask: Tensor, dtype: torch
     return [Block(own[here], None if may is None else may[here], out[here], dtype) for here in places]
 
 
-def keep_highest_(blocks: list[Block], rank: int, size: int) -> None:
-    """Write masks that keep the ``rank`` highest of the ``size`` scores that may be kept; of equal ones the first."""
-    threshold, surplus = _threshold(blocks, rank, size)
-    for block in reversed(blocks):
-        values = block.values()
-        (np.greater_equal if isinstance(values, np.ndarray) else torch.ge)(values, threshold, out=block.mask)
-        if block.allowed is not None:
-            block.mask[...] &= block.allowed  # in place, as `out` above: memory made anew would take longer
-        if surplus:
-            ties = torch.as_tensor(_both(values == threshold, block.allowed))
-            if count_true(ties) > surplus:
-                ties[ties.nonzero().flatten()[:-surplus]] = False  # the first ones stay
-            block.mask[...] &= _fast(~ties)
-            surplus -= count_true(ties)
+def keep_highest_(blocks: list[Block], rank: int, available: int) -> bool:
+    """Write masks that keep the ``rank`` highest of the scores that may be kept; of equal ones the first.
 
+    A strided sample brackets the threshold; one pass over all entries marks and counts what lies above the bracket and
+    collects the little that lies inside, which is ranked. Where the sample misled, the search goes on in the part that
+    holds the threshold, which has lost an end of the bracket for good, so it ends. Masses of equal scores (dead units,
+    removed weights) sit on an end of the open bracket: counted, never collected.
 
-def _threshold(blocks: list[Block], rank: int, size: int) -> tuple[float, int]:
-    """The ``rank``-th highest of ``size`` scores, and how many of those that equal it the ``rank`` highest lack.
+    Args:
+        blocks: All entries in reading order.
+        rank: How many are kept, >= 1.
+        available: How many may be kept, >= ``rank``.
 
-    A strided sample names a pivot, counting tells where it truly stands, and from there the sample brackets the
-    threshold; one pass counts what lies above the bracket and collects the little that lies inside, which is ranked:
-    counting is cheap, collecting is not. Where the sample misled, the search goes on in the part that holds the
-    threshold, which has lost an end of the bracket for good, so it ends. Masses of equal scores (dead units, removed
-    weights) sit on an end of the open bracket: counted, never collected.
+    Returns:
+        Whether that could be done: not where a score is NaN.
     """
-    low, high = None, None
+    low, high = None, None  # the threshold lies between them
+    above_low, from_high = available, 0  # of the entries that may be kept
+    total = sum(len(block.mask) for block in blocks)
+    stride = max(1, total // _sample_size(total))
     while True:
-        ordered = np.sort(_sample(blocks, low, high, stride=max(1, size // _SAMPLE)))
-        if len(ordered) == size:
-            return _select(ordered, rank)
-        pivot = float(ordered[int((1 - rank / size) * (len(ordered) - 1))])
-        reached = sum(count_true(_both(values >= pivot, counts)) for values, counts in _between(blocks, low, high))
-        a, b = _bracket(ordered, pivot, (rank - reached) * len(ordered) / size)
-        from_b, inside = 0, []
-        for values, counts in _between(blocks, low, high):
-            reaches_b = _both(values >= b, counts)
-            from_b += count_true(reaches_b)
-            inside.append(values[_both(values > a, counts) & ~reaches_b])
-        collected = _joined(inside)
-        if rank <= from_b:
-            at_b = sum(count_true(_both(values == b, counts)) for values, counts in _between(blocks, low, high))
-            if rank > from_b - at_b:
-                return b, from_b - rank
-            low, size = b, from_b - at_b
-        elif (rank := rank - from_b) <= len(collected):
-            return _select(np.sort(collected), rank)
+        sample = np.sort(_sample(blocks, low, high, stride))
+        a, b = _bracket(sample, (rank - from_high) / (above_low - from_high))
+        found = _pass_over(blocks, a, b)
+        missing = rank - found.reached
+        if found.has_nan:
+            return False
+        if missing == 0:
+            return True
+        if missing < 0:
+            at_b = _count_equal(blocks, b)
+            if at_b > -missing:
+                _drop_last_(blocks, b, -missing)
+                return True
+            low, above_low = b, found.reached - at_b
+        elif missing <= len(found.scores):
+            _mark_(blocks, found, _highest(found.scores, missing))
+            return True
         else:
-            at_a = 0
-            if a < b:
-                at_a = sum(count_true(_both(values == a, counts)) for values, counts in _between(blocks, low, high))
-            if (rank := rank - len(collected)) <= at_a:
-                return a, at_a - rank
-            rank -= at_a
-            high, size = a, size - from_b - len(collected) - at_a
+            missing -= len(found.scores)
+            at_a = _count_equal(blocks, a) if a < b else 0
+            if missing <= at_a:
+                _mark_(blocks, found, np.ones(len(found.scores), dtype=bool))
+                _add_first_(blocks, a, missing)
+                return True
+            high, from_high = a, found.reached + len(found.scores) + at_a
 
 
-def _select(ordered: np.ndarray, rank: int) -> tuple[float, int]:
-    place = len(ordered) - rank
-    return float(ordered[place]), place - int(np.searchsorted(ordered, ordered[place]))
+def _sample_size(total: int) -> int:
+    """Of how many entries a sample is to be: one larger takes longer than what a closer bracket spares."""
+    return round(2 * math.pow(total, 2 / 3))
 
 
-def _bracket(ordered: np.ndarray, pivot: float, below: float) -> tuple[float, float]:
-    """Two sampled values around the one that lies so many sampled values ``below`` the last that reaches the pivot.
-
-    Six standard deviations apart: between pivot and threshold a sample holds ``below``, more or less its root.
-    """
-    place, margin, last = np.searchsorted(ordered, pivot) - below, 3 * abs(below) ** 0.5 + 3, len(ordered) - 1
+def _bracket(ordered: np.ndarray, share: float) -> tuple[float, float]:
+    """Two sampled values around the one that this share of the sample reaches: six standard deviations apart."""
+    place, last = (1 - share) * len(ordered), len(ordered) - 1
+    margin = 3 * (place * share) ** 0.5 + 3
     a, b = (float(ordered[min(last, max(0, int(around)))]) for around in (place - margin, place + margin))
     return a, b
 
 
-def _sample(blocks: list[Block], low: float | None, high: float | None, stride: int) -> np.ndarray:
-    """Every ``stride``-th entry between ``low`` and ``high``; all of them where that finds none."""
-    strided = [
-        Block(of.scores[::stride], None if of.allowed is None else of.allowed[::stride], of.mask, of.dtype)
-        for of in blocks
-    ]
-    sample = _joined([values if counts is None else values[counts] for values, counts in _between(strided, low, high)])
-    return sample if len(sample) or stride == 1 else _sample(blocks, low, high, stride=1)
-
-
-def _between(blocks: list[Block], low: float | None, high: float | None) -> Iterator[tuple[_Flat, _Flat | None]]:
-    """The scores of one block after the other, and which of them count (None: all).
-
-    Those that may be kept, above ``low`` and below ``high``; gathering them would take longer than everything else.
-    """
+def _pass_over(blocks: list[Block], a: float, b: float) -> _Found:
+    """Mark and count what reaches ``b`` and may be kept, find what of it lies between ``a`` and ``b``."""
+    reached, places, inside, has_nan = 0, [], [], False
     for block in blocks:
-        values, counts = block.values(), block.allowed
+        values = block.values()
+        highest = values.max()
+        has_nan |= bool(highest != highest)
+        library: Any = np if isinstance(values, np.ndarray) else torch
+        library.greater_equal(values, b, out=block.mask)
+        within = _both((values > a) > block.mask, block.allowed)  # the one and not the other
+        if block.allowed is not None:
+            block.mask[...] &= block.allowed
+        reached += count_true(block.mask)
+        places.append(_places(within))
+        inside.append(values[places[-1]])
+    return _Found(reached, places, _joined(inside), has_nan)
+
+
+def _highest(scores: np.ndarray, count: int) -> np.ndarray:
+    """Which scores are the highest so many; of equal ones the first."""
+    threshold = np.partition(scores, len(scores) - count)[len(scores) - count]
+    highest: np.ndarray = scores > threshold
+    highest[np.flatnonzero(scores == threshold)[: count - count_true(highest)]] = True
+    return highest
+
+
+def _mark_(blocks: list[Block], found: _Found, which: np.ndarray) -> None:
+    """Keep those of the entries that were found inside the bracket."""
+    start = 0
+    for block, places in zip(blocks, found.places, strict=True):
+        own = which[start : start + len(places)]
+        block.mask[places[own if isinstance(places, np.ndarray) else torch.from_numpy(own).to(places.device)]] = True
+        start += len(places)
+
+
+def _count_equal(blocks: list[Block], value: float) -> int:
+    return sum(count_true(block.equal_to(value)) for block in blocks)
+
+
+def _drop_last_(blocks: list[Block], value: float, count: int) -> None:
+    """Keep so many entries of this score less, from the end."""
+    for block in reversed(blocks):
+        if not count:
+            return
+        places = _places(block.equal_to(value))[-count:]
+        block.mask[places] = False
+        count -= len(places)
+
+
+def _add_first_(blocks: list[Block], value: float, count: int) -> None:
+    """Keep so many entries of this score more, from the beginning."""
+    for block in blocks:
+        if not count:
+            return
+        places = _places(block.equal_to(value))[:count]
+        block.mask[places] = True
+        count -= len(places)
+
+
+def _sample(blocks: list[Block], low: float | None, high: float | None, stride: int) -> np.ndarray:
+    """Every ``stride``-th score that may be kept, between ``low`` and ``high``; all of them where that finds none."""
+    found = []
+    for block in blocks:
+        values = block._replace(scores=block.scores[::stride]).values()
+        counts = None if block.allowed is None else block.allowed[::stride]
         if low is not None:
             counts = _both(values > low, counts)
         if high is not None:
             counts = _both(values < high, counts)
-        yield values, counts
+        found.append(values if counts is None else values[counts])
+    sample = _joined(found)
+    return sample if len(sample) or stride == 1 else _sample(blocks, low, high, stride=1)
 
 
 def _joined(found: list[_Flat]) -> np.ndarray:
     """All of them on the host, to which a device hands them at once."""
+    if all(isinstance(one, np.ndarray) for one in found):
+        return np.concatenate(found)
     tensors = [torch.as_tensor(one) for one in found]
     return torch.cat([tensor.to(tensors[0].device) for tensor in tensors]).cpu().numpy()
+
+
+def _places(condition: _Flat) -> _Flat:
+    """Where it is true."""
+    return condition.nonzero().flatten() if isinstance(condition, Tensor) else condition.nonzero()[0]
 
 
 def _both(condition: _Flat, counts: _Flat | None) -> _Flat:

@@ -91,8 +91,8 @@ def add_(
     if grad is None:
         window.zero_() if opens else None
         return
-    at_least = torch.promote_types(param.dtype, torch.float32)
-    observed = torch.mul(param.detach().to(at_least), grad.detach(), out=window if opens else None).abs_()
+    wide = param.detach() if param.element_size() >= 4 else param.detach().float()
+    observed = torch.mul(wide, grad.detach(), out=window if opens else None).abs_()
     if counts is not None:
         zero_removed_(observed, counts)
     if not opens:

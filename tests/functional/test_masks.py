@@ -49,7 +49,7 @@ def some_of(draw, scores):
 def searching(sample, block):
     """Make the search for the threshold run on small inputs: it samples and looks at so many entries at a time."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "_SAMPLE", sample)
+        patch.setattr(module, "_sample_size", lambda total: sample)
         patch.setattr(module, "_BLOCK", block)
         yield
 

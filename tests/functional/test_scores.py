@@ -268,6 +268,22 @@ def test_a_weight_that_the_loss_does_not_see_and_a_loss_that_sees_none_score_zer
     assert not any(score.any() for score in method(lambda w, x: x.sum(), weights, [torch.rand(3)]).values())
 
 
+@pytest.mark.parametrize("is_given", [False, True], ids=["new memory", "given memory"])
+def test_flow_scores_a_weight_used_twice_by_its_whole_gradient_and_one_that_no_flow_reaches_as_zero(is_given):
+    weights = {"twice": torch.tensor([2.0, -3.0]), "never": torch.tensor([5.0]), "shared": torch.tensor([2.0, -3.0])}
+    out = {name: torch.full_like(weight, torch.nan) for name, weight in weights.items()} if is_given else None
+    for _ in range(2):  # what was written before does not matter
+        scores = synflow(lambda w: w["twice"].square() + 4 * w["twice"] + w["shared"].flip(0), weights, out=out)
+        assert {name: score.tolist() for name, score in scores.items()} == {
+            "twice": [2 * (2 * 2 + 4), 3 * abs(2 * -3 + 4)],
+            "never": [0.0],
+            "shared": [2.0, 3.0],
+        }
+        assert not any(score.requires_grad for score in scores.values())
+    if out is not None:
+        assert [scores[name].data_ptr() == out[name].data_ptr() for name in weights] == [True, False, True]
+
+
 def test_a_linear_loss_has_no_hessian():
     assert not grasp(lambda w, x: (w["w"] * x).sum(), {"w": torch.randn(3)}, [torch.rand(3)])["w"].any()
 
