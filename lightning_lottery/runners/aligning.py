@@ -18,8 +18,9 @@ from lightning_lottery.errors import LotteryError
 from lightning_lottery.functional.alignment import Coupling, Couplings, match_weights, permute
 from lightning_lottery.functional.connectivity import State
 from lightning_lottery.permutable import permutable
-from lightning_lottery.runners.evaluation import Split, share_of, size_of
-from lightning_lottery.runners.lines import step_of
+from lightning_lottery.runners.batches import share_of, size_of
+from lightning_lottery.runners.evaluation import Split
+from lightning_lottery.runners.lines import forward_of
 from lightning_lottery.scope import plain_name, ties
 
 Moved = Mapping[str, tuple[int, int]]
@@ -134,7 +135,7 @@ def _outcome_of(
         twin = deepcopy(module).cpu().double().eval()
         twin.trainer = module.trainer
         batch = _samples_for(twin, data, batches)
-        step, seen = step_of(twin, split), _Seen()
+        step, seen = forward_of(twin, split), _Seen()
         seen.watch(twin)
 
     def run(state: State) -> list[Tensor]:

@@ -1,161 +1,29 @@
 """Evaluate one module with many sets of weights: batches are loaded once, every metric is averaged over samples."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from contextlib import contextmanager
-from statistics import mode
+from inspect import signature
+from itertools import islice
 from typing import Any, Literal
 
 import torch
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.model_helpers import is_overridden
-from lightning_utilities.core.apply_func import apply_to_collection
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from torch import Tensor
-from torch.utils._pytree import tree_flatten, tree_unflatten
 from torchmetrics import Metric
 
 from lightning_lottery.errors import LotteryError
+from lightning_lottery.runners.batches import Batches
 
 Split = Literal["train", "val", "test"]
 
+Setting = Callable[[LightningModule], None]
+"""Sets a module's weights."""
 
-class Batches:
-    """This rank's share of a loader's batches, kept in memory where they fit, else loaded anew each time.
-
-    Every batch is divided over the ranks, so all ranks have equally many, no sample twice and none left out; a last one
-    with fewer samples than ranks is joined to the one before it.
-
-    Args:
-        loader: Gives whole batches, the same in each iteration.
-        rank: Of this process among ``world_size``.
-        world_size: Number of processes.
-        memory: Bytes up to which batches are kept.
-        at_most: Samples of a batch: larger ones come in parts; None for as they are.
-    """
-
-    def __init__(
-        self,
-        loader: Iterable[Any],
-        *,
-        rank: int = 0,
-        world_size: int = 1,
-        memory: int = 2**31,
-        at_most: int | None = None,
-    ) -> None:
-        self.loader, self.rank, self.world_size, self.at_most = loader, rank, world_size, at_most
-        self.kept: list[Any] | None = []
-        self.sizes: list[int] = []
-        used = 0
-        for batch in self._load():
-            self.sizes.append(size_of(batch))
-            used += bytes_of(batch)
-            if used > memory:
-                self.kept = None
-            if self.kept is not None:
-                self.kept.append(batch)
-        if not self.sizes:
-            raise LotteryError("There is no batch to evaluate on: the loader is empty.")
-
-    def __len__(self) -> int:
-        return len(self.sizes)
-
-    def __iter__(self) -> Iterator[Any]:
-        return iter(self.kept) if self.kept is not None else self._load()
-
-    @property
-    def samples(self) -> int:
-        """How many samples this rank has."""
-        return sum(self.sizes)
-
-    def _load(self) -> Iterator[Any]:
-        for batch in self._whole():
-            share = -(-size_of(batch) // self.world_size)  # the largest: all ranks cut theirs alike
-            parts = -(-share // self.at_most) if self.at_most else 1
-            if self.world_size * parts == 1:
-                yield batch
-                continue
-            first = self.rank * parts
-            yield from (share_of(batch, first + part, self.world_size * parts) for part in range(parts))
-
-    def _whole(self) -> Iterator[Any]:
-        """The loader's batches, one too small for all ranks joined to the one before it."""
-        if self.world_size == 1:
-            yield from self.loader
-            return
-        waiting: list[Any] = []
-        for batch in self.loader:
-            if waiting and size_of(batch) < self.world_size:
-                waiting[-1] = _joined(waiting[-1], batch)
-                continue
-            yield from waiting
-            waiting = [batch]
-        yield from waiting
-
-
-def size_of(batch: Any) -> int:
-    """How many samples a batch has: the first dimension that most of its tensors agree on.
-
-    Raises:
-        LotteryError: It holds no tensor with a dimension.
-    """
-    sizes: list[int] = []
-    apply_to_collection(batch, Tensor, lambda tensor: sizes.append(tensor.shape[0]) if tensor.ndim else None)
-    if not sizes:
-        raise LotteryError("A batch without tensors has no size: evaluation averages over samples.")
-    return mode(sizes)
-
-
-def _joined(one: Any, other: Any) -> Any:
-    """Two batches as one."""
-    left, structure = tree_flatten(one)
-    right = tree_flatten(other)[0]
-    sizes = size_of(one), size_of(other)
-
-    def join(a: Any, b: Any) -> Any:
-        is_of_samples = isinstance(a, Tensor) and a.ndim and (a.shape[0], b.shape[0]) == sizes
-        return torch.cat([a, b]) if is_of_samples else a
-
-    return tree_unflatten([join(a, b) for a, b in zip(left, right, strict=True)], structure)
-
-
-def bytes_of(batch: Any) -> int:
-    """Memory of a batch's tensors."""
-    used: list[int] = []
-    apply_to_collection(batch, Tensor, lambda tensor: used.append(tensor.numel() * tensor.element_size()))
-    return sum(used)
-
-
-def share_of(batch: Any, part: int, parts: int) -> Any:
-    """One of several parts of a batch, a rank's for instance; they differ by at most one sample.
-
-    Tensors and lists of plain values are cut where they have an entry for each sample.
-
-    Raises:
-        LotteryError: The batch has fewer samples than parts, or tensors that disagree on how many it has.
-    """
-    size = size_of(batch)
-    sizes: set[int] = set()
-    apply_to_collection(batch, Tensor, lambda tensor: sizes.add(tensor.shape[0]) if tensor.ndim else None)
-    if len(sizes) > 1:
-        raise LotteryError(
-            f"The tensors of a batch begin with {sorted(sizes)} entries, so it is not known how to share its samples "
-            f"in {parts} parts: evaluate on one device and not `fast`, or give batches whose tensors begin with the "
-            "samples."
-        )
-    if size < parts:
-        raise LotteryError(f"A batch of {size} samples cannot be shared by {parts} ranks: use larger batches.")
-    mine = slice(size * part // parts, size * (part + 1) // parts)
-
-    def cut(value: Any) -> Any:
-        if isinstance(value, Tensor):
-            return value[mine] if value.ndim and len(value) == size else value
-        if len(value) == size and not any(isinstance(item, (Tensor, Mapping, list, tuple)) for item in value):
-            return value[mine]  # a name of each sample, for instance
-        items = [apply_to_collection(item, (Tensor, list, tuple), cut) for item in value]
-        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
-
-    return apply_to_collection(batch, (Tensor, list, tuple), cut)
+OnBatch = Callable[[LightningModule, Any], None]
+"""Sees a module and a batch on its device."""
 
 
 def loader_of(module: LightningModule, data: Any, split: Split, trainer: Trainer) -> Iterable[Any]:
@@ -248,29 +116,22 @@ class Evaluator:
         """Leave the progress bar."""
         self.bar.stop()
 
-    def __call__(
-        self, prepare: Callable[[LightningModule], None], on_batch: Callable[[LightningModule, Any], None] | None = None
-    ) -> dict[str, float]:
-        """Every logged metric, averaged over the samples of all ranks in float64.
+    def __call__(self, *settings: Setting, on_batch: OnBatch | None = None) -> list[dict[str, float]]:
+        """Every logged metric with each set of weights, averaged over the samples of all ranks in float64.
 
         Args:
-            prepare: Called with the module once it is on its device, before the first batch: sets the weights.
+            settings: Called with the module once it is on its device, before its first batch: sets the weights.
             on_batch: Called with the module and every batch on its device.
 
         Returns:
-            Metric name to value.
+            For each setting, metric name to value.
 
         Raises:
             LotteryError: The module logs nothing.
         """
-        self.bar.reset(self.within)
-
-        def after(module: LightningModule, batch: Any) -> None:
-            self.bar.advance(self.within)
-            if on_batch is not None:
-                on_batch(module, batch)
-
-        recorder = _Recorder(prepare, self.batches, after)
+        if "dataloader_iter" in signature(step_of(self.module, self.split)).parameters and len(settings) > 1:
+            return [values for setting in settings for values in self(setting, on_batch=on_batch)]
+        recorder = _Recorder(self, settings, on_batch)
         callbacks: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
         others = [callback for callback in callbacks if not isinstance(callback, ProgressBar)]
         self.trainer.callbacks = [*others, recorder]  # type: ignore[attr-defined]
@@ -280,53 +141,95 @@ class Evaluator:
                 run(self.module, datamodule=self.serving, verbose=False)
         finally:
             self.trainer.callbacks = callbacks  # type: ignore[attr-defined]
-        if not recorder.values:
+        if len(recorder.found) < len(settings) or not all(recorder.found):
             step = "test_step" if self.split == "test" else "validation_step"
             raise LotteryError(
                 f"{type(self.module).__name__} logs nothing in `{step}`: log there what is to be compared, "
                 "`self.log('test_acc', accuracy)` for instance."
             )
-        self.bar.advance(self.places)
         self.samples = int(sum_over_ranks(recorder.samples, self.trainer))
-        return recorder.values
+        return recorder.found
 
 
 class _Recorder(Callback):
-    """Stands in for ``LightningModule.log`` during one evaluation; knows each batch's size instead of guessing it."""
+    """Evaluates all settings in one run of the Trainer: the last in Lightning's loop, those before it as that does.
 
-    def __init__(
-        self,
-        prepare: Callable[[LightningModule], None],
-        batches: Batches,
-        on_batch: Callable[[LightningModule, Any], None],
-    ) -> None:
-        self.prepare, self.batches, self.on_batch = prepare, batches, on_batch
+    Entering and leaving a Trainer for each of them would take longer than many a network does. Stands in for
+    ``LightningModule.log`` meanwhile; knows each batch's size instead of guessing it.
+    """
+
+    def __init__(self, evaluator: "Evaluator", settings: Sequence[Setting], on_batch: OnBatch | None) -> None:
+        self.evaluator, self.settings, self.on_batch = evaluator, settings, on_batch
+        self.found: list[dict[str, float]] = []
+
+    def _before_all(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        for setting in self.settings[:-1]:
+            self._begin(setting, pl_module)
+            self._run_through(trainer, pl_module)
+        self._begin(self.settings[-1], pl_module)
+
+    on_test_start = on_validation_start = _before_all
+
+    def _begin(self, setting: Setting, pl_module: LightningModule) -> None:
         self.samples = 0  # of the batches that ran: a Trainer may limit them
         self.weight = 1.0  # of what is logged outside a batch: all samples so far
         self.totals: dict[str, tuple[float, float]] = {}
         self.metrics: dict[str, Metric] = {}
-        self.values: dict[str, float] = {}
-
-    def _begin(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.prepare(pl_module)  # may run batches of its own, which metrics must forget
+        self.evaluator.bar.reset(self.evaluator.within)
+        setting(pl_module)  # may run batches of its own, which metrics must forget
         for child in pl_module.modules():
             if isinstance(child, Metric):
                 child.reset()
 
+    def _run_through(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """What Lightning's loop does between two settings' ``on_test_start`` of its last callback, this one."""
+        split = self.evaluator.split
+        prefix = "on_test" if split == "test" else "on_validation"
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+
+        def call(hook: str, *given: Any) -> None:
+            for callback in callbacks:
+                getattr(callback, f"{prefix}_{hook}")(trainer, pl_module, *given)
+            getattr(pl_module, f"{prefix}_{hook}")(*given)
+
+        getattr(pl_module, f"{prefix}_start")()
+        call("epoch_start")
+        step = trainer.strategy.test_step if split == "test" else trainer.strategy.validation_step
+        takes_index = len(signature(step_of(pl_module, split)).parameters) > 1
+        limits = trainer.num_test_batches if split == "test" else trainer.num_val_batches
+        for index, batch in enumerate(islice(self.evaluator.batches, int(limits[0]))):
+            batch = trainer.precision_plugin.convert_input(batch)
+            batch = pl_module._on_before_batch_transfer(batch, dataloader_idx=0)
+            batch = trainer.strategy.batch_to_device(batch, dataloader_idx=0)
+            call("batch_start", batch, index)
+            output = step(batch, index) if takes_index else step(batch)
+            call("batch_end", output, batch, index)
+            if trainer.received_sigterm:
+                raise SIGTERMException
+        call("epoch_end")
+        call("end")
+        if is_overridden(f"{prefix}_model_train", pl_module):
+            getattr(pl_module, f"{prefix}_model_train")()
+        getattr(pl_module, f"{prefix}_model_eval")()
+        for callback in callbacks[:-1]:
+            getattr(callback, f"{prefix}_start")(trainer, pl_module)
+
     def _begin_batch(self, *given: Any) -> None:
-        self.weight = float(self.batches.sizes[given[3]])
+        self.weight = float(self.evaluator.batches.sizes[given[3]])
 
     def _end_batch(self, *given: Any) -> None:
-        self.on_batch(given[1], given[3])
+        self.evaluator.bar.advance(self.evaluator.within)
+        if self.on_batch is not None:
+            self.on_batch(given[1], given[3])
         self.samples += int(self.weight)
         self.weight = float(self.samples)
 
-    on_test_start = on_validation_start = _begin
     on_test_batch_start = on_validation_batch_start = _begin_batch  # type: ignore[assignment]
     on_test_batch_end = on_validation_batch_end = _end_batch  # type: ignore[assignment]
 
     def _end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.values = self._means(trainer)  # while the module is still on its device
+        self.found.append(self._means(trainer))  # while the module is still on its device
+        self.evaluator.bar.advance(self.evaluator.places)
 
     on_test_end = on_validation_end = _end
 
@@ -351,6 +254,11 @@ class _Recorder(Callback):
             values[name] = float(metric.compute())
             metric.reset()
         return values
+
+
+def step_of(module: LightningModule, split: Split) -> Callable[..., Any]:
+    """A module's own test or validation step."""
+    return module.test_step if split == "test" else module.validation_step
 
 
 def sum_over_ranks(value: float, trainer: Trainer) -> float:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.functional.connectivity import State, interpolate_, recalibrate_batch_norm_
-from lightning_lottery.runners.evaluation import Evaluator
+from lightning_lottery.runners.evaluation import Evaluator, Split, step_of
 from lightning_lottery.runners.path_report import Curve, LayerKey, Pair
 from lightning_lottery.scope import ties
 
@@ -43,7 +43,8 @@ class Lines:
         """
         if not (is_finite(a) and is_finite(b)):
             return {self.monitor: [math.nan] * len(alphas)}
-        return self._curve([self.evaluate(self.setting(a, b, alpha, recalibrated=recalibrated)) for alpha in alphas])
+        settings = [self.setting(a, b, alpha, recalibrated=recalibrated) for alpha in alphas]
+        return self._curve(self.evaluate(*settings))
 
     def with_every_metric(self, curves: Mapping[Pair, Curve]) -> dict[Pair, Curve]:
         """Curves that have the metrics of all: NaN along lines to networks that are not finite."""
@@ -63,13 +64,14 @@ class Lines:
             own = tensors_in(module.get_submodule(self.submodule).state_dict())
             reached.update({name: tensor.detach().cpu().clone() for name, tensor in own.items()})
 
-        return self.evaluate(prepare), reached
+        (metrics,) = self.evaluate(prepare)
+        return metrics, reached
 
     def predictions(self, state: State, predict: Callable[[LightningModule, Any], Tensor]) -> Tensor:
         """What a network predicts for every sample of this rank."""
         found: list[Tensor] = []
         setting = self.setting(state, state, 1.0)
-        self.evaluate(setting, lambda module, batch: found.append(predict(module, batch).cpu()))
+        self.evaluate(setting, on_batch=lambda module, batch: found.append(predict(module, batch).cpu()))
         return torch.cat(found)
 
     def setting(
@@ -85,7 +87,7 @@ class Lines:
         return prepare
 
     def _recalibrate_(self, module: LightningModule) -> None:
-        step = step_of(module, self.evaluate.split)
+        step = forward_of(module, self.evaluate.split)
         log, module.__dict__["log"] = module.__dict__["log"], lambda *_, **__: None
         try:
             strategy, precision = module.trainer.strategy, module.trainer.precision_plugin
@@ -107,12 +109,10 @@ class Lines:
         return curve
 
 
-def step_of(module: LightningModule, split: str) -> Callable[[Any], Any]:
+def forward_of(module: LightningModule, split: Split) -> Callable[[Any], Any]:
     """A module's own test or validation step as a function of a batch alone."""
-    step = module.test_step if split == "test" else module.validation_step
-    if len(signature(step).parameters) > 1:
-        return lambda batch: step(batch, 0)
-    return step
+    step = step_of(module, split)
+    return (lambda batch: step(batch, 0)) if len(signature(step).parameters) > 1 else step
 
 
 def is_finite(state: State) -> bool:

@@ -29,7 +29,8 @@ from lightning_lottery.functional.connectivity import (
 )
 from lightning_lottery.functional.masks import hamming
 from lightning_lottery.runners.aligning import Moved, aligner_of
-from lightning_lottery.runners.evaluation import Batches, Evaluator, loader_of, stage_of, sum_over_ranks
+from lightning_lottery.runners.batches import Batches
+from lightning_lottery.runners.evaluation import Evaluator, loader_of, stage_of, sum_over_ranks
 from lightning_lottery.runners.lines import Lines, layer_ends, tensors_in, with_aliases
 from lightning_lottery.runners.path_report import Curve, LayerKey, Pair, PathReport
 from lightning_lottery.runners.training import device_of

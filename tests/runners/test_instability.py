@@ -24,7 +24,7 @@ from lightning_lottery import (
     Snapshots,
     Ticket,
 )
-from lightning_lottery.runners import engine, factories, instability, path_report, records
+from lightning_lottery.runners import engine, factories, instability, lines, path_report, records
 from lightning_lottery.runners.children import Child
 from lightning_lottery.runners.processes import run_together
 from projects import Batches, plain_loader, says, trainer
@@ -264,15 +264,15 @@ def test_killed_anywhere_and_started_again_it_ends_with_the_unbroken_report(tmp_
     out = tmp_path / "killed"
     with monkeypatch.context() as patch, pytest.raises(Died):
         if at[0] == "lines":
-            evaluations = []
+            places = []
 
-            def evaluate(self, prepare, original=instability.path.__globals__["Evaluator"].__call__):
-                evaluations.append(1)
-                if len(evaluations) > at[1]:
+            def interpolate(*given, original=lines.interpolate_):
+                places.append(1)
+                if len(places) > at[1]:
                     raise Died
-                return original(self, prepare)
+                original(*given)
 
-            patch.setattr(instability.path.__globals__["Evaluator"], "__call__", evaluate)
+            patch.setattr(lines, "interpolate_", interpolate)
         elif at[0] in ("between", "start"):
             do_child = engine.do_child
 

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from torchmetrics.classification import MulticlassAccuracy
 
 from lightning_lottery import LotteryError
-from lightning_lottery.runners.evaluation import Batches
+from lightning_lottery.runners.batches import Batches
 from lightning_lottery.runners.path import ALPHAS, path
 from projects import plain_loader, trainer
 from test_ranks import run

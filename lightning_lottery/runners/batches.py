@@ -1,0 +1,150 @@
+"""Batches to evaluate on: this rank's share of each, cut and joined so that no sample is lost or seen twice."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from statistics import mode
+from typing import Any
+
+import torch
+from lightning_utilities.core.apply_func import apply_to_collection
+from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from lightning_lottery.errors import LotteryError
+
+
+class Batches:
+    """This rank's share of a loader's batches, kept in memory where they fit, else loaded anew each time.
+
+    Every batch is divided over the ranks, so all ranks have equally many, no sample twice and none left out; a last one
+    with fewer samples than ranks is joined to the one before it.
+
+    Args:
+        loader: Gives whole batches, the same in each iteration.
+        rank: Of this process among ``world_size``.
+        world_size: Number of processes.
+        memory: Bytes up to which batches are kept.
+        at_most: Samples of a batch: larger ones come in parts; None for as they are.
+    """
+
+    def __init__(
+        self,
+        loader: Iterable[Any],
+        *,
+        rank: int = 0,
+        world_size: int = 1,
+        memory: int = 2**31,
+        at_most: int | None = None,
+    ) -> None:
+        self.loader, self.rank, self.world_size, self.at_most = loader, rank, world_size, at_most
+        self.kept: list[Any] | None = []
+        self.sizes: list[int] = []
+        used = 0
+        for batch in self._load():
+            self.sizes.append(size_of(batch))
+            used += bytes_of(batch)
+            if used > memory:
+                self.kept = None
+            if self.kept is not None:
+                self.kept.append(batch)
+        if not self.sizes:
+            raise LotteryError("There is no batch to evaluate on: the loader is empty.")
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.kept) if self.kept is not None else self._load()
+
+    @property
+    def samples(self) -> int:
+        """How many samples this rank has."""
+        return sum(self.sizes)
+
+    def _load(self) -> Iterator[Any]:
+        for batch in self._whole():
+            share = -(-size_of(batch) // self.world_size)  # the largest: all ranks cut theirs alike
+            parts = -(-share // self.at_most) if self.at_most else 1
+            if self.world_size * parts == 1:
+                yield batch
+                continue
+            first = self.rank * parts
+            yield from (share_of(batch, first + part, self.world_size * parts) for part in range(parts))
+
+    def _whole(self) -> Iterator[Any]:
+        """The loader's batches, one too small for all ranks joined to the one before it."""
+        if self.world_size == 1:
+            yield from self.loader
+            return
+        waiting: list[Any] = []
+        for batch in self.loader:
+            if waiting and size_of(batch) < self.world_size:
+                waiting[-1] = _joined(waiting[-1], batch)
+                continue
+            yield from waiting
+            waiting = [batch]
+        yield from waiting
+
+
+def size_of(batch: Any) -> int:
+    """How many samples a batch has: the first dimension that most of its tensors agree on.
+
+    Raises:
+        LotteryError: It holds no tensor with a dimension.
+    """
+    sizes: list[int] = []
+    apply_to_collection(batch, Tensor, lambda tensor: sizes.append(tensor.shape[0]) if tensor.ndim else None)
+    if not sizes:
+        raise LotteryError("A batch without tensors has no size: evaluation averages over samples.")
+    return mode(sizes)
+
+
+def _joined(one: Any, other: Any) -> Any:
+    """Two batches as one."""
+    left, structure = tree_flatten(one)
+    right = tree_flatten(other)[0]
+    sizes = size_of(one), size_of(other)
+
+    def join(a: Any, b: Any) -> Any:
+        is_of_samples = isinstance(a, Tensor) and a.ndim and (a.shape[0], b.shape[0]) == sizes
+        return torch.cat([a, b]) if is_of_samples else a
+
+    return tree_unflatten([join(a, b) for a, b in zip(left, right, strict=True)], structure)
+
+
+def bytes_of(batch: Any) -> int:
+    """Memory of a batch's tensors."""
+    used: list[int] = []
+    apply_to_collection(batch, Tensor, lambda tensor: used.append(tensor.numel() * tensor.element_size()))
+    return sum(used)
+
+
+def share_of(batch: Any, part: int, parts: int) -> Any:
+    """One of several parts of a batch, a rank's for instance; they differ by at most one sample.
+
+    Tensors and lists of plain values are cut where they have an entry for each sample.
+
+    Raises:
+        LotteryError: The batch has fewer samples than parts, or tensors that disagree on how many it has.
+    """
+    size = size_of(batch)
+    sizes: set[int] = set()
+    apply_to_collection(batch, Tensor, lambda tensor: sizes.add(tensor.shape[0]) if tensor.ndim else None)
+    if len(sizes) > 1:
+        raise LotteryError(
+            f"The tensors of a batch begin with {sorted(sizes)} entries, so it is not known how to share its samples "
+            f"in {parts} parts: evaluate on one device and not `fast`, or give batches whose tensors begin with the "
+            "samples."
+        )
+    if size < parts:
+        raise LotteryError(f"A batch of {size} samples cannot be shared by {parts} ranks: use larger batches.")
+    mine = slice(size * part // parts, size * (part + 1) // parts)
+
+    def cut(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return value[mine] if value.ndim and len(value) == size else value
+        if len(value) == size and not any(isinstance(item, (Tensor, Mapping, list, tuple)) for item in value):
+            return value[mine]  # a name of each sample, for instance
+        items = [apply_to_collection(item, (Tensor, list, tuple), cut) for item in value]
+        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
+
+    return apply_to_collection(batch, (Tensor, list, tuple), cut)
