@@ -25,7 +25,7 @@ from lightning_lottery.callbacks.loop import (
 )
 from lightning_lottery.callbacks.masked import Masked, check_agreement, cloned
 from lightning_lottery.errors import LotteryError
-from lightning_lottery.functional.masks import Masks, Scores, count, keep_top
+from lightning_lottery.functional.masks import Masks, Scores, keep_top, overlap
 from lightning_lottery.functional.schedules import Schedule
 from lightning_lottery.scope import Scope, size_of, ties
 from lightning_lottery.ticket import Ticket, hash_of, ticket_of, versions
@@ -424,7 +424,7 @@ class MaskCallback(Callback):
         self._masked = Masked(masks, params)
         self._make_true(trainer)
         self._is_shown = False
-        stayed = sum(count({name: mask & before[name]})[0] for name, mask in masks.items())
+        stayed = overlap(masks, before)
         total = sum(mask.numel() for mask in masks.values())
         kept, kept_before = (sum(of.counts[name][0] for name in masks) for of in (self._masked, previous))
         changes = {"mask/change": (kept + kept_before - 2 * stayed) / total, "mask/regrowth": (kept - stayed) / total}

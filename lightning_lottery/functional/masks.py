@@ -113,6 +113,20 @@ def count(masks: Masks) -> tuple[int, int]:
     return sum(count_true(mask) for mask in masks.values()), sum(mask.numel() for mask in masks.values())
 
 
+def overlap(a: Masks, b: Masks) -> int:
+    """How many entries two sets of masks of the same entries both keep.
+
+    Raises:
+        LotteryError: The names or shapes differ.
+
+    Example:
+        >>> overlap({"w": torch.tensor([True, False, True])}, {"w": torch.tensor([True, True, False])})
+        1
+    """
+    check_same_entries(a, b)
+    return sum(count_true(mask & b[name]) for name, mask in a.items())
+
+
 def density(masks: Masks) -> float:
     """Fraction of all entries that is kept, in [0, 1]; 1 where there is no entry.
 

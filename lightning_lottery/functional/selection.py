@@ -46,10 +46,9 @@ class _Found(NamedTuple):
 def blocks_of(scores: Tensor, allowed: Tensor | None, mask: Tensor, dtype: torch.dtype) -> list[Block]:
     """One tensor in blocks that share its memory."""
     size = _BLOCK if scores.device.type == "cpu" else _BLOCK_ON_DEVICE
-    flat = scores.detach().flatten()
-    own = flat if flat.dtype != dtype else _fast(flat)
-    may, out = None if allowed is None else _fast(allowed.flatten()), _fast(mask.view(-1))
-    places = [slice(start, start + size) for start in range(0, flat.numel(), size)]
+    own = scores.detach() if scores.dtype != dtype else _fast(scores.detach())
+    own, may, out = own.reshape(-1), None if allowed is None else _fast(allowed).reshape(-1), _fast(mask).reshape(-1)
+    places = [slice(start, start + size) for start in range(0, len(out), size)]
     return [Block(own[here], None if may is None else may[here], out[here], dtype) for here in places]
 
 

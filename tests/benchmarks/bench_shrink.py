@@ -22,7 +22,7 @@ def run(toy: bool = False) -> list[Row]:
             masked.get_parameter(name).mul_(mask)
     networks = {"dense": dense, "shrunk": small, "masked": masked}
     x, y = images(2 if toy else 32)
-    rounds = 2 if toy else 9
+    rounds = 2 if toy else 21
     inference = interleaved({name: lambda net=net: _infer(net, x) for name, net in networks.items()}, rounds)
     optimizers = {name: torch.optim.AdamW(net.parameters()) for name, net in networks.items()}
     training = interleaved(
