@@ -15,6 +15,7 @@ from lightning_lottery.functional.masks import (
     density,
     hamming,
     keep_top,
+    overlap,
     shuffle,
     zero_removed_,
 )
@@ -46,11 +47,16 @@ def some_of(draw, scores):
 
 
 @contextmanager
-def searching(sample, block):
-    """Make the search for the threshold run on small inputs: it samples and looks at so many entries at a time."""
+def searching(sample, block, on_device=False):
+    """Make the search for the threshold run on small inputs: it samples and looks at so many entries at a time.
+
+    ``on_device``: by tensors, as where their memory is no NumPy array's.
+    """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "_sample_size", lambda total: sample)
         patch.setattr(module, "_BLOCK", block)
+        if on_device:
+            patch.setattr(module, "_fast", lambda tensor: tensor)
         yield
 
 
@@ -70,9 +76,9 @@ small = settings(deadline=None, max_examples=150)
 
 
 @small
-@given(tensors(), SPARSITIES, st.integers(1, 9), st.integers(1, 9), st.sampled_from(["all", "tensor"]))
-def test_what_is_kept_is_what_sorting_by_score_and_reading_order_keeps(scores, sparsity, sample, block, per):
-    with searching(sample, block):
+@given(tensors(), SPARSITIES, st.integers(1, 9), st.integers(1, 9), st.sampled_from(["all", "tensor"]), st.booleans())
+def test_what_is_kept_is_what_sorting_by_score_and_reading_order_keeps(scores, sparsity, sample, block, per, on_device):
+    with searching(sample, block, on_device):
         masks = keep_top(scores, sparsity, per=per)
     assert list(masks) == list(scores)
     assert lists(masks) == oracles.keep_top(lists(scores), sparsity, per=per)
@@ -207,8 +213,9 @@ def test_an_unknown_per_is_refused():
 @pytest.mark.parametrize("sparsity", [0.0, 0.5, 0.99])
 def test_nan_is_refused_by_the_name_of_its_tensor_also_where_it_could_not_be_kept(dtype, sparsity):
     scores = {"fine": torch.ones(3), "empty": torch.ones(0), "bad": torch.tensor([1, math.nan, math.inf], dtype=dtype)}
-    with pytest.raises(LotteryError, match="'bad': 1 of 3"):
-        keep_top(scores, sparsity)
+    for on_device in (False, True):
+        with searching(9, 9, on_device), pytest.raises(LotteryError, match="'bad': 1 of 3"):
+            keep_top(scores, sparsity)
     allowed = {name: ~score.isnan() for name, score in scores.items()}
     for per in ("all", "tensor"):
         with pytest.raises(LotteryError, match="'bad': 1 of 3"):
@@ -292,15 +299,18 @@ def test_a_sample_that_misleads_costs_rounds_not_exactness(name, hidden, block, 
     st.sampled_from([1, 2, 5, 1000]),
     st.sampled_from([0.1, 0.5, 0.9, 1.0]),
     st.integers(0, 9),
+    st.booleans(),
 )
-def test_the_search_ends_at_the_exact_place_for_long_tensors_too(n, sample, block, part, levels, allowed, seed):
+def test_the_search_ends_at_the_exact_place_for_long_tensors_too(
+    n, sample, block, part, levels, allowed, seed, on_device
+):
     generator = torch.Generator().manual_seed(seed)
     scores = {name: torch.randint(levels, (n,), generator=generator).float() for name in "ab"}
     within = {name: torch.rand(n, generator=generator) <= allowed for name in "ab"}
     within["b"][-1] = True
     available, total = count(within)
     kept = max(1, round(part * available))
-    with searching(sample, block):
+    with searching(sample, block, on_device):
         masks = keep_top(scores, 1 - kept / total, within=within)
     assert lists(masks) == oracles.keep_top(lists(scores), 1 - kept / total, lists(within))
     assert count(masks) == (kept, total)
@@ -341,9 +351,17 @@ def test_density_is_the_kept_fraction_and_1_where_there_is_nothing(masks):
     assert density(masks) == (sum(flat) / len(flat) if flat else 1.0)
 
 
+@small
+@given(st.data(), drawn_masks())
+def test_the_overlap_is_what_both_keep(data, a):
+    b = some_of(data.draw, a)
+    pairs = zip(sum(lists(a).values(), []), sum(lists(b).values(), []), strict=True)
+    assert overlap(a, b) == overlap(b, a) == sum(x and y for x, y in pairs)
+
+
 def test_masks_of_other_names_or_shapes_are_not_compared():
     masks = {"w": torch.ones(2).bool(), "v": torch.ones(1).bool()}
-    for compare in (hamming, check_same_entries):
+    for compare in (hamming, overlap, check_same_entries):
         with pytest.raises(LotteryError, match="parameters: u, v in one only"):
             compare(masks, {"w": masks["w"], "u": masks["v"]})
         with pytest.raises(LotteryError, match=r"'w' differ in shape: \(2,\), \(2, 1\)"):
