@@ -71,9 +71,8 @@ class Flow:
         for exponent in range(4):
             scale = 2.0 ** -(octaves * exponent)
             scores = synflow(lambda lent, scale=scale: self(lent, scale), weights, out=self._scores)  # type: ignore[misc]
-            # Sums are fast, but may overflow where no entry does: then look again.
-            sums = torch.stack([score.sum() for score in scores.values()])
-            if sums.isfinite().all() or all(score.isfinite().all() for score in scores.values()):
+            # A sum is fast, but may overflow where no entry does: then look again.
+            if all(math.isfinite(score.sum()) or bool(score.isfinite().all()) for score in scores.values()):
                 return scores
         raise LotteryError(
             f"SynFlow's scores are not finite, in {self._dtype} and scaled down: the network is too deep without norm "

@@ -26,7 +26,7 @@ def keep_top(
     """Masks that keep the highest scores: exactly ``round((1 - sparsity) * n)`` of ``n`` entries, ties or not.
 
     Equal scores are kept in reading order: tensor by tensor as they stand in ``scores``, then entry by entry.
-    Takes time linear in ``n`` and a small fraction of the scores' memory; nothing is sorted but a sample.
+    Takes time linear in ``n`` and at most a few bytes for each eighth entry; nothing is sorted but a sample.
 
     Args:
         scores: Name to floating-point tensor of any shape; infinities rank, NaN is refused.
@@ -57,6 +57,7 @@ def keep_top(
     available = total if within is None else sum(count_true(within[name]) for name in scores)
     kept = round((1 - sparsity) * total)
     if kept > available:
+        _refuse_nan(scores)
         raise LotteryError(
             f"Sparsity {sparsity} keeps {kept} of {total} entries, but only {available} are left within the given "
             "masks: ask for a higher sparsity, removed entries do not come back."

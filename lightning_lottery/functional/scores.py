@@ -71,17 +71,17 @@ def synflow(output: Callable[[Weights], Tensor], weights: Weights, *, out: Score
     equation 2 and algorithm 1.
     """
     leaves = _leaves(weights)
+    with torch.enable_grad():
+        flow = output(leaves).sum()
     for name, leaf in leaves.items():
         # A gradient becomes a score when it arrives: it is in the processor's cache, and its memory serves the next.
         score = partial(_score_of_flow, weight=leaf.detach(), out=out[name] if out else None)
         leaf.register_hook(score)  # type: ignore[no-untyped-call]
-    with torch.enable_grad():
-        flow = output(leaves).sum()
     return _gradients(flow, leaves)
 
 
-def _score_of_flow(gradient: Tensor, *, weight: Tensor, out: Tensor | None) -> Tensor:
-    return torch.mul(gradient, weight, out=out).abs_()
+def _score_of_flow(gradient: Tensor | None, *, weight: Tensor, out: Tensor | None) -> Tensor | None:
+    return None if gradient is None else torch.mul(gradient, weight, out=out).abs_()
 
 
 def iterative_masks(

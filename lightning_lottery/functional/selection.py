@@ -11,6 +11,7 @@ _Flat = Any  # a NumPy array or a tensor: see `_fast`
 
 _BLOCK = 1 << 17  # entries looked at together: a block and its comparisons stay in the processor's cache
 _BLOCK_ON_DEVICE = 1 << 26  # elsewhere the host waits for every block
+_ROOM = 1 << 16  # entries that may be collected at least, however few there are in all
 
 
 class Block(NamedTuple):
@@ -36,8 +37,10 @@ class _Found(NamedTuple):
 
     reached: int
     """How many entries that is."""
+    inside: int
+    """How many may be kept and lie above ``a`` and below ``b``."""
     places: list[_Flat]
-    """Of each block, where the entries above ``a`` and below ``b`` are."""
+    """Of each block, where those are; of none where there are too many."""
     scores: np.ndarray
     """The scores of those, one block after the other."""
     has_nan: bool
@@ -56,9 +59,9 @@ def keep_highest_(blocks: list[Block], rank: int, available: int) -> bool:
     """Write masks that keep the ``rank`` highest of the scores that may be kept; of equal ones the first.
 
     A strided sample brackets the threshold; one pass over all entries marks and counts what lies above the bracket and
-    collects the little that lies inside, which is ranked. Where the sample misled, the search goes on in the part that
-    holds the threshold, which has lost an end of the bracket for good, so it ends. Masses of equal scores (dead units,
-    removed weights) sit on an end of the open bracket: counted, never collected.
+    collects the little that lies inside, which is ranked. Where the sample misled, a four times denser one is taken of
+    the part that holds the threshold: a few passes more. Masses of equal scores (dead units, removed weights) sit on an
+    end of the open bracket: counted, never collected.
 
     Args:
         blocks: All entries in reading order.
@@ -71,11 +74,11 @@ def keep_highest_(blocks: list[Block], rank: int, available: int) -> bool:
     low, high = None, None  # the threshold lies between them
     above_low, from_high = available, 0  # of the entries that may be kept
     total = sum(len(block.mask) for block in blocks)
-    stride = max(1, total // _sample_size(total))
+    stride = total // _sample_size(total) | 1  # odd: layers' widths are even
     while True:
         sample = np.sort(_sample(blocks, low, high, stride))
         a, b = _bracket(sample, (rank - from_high) / (above_low - from_high))
-        found = _pass_over(blocks, a, b)
+        found = _pass_over(blocks, a, b, room=max(total // 8, _ROOM))
         missing = rank - found.reached
         if found.has_nan:
             return False
@@ -87,17 +90,20 @@ def keep_highest_(blocks: list[Block], rank: int, available: int) -> bool:
                 _drop_last_(blocks, b, -missing)
                 return True
             low, above_low = b, found.reached - at_b
-        elif missing <= len(found.scores):
-            _mark_(blocks, found, _highest(found.scores, missing))
-            return True
+        elif missing <= found.inside:
+            if len(found.scores):
+                _mark_(blocks, found, _highest(found.scores, missing))
+                return True
+            low, above_low, high, from_high = a, found.reached + found.inside, b, found.reached
         else:
-            missing -= len(found.scores)
+            missing -= found.inside
             at_a = _count_equal(blocks, a) if a < b else 0
             if missing <= at_a:
-                _mark_(blocks, found, np.ones(len(found.scores), dtype=bool))
+                _mark_above_(blocks, a)
                 _add_first_(blocks, a, missing)
                 return True
-            high, from_high = a, found.reached + len(found.scores) + at_a
+            high, from_high = a, found.reached + found.inside + at_a
+        stride = max(1, stride // 4)
 
 
 def _sample_size(total: int) -> int:
@@ -113,9 +119,12 @@ def _bracket(ordered: np.ndarray, share: float) -> tuple[float, float]:
     return a, b
 
 
-def _pass_over(blocks: list[Block], a: float, b: float) -> _Found:
-    """Mark and count what reaches ``b`` and may be kept, find what of it lies between ``a`` and ``b``."""
-    reached, places, inside, has_nan = 0, [], [], False
+def _pass_over(blocks: list[Block], a: float, b: float, room: int) -> _Found:
+    """Mark and count what reaches ``b`` and may be kept, find what of it lies between ``a`` and ``b``.
+
+    Where that is more than there is ``room`` for, the sample misled, and it is only counted.
+    """
+    reached, inside, places, scores, has_nan = 0, 0, [], [], False
     for block in blocks:
         values = block.values()
         highest = values.max()
@@ -126,9 +135,13 @@ def _pass_over(blocks: list[Block], a: float, b: float) -> _Found:
         if block.allowed is not None:
             block.mask[...] &= block.allowed
         reached += count_true(block.mask)
-        places.append(_places(within))
-        inside.append(values[places[-1]])
-    return _Found(reached, places, _joined(inside), has_nan)
+        inside += count_true(within)
+        if inside <= room:
+            places.append(_places(within))
+            scores.append(values[places[-1]])
+    if inside > room:
+        places, scores = [], []
+    return _Found(reached, inside, places, _joined(scores), has_nan)
 
 
 def _highest(scores: np.ndarray, count: int) -> np.ndarray:
@@ -146,6 +159,12 @@ def _mark_(blocks: list[Block], found: _Found, which: np.ndarray) -> None:
         own = which[start : start + len(places)]
         block.mask[places[own if isinstance(places, np.ndarray) else torch.from_numpy(own).to(places.device)]] = True
         start += len(places)
+
+
+def _mark_above_(blocks: list[Block], value: float) -> None:
+    """Keep what lies above and may be kept."""
+    for block in blocks:
+        block.mask[...] = _both(block.values() > value, block.allowed)
 
 
 def _count_equal(blocks: list[Block], value: float) -> int:
@@ -190,7 +209,7 @@ def _sample(blocks: list[Block], low: float | None, high: float | None, stride: 
 def _joined(found: list[_Flat]) -> np.ndarray:
     """All of them on the host, to which a device hands them at once."""
     if all(isinstance(one, np.ndarray) for one in found):
-        return np.concatenate(found)
+        return np.concatenate(found or [np.empty(0)])
     tensors = [torch.as_tensor(one) for one in found]
     return torch.cat([tensor.to(tensors[0].device) for tensor in tensors]).cpu().numpy()
 

@@ -2,15 +2,16 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from contextlib import contextmanager
-from inspect import signature
 from itertools import islice
 from typing import Any, Literal
 
 import torch
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.trainer.call import _call_callback_hooks, _call_lightning_module_hook, _call_strategy_hook
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.model_helpers import is_overridden
+from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torchmetrics import Metric
 
@@ -129,7 +130,8 @@ class Evaluator:
         Raises:
             LotteryError: The module logs nothing.
         """
-        if "dataloader_iter" in signature(step_of(self.module, self.split)).parameters and len(settings) > 1:
+        draws_itself = is_param_in_hook_signature(step_of(self.module, self.split), "dataloader_iter", explicit=True)
+        if draws_itself and len(settings) > 1:
             return [values for setting in settings for values in self(setting, on_batch=on_batch)]
         recorder = _Recorder(self, settings, on_batch)
         callbacks: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
@@ -141,12 +143,8 @@ class Evaluator:
                 run(self.module, datamodule=self.serving, verbose=False)
         finally:
             self.trainer.callbacks = callbacks  # type: ignore[attr-defined]
-        if len(recorder.found) < len(settings) or not all(recorder.found):
-            step = "test_step" if self.split == "test" else "validation_step"
-            raise LotteryError(
-                f"{type(self.module).__name__} logs nothing in `{step}`: log there what is to be compared, "
-                "`self.log('test_acc', accuracy)` for instance."
-            )
+        if not recorder.found:
+            raise LotteryError("There is no batch to evaluate on: the Trainer limits their number to 0.")
         self.samples = int(sum_over_ranks(recorder.samples, self.trainer))
         return recorder.found
 
@@ -182,37 +180,49 @@ class _Recorder(Callback):
                 child.reset()
 
     def _run_through(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """What Lightning's loop does between two settings' ``on_test_start`` of its last callback, this one."""
-        split = self.evaluator.split
+        """What Lightning's loop does from one setting's ``on_test_start`` of this callback to that of the next."""
+        split, loop = self.evaluator.split, trainer._evaluation_loop
         prefix = "on_test" if split == "test" else "on_validation"
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        here = callbacks.index(self)  # those that the module configures stand behind
+
+        def start(some: Sequence[Callback]) -> None:
+            for callback in some:
+                getattr(callback, f"{prefix}_start")(trainer, pl_module)
 
         def call(hook: str, *given: Any) -> None:
-            for callback in callbacks:
-                getattr(callback, f"{prefix}_{hook}")(trainer, pl_module, *given)
-            getattr(pl_module, f"{prefix}_{hook}")(*given)
+            _call_callback_hooks(trainer, f"{prefix}_{hook}", *given)
+            _call_lightning_module_hook(trainer, f"{prefix}_{hook}", *given)
 
-        getattr(pl_module, f"{prefix}_start")()
+        start(callbacks[here + 1 :])
+        _call_lightning_module_hook(trainer, f"{prefix}_start")
         call("epoch_start")
-        step = trainer.strategy.test_step if split == "test" else trainer.strategy.validation_step
-        takes_index = len(signature(step_of(pl_module, split)).parameters) > 1
-        limits = trainer.num_test_batches if split == "test" else trainer.num_val_batches
-        for index, batch in enumerate(islice(self.evaluator.batches, int(limits[0]))):
+        limit = int(loop.max_batches[0])
+        for index, batch in enumerate(islice(self.evaluator.batches, limit)):
+            loop.batch_progress.is_last_batch = index == limit - 1
             batch = trainer.precision_plugin.convert_input(batch)
             batch = pl_module._on_before_batch_transfer(batch, dataloader_idx=0)
-            batch = trainer.strategy.batch_to_device(batch, dataloader_idx=0)
+            batch = _call_strategy_hook(trainer, "batch_to_device", batch, dataloader_idx=0)
+            loop.batch_progress.increment_ready()
             call("batch_start", batch, index)
-            output = step(batch, index) if takes_index else step(batch)
+            loop.batch_progress.increment_started()
+            given = (batch, index) if takes_index(pl_module, split) else (batch,)
+            output = _call_strategy_hook(trainer, step_name(split), *given)
+            loop.batch_progress.increment_processed()
             call("batch_end", output, batch, index)
+            loop.batch_progress.increment_completed()
             if trainer.received_sigterm:
                 raise SIGTERMException
         call("epoch_end")
         call("end")
         if is_overridden(f"{prefix}_model_train", pl_module):
-            getattr(pl_module, f"{prefix}_model_train")()
-        getattr(pl_module, f"{prefix}_model_eval")()
-        for callback in callbacks[:-1]:
-            getattr(callback, f"{prefix}_start")(trainer, pl_module)
+            _call_lightning_module_hook(trainer, f"{prefix}_model_train")
+        else:
+            loop._module_mode.restore(pl_module)
+        loop.batch_progress.reset_on_run()
+        loop._module_mode.capture(pl_module)
+        _call_lightning_module_hook(trainer, f"{prefix}_model_eval")
+        start(callbacks[:here])
 
     def _begin_batch(self, *given: Any) -> None:
         self.weight = float(self.evaluator.batches.sizes[given[3]])
@@ -228,7 +238,13 @@ class _Recorder(Callback):
     on_test_batch_end = on_validation_batch_end = _end_batch  # type: ignore[assignment]
 
     def _end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.found.append(self._means(trainer))  # while the module is still on its device
+        values = self._means(trainer)  # while the module is still on its device
+        if not values:
+            raise LotteryError(
+                f"{type(pl_module).__name__} logs nothing in `{step_name(self.evaluator.split)}`: log there what is to "
+                "be compared, `self.log('test_acc', accuracy)` for instance."
+            )
+        self.found.append(values)
         self.evaluator.bar.advance(self.evaluator.places)
 
     on_test_end = on_validation_end = _end
@@ -256,9 +272,20 @@ class _Recorder(Callback):
         return values
 
 
+def step_name(split: Split) -> str:
+    """What a module's own test or validation step is called."""
+    return "test_step" if split == "test" else "validation_step"
+
+
 def step_of(module: LightningModule, split: Split) -> Callable[..., Any]:
     """A module's own test or validation step."""
-    return module.test_step if split == "test" else module.validation_step
+    step: Callable[..., Any] = getattr(module, step_name(split))
+    return step
+
+
+def takes_index(module: LightningModule, split: Split) -> bool:
+    """Whether that step is given the batch's number, as Lightning decides it."""
+    return is_param_in_hook_signature(step_of(module, split), "batch_idx", min_args=2)
 
 
 def sum_over_ranks(value: float, trainer: Trainer) -> float:

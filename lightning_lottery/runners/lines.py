@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from inspect import signature
 from typing import Any
 
 import torch
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.functional.connectivity import State, interpolate_, recalibrate_batch_norm_
-from lightning_lottery.runners.evaluation import Evaluator, Split, step_of
+from lightning_lottery.runners.evaluation import Evaluator, Split, step_of, takes_index
 from lightning_lottery.runners.path_report import Curve, LayerKey, Pair
 from lightning_lottery.scope import ties
 
@@ -112,7 +111,7 @@ class Lines:
 def forward_of(module: LightningModule, split: Split) -> Callable[[Any], Any]:
     """A module's own test or validation step as a function of a batch alone."""
     step = step_of(module, split)
-    return (lambda batch: step(batch, 0)) if len(signature(step).parameters) > 1 else step
+    return (lambda batch: step(batch, 0)) if takes_index(module, split) else step
 
 
 def is_finite(state: State) -> bool:

@@ -47,7 +47,7 @@ def some_of(draw, scores):
 
 
 @contextmanager
-def searching(sample, block, on_device=False):
+def searching(sample, block, on_device=False, room=module._ROOM):
     """Make the search for the threshold run on small inputs: it samples and looks at so many entries at a time.
 
     ``on_device``: by tensors, as where their memory is no NumPy array's.
@@ -55,6 +55,7 @@ def searching(sample, block, on_device=False):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "_sample_size", lambda total: sample)
         patch.setattr(module, "_BLOCK", block)
+        patch.setattr(module, "_ROOM", room)
         if on_device:
             patch.setattr(module, "_fast", lambda tensor: tensor)
         yield
@@ -250,8 +251,9 @@ def test_ranking_changes_nothing_and_shares_nothing_with_what_it_is_given(sparsi
 
 
 N = 4096
-SAMPLE = 16  # so that every 256th entry is sampled
+SAMPLE = 16  # so that every 257th entry is sampled, of blocks of 512 the first and one other
 PLACES = torch.arange(N)
+SAMPLED = PLACES % 512 % 257 == 0
 NOISE = torch.rand(N, generator=torch.Generator().manual_seed(0))
 DISTRACTING = {
     "rising": PLACES.float(),
@@ -259,11 +261,11 @@ DISTRACTING = {
     "all zero": torch.zeros(N),
     "two values": (NOISE > 0.3).float(),
     "half dead": NOISE.clamp(min=0.5),
-    "the sampled ones are highest": torch.where(PLACES % 256 == 0, 9.0, NOISE),
-    "the sampled ones are lowest": torch.where(PLACES % 256 == 0, -9.0, NOISE),
-    "the sampled ones are higher, and differ": torch.where(PLACES % 256 == 0, 9.0 + NOISE, NOISE),
-    "the sampled ones are lower, and differ": torch.where(PLACES % 256 == 0, NOISE - 9.0, NOISE),
-    "a period of the stride": (PLACES % 256).float(),
+    "the sampled ones are highest": torch.where(SAMPLED, 9.0, NOISE),
+    "the sampled ones are lowest": torch.where(SAMPLED, -9.0, NOISE),
+    "the sampled ones are higher, and differ": torch.where(SAMPLED, 9.0 + NOISE, NOISE),
+    "the sampled ones are lower, and differ": torch.where(SAMPLED, NOISE - 9.0, NOISE),
+    "a period of the stride": (PLACES % 512 % 257).float(),
     "one block far above": torch.where((PLACES > 300) & (PLACES < 500), 1e30 * NOISE, NOISE),
     "one block infinite": torch.where((PLACES > 300) & (PLACES < 500), math.inf, NOISE),
     "one entry apart": torch.where(PLACES == 1234, 1e30, 0.0),
@@ -279,7 +281,7 @@ def test_a_sample_that_misleads_costs_rounds_not_exactness(name, hidden, block, 
     monkeypatch.setattr(module, "_bracket", lambda *args: rounds.append(1) or bracket(*args))
     score = DISTRACTING[name]
     scores = {"a": score[:1024].view(32, 32), "b": score[1024:]}
-    within = {n: (torch.arange(s.numel()) % 256 != 0).view_as(s) for n, s in scores.items()} if hidden else None
+    within = {n: (torch.arange(s.numel()) % 512 % 257 != 0).view_as(s) for n, s in scores.items()} if hidden else None
     sparsities = (0.01, 0.1, 0.5, 0.9, 0.95, 0.997)
     with searching(SAMPLE, block):
         for sparsity in sparsities:
@@ -288,6 +290,27 @@ def test_a_sample_that_misleads_costs_rounds_not_exactness(name, hidden, block, 
     assert len(rounds) >= len(sparsities) - 1
     if name in MISLEADING and not hidden and block == 512:
         assert len(rounds) > len(sparsities)
+
+
+@pytest.mark.parametrize("room", [module._ROOM, 8], ids=["room for all", "no room"])
+@pytest.mark.parametrize("lowest", [True, False], ids=["lowest", "highest"])
+@pytest.mark.parametrize("ties", [1, 4096], ids=["no ties", "ties"])
+def test_however_a_sample_misleads_a_few_passes_are_enough(lowest, ties, room, monkeypatch):
+    passes, pass_over = [], module._pass_over
+    monkeypatch.setattr(module, "_pass_over", lambda *args, **given: passes.append(1) or pass_over(*args, **given))
+    monkeypatch.setattr(module, "_ROOM", room)
+    n = 2**20
+    places = torch.arange(n) % module._BLOCK
+    stride = n // module._sample_size(n) | 1
+    noise = torch.rand(n, generator=torch.Generator().manual_seed(0))
+    noise = (noise * 2**20 / ties).floor()
+    score = torch.where(places % stride == 0, noise - 2**21 if lowest else noise + 2**21, noise)
+    order = score.sort(descending=True, stable=True).indices
+    for kept in (1, n // 100, n // 51, n // 50, n // 4, n // 2, n - n // 51, n - n // 100, n - 1):
+        passes.clear()
+        mask = keep_top({"a": score.view(1024, 1024)}, 1 - kept / n)["a"]
+        assert set(mask.flatten().nonzero().flatten().tolist()) == set(order[:kept].tolist())
+        assert len(passes) <= 5, kept
 
 
 @small
@@ -300,9 +323,10 @@ def test_a_sample_that_misleads_costs_rounds_not_exactness(name, hidden, block, 
     st.sampled_from([0.1, 0.5, 0.9, 1.0]),
     st.integers(0, 9),
     st.booleans(),
+    st.integers(0, 99),
 )
 def test_the_search_ends_at_the_exact_place_for_long_tensors_too(
-    n, sample, block, part, levels, allowed, seed, on_device
+    n, sample, block, part, levels, allowed, seed, on_device, room
 ):
     generator = torch.Generator().manual_seed(seed)
     scores = {name: torch.randint(levels, (n,), generator=generator).float() for name in "ab"}
@@ -310,7 +334,7 @@ def test_the_search_ends_at_the_exact_place_for_long_tensors_too(
     within["b"][-1] = True
     available, total = count(within)
     kept = max(1, round(part * available))
-    with searching(sample, block, on_device):
+    with searching(sample, block, on_device, room):
         masks = keep_top(scores, 1 - kept / total, within=within)
     assert lists(masks) == oracles.keep_top(lists(scores), 1 - kept / total, lists(within))
     assert count(masks) == (kept, total)

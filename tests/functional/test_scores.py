@@ -284,6 +284,30 @@ def test_flow_scores_a_weight_used_twice_by_its_whole_gradient_and_one_that_no_f
         assert [scores[name].data_ptr() == out[name].data_ptr() for name in weights] == [True, False, True]
 
 
+class Stops(torch.autograd.Function):
+    """Hands no gradient on."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return None
+
+
+@pytest.mark.parametrize("is_given", [False, True], ids=["new memory", "given memory"])
+def test_a_weight_whose_gradient_is_stopped_scores_zero_and_gradients_taken_within_are_gradients(is_given):
+    def output(w):
+        (within,) = torch.autograd.grad((w["own"] ** 2).sum(), [w["own"]], create_graph=True)
+        return Stops.apply(w["stopped"] * 2) + within * w["own"].detach()
+
+    weights = {"stopped": torch.tensor([3.0]), "own": torch.tensor([5.0])}
+    out = {name: torch.full_like(weight, torch.nan) for name, weight in weights.items()} if is_given else None
+    scores = synflow(output, weights, out=out)
+    assert {name: score.item() for name, score in scores.items()} == {"stopped": 0.0, "own": 5 * (2 * 5)}
+
+
 def test_a_linear_loss_has_no_hessian():
     assert not grasp(lambda w, x: (w["w"] * x).sum(), {"w": torch.randn(3)}, [torch.rand(3)])["w"].any()
 
