@@ -176,9 +176,12 @@ def _drop_last_(blocks: list[Block], value: float, count: int) -> None:
     for block in reversed(blocks):
         if not count:
             return
-        places = _places(block.equal_to(value))[-count:]
-        block.mask[places] = False
-        count -= len(places)
+        ties = block.equal_to(value)
+        if (here := count_true(ties)) > count:
+            ties[_places(ties)[:-count]] = False
+            here = count
+        block.mask[...] = block.mask > ties  # the one and not the other
+        count -= here
 
 
 def _add_first_(blocks: list[Block], value: float, count: int) -> None:
@@ -186,9 +189,12 @@ def _add_first_(blocks: list[Block], value: float, count: int) -> None:
     for block in blocks:
         if not count:
             return
-        places = _places(block.equal_to(value))[:count]
-        block.mask[places] = True
-        count -= len(places)
+        ties = block.equal_to(value)
+        if (here := count_true(ties)) > count:
+            ties[_places(ties)[count:]] = False
+            here = count
+        block.mask[...] |= ties
+        count -= here
 
 
 def _sample(blocks: list[Block], low: float | None, high: float | None, stride: int) -> np.ndarray:

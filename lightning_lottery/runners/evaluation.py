@@ -197,7 +197,7 @@ class _Recorder(Callback):
         start(callbacks[here + 1 :])
         _call_lightning_module_hook(trainer, f"{prefix}_start")
         call("epoch_start")
-        limit = int(loop.max_batches[0])
+        limit, with_index = int(loop.max_batches[0]), takes_index(pl_module, split)
         for index, batch in enumerate(islice(self.evaluator.batches, limit)):
             loop.batch_progress.is_last_batch = index == limit - 1
             batch = trainer.precision_plugin.convert_input(batch)
@@ -206,7 +206,7 @@ class _Recorder(Callback):
             loop.batch_progress.increment_ready()
             call("batch_start", batch, index)
             loop.batch_progress.increment_started()
-            given = (batch, index) if takes_index(pl_module, split) else (batch,)
+            given = (batch, index) if with_index else (batch,)
             output = _call_strategy_hook(trainer, step_name(split), *given)
             loop.batch_progress.increment_processed()
             call("batch_end", output, batch, index)
