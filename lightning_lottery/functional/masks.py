@@ -190,8 +190,7 @@ def zero_removed_(tensor: Tensor, mask: Tensor) -> Tensor:
         >>> zero_removed_(torch.tensor([-1.0, torch.nan, 2.0]), torch.tensor([True, False, False]))
         tensor([-1.,  0.,  0.])
     """
-    bits = tensor.detach().view(_INTEGERS[tensor.element_size()])
-    mask = mask if mask.device == tensor.device else mask.to(tensor.device)
+    bits, mask = tensor.detach().view(_INTEGERS[tensor.element_size()]), mask.to(tensor.device)
     if bits.dtype == torch.int64:
         bits.bitwise_and_(mask.view(torch.int8).neg())
     else:
