@@ -23,7 +23,7 @@ torture: .venv/.installed-test
 
 # All of tests/benchmarks, or as in `make bench ONLY="platon shrink"`; keep the machine idle meanwhile.
 bench: .venv/.installed-test
-	PYTHONPATH=tests $(BIN)/python -W ignore -m benchmarks $(ONLY)
+	PYTHONPATH=tests $(BIN)/python -W ignore -m benchmarks.table $(ONLY)
 
 # runs/ stays: it holds results.
 clean:

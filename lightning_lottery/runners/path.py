@@ -90,10 +90,10 @@ def path(
         submodule: Where in the module the checkpoints' weights go, such as ``"model"``; for checkpoints of the inner
             network.
         memory: Bytes of batches that are kept in memory; what does not fit is loaded anew for every place.
-        fast: On a CPU: forward passes of at most 32 samples, which stay in the processor's cache (whole batches where
-            the Trainer limits their number), and convolutions in the channels-last format. Equal up to rounding where
-            what the module logs are means over samples, or metrics of torchmetrics; it must not `view` what comes out
-            of a convolution (`reshape` and `flatten` are fine).
+        fast: For convolutions of images on a CPU: forward passes of at most 32 samples, which stay in the processor's
+            cache (whole batches where the Trainer limits their number), and the channels-last format. Equal up to
+            rounding where what the module logs are means over samples, or metrics of torchmetrics; it must not `view`
+            what comes out of a convolution (`reshape` and `flatten` are fine). Without convolutions nothing changes.
         predict: Given the module and a batch, the predicted classes; for the share of samples the ends disagree on.
         allow_diverged: Lines to a network whose weights are not finite are NaN, and not refused.
 
@@ -128,7 +128,8 @@ def path(
     ranks = {"rank": trainer.global_rank, "world_size": trainer.world_size}
     limit = trainer.limit_test_batches if split == "test" else trainer.limit_val_batches
     is_limited = isinstance(limit, int) or limit != 1  # 1 is one batch, 1.0 all of them; parts would count as batches
-    at_most = MICRO_BATCH if fast and not is_limited else None
+    convolutions = [child for child in module.modules() if isinstance(child, torch.nn.Conv2d)] if fast else []
+    at_most = MICRO_BATCH if convolutions and not is_limited else None
     batches = Batches(loader_of(module, data, split, trainer), **ranks, memory=memory, at_most=at_most)
     training = []
     if recalibrate and has_batch_norm(module):
@@ -149,7 +150,7 @@ def path(
     in_one_order = list(states)  # the first's, where they are aligned
     evaluate = Evaluator(module, trainer, batches, split, data=data, evaluations=evaluations)
     lines = Lines(evaluate, submodule, monitor, mode, training)
-    laid_out = _channels_last_(module) if fast else []
+    laid_out = _channels_last_(convolutions)
     try:
         for i, j in pairs:
             curves[i, j] = lines.between(states[i], states[j], places)
@@ -169,7 +170,7 @@ def path(
                 _write_like(Path(names[0]), mean, Path(save_midpoint))
         curves = lines.with_every_metric(curves)
     except RuntimeError as error:
-        if not (fast and "view size is not compatible" in str(error)):
+        if not (convolutions and "view size is not compatible" in str(error)):
             raise
         raise LotteryError(
             f"{type(module).__name__} uses `view` where a convolution's output has another format: use `reshape` or "
@@ -202,9 +203,9 @@ def path(
     return replace(report, stability=_stability(report))
 
 
-def _channels_last_(module: torch.nn.Module) -> list[Tensor]:
+def _channels_last_(convolutions: Sequence[torch.nn.Conv2d]) -> list[Tensor]:
     """Store the weights of convolutions of images in the order in which their passes are faster; those changed."""
-    weights = {child.weight for child in module.modules() if isinstance(child, torch.nn.Conv2d)}
+    weights = {convolution.weight for convolution in convolutions}
     changed = [weight for weight in weights if not weight.is_contiguous(memory_format=torch.channels_last)]
     for weight in changed:
         weight.data = weight.data.contiguous(memory_format=torch.channels_last)

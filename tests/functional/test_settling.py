@@ -1,7 +1,5 @@
 import json
 import math
-import subprocess
-import sys
 from dataclasses import FrozenInstanceError, asdict
 
 import numpy as np
@@ -297,12 +295,6 @@ def test_lags_are_smoothing_less_one_and_those_of_newey_and_west_without_smoothi
     for rule, lags in ((SlopeHAC(), 199), (SlopeHAC(smoothing=1), 5), (SlopeHAC(lags=0), 0)):
         assert rule.judge(np.concatenate([line, line])[-rule.memory :]).lags == lags
         assert rule.judge(np.full(rule.memory, 3.0)).lags == lags
-
-
-def test_the_package_is_imported_without_the_libraries_of_the_tests():
-    heavy = "{'statsmodels', 'pymannkendall'} & set(sys.modules)"
-    program = f"import sys, lightning_lottery.functional.settling; assert not {heavy}, {heavy}"
-    subprocess.run([sys.executable, "-c", program], check=True)
 
 
 # Equivalence

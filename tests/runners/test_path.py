@@ -34,10 +34,10 @@ class Judged(LightningModule):
             )
 
 
-def quadrants(n: int = 61) -> DataLoader:
+def quadrants(n: int = 61, batch_size: int = 8) -> DataLoader:
     """Labels that no line separates."""
     x = torch.randn(n, 6, generator=torch.Generator().manual_seed(0))
-    return DataLoader(TensorDataset(x, (x[:, 0] * x[:, 1] > 0).long()), batch_size=8)
+    return DataLoader(TensorDataset(x, (x[:, 0] * x[:, 1] > 0).long()), batch_size=batch_size)
 
 
 def mlp(wide: int = 32) -> nn.Module:
@@ -271,15 +271,17 @@ def test_limited_batches_are_what_is_counted(tmp_path):
 class Seen(Judged):
     """A small CNN that writes down how its batches and weights come."""
 
-    def __init__(self) -> None:
-        network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3), nn.Flatten(), nn.Linear(64, 2))
-        super().__init__(network)
+    def __init__(self, network: nn.Module | None = None) -> None:
+        super().__init__(
+            network or nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3), nn.Flatten(), nn.Linear(64, 2))
+        )
         self.sizes, self.layouts = [], set()
 
     def test_step(self, batch, batch_idx):
         super().test_step(batch, batch_idx)
         self.sizes.append(len(batch[0]))
-        self.layouts.add(self.network[0].weight.is_contiguous(memory_format=torch.channels_last))
+        weight = self.network[0].weight
+        self.layouts.add(weight.ndim == 4 and weight.is_contiguous(memory_format=torch.channels_last))
 
 
 def test_fast_passes_find_the_same_up_to_rounding_and_leave_the_module_as_it_was(tmp_path):
@@ -306,6 +308,14 @@ def test_fast_passes_find_the_same_up_to_rounding_and_leave_the_module_as_it_was
     with pytest.raises(LotteryError, match="use `reshape` or `flatten` there, or judge without `fast`"):
         path(fast, loader, files, trainer=trainer(tmp_path), fast=True)
     assert all(param.is_contiguous() for param in fast.parameters())
+
+
+def test_fast_changes_nothing_without_convolutions(tmp_path):
+    files = saved(tmp_path, trained(0, steps=1), trained(1, steps=1))
+    module, loader = Seen(mlp()), quadrants(batch_size=48)
+    found = path(module, loader, files, trainer=trainer(tmp_path), alphas=(0, 1), fast=True)
+    assert max(module.sizes) == 48
+    assert found.curves == path(Judged(mlp()), loader, files, trainer=trainer(tmp_path), alphas=(0, 1)).curves
 
 
 class Record(NamedTuple):
