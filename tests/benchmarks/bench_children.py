@@ -42,9 +42,8 @@ def make_short_trainer(**given: Any) -> Trainer:
 def run(toy: bool = False) -> list[Row]:
     """The digits transformer; what children begin with is made before."""
     make = make_short_trainer if toy else make_trainer
-    pairs = [(2, 2)] if toy else [(1, 2)] * 2  # how many at a time
-    in_turn, at_once = zip(*[[_children(number, make) for number in pair] for pair in pairs], strict=True)
-    return [ratio("two children: in turn / at once", in_turn, at_once, goal=">= 1.8 x")]
+    in_turn, at_once = (_children(number, make) for number in ((2, 2) if toy else (1, 2)))
+    return [ratio("two children: in turn / at once", [in_turn], [at_once], goal=">= 1.8 x")]
 
 
 def _children(at_once: int, make: Callable[..., Trainer]) -> float:

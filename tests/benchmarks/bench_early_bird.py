@@ -18,7 +18,7 @@ def run(toy: bool = False) -> list[Row]:
     """Beside a dense step; heads and neurons, one sparsity, three rules."""
     early_bird = EarlyBird([SlopeHAC()], [0.5], at=[1.0])
     watch = Stopwatch(early_bird)
-    steps = 4 if toy else 25
+    steps = 4 if toy else 13
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*before these rules can settle")
         fit(vit_of_5_million(toy), steps, NetworkSlimming(), early_bird, *watch.around, batch_size=2 if toy else 16)

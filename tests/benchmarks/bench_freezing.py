@@ -15,7 +15,7 @@ from lightning_lottery import MaskFreezing, Scope, Ticket
 def run(toy: bool = False) -> list[Row]:
     """Inside two fits, in one of which somebody looks at gradients, and the naive designs alone on the same weights."""
     torch.manual_seed(0)
-    network, steps = vit_of_5_million(toy), 4 if toy else 25
+    network, steps = vit_of_5_million(toy), 4 if toy else 12
     params = Scope().select(network)
     masks = {f"network.{name}": torch.rand_like(param) < 0.5 for name, param in params.items()}
     extra, adamw, dense = _seconds(network, masks, steps, 2 if toy else 16)

@@ -9,7 +9,7 @@ from benchmarks.measure import Row, interleaved, ratio
 def run(toy: bool = False) -> list[Row]:
     """In fresh interpreters."""
     variants = {name: lambda name=name: _import(name) for name in ("lightning", "lightning_lottery")}
-    times = interleaved(variants, 1 if toy else 5)
+    times = interleaved(variants, 1 if toy else 2)
     return [
         ratio(
             "`import lightning_lottery` / `import lightning`",

@@ -45,7 +45,7 @@ def _png(image: np.ndarray) -> bytes:
 def run(toy: bool = False) -> Iterator[Row]:
     """An MLP and ResNet-20; several pairs; more data, more places."""
     few, many = (32, 64) if toy else (1024, 4096)
-    places, rounds = (3, 2) if toy else (21, 5)
+    places, rounds = (3, 2) if toy else (21, 2)
     yield from _line("MLP", lenet_300_100, few, places, rounds, ">= 9 x")
     yield from _line("MLP", lenet_300_100, many, places, rounds, ">= 9 x")
     yield from _growth(few, places, rounds)

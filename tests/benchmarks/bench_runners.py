@@ -26,7 +26,7 @@ def run(toy: bool = False) -> list[Row]:
     return [
         plain(
             f"{what}: more than its fits and evaluations",
-            [_overhead(run) for _ in range(1 if toy else 3)],
+            [_overhead(run)],
             "%",
             goal="<= 3 %",
         )

@@ -24,7 +24,7 @@ def run(toy: bool = False) -> list[Row]:
             "kthvalue": lambda scores=scores: _joined(scores),
             "copy": lambda scores=scores: {name: score.clone() for name, score in scores.items()},
         }
-        times = interleaved(variants, 3 if toy else 9)
+        times = interleaved(variants, 3 if toy else 5)
         rows.append(ratio(f"selection, {what}: `kthvalue` of all / ours", times["kthvalue"], times["ours"]))
         rows.append(ratio(f"selection, {what}: ours / copying the scores", times["ours"], times["copy"]))
     return rows

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.measure import Row, exact, interleaved, ratio
+from benchmarks.measure import Row, interleaved, plain, ratio
 from benchmarks.stopwatch import images, vit_of_5_million
 from lightning_lottery import Ticket, shrink
 from lightning_lottery.anatomy import groups_of
@@ -22,7 +22,7 @@ def run(toy: bool = False) -> list[Row]:
             masked.get_parameter(name).mul_(mask)
     networks = {"dense": dense, "shrunk": small, "masked": masked}
     x, y = images(2 if toy else 32)
-    rounds = 2 if toy else 21
+    rounds = 2 if toy else 7
     inference = interleaved({name: lambda net=net: _infer(net, x) for name, net in networks.items()}, rounds)
     optimizers = {name: torch.optim.AdamW(net.parameters()) for name, net in networks.items()}
     training = interleaved(
@@ -32,7 +32,7 @@ def run(toy: bool = False) -> list[Row]:
     return [
         ratio("shrink: dense / shrunk, inference", inference["dense"], inference["shrunk"], goal=">= 1.95 x"),
         ratio("shrink: dense / shrunk, training step", training["dense"], training["shrunk"], goal=">= 1.74 x"),
-        exact("shrink: operations of a forward pass, dense / shrunk", flops["dense"] / flops["shrunk"], "x"),
+        plain("shrink: operations of a forward pass, dense / shrunk", [flops["dense"] / flops["shrunk"]], "x"),
         ratio("shrink: dense / only masked, inference", inference["dense"], inference["masked"]),
         ratio("shrink: dense / only masked, training step", training["dense"], training["masked"]),
     ]

@@ -65,8 +65,8 @@ def _naive(network: nn.Module, weights: list[nn.Parameter], image: Tensor, itera
 def run(toy: bool = False) -> Iterator[Row]:
     """Both networks in float64, one image."""
     for name, network, goal, rounds in (
-        ("ViT", vit_of_5_million(toy), "<= 1.7 x", 2),
-        ("ResNet-20", resnet(8 if toy else 20), "<= 1.35 x", 9),
+        ("ViT", vit_of_5_million(toy), "<= 1.7 x", 1),
+        ("ResNet-20", resnet(8 if toy else 20), "<= 1.35 x", 3),
     ):
         synflow = SynFlow(0.9, at_step=1, iterations=1)
         inside = Inside(synflow, 2 if toy else rounds, 2 if toy else 100)

@@ -11,18 +11,36 @@ ON_GPU = torch.cuda.is_available()  # asked once: it takes a millisecond
 
 
 class Row(NamedTuple):
-    """One line of the table: a value, between which values nine rounds of ten (at most) lie, and what it is to be."""
+    """One line of the table: what was measured in each round, by what it is compared with."""
 
     what: str
-    value: float
-    low: float
-    high: float
+    above: list[float]
+    below: list[float]
     unit: str = "x"
     goal: str = ""
 
+    @property
+    def value(self) -> float:
+        """Ratio of medians."""
+        return median(self.above) / median(self.below)
+
+    @property
+    def spread(self) -> tuple[float, float]:
+        """Where nine of ten rounds' own ratios lie; the value as well."""
+        ratios = [a / b for a, b in zip(self.above, self.below, strict=True)]
+        if len(ratios) < 2:
+            return self.value, self.value
+        twentieths = quantiles(ratios, n=20, method="inclusive")
+        return min(twentieths[0], self.value), max(twentieths[-1], self.value)
+
+    def and_those_of(self, other: "Row") -> "Row":
+        """The rounds of both."""
+        return self._replace(above=self.above + other.above, below=self.below + other.below)
+
     def __str__(self) -> str:
         """As the table shows it."""
-        spread = f"{self.low:.3g} to {self.high:.3g}" if self.low != self.high else ""
+        low, high = self.spread
+        spread = f"{low:.3g} to {high:.3g}" if low != high else ""
         return f"| {self.what} | {self.value:.3g} {self.unit} | {spread} | {self.goal} |"
 
 
@@ -56,29 +74,14 @@ def interleaved(
 
 
 def ratio(what: str, above: Sequence[float], below: Sequence[float], *, unit: str = "x", goal: str = "") -> Row:
-    """Median of one by the median of the other; the spread is that of the rounds' own ratios, 5 % to 95 %."""
+    """One by the other."""
     scale = 100 if unit == "%" else 1
-    value = scale * median(above) / median(below)
-    low, high = spread([scale * a / b for a, b in zip(above, below, strict=True)])
-    return Row(what, value, min(low, value), max(high, value), unit, goal)
+    return Row(what, [scale * a for a in above], list(below), unit, goal)
 
 
 def plain(what: str, values: Sequence[float], unit: str, *, goal: str = "") -> Row:
-    """A median with its spread."""
-    return Row(what, median(values), *spread(values), unit, goal)
-
-
-def exact(what: str, value: float, unit: str, *, goal: str = "") -> Row:
-    """A value that does not vary."""
-    return Row(what, value, value, value, unit, goal)
-
-
-def spread(values: Sequence[float]) -> tuple[float, float]:
-    """Where nine of ten values lie."""
-    if len(values) < 2:
-        return values[0], values[0]
-    twentieths = quantiles(values, n=20, method="inclusive")
-    return twentieths[0], twentieths[-1]
+    """Values that are compared with nothing."""
+    return Row(what, list(values), [1.0] * len(values), unit, goal)
 
 
 def bytes_per_second(megabytes: int = 21, rounds: int = 9) -> float:
