@@ -71,7 +71,7 @@ def path(arguments: Sequence[str]) -> None:
     parser.add_argument("--threshold", type=float, default=0.02, help="error barrier below which networks are stable")
     parser.add_argument("--recalibrate", type=int, default=0, help="training batches for batch norm's statistics")
     parser.add_argument(
-        "--fast", action="store_true", help="of convolutions, in small batches, channels-last: equal up to rounding"
+        "--fast", action="store_true", help="convolutions in small batches, channels-last: equal up to rounding"
     )
     parser.add_argument("--align", action="store_true", help="also with units in the other's order (git re-basin)")
     parser.add_argument("--save-midpoint", default=None, metavar="PATH", help="write the mean of all networks there")

@@ -50,7 +50,7 @@ class InstabilityAnalysis:
         alphas: Places on each line, evenly spaced, both ends included; >= 2.
         recalibrate: Training batches for estimating batch norm's statistics anew at each place; 0 for none.
         layer_alphas: Places at which single layers are interpolated, in [0, 1]; empty for none.
-        fast: Judge in small batches and the faster format: see ``path``.
+        fast: Judge convolutions in small batches and the faster format: see ``path``.
         predict: Gives predicted classes for (module, batch), to compare predictions; or its address
             ``package.module:function``.
 

@@ -93,7 +93,7 @@ def path(
         fast: For convolutions of images on a CPU: forward passes of at most 32 samples, which stay in the processor's
             cache (whole batches where the Trainer limits their number), and the channels-last format. Equal up to
             rounding where what the module logs are means over samples, or metrics of torchmetrics; it must not `view`
-            what comes out of a convolution (`reshape` and `flatten` are fine). Without convolutions nothing changes.
+            what comes out of a convolution (`reshape` and `flatten` are fine). Without `Conv2d` nothing changes.
         predict: Given the module and a batch, the predicted classes; for the share of samples the ends disagree on.
         allow_diverged: Lines to a network whose weights are not finite are NaN, and not refused.
 

@@ -22,7 +22,7 @@ class InstabilitySettings:
         alphas: Places on the line, evenly spaced, both ends included; >= 2.
         recalibrate: Training batches for estimating batch norm's statistics anew at each place; 0 for none.
         layer_alphas: Places at which single layers are interpolated, in [0, 1]; empty for none.
-        fast: Evaluate in small batches and the faster format: see ``path``.
+        fast: Evaluate convolutions in small batches and the faster format: see ``path``.
         ticket: Path of a ticket that every child trains.
         pruner: A callback that prunes once, at the checkpoint: every child trains its ticket.
         predict: ``package.module:function`` that gives predicted classes for (module, batch), to compare predictions.
@@ -71,7 +71,7 @@ class SweepSettings:
         threshold: Error barrier below which networks are called stable, a fraction.
         alphas: Places on each line, evenly spaced, both ends included; >= 2.
         recalibrate: Training batches for estimating batch norm's statistics anew at each place; 0 for none.
-        fast: Evaluate in small batches and the faster format: see ``path``.
+        fast: Evaluate convolutions in small batches and the faster format: see ``path``.
         margin: Error of a pruned network above the dense one's that still counts as a match, > 0.
     """
 

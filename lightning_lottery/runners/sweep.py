@@ -69,7 +69,7 @@ class InstabilitySweep:
         alphas: Places on each line, evenly spaced, both ends included; >= 2.
         recalibrate: Training batches for estimating batch norm's statistics anew at each place; 0 for none. The raw
             barrier is judged; the recalibrated one stands beside it in the records.
-        fast: Judge in small batches and the faster format: see ``path``.
+        fast: Judge convolutions in small batches and the faster format: see ``path``.
         margin: Error of a pruned network above the dense one's that still counts as a match, > 0.
 
     Raises:

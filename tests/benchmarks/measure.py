@@ -2,7 +2,8 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from statistics import median, quantiles
+from random import randrange
+from statistics import median
 from typing import NamedTuple
 
 import torch
@@ -26,12 +27,9 @@ class Row(NamedTuple):
 
     @property
     def spread(self) -> tuple[float, float]:
-        """Where nine of ten rounds' own ratios lie; the value as well."""
+        """The lowest and the highest of the rounds' own ratios."""
         ratios = [a / b for a, b in zip(self.above, self.below, strict=True)]
-        if len(ratios) < 2:
-            return self.value, self.value
-        twentieths = quantiles(ratios, n=20, method="inclusive")
-        return min(twentieths[0], self.value), max(twentieths[-1], self.value)
+        return min(ratios), max(ratios)
 
     def and_those_of(self, other: "Row") -> "Row":
         """The rounds of both."""
@@ -61,11 +59,12 @@ def seconds(run: Callable[[], object]) -> float:
 def interleaved(
     variants: Mapping[str, Callable[[], object]], rounds: int, *, warmup: int = 1
 ) -> dict[str, list[float]]:
-    """Seconds of every variant in each round; the first of a round is another one each time."""
+    """Seconds of every variant in each round; the first of a round is another one each time, and drawn at the start."""
     names = list(variants)
     times: dict[str, list[float]] = {name: [] for name in names}
+    drawn = randrange(len(names))
     for turn in range(warmup + rounds):
-        first = turn % len(names)
+        first = (drawn + turn) % len(names)
         for name in names[first:] + names[:first]:
             took = seconds(variants[name])
             if turn >= warmup:

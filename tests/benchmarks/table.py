@@ -21,17 +21,20 @@ PASSES = 3
 
 def main(only: list[str]) -> None:
     """Print the table as the last pass completes it; every area of a pass in a process of its own."""
+    if unknown := set(only) - set(AREAS):
+        sys.exit(f"There is no benchmark of {', '.join(sorted(unknown))}; those that there are: {', '.join(AREAS)}.")
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
     print(
         f"{device}, {torch.get_num_threads()} threads; torch {version('torch')}, lightning {version('lightning')};",
         end=" ",
     )
-    print(f"{date.today()}.\n\n| what | measured | nine of ten rounds | goal |\n|---|---|---|---|", flush=True)
+    print(f"{date.today()}.\n\n| what | measured | lowest to highest round | goal |\n|---|---|---|---|", flush=True)
     found: dict[str, list[Row]] = {}
     for number in range(1, PASSES + 1):
         for area in only or AREAS:
             with ProcessPoolExecutor(1, get_context("spawn")) as process:
                 rows = process.submit(measured, area).result()
+            print(f"pass {number} of {PASSES}: {area}", file=sys.stderr)
             before = found.get(area)
             found[area] = [a.and_those_of(b) for a, b in zip(before, rows, strict=True)] if before else rows
             if number == PASSES:
