@@ -1,4 +1,4 @@
-"""Children on Dask's workers, in SLURM job arrays, and several at once: the same as one after another."""
+"""Children on Dask's workers and in SLURM job arrays: the same as one after another."""
 
 import json
 import os
@@ -186,6 +186,6 @@ def test_an_engine_that_cannot_be_is_refused(how, said, monkeypatch):
 
 
 @pytest.mark.parametrize("how", [{"jobs": 2}, {"dask": "tcp://127.0.0.1:1"}])
-def test_what_no_other_process_can_import_is_not_done_elsewhere(how):
+def test_what_no_other_process_can_import_is_not_done_elsewhere(how, parent, tmp_path):
     with pytest.raises(LotteryError, match="functions at the top of a file"):
-        engine_of(**how, here=lambda child: {})
+        sweep(parent, make=lambda **given: make_trainer(**given)).run(**how, out=tmp_path)
