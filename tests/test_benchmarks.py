@@ -24,7 +24,8 @@ def test_every_benchmark_runs_and_gives_rows(area):
         rows = list(import_module(f"benchmarks.{area}").run(toy=True))
     assert rows
     for row in rows:
-        assert math.isfinite(row.value)
+        low, high = row.spread
+        assert math.isfinite(row.value) and low <= row.value <= high
         assert str(row).count("|") == 5 and row.what
 
 

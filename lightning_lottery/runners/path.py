@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
 
@@ -93,7 +94,8 @@ def path(
         fast: For convolutions of images on a CPU: forward passes of at most 32 samples, which stay in the processor's
             cache (whole batches where the Trainer limits their number), and the channels-last format. Equal up to
             rounding where what the module logs are means over samples, or metrics of torchmetrics; it must not `view`
-            what comes out of a convolution (`reshape` and `flatten` are fine). Without `Conv2d` nothing changes.
+            what comes out of a convolution (`reshape` and `flatten` are fine). Without `Conv2d` nothing changes, as is
+            said.
         predict: Given the module and a batch, the predicted classes; for the share of samples the ends disagree on.
         allow_diverged: Lines to a network whose weights are not finite are NaN, and not refused.
 
@@ -129,6 +131,8 @@ def path(
     limit = trainer.limit_test_batches if split == "test" else trainer.limit_val_batches
     is_limited = isinstance(limit, int) or limit != 1  # 1 is one batch, 1.0 all of them; parts would count as batches
     convolutions = [child for child in module.modules() if isinstance(child, torch.nn.Conv2d)] if fast else []
+    if fast and not convolutions:
+        rank_zero_warn(f"`fast` changes nothing for {type(module).__name__}: it has no Conv2d.")
     at_most = MICRO_BATCH if convolutions and not is_limited else None
     batches = Batches(loader_of(module, data, split, trainer), **ranks, memory=memory, at_most=at_most)
     training = []

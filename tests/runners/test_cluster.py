@@ -1,4 +1,4 @@
-"""Children on Dask's workers and in SLURM job arrays: the same as one after another."""
+"""Children on Dask's workers, in SLURM job arrays, and several at once: the same as one after another."""
 
 import json
 import os
@@ -71,11 +71,13 @@ def sweep(parent, make=make_trainer):
     return InstabilitySweep(Net, make_data, make, snapshots=[parent], seeds=[1, 2], alphas=3)
 
 
-def test_dask_s_workers_and_one_after_another_find_the_same(parent, scheduler, tmp_path):
+def test_two_at_once_dask_s_workers_and_one_after_another_find_the_same(parent, scheduler, tmp_path):
     here = sweep(parent, make=lambda **given: make_trainer(**given)).run(out=tmp_path / "here")
-    found = sweep(parent).run(out=tmp_path / "dask", dask=scheduler)
-    assert found.barriers("dense") == here.barriers("dense") and found.lines("dense") == here.lines("dense")
-    assert (tmp_path / "dask/results.jsonl").read_text() == (tmp_path / "here/results.jsonl").read_text()
+    for name, how in (("jobs", {"jobs": 2}), ("dask", {"dask": scheduler})):
+        found = sweep(parent).run(out=tmp_path / name, **how)
+        assert found.barriers("dense") == here.barriers("dense") and found.lines("dense") == here.lines("dense")
+        texts = [(tmp_path / of / "results.jsonl").read_text() for of in (name, "here")]
+        assert texts[0] == texts[1]
 
 
 class Slow(Callback):
@@ -186,6 +188,6 @@ def test_an_engine_that_cannot_be_is_refused(how, said, monkeypatch):
 
 
 @pytest.mark.parametrize("how", [{"jobs": 2}, {"dask": "tcp://127.0.0.1:1"}])
-def test_what_no_other_process_can_import_is_not_done_elsewhere(how, parent, tmp_path):
+def test_what_no_other_process_can_import_is_not_done_elsewhere(how):
     with pytest.raises(LotteryError, match="functions at the top of a file"):
-        sweep(parent, make=lambda **given: make_trainer(**given)).run(**how, out=tmp_path)
+        engine_of(**how, here=lambda child: {})

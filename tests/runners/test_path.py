@@ -1,4 +1,5 @@
 import sys
+import warnings
 from pathlib import Path
 from typing import NamedTuple
 
@@ -310,10 +311,13 @@ def test_fast_passes_find_the_same_up_to_rounding_and_leave_the_module_as_it_was
     assert all(param.is_contiguous() for param in fast.parameters())
 
 
-def test_fast_changes_nothing_without_convolutions(tmp_path):
+def test_fast_changes_nothing_without_convolutions_and_says_so(tmp_path):
     files = saved(tmp_path, trained(0, steps=1), trained(1, steps=1))
     module, loader = Seen(mlp()), quadrants(batch_size=48)
-    found = path(module, loader, files, trainer=trainer(tmp_path), alphas=(0, 1), fast=True)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always", UserWarning)
+        found = path(module, loader, files, trainer=trainer(tmp_path), alphas=(0, 1), fast=True)
+    assert "`fast` changes nothing for Seen: it has no Conv2d." in [str(warning.message) for warning in said]
     assert max(module.sizes) == 48
     assert found.curves == path(Judged(mlp()), loader, files, trainer=trainer(tmp_path), alphas=(0, 1)).curves
 
