@@ -13,19 +13,19 @@ from lightning_lottery.callbacks import (
     SynFlow,
     log_spaced,
 )
+from lightning_lottery.connectivity.path import path
+from lightning_lottery.connectivity.path_report import PathReport
 from lightning_lottery.errors import LotteryError
+from lightning_lottery.experiments.imp import IterativePruning
+from lightning_lottery.experiments.imp_report import ImpReport
+from lightning_lottery.experiments.instability import InstabilityAnalysis
+from lightning_lottery.experiments.sweep import InstabilitySweep
+from lightning_lottery.experiments.sweep_report import SweepReport
 from lightning_lottery.functional.schedules import Constant, Cubic, Exponential, Schedule
-from lightning_lottery.functional.settling import ADF, HammingFIFO, MannKendall, SlopeEquivalence, SlopeHAC
-from lightning_lottery.runners.imp import IterativePruning
-from lightning_lottery.runners.imp_report import ImpReport
-from lightning_lottery.runners.instability import InstabilityAnalysis
-from lightning_lottery.runners.path import path
-from lightning_lottery.runners.path_report import PathReport
-from lightning_lottery.runners.sweep import InstabilitySweep
-from lightning_lottery.runners.sweep_report import SweepReport
+from lightning_lottery.functional.settling.rules import ADF, HammingFIFO, MannKendall, SlopeEquivalence, SlopeHAC
 from lightning_lottery.scope import Scope
-from lightning_lottery.shrink import shrink
 from lightning_lottery.ticket import Ticket
+from lightning_lottery.units.removal import shrink
 
 __all__ = [
     "PLATON",

@@ -1,6 +1,6 @@
 """``python -m lightning_lottery`` is the ``lightning-lottery`` command."""
 
-from lightning_lottery.cli import main
+from lightning_lottery.command.main import main
 
 if __name__ == "__main__":
     main()

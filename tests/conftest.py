@@ -23,7 +23,11 @@ def golden() -> Path:
     return folder
 
 
-collect_ignore = ["kills.py", "ranks.py"]  # scripts that tests start: importing one for its doctests would run it
+# Scripts that tests start: importing one for its doctests would run it.
+collect_ignore = ["helpers/kills.py", "helpers/ranks.py"]
+    "helpers/kills.py",
+    "helpers/ranks.py",
+]  # scripts that tests start: importing one for its doctests would run it
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -17,7 +17,8 @@ from lightning.pytorch.callbacks import (
 from lightning.pytorch.plugins import MixedPrecision
 from lightning.pytorch.plugins.precision import Precision
 
-from blocks import Blocks
+from helpers.blocks import Blocks
+from helpers.projects import Odd, fit, plain_loader, says
 from lightning_lottery import (
     PLATON,
     SNIP,
@@ -36,7 +37,6 @@ from lightning_lottery import (
 from lightning_lottery.callbacks import MaskCallback
 from lightning_lottery.functional import count
 from lightning_lottery.ticket import hash_of
-from projects import Odd, fit, plain_loader, says
 
 BODY = Scope(exclude=("head.*",))
 STEPS = 12  # of a fit: three epochs of four batches

@@ -11,21 +11,17 @@ ROOT = Path(__file__).parents[1] / PACKAGE
 
 FLOORS = [  # lowest first; a name stands for the module or for everything in the folder
     {"errors"},
+    {"checks", "files", "figures"},
+    {"scope"},
     {"functional"},
-    {"scope", "ticket", "anatomy", "permutable", "open_attention", "unit_scores", "shrink", "shrunk", "figures"},
-    {
-        "callbacks.loop",
-        "callbacks.masked",
-        "callbacks.base",
-        "callbacks.snapshots",
-        "callbacks.scoring",
-        "callbacks.flow",
-        "callbacks.draws",
-    },
+    {"ticket"},
+    {"units", "hooks"},
     {"callbacks"},  # the method files
-    {"runners"},
+    {"children"},
+    {"connectivity"},
+    {"experiments"},
+    {"command", "zoo"},
     {""},  # the public names
-    {"cli", "zoo"},
     {"__main__"},
 ]
 

@@ -18,7 +18,7 @@ def run(*command: str, timeout: float = 240.0) -> subprocess.CompletedProcess[st
 
 
 def test_two_ranks_agree_resume_exactly_and_notice_when_they_do_not_agree(tmp_path):
-    done = run(sys.executable, str(HERE / "ranks.py"), str(tmp_path))
+    done = run(sys.executable, str(HERE / "helpers" / "ranks.py"), str(tmp_path))
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     assert done.stdout.count("ok\n") == 2
 
@@ -55,7 +55,7 @@ FAILS = """
 import sys
 from lightning.pytorch.callbacks import Callback
 from test_contract import CALLBACKS
-from projects import Odd, Batches, trainer
+from helpers.projects import Odd, Batches, trainer
 
 class Fails(Callback):
     def on_train_batch_end(self, trainer, *_):
@@ -81,12 +81,12 @@ import sys
 from pathlib import Path
 
 import torch
-from blocks import Blocks
+from helpers.blocks import Blocks
 from lightning.pytorch import seed_everything
 from lightning.pytorch.callbacks import Callback
 from lightning_lottery import ADF, EarlyBird, ExactResume, HammingFIFO, NetworkSlimming
 from lightning_lottery.ticket import hash_of
-from projects import Batches, trainer
+from helpers.projects import Batches, trainer
 from test_contract import KeepEveryResume, ending, same
 
 
@@ -147,8 +147,8 @@ def test_strategies_that_shard_parameters_are_refused_by_name(strategy, tmp_path
     from lightning.fabric.utilities.exceptions import MisconfigurationException
     from lightning.pytorch import strategies
 
+    from helpers.projects import Odd, trainer
     from lightning_lottery import NetworkSlimming
-    from projects import Odd, trainer
     from test_contract import CALLBACKS
 
     fitted = trainer(tmp_path)

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from lightning_lottery.runners import processes, recipe
-from stages import in_this_process
+from helpers.stages import in_this_process
+from lightning_lottery.children import processes
+from lightning_lottery.experiments import recipe
 
 ROOT = Path(__file__).parents[1] / "recipes"
 FOLDERS = sorted({path.parent for path in ROOT.rglob("[0-9]*-*.*.yaml")})

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from lightning_lottery.anatomy import Group, survey, tensor_at, tensors_of
 from lightning_lottery.errors import LotteryError
-from lightning_lottery.figures import mask_distances, norms_with_draws
+from lightning_lottery.figures.drawing import mask_distances, norms_with_draws
 from lightning_lottery.functional.masks import check_sparsity
-from lightning_lottery.functional.settling import Rule
-from lightning_lottery.functional.watching import Per, Probe, Watch, names_of
-from lightning_lottery.shrink import shrink, shrink_
+from lightning_lottery.functional.settling.rules import Rule
+from lightning_lottery.functional.settling.watch import Per, Probe, Watch, names_of
 from lightning_lottery.ticket import Ticket, write_whole
+from lightning_lottery.units.groups import Group, survey, tensor_at, tensors_of
+from lightning_lottery.units.removal import shrink, shrink_
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

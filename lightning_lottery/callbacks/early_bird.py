@@ -12,20 +12,20 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 
-from lightning_lottery.anatomy import Group, groups_of
-from lightning_lottery.callbacks.base import MaskCallback
 from lightning_lottery.callbacks.draws import PER, check_arguments, cut_out_, weight_norms, write_records
-from lightning_lottery.callbacks.loop import batches_that_stepped, steps_of_fit
-from lightning_lottery.callbacks.masked import Masked, check_agreement
 from lightning_lottery.errors import LotteryError
-from lightning_lottery.functional.detection import Verdict
 from lightning_lottery.functional.schedules import Schedule
-from lightning_lottery.functional.settling import Rule
-from lightning_lottery.functional.watching import Per, Probe, Watch, names_of
-from lightning_lottery.open_attention import open_attention_
+from lightning_lottery.functional.settling.detector import Verdict
+from lightning_lottery.functional.settling.rules import Rule
+from lightning_lottery.functional.settling.watch import Per, Probe, Watch, names_of
+from lightning_lottery.hooks.clock import batches_that_stepped, steps_of_fit
+from lightning_lottery.hooks.mask_callback import MaskCallback
+from lightning_lottery.hooks.masked import Masked, check_agreement
 from lightning_lottery.scope import named_parameters, ties
-from lightning_lottery.shrink import parameter_masks
 from lightning_lottery.ticket import Ticket, hash_of, ticket_of
+from lightning_lottery.units.attention import open_attention_
+from lightning_lottery.units.groups import Group, groups_of
+from lightning_lottery.units.removal import parameter_masks
 
 _ROWS = 100  # steps whose scores wait on the device at most
 

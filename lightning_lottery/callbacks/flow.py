@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from lightning_lottery.callbacks.scoring import cast, state_of, tensors_in, with_state
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.functional.scores import Weights, synflow
+from lightning_lottery.hooks.scoring import cast, state_of, tensors_in, with_state
 from lightning_lottery.scope import plain_name
 
 

@@ -11,14 +11,14 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
-from lightning_lottery.callbacks.base import MaskCallback
 from lightning_lottery.callbacks.flow import Flow
-from lightning_lottery.callbacks.loop import steps_of_fit
-from lightning_lottery.callbacks.scoring import cast, state_of, tensors_in, training_batches, untouched, with_state
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.functional.masks import Masks
 from lightning_lottery.functional.schedules import Constant, Schedule
 from lightning_lottery.functional.scores import Loss, Weights, grasp, iterative_masks, snip, widest_dtype
+from lightning_lottery.hooks.clock import steps_of_fit
+from lightning_lottery.hooks.mask_callback import MaskCallback
+from lightning_lottery.hooks.scoring import cast, state_of, tensors_in, training_batches, untouched, with_state
 from lightning_lottery.scope import Scope
 
 

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_lottery.callbacks.base import MaskCallback
-from lightning_lottery.callbacks.masked import Masked
 from lightning_lottery.errors import LotteryError
+from lightning_lottery.hooks.mask_callback import MaskCallback
+from lightning_lottery.hooks.masked import Masked
 from lightning_lottery.scope import named_parameters, size_of, ties
 from lightning_lottery.ticket import Ticket, hash_of
 

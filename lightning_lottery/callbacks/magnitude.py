@@ -5,9 +5,9 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from lightning_lottery.callbacks.base import MaskCallback
 from lightning_lottery.functional.schedules import Schedule, scheduled
 from lightning_lottery.functional.scores import magnitude
+from lightning_lottery.hooks.mask_callback import MaskCallback
 from lightning_lottery.scope import Scope
 
 

@@ -9,12 +9,12 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
-from lightning_lottery.callbacks.base import MaskCallback
-from lightning_lottery.callbacks.masked import cloned
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.functional.masks import Masks
 from lightning_lottery.functional.schedules import Schedule, scheduled
 from lightning_lottery.functional.sensitivity import Averages, add_, averages_like, check_decay, fold_, score
+from lightning_lottery.hooks.mask_callback import MaskCallback
+from lightning_lottery.hooks.masked import cloned
 from lightning_lottery.scope import Scope
 
 BODY = Scope(exclude=(r"re:(^|\.)(\w*_)?(classifier|head|pooler)(\.|$)",))

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from lightning_lottery.anatomy import Group, groups_of, tensors_of
-from lightning_lottery.callbacks.loop import batches_that_stepped, enter
 from lightning_lottery.errors import LotteryError
-from lightning_lottery.open_attention import open_attention_
+from lightning_lottery.hooks.clock import batches_that_stepped, enter
 from lightning_lottery.scope import plain_name
+from lightning_lottery.units.attention import open_attention_
+from lightning_lottery.units.groups import Group, groups_of, tensors_of
 
 KINDS = ("head", "neuron", "channel")
 NAME = "slimming"

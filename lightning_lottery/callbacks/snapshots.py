@@ -12,8 +12,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 
-from lightning_lottery.callbacks.loop import StepClock, enter, restore_loader
 from lightning_lottery.errors import LotteryError
+from lightning_lottery.hooks.clock import StepClock, enter, restore_loader
 
 
 class Snapshots(Callback):

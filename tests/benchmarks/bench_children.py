@@ -14,7 +14,7 @@ from lightning.pytorch import Trainer
 
 from benchmarks.measure import Row, ratio
 from lightning_lottery import InstabilityAnalysis
-from lightning_lottery.runners.children import Child
+from lightning_lottery.children.child import Child
 from lightning_lottery.zoo import Digits, ImageClassifier, vit
 
 EPOCHS = 25

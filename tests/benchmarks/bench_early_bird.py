@@ -8,7 +8,7 @@ import torch
 from benchmarks.measure import Row, ratio, seconds
 from benchmarks.stopwatch import Stopwatch, fit, vit_of_5_million
 from lightning_lottery import ADF, EarlyBird, MannKendall, NetworkSlimming, SlopeHAC
-from lightning_lottery.functional.watching import Watch, unit_masks_of
+from lightning_lottery.functional.settling.watch import Watch, unit_masks_of
 
 RULES = {"hac": SlopeHAC(), "mann_kendall": MannKendall(), "adf": ADF()}
 EVERY = 100  # steps between two probes

@@ -7,8 +7,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.measure import Row, interleaved, plain, ratio
 from benchmarks.stopwatch import images, vit_of_5_million
 from lightning_lottery import Ticket, shrink
-from lightning_lottery.anatomy import groups_of
-from lightning_lottery.shrink import parameter_masks
+from lightning_lottery.units.groups import groups_of
+from lightning_lottery.units.removal import parameter_masks
 
 
 def run(toy: bool = False) -> list[Row]:

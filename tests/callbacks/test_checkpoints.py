@@ -10,17 +10,8 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from lightning_lottery import (
-    PLATON,
-    Cubic,
-    ExactResume,
-    LotteryError,
-    MagnitudePruning,
-    MaskFreezing,
-    Scope,
-    Snapshots,
-)
-from projects import Batches, Odd, fit, says, trainer
+from helpers.projects import Batches, Odd, fit, says, trainer
+from lightning_lottery import PLATON, Cubic, ExactResume, LotteryError, MagnitudePruning, MaskFreezing, Scope, Snapshots
 from test_contract import BODY, CALLBACKS, EVERY, STEPS, KeepEveryResume, removed_are_zero, ticket
 
 
@@ -272,7 +263,7 @@ def test_a_run_killed_at_random_moments_ends_as_the_unbroken_one(kills, tmp_path
     assert os.stat(elsewhere).st_dev != os.stat(tmp_path).st_dev or elsewhere == str(tmp_path)
     here = Path(__file__).parents[1]
     environment = {**os.environ, "PYTHONPATH": str(here), "TMPDIR": elsewhere}
-    command = [sys.executable, str(here / "kills.py"), str(tmp_path / "run"), str(kills)]
+    command = [sys.executable, str(here / "helpers" / "kills.py"), str(tmp_path / "run"), str(kills)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0 and done.stdout.endswith("ok\n"), done.stderr[-3000:]
 
@@ -330,7 +321,7 @@ def test_a_checkpoint_of_other_settings_may_be_tested(tmp_path):
 
 
 def test_snapshots_count_steps_and_not_optimizers_when_they_begin_late(tmp_path):
-    from callbacks.test_loops import TwoOptimizers
+    from hooks.test_clock import TwoOptimizers
 
     fit(tmp_path, Snapshots([6]), module=TwoOptimizers())
     path = tmp_path / "snapshots" / "step=6.ckpt"

@@ -15,8 +15,9 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import CSVLogger
 from torch import nn
 
-import stages
-from blocks import Blocks, Convs
+from helpers import stages
+from helpers.blocks import Blocks, Convs
+from helpers.projects import Batches, fit, says, trainer
 from lightning_lottery import (
     ADF,
     PLATON,
@@ -32,14 +33,13 @@ from lightning_lottery import (
     Ticket,
     shrink,
 )
-from lightning_lottery.anatomy import groups_of
 from lightning_lottery.callbacks.draws import cut_out_, weight_norms
-from lightning_lottery.cli import main
+from lightning_lottery.command.main import main
 from lightning_lottery.functional import count, keep_top, layers_by_units, nuclear_norm, replay
-from lightning_lottery.functional.settling import scores_differ
-from lightning_lottery.functional.watching import Watch
-from lightning_lottery.shrink import parameter_masks
-from projects import Batches, fit, says, trainer
+from lightning_lottery.functional.settling.rules import scores_differ
+from lightning_lottery.functional.settling.watch import Watch
+from lightning_lottery.units.groups import groups_of
+from lightning_lottery.units.removal import parameter_masks
 from test_contract import KeepEveryResume, ending, same
 
 NORMS = {"window": 20, "every": 10}
@@ -403,12 +403,12 @@ import sys
 from pathlib import Path
 
 import torch
-from blocks import Blocks
+from helpers.blocks import Blocks
 from lightning.pytorch import seed_everything
 from lightning_lottery import NetworkSlimming
 from lightning_lottery.ticket import hash_of
 from lightning_lottery import ADF, EarlyBird, HammingFIFO
-from projects import Batches, trainer
+from helpers.projects import Batches, trainer
 
 
 class RankBatches(Batches):

@@ -4,10 +4,10 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 
+from helpers.projects import fit, says
 from lightning_lottery import PLATON, LotteryError
 from lightning_lottery.callbacks import platon as module
 from lightning_lottery.functional import averages_like, hamming, keep_top, observe_, score
-from projects import fit, says
 
 
 class Poisons(Callback):

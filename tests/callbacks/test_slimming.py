@@ -11,12 +11,12 @@ from lightning.pytorch.callbacks import BatchSizeFinder, Callback, GradientAccum
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
-from blocks import Blocks, Convs
+from helpers.blocks import Blocks, Convs
+from helpers.projects import OPTIMIZERS, Batches, fit, plain_loader, says, trainer
 from lightning_lottery import ExactResume, LotteryError, NetworkSlimming
-from lightning_lottery.anatomy import groups_of
 from lightning_lottery.callbacks.slimming import folded
-from lightning_lottery.shrink import parameter_masks
-from projects import OPTIMIZERS, Batches, fit, plain_loader, says, trainer
+from lightning_lottery.units.groups import groups_of
+from lightning_lottery.units.removal import parameter_masks
 from test_contract import AVERAGING, PRECISIONS, WITH_STATE_PER_WEIGHT, KeepEveryResume, same, scaler
 
 INPUTS = torch.randn(5, 6, generator=torch.Generator().manual_seed(3))

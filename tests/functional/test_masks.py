@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import oracles
+from helpers import oracles
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.functional import selection as module
 from lightning_lottery.functional.masks import (

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import oracles
+from helpers import oracles
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.functional.schedules import Constant, Cubic, Exponential, Schedule, scheduled
 

@@ -3,11 +3,11 @@ from functools import partial
 
 import numpy as np
 import pytest
-from barrier_process import BUMP, NORMAL, REPETITIONS, SKEWED, STEPS, searches
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
+from helpers.barrier_process import BUMP, NORMAL, REPETITIONS, SKEWED, STEPS, searches
 from lightning_lottery import LotteryError
 from lightning_lottery.functional.search import Bisection, Grid, contradictions, crossing, k_star, stable_from
 from lightning_lottery.functional.stability import StepStability, judge_step

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-import oracles
+from helpers import oracles
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.functional.masks import count, keep_top
 from lightning_lottery.functional.sensitivity import Averages, averages_like, check_decay, observe_, score

@@ -3,11 +3,11 @@ from dataclasses import astuple
 
 import numpy as np
 import pytest
-from barrier_process import DESIGNS, NORMAL, REPETITIONS, SKEWED, rates
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
+from helpers.barrier_process import DESIGNS, NORMAL, REPETITIONS, SKEWED, rates
 from lightning_lottery import LotteryError
 from lightning_lottery.functional.connectivity import judge
 from lightning_lottery.functional.stability import judge_step, roc_of_threshold

@@ -4,15 +4,7 @@ import pytest
 import torch
 
 from lightning_lottery.errors import LotteryError
-from lightning_lottery.zoo import (
-    bert,
-    pretrained_text,
-    pretrained_vit,
-    random_text,
-    random_vit,
-    torchvision_model,
-    vit,
-)
+from lightning_lottery.zoo import bert, pretrained_text, pretrained_vit, random_text, random_vit, torchvision_model, vit
 
 
 @pytest.fixture(scope="module")

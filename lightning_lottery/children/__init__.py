@@ -1,0 +1,1 @@
+"""One training in a folder: done once, resumed when killed, refused when changed."""

@@ -1,0 +1,266 @@
+"""A child: a folder and the command that fills it; done once, resumed when killed, refused when changed."""
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from lightning.pytorch.utilities import rank_zero_info
+
+from lightning_lottery.children.fingerprint import differences, hash_of_file, leaves, shown
+from lightning_lottery.errors import LotteryError
+from lightning_lottery.ticket import write_whole
+
+RESUME_FROM = "LOTTERY_RESUME_FROM"
+"""Environment variable by which the first rank tells the others, which start the command anew, where to go on."""
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Child:
+    """A folder and what is to be done in it.
+
+    Files: ``child.json`` (command, options and labels), ``config.yaml`` (the resolved configuration), ``resume.ckpt``
+    while it trains, then ``last.ckpt``, ``results.jsonl``, and ``done``, written last, with the fingerprint.
+
+    Args:
+        folder: Where everything of it goes.
+        command: Lightning's subcommand (fit, validate, test, predict), or one of this package's.
+        config: The resolved configuration of the project, as of ``fit``.
+        labels: What every row of its records says of it: ``stage``, ``seeds``, ``parent``.
+        options: What the command needs beside the project: plain values.
+    """
+
+    folder: Path
+    command: str
+    config: Mapping[str, Any]
+    labels: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def load(cls, folder: Path) -> "Child":
+        """Read back what ``prepare`` wrote.
+
+        Raises:
+            LotteryError: The folder holds no child.
+        """
+        try:
+            spec = json.loads((folder / "child.json").read_text())
+            config = yaml.safe_load((folder / "config.yaml").read_text())
+        except FileNotFoundError as error:
+            raise LotteryError(
+                f"'{folder}' is not a child's folder: there is no {Path(error.filename).name}."
+            ) from error
+        return cls(folder, spec["command"], config, spec["labels"], spec.get("options", {}))
+
+    def prepare(self) -> None:
+        """Write the folder's specification; refuse a folder in which another was trained.
+
+        Raises:
+            LotteryError: The folder belongs to a different configuration, or to other input files: the difference;
+                or another process is training in it.
+        """
+        if not self.is_done and not self.is_started:
+            self.discard()  # nothing was trained: whatever was asked for before no longer matters
+        elif difference := self._differences(with_inputs=True):
+            raise LotteryError(
+                f"'{self.folder}' was made from something else: {shown(difference)}. To run it again, and what "
+                f"depends on it: --redo {self.folder.name}, or the stage's name where a recipe runs it"
+            )
+        elif self.is_stale:
+            (self.folder / "done").unlink()  # a runner's section changed: its children know what that means for them
+        self._specify()
+
+    def _specify(self) -> None:
+        spec = {"command": self.command, "labels": dict(self.labels), "options": dict(self.options)}
+        text = json.dumps({**spec, "fingerprint": self.fingerprint()})
+        write_whole(
+            self.folder / "config.yaml", yaml.safe_dump(dict(self.config), sort_keys=False).encode(), "configuration"
+        )
+        write_whole(self.folder / "child.json", text.encode(), "specification")
+
+    def changes(self) -> str:
+        """How it differs from what was trained in the folder, input files and a runner's own section aside."""
+        if not self.is_done and not self.is_started:
+            return ""
+        return shown(self._differences(with_inputs=False))
+
+    def _differences(self, *, with_inputs: bool) -> list[str]:
+        """How it differs from what was trained in the folder, in more than the section that its command reads."""
+        before, now = (
+            {
+                **found,
+                "config": {name: value for name, value in found["config"].items() if name != self.command},
+                "inputs": found["inputs"] if with_inputs else {},
+            }
+            for found in (self._prepared_fingerprint(), self.fingerprint())
+        )
+        return list(differences(before, now))
+
+    @property
+    def is_done(self) -> bool:
+        """Whether it finished; ``prepare`` has said whether with this configuration."""
+        return (self.folder / "done").is_file()
+
+    @property
+    def is_started(self) -> bool:
+        """Whether there is something to go on from: a checkpoint, or children of its own."""
+        return (self.folder / "resume.ckpt").is_file() or any(self.folder.glob("*/**/child.json"))
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether it finished, but with another configuration or other input files than it would have now."""
+        return self.is_done and any(differences(self._prepared_fingerprint(), self.fingerprint()))
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Command, configuration, options, and the hash of every file that they name."""
+        inputs = {path: hash_of_file(Path(path)) for path in self.inputs() if os.path.isfile(path)}
+        return {
+            "command": self.command,
+            "config": dict(self.config),
+            "options": dict(self.options),
+            "inputs": inputs,
+        }
+
+    def inputs(self) -> list[str]:
+        """Every string of the configuration: each could be the path of a file."""
+        named = (*leaves(self.config), *leaves(self.options))
+        return sorted({value for _, value in named if isinstance(value, str)})
+
+    def discard(self) -> None:
+        """Remove the folder and everything in it.
+
+        Raises:
+            LotteryError: Another process is training in it.
+        """
+        if self.folder.is_dir():
+            with _alone_in(self.folder):
+                shutil.rmtree(self.folder)
+
+    def records(self) -> list[Row]:
+        """The rows it left."""
+        return [json.loads(line) for line in (self.folder / "results.jsonl").read_text().splitlines()]
+
+    def finish(self, rows: Sequence[Row]) -> None:
+        """Write the records, then ``done``; the checkpoint to resume from is no longer needed."""
+        write_records(self.folder, rows)
+        write_whole(self.folder / "done", json.dumps(self._prepared_fingerprint()).encode(), "mark")
+        (self.folder / "resume.ckpt").unlink(missing_ok=True)
+
+    def _prepared_fingerprint(self) -> dict[str, Any]:
+        return dict(json.loads((self.folder / "child.json").read_text())["fingerprint"])
+
+
+Work = Callable[[Child, str], list[Row] | None]
+"""What a command does: given the child and the checkpoint to resume from (or ""), its records; None on other ranks."""
+
+
+def write_records(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write ``results.jsonl``, a row a line.
+
+    Raises:
+        LotteryError: It cannot be written.
+    """
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    write_whole(folder / "results.jsonl", text.encode(), "records")
+
+
+def do_child(folder: Path, commands: Mapping[str, Work], *, wait: bool = False) -> None:
+    """Do the child of a folder in this process: what ``lightning-lottery child DIR`` does.
+
+    Args:
+        folder: The child's.
+        commands: What each command does.
+        wait: Where another process is in the folder, wait for it to end.
+
+    Raises:
+        LotteryError: The folder holds no child, another process is in it, or its configuration is refused.
+    """
+    child = Child.load(folder)
+    is_first_rank = RESUME_FROM not in os.environ
+    try:
+        with _alone_in(folder, wait=wait):
+            if child.is_done:
+                rank_zero_info(f"{folder} is done.")
+                return
+            resume = _newest_that_loads(folder)
+            if is_first_rank and not resume:
+                child._specify()  # with the files that earlier children have written since
+            rows = commands[child.command](child, resume)
+            if rows is not None:
+                child.finish(rows)
+    finally:
+        if is_first_rank:
+            os.environ.pop(RESUME_FROM, None)
+
+
+def tell_progress(folder: Path, done: int, total: int | None) -> None:
+    """Leave in a child's folder how far it is, for whoever runs several."""
+    (folder / "progress").write_text(f"{done} {total or ''}")
+
+
+def discard_with_dependents(children: Sequence[Child], names: Collection[str], *, root: Path | None = None) -> None:
+    """Remove the children of these names, and every later one that uses a file of one removed.
+
+    Args:
+        children: In the order in which they depend on each other.
+        names: Of folders below the root: ``seed-1``, ``parent-0/synflow-step-10``.
+        root: Default: the folder that all children's share.
+
+    Raises:
+        LotteryError: There is no such child, or another process is in it.
+    """
+    above = str(root or os.path.commonpath([child.folder.parent for child in children])) if names else ""
+    places = [child.folder.as_posix().removeprefix(above) for child in children]
+    known = {
+        name: [child for child, place in zip(children, places, strict=True) if f"/{name}/" in f"{place}/"]
+        for name in names
+    }
+    if unknown := [name for name, found in known.items() if not found]:
+        listed = ", ".join(place[1:] for place in places)
+        raise LotteryError(f"There is no {', '.join(unknown)} to do again: there are {listed}.")
+    removed: list[Child] = []
+    for child in children:
+        uses = any(Path(path).is_relative_to(other.folder) for other in removed for path in child.inputs())
+        if any(child in found for found in known.values()) or uses:
+            child.discard()
+            removed.append(child)
+
+
+@contextmanager
+def _alone_in(folder: Path, *, wait: bool = False) -> Iterator[None]:
+    """Hold the folder until this process ends, in whatever way; further ranks enter with the first."""
+    if RESUME_FROM in os.environ:
+        yield
+        return
+    with open(folder / ".lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError as error:
+            raise LotteryError(f"Another process is training '{folder}': wait for it, or end it.") from error
+        yield
+
+
+def _newest_that_loads(folder: Path) -> str:
+    """Path of the checkpoint to go on from, or nothing; decided once, by the rank that runs first."""
+    if RESUME_FROM in os.environ:
+        return os.environ[RESUME_FROM]
+    path = folder / "resume.ckpt"
+    try:
+        torch.load(path, map_location="meta", weights_only=True)
+        resume = str(path)
+    except FileNotFoundError:
+        resume = ""
+    except Exception as error:  # whatever a torn file makes torch raise
+        rank_zero_info(f"{path} does not load ({error}): the child begins anew.")
+        resume = ""
+    os.environ[RESUME_FROM] = resume
+    return resume

@@ -1,0 +1,158 @@
+"""Under which conditions a child trained: children of one checkpoint may differ in their seed and in nothing else."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_warn
+from lightning_utilities.core.apply_func import apply_to_collection
+from torch import Tensor
+
+from lightning_lottery.children.fingerprint import differences, shown
+from lightning_lottery.errors import LotteryError
+from lightning_lottery.ticket import hash_of, write_whole
+
+FILE = "conditions.json"
+BATCHES = 3  # whose content is compared, beside the first one of every epoch
+MAY_DIFFER = ("batches", "end_weights", "threads", "tested")
+
+
+class Conditions(Callback):
+    """Writes down what a child began with and which batches it saw first.
+
+    Args:
+        resumed: Whether this fit goes on from a checkpoint of the child's own, which then holds the beginning.
+    """
+
+    def __init__(self, *, resumed: bool) -> None:
+        self.resumed = resumed
+        self.found: dict[str, Any] = {}
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Everything that must be equal between children."""
+        if self.found:
+            return
+        schedulers = [config.scheduler.state_dict() for config in trainer.lr_scheduler_configs]
+        self.found = {
+            "start_step": trainer.global_step,
+            "weights": _hash_of_state(pl_module),
+            "hparams": {name: _plain(v) for name, v in pl_module.hparams.items() if not name.startswith("_")},
+            "optimizers": [
+                {name: _plain(value) for name, value in group.items() if name != "params"}
+                for optimizer in trainer.optimizers
+                for group in optimizer.param_groups
+            ],
+            "schedulers": [{name: _plain(value) for name, value in state.items()} for state in schedulers],
+            "precision": trainer.precision,
+            "world_size": trainer.world_size,
+            "threads": torch.get_num_threads(),
+            "batches": [],
+        }
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, *_: Any
+    ) -> None:
+        """The content of the first batches, and of the first one of every epoch."""
+        if len(self.found["batches"]) < BATCHES or batch_idx == 0:
+            self.found["batches"].append(_hash_of_batch(batch))
+
+    def on_test_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, *_: Any
+    ) -> None:
+        """The content of the first batch that the child is tested on."""
+        if batch_idx == 0:
+            self.found["tested"] = _hash_of_batch(batch)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was found."""
+        return {"found": json.dumps(self.found)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """The beginning of this child's own killed run; another run's is none of ours."""
+        if self.resumed:
+            self.found = json.loads(state_dict["found"])
+
+    def end_of(self, trainer: Trainer) -> dict[str, Any]:
+        """What the fit ended with."""
+        return {"end_step": trainer.global_step, "end_weights": _hash_of_state(trainer.lightning_module)}
+
+    def write(self, trainer: Trainer, folder: Path, end: Mapping[str, Any]) -> None:
+        """Write the file, once the child was tested."""
+        if trainer.is_global_zero:
+            write_whole(folder / FILE, json.dumps({**self.found, **end}).encode(), "conditions")
+
+
+def check_contract(folders: Mapping[str, Path], seeds: Sequence[int]) -> dict[str, Any]:
+    """Refuse children that differ in more than their seed, or whose seeds made no difference.
+
+    Args:
+        folders: Name to folder of each child.
+        seeds: Of the children, in their order.
+
+    Returns:
+        The conditions that they share.
+
+    Raises:
+        LotteryError: They began with other weights, hyper-parameters, optimizer settings, schedules or steps, or
+            trained to another step; they trained no step at all; or other seeds gave the same weights.
+
+    Source: Frankle et al. 2020, section 2: children differ in SGD noise alone.
+    """
+    found = {name: json.loads((folder / FILE).read_text()) for name, folder in folders.items()}
+    shared = [{key: of[key] for key in of if key not in MAY_DIFFER} for of in found.values()]
+    names = list(folders)
+    for name, own in zip(names[1:], shared[1:], strict=True):
+        if difference := list(differences(shared[0], own)):
+            raise LotteryError(
+                f"Children may differ in their seed only, but from {names[0]} to {name}: {shown(difference)}. (Where "
+                "`end_step` differs, something ends the fit early, such as EarlyStopping: take it out.)"
+            )
+    if shared[0]["end_step"] == shared[0]["start_step"]:
+        raise LotteryError(
+            f"The children trained no step: the fit ends at step {shared[0]['end_step']}, where they begin. "
+            "Start from an earlier checkpoint, or train longer."
+        )
+    different = len(set(seeds)) > 1
+    if different and len({of["end_weights"] for of in found.values()}) < len(found):
+        raise LotteryError(
+            "Children of different seeds ended with the same weights: nothing in this training depends on the seed, "
+            "so there is no SGD noise to be stable to. Shuffle the training data by it (`PL_GLOBAL_SEED`)."
+        )
+    at_each_step = zip(*(of["batches"] for of in found.values()), strict=False)  # a killed child may have seen more
+    if different and any(len(set(batches)) < len(batches) for batches in at_each_step):
+        rank_zero_warn(
+            "Children of different seeds saw the same batches at the same steps: the order of the data does not depend "
+            "on the seed (is it fixed in the data module, or by ExactResume's `seed`?). This is less than SGD's noise."
+        )
+    if len({of.get("tested") for of in found.values()}) > 1:
+        rank_zero_warn(
+            "The children were tested on different data: something in the data module depends on the seed, such as a "
+            "random split without a generator of its own. They may have been trained on each other's test samples."
+        )
+    return shared[0]
+
+
+def _hash_of_batch(batch: Any) -> str:
+    tensors: list[Tensor] = []
+    apply_to_collection(batch, Tensor, tensors.append)
+    return hash_of({str(number): tensor for number, tensor in enumerate(tensors)})
+
+
+def _hash_of_state(module: LightningModule) -> str:
+    return hash_of({name: value for name, value in module.state_dict().items() if isinstance(value, Tensor)})
+
+
+def _plain(value: Any) -> Any:
+    """A setting as a plain value that compares: what JSON does not know by its representation."""
+    if isinstance(value, Tensor) and value.numel() == 1:
+        return value.item()
+    if isinstance(value, (list, tuple)):
+        return [_plain(inner) for inner in value]
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    return type(value).__name__

@@ -1,0 +1,131 @@
+"""What a level of iterative pruning adds to a fit: the masks of what is left, and the start that it is rewound to."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from lightning_lottery.callbacks import MaskFreezing, Snapshots
+from lightning_lottery.errors import LotteryError
+from lightning_lottery.functional.iterative import prune_further
+from lightning_lottery.functional.schedules import Schedule
+from lightning_lottery.functional.scores import magnitude
+from lightning_lottery.hooks.clock import steps_of_fit
+from lightning_lottery.hooks.mask_callback import MaskCallback
+from lightning_lottery.scope import Scope, plain_name
+from lightning_lottery.ticket import Ticket
+
+
+def with_level(given: Sequence[Callback], options: Mapping[str, Any], *, resumed: bool) -> list[Callback]:
+    """A project's callbacks, and those of a level.
+
+    Args:
+        given: The project's.
+        options: Of the child. Level 0: ``scope`` and ``rewind_step``. Others: ``prune`` (the files that the masks are
+            made from, ``prune_fraction``, ``per``), ``shuffle_seed`` for a control, and ``begin`` (``weights`` other
+            than the snapshot's, ``optimizer``) where the child begins at a snapshot.
+        resumed: Whether the fit goes on from a checkpoint of the child's own, which then holds its start.
+
+    Raises:
+        LotteryError: The project prunes by itself, a file is missing, or nothing is left to prune.
+    """
+    if pruners := [type(callback).__name__ for callback in given if isinstance(callback, MaskCallback)]:
+        raise LotteryError(f"The project has a callback that masks by itself: leave out {pruners[0]}.")
+    if options["level"] == 0:
+        step = options["rewind_step"]
+        dense = Dense(Scope(**options["scope"]), rewind_step=step)
+        return [*with_snapshots(given, [step]), dense]
+    freezing = MaskFreezing(ticket_of_level(options), options["shuffle_seed"])
+    begin = options["begin"]
+    if resumed or begin is None:
+        return [*given, freezing]
+    return [Rewound(begin["weights"], is_fresh=begin["optimizer"] == "fresh"), *given, freezing]
+
+
+def ticket_of_level(options: Mapping[str, Any]) -> Ticket:
+    """The ticket of a level: what is left of the level before, by the magnitude of its final weights.
+
+    Raises:
+        LotteryError: A file is missing, or nothing is left to prune.
+    """
+    prune = options["prune"]
+    before, weights = Ticket.load(prune["within"]), _weights_of(prune["weights"])
+    own = {plain_name(name): weight for name, weight in weights.items()}
+    within = before.distinct
+    scores = magnitude({name: own[name] for name in within})
+    try:
+        masks = prune_further(scores, within, prune["prune_fraction"], per=prune["per"])
+    except LotteryError as error:
+        raise LotteryError(f"Level {options['level']}: {error}") from error
+    said = {
+        "method": "IterativePruning",
+        "scope": before.provenance.get("found_by", before.provenance)["scope"],
+        "level": options["level"],
+        "prune_fraction": prune["prune_fraction"],
+        "per": prune["per"],
+    }
+    return Ticket(masks | {alias: masks[name] for alias, name in before.ties.items()}, {}, before.ties, said)
+
+
+class Dense(MaskCallback):
+    """Removes nothing: the level 0 whose ticket, that of the whole scope, the first level prunes.
+
+    Args:
+        scope: Which parameters compete, at every level.
+        rewind_step: Refused in ``fit`` where it is not before its end.
+    """
+
+    role = "dense"
+
+    def __init__(self, scope: Scope, *, rewind_step: int) -> None:
+        super().__init__(None, interval=1, scope=scope, name=None)
+        self.rewind_step = rewind_step
+
+    def begin_method(self, trainer: Trainer, schedule: Schedule | None) -> None:
+        """Refuse to rewind past the end, before any step."""
+        steps = steps_of_fit(trainer, trainer.lightning_module)
+        if steps is not None and self.rewind_step >= steps:
+            raise LotteryError(
+                f"`rewind_step` {self.rewind_step} is past the end: this fit ends at step {steps}, and a level trains "
+                "from there to the end. Rewind to an earlier step, or train longer."
+            )
+
+
+class Rewound(Callback):
+    """What is not to be as in the snapshot that a fit begins with; stands before callbacks that keep weights.
+
+    Lightning has restored the module when callbacks see the checkpoint, the optimizers not yet.
+
+    Args:
+        weights: Checkpoint whose weights and buffers take the place of the snapshot's; None for the snapshot's own.
+        is_fresh: Leave out the state of the optimizers; their settings, such as the learning rate, stay.
+    """
+
+    def __init__(self, weights: str | None, *, is_fresh: bool) -> None:
+        self.weights, self.is_fresh = weights, is_fresh
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Change the checkpoint, also for the averaging callbacks that read it next."""
+        if self.weights is not None:
+            state = _weights_of(self.weights)
+            for key in checkpoint.keys() & {"state_dict", "current_model_state"}:
+                checkpoint[key] = state
+            trainer.strategy.load_model_state_dict(checkpoint, strict=pl_module.strict_loading)
+        if self.is_fresh:
+            for optimizer in checkpoint["optimizer_states"]:
+                optimizer["state"] = {}
+
+
+def with_snapshots(given: Sequence[Callback], steps: Sequence[int]) -> list[Callback]:
+    """Save at ``steps`` too: one callback for the project's own steps and ours."""
+    own = [step for callback in given if isinstance(callback, Snapshots) for step in callback.steps]
+    return [*(callback for callback in given if not isinstance(callback, Snapshots)), Snapshots([*own, *steps])]
+
+
+def _weights_of(path: str) -> dict[str, Any]:
+    if not Path(path).is_file():
+        raise LotteryError(f"There is no checkpoint '{path}': the level before has to be trained first.")
+    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+    return state

@@ -1,0 +1,338 @@
+"""The command: Lightning's subcommands on anybody's project, and ours."""
+
+import os
+import sys
+from argparse import ArgumentParser as PlainParser
+from argparse import Namespace as PlainNamespace
+from argparse import RawDescriptionHelpFormatter
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jsonargparse import ArgumentParser
+
+from lightning_lottery.children.project import COMMANDS, Project, mistake_in
+from lightning_lottery.errors import LotteryError
+from lightning_lottery.hooks.quiet import without_noise
+
+if TYPE_CHECKING:
+    from lightning_lottery.children.child import Child
+    from lightning_lottery.children.cluster import Waves
+
+
+def explain(arguments: Sequence[str]) -> None:
+    """Print what a fit would prune, when, and at what cost in memory, without training.
+
+    Example: ``lightning-lottery explain --config recipe.yaml``
+    """
+    from lightning_lottery.command.explain import explain_fit
+
+    explain_fit(arguments)
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Run the numbered stages of a recipe folder over seeds; what is done is not run again.
+
+    Example: ``lightning-lottery run recipes/quickstart --seeds 0,1,2``
+    """
+    from lightning_lottery.experiments import recipe
+
+    parser = ArgumentParser(prog="lightning-lottery run", description=run.__doc__)
+    parser.add_argument("recipe", help="folder with stages such as 1-dense.fit.yaml")
+    parser.add_argument("--seeds", default="0", help="comma-separated, one run of all stages for each")
+    parser.add_argument("--out", default="runs", help="where runs go")
+    parser.add_argument("--redo", action="append", default=[], help="stage to run again, and what depends on it")
+    parser.add_argument("--overlay", default=None, help="a YAML laid over every stage's")
+    parser.add_argument("--jobs", type=int, default=1, help="children that a stage trains at the same time")
+    parser.add_argument("--dask", default=None, help="scheduler whose workers train a stage's children instead")
+    given = parser.parse_args(list(arguments))
+    own = {name: given[name] for name in ("out", "redo", "overlay", "jobs", "dask")}
+    recipe.run(given.recipe, _seeds(given.seeds), **own)
+
+
+def path(arguments: Sequence[str]) -> None:
+    """Judge finished networks: the straight line between every two checkpoints, and their error barrier.
+
+    Example: ``lightning-lottery path A.ckpt B.ckpt --config recipe.yaml``
+    """
+    from rich.console import Console
+
+    from lightning_lottery.children.factories import imported
+    from lightning_lottery.connectivity import path_report
+    from lightning_lottery.connectivity.path import path as lines_between
+
+    parser = ArgumentParser(prog="lightning-lottery path", description=path.__doc__)
+    parser.add_argument("checkpoints", nargs="+", help="Lightning checkpoints or plain state dicts, at least two")
+    parser.add_argument("--config", required=True, help="the project: fit's YAML")
+    parser.add_argument("--monitor", default="test_acc", help="the logged metric that is judged, a fraction")
+    parser.add_argument("--mode", default="max", choices=("max", "min"), help="max for an accuracy, min for an error")
+    parser.add_argument("--alphas", type=int, default=21, help="places on the line, evenly spaced, both ends included")
+    parser.add_argument("--threshold", type=float, default=0.02, help="error barrier below which networks are stable")
+    parser.add_argument("--recalibrate", type=int, default=0, help="training batches for batch norm's statistics")
+    parser.add_argument(
+        "--fast", action="store_true", help="convolutions in small batches, channels-last: equal up to rounding"
+    )
+    parser.add_argument("--align", action="store_true", help="also with units in the other's order (git re-basin)")
+    parser.add_argument("--save-midpoint", default=None, metavar="PATH", help="write the mean of all networks there")
+    parser.add_argument("--layer_alphas", default="", help="places for single layers, such as 0,0.5,1; none: no layers")
+    parser.add_argument("--predict", default="", help="package.module:function of predicted classes, to compare them")
+    parser.add_argument("--submodule", default="", help="where in the module the checkpoints' weights go")
+    parser.add_argument("--out", default="runs/path", help="folder for records, figure and curves")
+    given = parser.parse_args(list(arguments))
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_model_summary": False, "callbacks": []}
+
+    def judge(project: Project, _: str) -> None:
+        report = lines_between(
+            project.model,
+            project.datamodule,
+            given.checkpoints,
+            trainer=project.trainer,
+            alphas=[k / (given.alphas - 1) for k in range(given.alphas)] if given.alphas > 1 else [0.0],
+            layer_alphas=_numbers("--layer_alphas", given.layer_alphas, float) if given.layer_alphas else [],
+            predict=imported(given.predict) if given.predict else None,
+            **{name: given[name] for name in ("monitor", "mode", "threshold", "recalibrate", "submodule")},
+            **{name: given[name] for name in ("fast", "align", "save_midpoint")},
+        )
+        if project.trainer.is_global_zero:
+            path_report.write_report(report, Path(given.out), report.rows(), {})
+            console = Console()
+            console.print(path_report.table_of(report))
+            console.print(f"{path_report.verdict_of(report)} Records: {given.out}", soft_wrap=True)
+
+    with without_noise():
+        Project(["fit", "--seed_everything", "0", "--config", given.config], run=judge, trainer=lambda _: quiet)
+
+
+def instability(arguments: Sequence[str]) -> None:
+    """Train children of one checkpoint with different seeds, then judge the straight lines between them.
+
+    Example: ``lightning-lottery instability --config recipe.yaml --ckpt_path k.ckpt --seeds 1,2,3``
+
+    Every option of ``fit`` is one here; the YAML may have a section ``instability``: threshold, alphas, ticket, ...
+    """
+    from lightning_lottery.children.project import resolve
+    from lightning_lottery.experiments.instability import InstabilityAnalysis
+    from lightning_lottery.experiments.settings import InstabilitySettings
+
+    parser = _parser_of_runner(instability, "of the children, comma-separated; default: the YAML's, else 1,2")
+    parser.add_argument("--ticket", default=None, help="whose masks every child keeps")
+    given, of_fit = parser.parse_known_args(list(arguments))
+    config = resolve(["instability", *of_fit])
+    settings = InstabilitySettings(**config.pop("instability"))
+    seeds = settings.seeds if given.seeds is None else _seeds(given.seeds)
+    analysis = InstabilityAnalysis.of(config, settings)
+    start = config["ckpt_path"]
+    if given.dry_run or given.slurm:
+        plan = analysis.plan(Path(given.out), start, seeds, ticket=given.ticket)
+        _tell_commands(plan.children, lambda: plan.waves, given)
+    else:
+        analysis.run(start, seeds, ticket=given.ticket, **_doing(given))
+
+
+def sweep(arguments: Sequence[str]) -> None:
+    """From which step on is a network stable to SGD noise? Instability analyses at many steps of several parents.
+
+    Example: ``lightning-lottery sweep --config recipe.yaml --sweep.steps [0,10,30,100,300] --sweep.search bisect``
+
+    Every option of ``fit`` is one here; the YAML may have a section ``sweep``: steps, parents, pruners, search, ...
+    """
+    from lightning_lottery.children.project import resolve
+    from lightning_lottery.experiments.settings import SweepSettings
+    from lightning_lottery.experiments.sweep import InstabilitySweep
+
+    parser = _parser_of_runner(sweep, "of the children of the first parent, comma-separated; default: the YAML's")
+    given, of_fit = parser.parse_known_args(list(arguments))
+    config = resolve(["sweep", *of_fit])
+    settings = SweepSettings(**config.pop("sweep"))
+    if given.seeds is not None:
+        settings = replace(settings, seeds=tuple(_seeds(given.seeds)))
+    own = InstabilitySweep.of(config, settings)
+    if given.dry_run or given.slurm:
+        plan = own.plan(Path(given.out))
+        _tell_commands(plan.existing, lambda: plan.waves, given)
+    else:
+        own.run(**_doing(given))
+
+
+def imp(arguments: Sequence[str]) -> None:
+    """Iterative pruning with rewinding: train, remove a fraction of what remains, rewind, level by level.
+
+    Example: ``lightning-lottery imp --config recipe.yaml --imp.sparsity 0.9 --imp.rewind_step 100 --seeds 0,1,2``
+
+    Every option of ``fit`` is one here; the YAML may have a section ``imp``: prune_fraction, levels, controls, ...
+    """
+    from lightning_lottery.children.project import resolve
+    from lightning_lottery.experiments.imp import IterativePruning
+    from lightning_lottery.experiments.settings import ImpSettings
+
+    parser = _parser_of_runner(imp, "each trains all levels, comma-separated; default: the YAML's, else 0")
+    given, of_fit = parser.parse_known_args(list(arguments))
+    config = resolve(["imp", *of_fit])
+    settings = ImpSettings(**config.pop("imp"))
+    seeds = settings.seeds if given.seeds is None else _seeds(given.seeds)
+    pruning, start = IterativePruning.of_config(config, settings), config["ckpt_path"]
+    if given.dry_run or given.slurm:
+        plan = pruning.plan(Path(given.out), start, seeds)
+        _tell_commands(plan.children, lambda: plan.levels, given)
+    else:
+        pruning.run(start, seeds, **_doing(given))
+
+
+def shrink(arguments: Sequence[str]) -> None:
+    """Write a smaller network: without the heads, neurons and channels that a ticket or a fraction removes.
+
+    Example: ``lightning-lottery shrink --config recipe.yaml --ckpt last.ckpt --submodule network --heads 0.5``
+    """
+    from lightning_lottery.command.shrink import shrink_checkpoint
+
+    parser = ArgumentParser(prog="lightning-lottery shrink", description=shrink.__doc__)
+    parser.add_argument("--config", required=True, help="the project: fit's YAML")
+    parser.add_argument("--ckpt", required=True, help="a checkpoint of the project's module")
+    parser.add_argument("--ticket", default=None, help="whose masks of units say what is kept")
+    for kind in ("heads", "ffn", "channels"):
+        parser.add_argument(
+            f"--{kind}", type=float, default=0.0, help="in place of a ticket: fraction of them to remove"
+        )
+    parser.add_argument("--submodule", default="", help="the network within the module that is written")
+    parser.add_argument("--batches", type=int, default=16, help="training batches that units are scored on")
+    parser.add_argument("--out", default="shrunk", help="folder for the smaller network")
+    given = parser.parse_args(list(arguments))
+
+    def cut(project: Project, _: str) -> None:
+        table = shrink_checkpoint(
+            project.model,
+            project.datamodule,
+            project.trainer,
+            Path(given.ckpt),
+            Path(given.out),
+            ticket=Path(given.ticket) if given.ticket else None,
+            submodule=given.submodule,
+            fractions={kind: given[kind] for kind in ("heads", "ffn", "channels")},
+            batches=given.batches,
+        )
+        print(f"{table}\nThe smaller network: {given.out}")  # noqa: T201
+
+    alone = {"accelerator": "cpu", "devices": 1, "logger": False, "enable_checkpointing": False, "callbacks": []}
+    with without_noise():
+        Project(["fit", "--seed_everything", "0", "--config", given.config], run=cut, trainer=lambda _: alone)
+
+
+def child(arguments: Sequence[str]) -> None:
+    """Run the child of one folder: what ``run`` starts for each stage.
+
+    Example: ``lightning-lottery child runs/quickstart/seed-0/1-dense``
+    """
+    from lightning_lottery.children.child import Work, do_child
+    from lightning_lottery.children.fit import train
+    from lightning_lottery.children.processes import end_with_starter
+    from lightning_lottery.experiments.imp import prune_iteratively
+    from lightning_lottery.experiments.instability import analyse, judge_lines
+    from lightning_lottery.experiments.sweep import sweep_steps
+
+    end_with_starter()
+    parser = ArgumentParser(prog="lightning-lottery child", description=child.__doc__)
+    parser.add_argument("folder", help="the child's folder")
+    parser.add_argument("--wait", action="store_true", help="wait where another process is in the folder")
+    given = parser.parse_args(list(arguments))
+    commands: dict[str, Work] = {command: train for command in (*COMMANDS, "start")}
+    commands |= {"lines": judge_lines, "instability": analyse, "sweep": sweep_steps, "imp": prune_iteratively}
+    do_child(Path(given.folder), commands, wait=given.wait)
+
+
+def _parser_of_runner(command: Callable[[Sequence[str]], None], seeds: str) -> PlainParser:
+    """The options of every runner that trains children; what it does not know is left to ``fit``."""
+    name = command.__name__
+    parser = PlainParser(
+        prog=f"lightning-lottery {name}",
+        description=command.__doc__,
+        formatter_class=RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--seeds", default=None, help=seeds)
+    parser.add_argument("--jobs", type=int, default=1, help="children trained at once, each with its share of devices")
+    parser.add_argument("--out", default=f"runs/{name}", help="folder for children, records, figures and curves")
+    parser.add_argument("--redo", action="append", default=[], help="child to train again, and what depends on it")
+    parser.add_argument("--dask", default=None, help="address of a Dask scheduler whose workers train the children")
+    parser.add_argument("--dry-run", action="store_true", help="only print the commands of the children, for a cluster")
+    parser.add_argument("--slurm", action="store_true", help="only write SLURM job arrays of them into OUT/slurm")
+    return parser
+
+
+def _doing(given: PlainNamespace) -> dict[str, Any]:
+    """What the options of every runner say of how its children are done."""
+    return {name: getattr(given, name) for name in ("jobs", "dask", "out", "redo")}
+
+
+def _tell_commands(children: "Sequence[Child]", waves: "Callable[[], Waves]", given: PlainNamespace) -> None:
+    """Print the commands of children that are not done, or write SLURM job arrays of them."""
+    from lightning_lottery.children.child import discard_with_dependents
+    from lightning_lottery.children.cluster import commands, write_slurm
+
+    discard_with_dependents(children, given.redo, root=Path(given.out))
+    if given.slurm:
+        script = write_slurm(waves(), Path(given.out) / "slurm")
+        print(f"To submit: bash {script}\nAt last this command again, without --slurm.")  # noqa: T201
+    else:
+        print(commands(waves()))  # noqa: T201
+
+
+def _seeds(given: object) -> list[int]:
+    return _numbers("--seeds", given, int)
+
+
+def _numbers(option: str, given: object, kind: type) -> list[Any]:
+    try:
+        return [kind(number) for number in str(given).split(",")]
+    except ValueError as error:
+        raise LotteryError(f"{option} are numbers separated by commas, got '{given}'.") from error
+
+
+OURS: dict[str, Callable[[Sequence[str]], None]] = {
+    "explain": explain,
+    "path": path,
+    "instability": instability,
+    "sweep": sweep,
+    "imp": imp,
+    "shrink": shrink,
+    "run": run,
+    "child": child,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command; a user's mistake is one sentence on stderr and exit code 2.
+
+    Args:
+        arguments: Command line without the program's name; default: the program's own.
+    """
+    import lightning_lottery.zoo  # noqa: F401 (its classes answer to their short names once imported)
+
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())  # the project's own modules, as under `python -m`
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        if not given or given[0] in ("-h", "--help"):
+            print(_usage())  # noqa: T201
+        elif given[0] in OURS:
+            OURS[given[0]](given[1:])
+        elif given[0] not in COMMANDS and not given[0].startswith("-"):
+            raise LotteryError(f"There is no subcommand '{given[0]}': there are {', '.join([*COMMANDS, *OURS])}.")
+        else:
+            Project(given)
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+    except Exception as error:
+        mistake = mistake_in(error)
+        if mistake is None:
+            raise
+        print(f"lightning-lottery: error: {mistake}", file=sys.stderr)  # noqa: T201
+        raise SystemExit(2) from error
+
+
+def _usage() -> str:
+    lines = ["usage: lightning-lottery SUBCOMMAND [...]", "", "Lightning's subcommands, on any project:"]
+    lines += [f"  {name}" for name in COMMANDS]
+    lines += ["", "of this package:"]
+    lines += [f"  {name:12} {(command.__doc__ or '').splitlines()[0]}" for name, command in OURS.items()]
+    return "\n".join([*lines, "", "lightning-lottery SUBCOMMAND --help says more."])

@@ -1,0 +1,1 @@
+"""Finished networks: the straight lines between them, and what lies on these."""

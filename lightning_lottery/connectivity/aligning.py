@@ -1,0 +1,196 @@
+"""Align the networks of a LightningModule: which of its units may change places, checked on its own step."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningDataModule, LightningModule
+from lightning.pytorch.utilities.model_helpers import is_overridden
+from lightning_utilities.core.apply_func import apply_to_collection
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+from torchmetrics import Metric
+
+from lightning_lottery.connectivity.batches import share_of, size_of
+from lightning_lottery.connectivity.evaluation import Split
+from lightning_lottery.connectivity.lines import forward_of
+from lightning_lottery.errors import LotteryError
+from lightning_lottery.functional.alignment import Coupling, Couplings, match_weights, permute
+from lightning_lottery.functional.connectivity import State
+from lightning_lottery.scope import plain_name, ties
+from lightning_lottery.units.tracing import permutable
+
+Moved = Mapping[str, tuple[int, int]]
+"""Name of a group to the number of its units that changed places, and of all."""
+
+
+@dataclass(frozen=True)
+class Aligner:
+    """Puts the units of one network into the order of another's; a function of the two states alone.
+
+    Args:
+        couplings: What changes places together.
+        left: Modules whose weights stay where they are, and why.
+        weights: Names of the parameters, tied ones once: what is compared.
+        aliases: Further names of tied parameters.
+    """
+
+    couplings: Couplings
+    left: Mapping[str, str]
+    weights: Sequence[str]
+    aliases: Mapping[str, str]
+
+    def __call__(self, a: State, b: State) -> tuple[dict[str, Tensor], Moved]:
+        """``b`` in the order of ``a``, and how many units of each group moved."""
+        one, other = ({name: state[name] for name in self.weights} for state in (a, b))
+        orders = match_weights(one, other, self.couplings)
+        moved = {name: int((order != torch.arange(len(order))).sum()) for name, order in orders.items()}
+        return self.permuted(b, orders), {name: (n, self.couplings[name].size) for name, n in moved.items()}
+
+    def permuted(self, state: State, orders: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """A state with its units in another order, tied weights under all their names."""
+        found = permute(state, self.couplings, orders)
+        return found | {alias: found[first] for alias, first in self.aliases.items() if alias in found}
+
+
+def aligner_of(module: LightningModule, submodule: str, state: State, data: Any, batches: Any, split: Split) -> Aligner:
+    """What aligns networks of a module's kind, after a check that it changes no function.
+
+    Random permutations of all groups must leave what the module's own step gives for some samples as it is, in float64
+    on a copy on the CPU. A group that does not is left out, and named.
+
+    Args:
+        module: Holds the networks.
+        submodule: Where in it the states go.
+        state: Of a trained network: with it the check is done.
+        data: The project's data module, whose hooks around the transfer of a batch are used.
+        batches: A loader; its first samples are used.
+        split: Whether the module's test or its validation step is run.
+
+    Raises:
+        LotteryError: No group is found, none stands the check, or the step does not run so.
+    """
+    target = module.get_submodule(submodule)
+    groups, left = permutable(target)
+    called = {plain_name(name): name for name in target.state_dict()}  # a compiled module's states have longer names
+    couplings = {
+        name: Coupling(g.size, [(called.get(part[0], part[0]), *part[1:]) for part in (*g.producers, *g.consumers)])
+        for name, g in groups.items()
+    }
+    aliases = {called[alias]: called[first] for alias, first in ties(target).items() if alias in called}
+    aligner = Aligner(couplings, left, [name for name, _ in target.named_parameters()], aliases)
+    if couplings:
+        run = _outcome_of(module, submodule, data, batches, split)
+        aligner = _checked(aligner, state, run)
+    if not aligner.couplings:
+        why = "; ".join(f"'{name}' ({reason})" for name, reason in list(aligner.left.items())[:4])
+        raise LotteryError(f"{type(target).__name__} has no units that could be aligned: {why}. Judge without `align`.")
+    return aligner
+
+
+def _checked(aligner: Aligner, state: State, run: Callable[[State], list[Tensor]]) -> Aligner:
+    """An aligner with only those groups that can be permuted without a trace."""
+    generator = torch.Generator().manual_seed(0)
+    orders = {name: _other_order(of.size, generator) for name, of in aligner.couplings.items()}
+    before = run(state)
+    if not before:
+        raise LotteryError("The module's step logs and computes nothing by which an alignment could be checked.")
+
+    def hold(names: Sequence[str]) -> bool:
+        after = run(aligner.permuted(state, {name: orders[name] for name in names}))
+        return len(before) == len(after) and all(map(_equal, before, after))
+
+    whole = list(orders)
+    if hold(whole):
+        return aligner
+    kept = [name for name in whole if hold([name])]
+    if not hold(kept):
+        kept = []
+    left = {name: "permuting its units changes what the network computes" for name in whole if name not in kept}
+    couplings = {name: aligner.couplings[name] for name in kept}
+    return Aligner(couplings, {**aligner.left, **left}, aligner.weights, aligner.aliases)
+
+
+def _other_order(size: int, generator: torch.Generator) -> Tensor:
+    order, as_is = torch.randperm(size, generator=generator), torch.arange(size)
+    return as_is.roll(1) if torch.equal(order, as_is) else order
+
+
+def _equal(one: Tensor, other: Tensor) -> bool:
+    if one.shape != other.shape:
+        return False
+    one, other = one.double(), other.double()
+    scale = float(one.nan_to_num(0, 0, 0).abs().max()) if one.numel() else 0.0
+    return torch.allclose(one, other, rtol=0, atol=1e-9 * (scale + 1e-3), equal_nan=True)
+
+
+def _outcome_of(
+    module: LightningModule, submodule: str, data: Any, batches: Any, split: Split
+) -> Callable[[State], list[Tensor]]:
+    """What a module's step logs, returns and last computed for a few samples, as a function of the state."""
+    with _saying_why(module, split), torch.random.fork_rng(devices=[]):
+        twin = deepcopy(module).cpu().double().eval()
+        twin.trainer = module.trainer
+        batch = _samples_for(twin, data, batches)
+        step, seen = forward_of(twin, split), _Seen()
+        seen.watch(twin)
+
+    def run(state: State) -> list[Tensor]:
+        twin.get_submodule(submodule).load_state_dict(state, strict=False)
+        seen.values, seen.last = [], None
+        with _saying_why(twin, split), torch.random.fork_rng(devices=[]), torch.no_grad():
+            torch.manual_seed(0)
+            returned = step(batch)
+        found = tree_leaves([seen.values, seen.last, returned])
+        return [torch.as_tensor(value).detach().clone() for value in found if isinstance(value, (Tensor, float))]
+
+    return run
+
+
+@contextmanager
+def _saying_why(module: LightningModule, split: Split) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # of anybody's step
+        raise LotteryError(
+            f"Whether units may change places is checked on a copy on the CPU in float64, where the {split} step of "
+            f"{type(module).__name__} fails: {error}. Judge without `align`."
+        ) from error
+
+
+class _Seen:
+    """What a module logs, and what the last module called from outside of any other gave."""
+
+    def __init__(self) -> None:
+        self.values: list[Any] = []
+        self.last: Any = None
+        self.depth = 0
+
+    def watch(self, module: LightningModule) -> None:
+        module.__dict__["log"] = lambda name, value, *_, **__: self.values.append(value)
+        for child in module.modules():
+            if not isinstance(child, Metric):
+                child.register_forward_pre_hook(self.enter)
+                child.register_forward_hook(self.leave)
+
+    def enter(self, *_: Any) -> None:
+        self.depth += 1
+
+    def leave(self, module: nn.Module, given: Any, output: Any) -> None:
+        self.depth -= 1
+        if self.depth == 0:
+            self.last = output
+
+
+def _samples_for(module: LightningModule, data: Any, batches: Any) -> Any:
+    """A few samples of the first batch, as the step gets them, in float64 on the CPU."""
+    batch = next(iter(batches))
+    with suppress(LotteryError):  # tensors that do not all begin with the samples: the whole batch
+        batch = share_of(batch, 0, max(1, size_of(batch) // 4))
+    for hook in ("on_before_batch_transfer", "on_after_batch_transfer"):
+        source = data if isinstance(data, LightningDataModule) and is_overridden(hook, data) else module
+        batch = getattr(source, hook)(batch, 0)
+    return apply_to_collection(batch, Tensor, lambda t: t.double() if t.is_floating_point() else t)

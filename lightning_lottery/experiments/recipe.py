@@ -1,0 +1,257 @@
+"""Run a recipe: the numbered stages of a folder in order, each a child, over seeds."""
+
+import json
+import os
+import re
+import statistics
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from lightning_lottery.children.child import Child, discard_with_dependents, write_records
+from lightning_lottery.children.engine import DASK
+from lightning_lottery.children.processes import JOBS, run_one
+from lightning_lottery.children.project import COMMANDS, PROVISIONAL, SECTIONS, resolve
+from lightning_lottery.children.records import write_image
+from lightning_lottery.errors import LotteryError
+from lightning_lottery.figures.drawing import stages_over_seeds
+from lightning_lottery.ticket import write_whole
+
+STAGES = (*COMMANDS, *SECTIONS)
+"""Subcommands that a stage may ask for: Lightning's, and runners that read a section of the YAML."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One file of a recipe, ``2-platon.fit.yaml``: its place, its name ``2-platon``, and its subcommand."""
+
+    path: Path
+    place: int
+    name: str
+    command: str
+
+    def waits_for(self, overlay: str | os.PathLike[str] | None) -> set[str]:
+        """The stages that must be done before its configuration is known: it names the step k* that they find."""
+        texts = [path.read_text() for path in (self.path, *([] if overlay is None else [Path(overlay)]))]
+        lines = [line.partition("#")[0] for text in texts for line in text.splitlines()]
+        return {name for line in lines for name in re.findall(r"\$\{stable_step:([\w-]+)", line)}
+
+
+def stages_of(recipe: Path) -> list[Stage]:
+    """The stages of a recipe folder in the order of their numbers.
+
+    Raises:
+        LotteryError: No such folder, no stage in it, a number twice, or a subcommand that does not exist.
+    """
+    if not recipe.is_dir():
+        raise LotteryError(f"There is no recipe folder '{recipe}'.")
+    stages = []
+    for path in recipe.glob("*.yaml"):
+        if match := re.fullmatch(r"((\d+)-[\w-]+)\.(\w+)\.yaml", path.name):
+            name, place, command = match.groups()
+            if command not in STAGES:
+                raise LotteryError(f"'{path}' asks for the subcommand '{command}'; there are {', '.join(STAGES)}.")
+            stages.append(Stage(path, int(place), name, command))
+    stages.sort(key=lambda stage: stage.place)
+    if not stages:
+        raise LotteryError(f"'{recipe}' has no stage: stages are files such as 1-dense.fit.yaml, 2-platon.fit.yaml.")
+    for one, next_one in zip(stages, stages[1:], strict=False):
+        if one.place == next_one.place:
+            raise LotteryError(f"'{one.path.name}' and '{next_one.path.name}' of '{recipe}' have the same number.")
+    return stages
+
+
+def run(
+    recipe: str | os.PathLike[str],
+    seeds: Sequence[int] = (0,),
+    *,
+    out: str | os.PathLike[str] = "runs",
+    redo: Collection[str] = (),
+    overlay: str | os.PathLike[str] | None = None,
+    jobs: int = 1,
+    dask: str | None = None,
+) -> dict[str, Any]:
+    """Run every stage for every seed, each in a process of its own; what is done is not run again.
+
+    A stage's files go to ``OUT/RECIPE/seed-S/STAGE/``. In its YAML ``${oc.env:LOTTERY_RUN}`` is ``OUT/RECIPE/seed-S``,
+    by which stages name one another's files. At the end a table over seeds, ``results.jsonl``, ``summary.json``
+    and ``summary.png``. ``${stable_step:1-when-stable}`` is the step k* that the sweep of that stage found; without
+    one the stage that names it is refused.
+
+    Args:
+        recipe: Folder with stages ``1-NAME.SUBCOMMAND.yaml``, ``2-...``.
+        seeds: One run of all stages for each.
+        out: Where runs go.
+        redo: Names of stages to run again, and with them the stages that use their files.
+        overlay: A YAML that is laid over every stage's.
+        jobs: Children that a stage of several trains at the same time.
+        dask: Address of a Dask scheduler whose workers train them instead.
+
+    Returns:
+        The summary: stage to metric to ``mean``, ``sd`` (None for one seed), ``n`` and ``values`` over seeds.
+
+    Raises:
+        LotteryError: A stage is refused, changed since it ran, or failed; what is done stays.
+    """
+    recipe = Path(recipe)
+    stages = stages_of(recipe)
+    if not seeds or len(set(seeds)) != len(seeds):
+        raise LotteryError(f"`seeds` are different numbers, at least one, got {list(seeds)}.")
+    target = Path(out) / recipe.resolve().name
+    folders = {seed: target / f"seed-{seed}" for seed in seeds}
+    with _environment(**{PROVISIONAL: "1"}):  # all, before any runs
+        runs = {seed: [_child(stage, seed, folder, overlay) for stage in stages] for seed, folder in folders.items()}
+    again = {*redo, *(stage.name for stage in stages if stage.waits_for(overlay) & {*redo})}
+    for children in runs.values():
+        discard_with_dependents(children, again)
+    sure = [child for children in runs.values() for child in children if _is_known(child, stages, overlay)]
+    _refuse_changed(sure)
+    _refuse_repeated(runs)
+    console = Console()
+    for seed, children in runs.items():
+        for number, stage in enumerate(stages, start=1):
+            child = children[number - 1] = _child(stage, seed, folders[seed], overlay)
+            with _environment(**{JOBS: str(jobs)}, **({DASK: dask} if dask else {})):
+                _run_one(child, f"seed {seed} · {child.folder.name} ({number}/{len(children)})", console)
+    rows = [row for children in runs.values() for child in children for row in child.records()]
+    write_records(target, rows)
+    summary = summarise(rows)
+    write_whole(target / "summary.json", json.dumps(summary, indent=1).encode(), "summary")
+    _draw(summary, target)
+    console.print(table_of(summary, title=_title(target.name, seeds)))
+    console.print(f"Records: {target / 'results.jsonl'}. Curves: tensorboard --logdir {target}", soft_wrap=True)
+    return summary
+
+
+def summarise(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Stage to metric to mean, standard deviation, count and values over runs; ``sparsity`` as one more metric.
+
+    Example:
+        >>> row = {"stage": "1-dense", "metric": "test_acc", "sparsity": 0.0}
+        >>> rows = [row | {"seeds": [0], "value": 0.5}, row | {"seeds": [1], "value": 1.0}]
+        >>> summarise(rows)["1-dense"]["test_acc"]["mean"]
+        0.75
+    """
+    values: dict[str, dict[str, dict[tuple[int | None, ...], float]]] = {}
+    for row in rows:
+        if row.get("alpha") is not None or " layer " in row.get("method", ""):
+            continue  # a place on a line, or a part of a network: figures show them
+        metrics, run = values.setdefault(row["stage"], {}), (row.get("parent"), *row["seeds"])
+        name = f"recalibrated {row['metric']}" if row.get("method") == "recalibrated" else row["metric"]
+        metrics.setdefault("sparsity", {})[run] = row["sparsity"]
+        metrics.setdefault(name, {})[run] = row["value"]
+    return {
+        stage: {metric: _moments(list(of.values())) for metric, of in metrics.items()}
+        for stage, metrics in values.items()
+    }
+
+
+def table_of(summary: dict[str, Any], title: str) -> Table:
+    """The summary as a table: a row per stage, a column per metric."""
+    metrics = [*dict.fromkeys(metric for stage in summary.values() for metric in stage)]
+    first = ("sparsity", "error_barrier")
+    shown = [
+        metric for metric in metrics if metric in first or (metric.startswith("test") and "_barrier" not in metric)
+    ]
+    shown = [metric for metric in shown if not metric.endswith(("_excess", "_ratio", "_middle"))]
+    shown = shown if len(shown) > 1 else metrics
+    table = Table(title=title)
+    for column in ("stage", *shown):
+        table.add_column(column, no_wrap=column == "stage")
+    for stage, of in summary.items():
+        table.add_row(stage, *(_written(of.get(metric)) for metric in shown))
+    return table
+
+
+def _title(recipe: str, seeds: Sequence[int]) -> str:
+    if len(seeds) == 1:
+        return f"{recipe}, seed {seeds[0]}"
+    return f"{recipe}, seeds {', '.join(map(str, seeds))}: mean ± standard deviation"
+
+
+def _draw(summary: dict[str, Any], target: Path) -> None:
+    """``summary.png``: the first test metric that is an accuracy (else the first one) of every stage, and barriers."""
+    metrics = [*dict.fromkeys(metric for stage in summary.values() for metric in stage if metric != "sparsity")]
+    metrics.sort(key=lambda metric: (not metric.startswith("test"), not metric.endswith("acc")))
+    drawn = [*metrics[:1], *(["error_barrier"] if "error_barrier" in metrics else [])]
+    values = {metric: {s: of[metric]["values"] for s, of in summary.items() if metric in of} for metric in drawn}
+    if values:
+        write_image(target / "summary.png", stages_over_seeds(values, target.name))
+
+
+def _child(stage: Stage, seed: int, folder: Path, overlay: str | os.PathLike[str] | None) -> Child:
+    laid_over = [] if overlay is None else ["--config", str(overlay)]
+    arguments = ["--config", str(stage.path), *laid_over, "--seed_everything", str(seed)]
+    with _environment(LOTTERY_RUN=str(folder), LOTTERY_SEED=str(seed)):
+        try:
+            config = resolve([stage.command, *arguments])
+        except LotteryError as error:
+            raise LotteryError(f"{stage.path}: {error}") from error
+    return Child(folder / stage.name, stage.command, config, {"stage": stage.name, "seeds": [seed]})
+
+
+def _is_known(child: Child, stages: Sequence[Stage], overlay: str | os.PathLike[str] | None) -> bool:
+    """Whether its configuration is final before anything runs: the stages whose step it names are done."""
+    stage = next(stage for stage in stages if stage.name == child.folder.name)
+    return all((child.folder.parent / name / "done").is_file() for name in stage.waits_for(overlay))
+
+
+def _refuse_repeated(runs: Mapping[int, Sequence[Child]]) -> None:
+    """Refuse seeds that a runner's stage does not heed: the same trainings would count as several."""
+    for children in zip(*runs.values(), strict=True):
+        plans = [
+            {name: value for name, value in child.config.items() if name != "seed_everything"} for child in children
+        ]
+        if len(plans) > 1 and children[0].command in ("imp", "sweep") and all(plan == plans[0] for plan in plans):
+            raise LotteryError(
+                f"Stage '{children[0].folder.name}' names the seeds that it trains, whatever the recipe's: with "
+                f"{len(plans)} of these it would train the same {len(plans)} times. Run it with one, or let its YAML "
+                "use ${oc.env:LOTTERY_SEED}."
+            )
+
+
+def _refuse_changed(children: list[Child]) -> None:
+    """Name every stage whose configuration changed since it was trained, before any runs."""
+    changed = {child.folder.name: changes for child in children if (changes := child.changes())}
+    if changed:
+        shown = ". ".join(f"{name}: {changes}" for name, changes in changed.items())
+        redo = " ".join(f"--redo {name}" for name in changed)
+        raise LotteryError(f"Changed since it ran: {shown}. To run it again, and what depends on it: {redo}")
+
+
+def _run_one(child: Child, what: str, console: Console) -> None:
+    for path in child.inputs():
+        of_another = Path(path).is_relative_to(child.folder.parent) and not Path(path).is_relative_to(child.folder)
+        if of_another and not Path(path).exists():
+            raise LotteryError(f"{what}: '{path}' does not exist; no earlier stage wrote it.")
+    run_one(child, what, console)
+
+
+@contextmanager
+def _environment(**variables: str) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def _moments(values: list[float]) -> dict[str, Any]:
+    sd = statistics.stdev(values) if len(values) > 1 else None
+    return {"mean": statistics.fmean(values), "sd": sd, "n": len(values), "values": values}
+
+
+def _written(moments: dict[str, Any] | None) -> str:
+    if moments is None:
+        return ""
+    return f"{moments['mean']:.4f}" + (f" ± {moments['sd']:.4f}" if moments["sd"] else "")

@@ -1,0 +1,109 @@
+"""One rule on one series, online or from a log."""
+
+from collections import deque
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from typing import Any, NamedTuple
+
+from lightning_lottery.errors import LotteryError
+from lightning_lottery.functional.masks import Masks
+from lightning_lottery.functional.settling.rules import Rule
+
+
+class Verdict(NamedTuple):
+    """What a probe found. ``settled``: the criterion held at ``patience`` probes in a row, from ``min_steps`` on."""
+
+    step: int
+    statistic: float
+    p_value: float | None
+    lags: int | None
+    holds: bool
+    settled: bool
+
+
+class Detector:
+    """One rule on one series, online: push every step's mask or norm, a verdict comes back at each probe.
+
+    Holds as many values as the rule looks at, whatever the length of training; masks on the CPU.
+
+    Args:
+        rule: The rule.
+
+    Example:
+        >>> import torch
+        >>> from lightning_lottery.functional.settling.rules import HammingFIFO
+        >>> detector = Detector(HammingFIFO(length=2, every=10))
+        >>> mask = {"heads": torch.tensor([True, False])}
+        >>> [step for step in range(1, 31) if (verdict := detector.push(step, mask)) and verdict.settled]
+        [20, 30]
+    """
+
+    def __init__(self, rule: Rule) -> None:
+        self.rule = rule
+        self._observed: deque[Any] = deque(maxlen=rule.memory)
+        self._last = 0
+        self._streak = 0
+
+    def push(self, step: int, observed: float | Masks) -> Verdict | None:
+        """The verdict on the series so far where a probe is due and the window is full, else None.
+
+        A step that is left out ends the series, and a new one begins: push nothing where the scores do not tell the
+        units apart (`scores_differ`). Masks at other steps than multiples of ``every`` are ignored.
+
+        Args:
+            step: Optimizer steps so far, >= 1, rising.
+            observed: The masks of that step, or their nuclear norm: what ``rule.watches`` says.
+
+        Raises:
+            LotteryError: A step that does not come after the last one, or a norm that is not finite.
+        """
+        if step <= self._last:
+            raise LotteryError(f"Steps are pushed in order, from 1 on: got step {step} after step {self._last}.")
+        if step % self.rule.stride:
+            return None
+        if step != self._last + self.rule.stride:
+            self._observed.clear()
+            self._streak = 0
+        self._observed.append(self.rule.keep(observed))
+        self._last = step
+        if step % self.rule.every or len(self._observed) < self.rule.memory:
+            return None
+        finding = self.rule.judge(tuple(self._observed))
+        self._streak = self._streak + 1 if finding.holds and step >= self.rule.min_steps else 0
+        return Verdict(step, *finding, settled=self._streak >= self.rule.patience)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The rule and what it remembers, as plain data and mask tensors."""
+        return {
+            "rule": _described(self.rule),
+            "observed": list(self._observed),
+            "last": self._last,
+            "streak": self._streak,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from where ``state_dict`` was taken.
+
+        Raises:
+            LotteryError: It was taken under another rule.
+        """
+        if state["rule"] != _described(self.rule):
+            raise LotteryError(f"The saved state is of the rule {state['rule']}, not of {_described(self.rule)}.")
+        self._observed = deque(map(self.rule.keep, state["observed"]), maxlen=self.rule.memory)
+        self._last, self._streak = state["last"], state["streak"]
+
+
+def replay(rule: Rule, series: Iterable[tuple[int, float | Masks]]) -> list[Verdict]:
+    """The verdicts of a rule on a logged series of ``(step, norm)`` or ``(step, masks)``.
+
+    Example:
+        >>> from lightning_lottery.functional.settling.rules import ADF
+        >>> [verdict.settled for verdict in replay(ADF(), ((step, 23.0) for step in range(1, 601)))]
+        [True, True]
+    """
+    detector = Detector(rule)
+    return [verdict for step, observed in series if (verdict := detector.push(step, observed)) is not None]
+
+
+def _described(rule: Rule) -> dict[str, Any]:
+    return {"name": type(rule).__name__, **asdict(rule)}  # type: ignore[call-overload]

@@ -1,0 +1,1 @@
+"""What every callback asks of Lightning."""

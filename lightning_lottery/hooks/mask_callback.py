@@ -1,0 +1,497 @@
+"""When masks change: the one place for hooks, schedule, state and records of every callback that makes masks."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from torch import Tensor, nn
+from torch.optim import LBFGS, Optimizer
+from torch.utils.hooks import RemovableHandle
+
+from lightning_lottery.errors import LotteryError
+from lightning_lottery.functional.masks import Masks, Scores, keep_top, overlap
+from lightning_lottery.functional.schedules import Schedule
+from lightning_lottery.hooks.clock import (
+    StepClock,
+    batches_that_stepped,
+    enter,
+    gradients_matter,
+    restore_loader,
+    steps_of_fit,
+)
+from lightning_lottery.hooks.masked import Masked, check_agreement, cloned
+from lightning_lottery.scope import Scope, size_of, ties
+from lightning_lottery.ticket import Ticket, hash_of, ticket_of, versions
+
+STATE_VERSION = 1
+
+
+class MaskCallback(Callback):
+    """Owns when masks change; a method says by which scores. Zeros bring no speed: see ``shrink``.
+
+    After an optimizer step that happened: ``observe``, and where a new mask is due: schedule, ``scores``, ``keep_top``,
+    install, log. All state is saved in checkpoints; every rank holds the same masks, compared by hash at each change.
+
+    Args:
+        schedule: Sparsity by optimizer step, or None for masks that never change.
+        interval: Optimizer steps between new masks, >= 1.
+        scope: Which parameters compete.
+        per: Rank all parameters together (``"all"``), or each by itself (``"tensor"``).
+        name: Tells several callbacks of one Trainer apart: in checkpoints, logs and file names.
+
+    Raises:
+        LotteryError: ``interval`` < 1, another ``per``, or a name that is no file name.
+    """
+
+    frozen: ClassVar[bool] = True
+    """A removed weight stays exactly zero: weights are masked at every step, gradients where that matters."""
+
+    lottery_place: ClassVar[int] = 1
+    """Acts after all callbacks that may write weights."""
+
+    role: ClassVar[str] = "pruning"
+    """What a checkpoint files the state under: methods share a role, so one does not resume another unnoticed."""
+
+    def __init__(
+        self,
+        schedule: Schedule | None,
+        *,
+        interval: int,
+        scope: Scope | None,
+        name: str | None,
+        per: Literal["all", "tensor"] = "all",
+    ) -> None:
+        if isinstance(interval, bool) or not isinstance(interval, int) or interval < 1:
+            raise LotteryError(f"`interval` is a number of optimizer steps >= 1, got {interval!r}.")
+        if per not in ("all", "tensor"):
+            raise LotteryError(f"`per` is 'all' or 'tensor', got {per!r}.")
+        if scope is not None and not isinstance(scope, Scope):
+            raise LotteryError(f"`scope` is a Scope, such as Scope(include=('encoder.*',)), got {scope!r}.")
+        if name is not None and (not isinstance(name, str) or not name or Path(name).name != name):
+            raise LotteryError(f"`name` becomes part of file names and must be a plain word, got {name!r}.")
+        self.schedule = schedule
+        self.interval = interval
+        self.scope = scope or Scope()
+        self.per: Literal["all", "tensor"] = per
+        self.name = name
+        self.clock = StepClock()
+        self._is_fitting = True
+        self._reset()
+
+    def _reset(self) -> None:
+        self.clock.reset()
+        self._masked = Masked()
+        self._hooks: list[RemovableHandle] = []
+        self._ties: dict[str, str] = {}
+        self._model_size = 0
+        self._resolved: Schedule | None = None
+        self._target = 0.0  # the sparsity that the present masks were made for
+        self._restored: Mapping[str, Any] | None = None
+        self._weights_hash: dict[str, str] = {}
+        self._dead: set[str] = set()
+        self._remembers_removed = False  # whether an optimizer saw gradients of removed weights
+        self._is_shown = False
+
+    # What a method says.
+
+    def observe(self, params: Mapping[str, nn.Parameter], step: int) -> None:
+        """See one optimizer step that happened: weights are stepped, gradients alive, unscaled and clipped.
+
+        Where removed weights are frozen, their gradients may be anything.
+        """
+
+    def scores(self, params: Mapping[str, nn.Parameter], step: int) -> Scores:
+        """Scores for the mask that is due after optimizer step ``step``."""
+        raise NotImplementedError
+
+    def find_masks(self, params: Mapping[str, nn.Parameter], sparsity: float, within: Masks | None) -> Masks:
+        """The masks that are due now; removed entries come back only where ``within`` is None."""
+        return keep_top(self.scores(params, self.step), sparsity, within=within, per=self.per)
+
+    def method_state(self) -> dict[str, Any]:
+        """The method's own state for a checkpoint: tensors by parameter name, and primitives."""
+        return {}
+
+    def load_method_state(self, state: Mapping[str, Any]) -> None:
+        """Take back what ``method_state`` gave, or start without it where it is missing."""
+
+    def select(self, module: nn.Module) -> dict[str, nn.Parameter]:
+        """The parameters that get masks, by name."""
+        return self.scope.select(module)
+
+    def summary(self, module: nn.Module) -> str:
+        """What gets masks and what does not, for the log."""
+        return self.scope.summary(module)
+
+    def starting_masks(self, params: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
+        """The masks before the first optimizer step: everything is kept."""
+        return {name: torch.ones_like(param, dtype=torch.bool) for name, param in params.items()}
+
+    def begin_method(self, trainer: Trainer, schedule: Schedule | None) -> None:
+        """Prepare and validate once parameters, masks and the schedule in steps are known, before any step."""
+
+    def provenance(self) -> dict[str, Any]:
+        """What a ticket says of its origin: plain JSON values."""
+        return {
+            "method": type(self).__name__,
+            "scope": repr(self.scope),
+            "step": self.step,
+            "seed": int(seed) if (seed := os.environ.get("PL_GLOBAL_SEED")) else None,
+            "versions": versions("torch", "lightning", "lightning_lottery"),
+            **self._weights_hash,
+        }
+
+    def settings(self) -> dict[str, str | int | float | None]:
+        """What a resumed fit must ask for as the first one did: plain values by name."""
+        return {"scope": repr(self.scope), "schedule": repr(self.schedule), "interval": self.interval, "per": self.per}
+
+    def bytes_per_weight(self, param: nn.Parameter) -> int:
+        """Memory the method adds for each entry of a parameter in scope, checkpoints aside."""
+        return 1
+
+    # What anybody may ask.
+
+    @property
+    def masks(self) -> dict[str, Tensor]:
+        """Parameter name to bool tensor, ``True`` = kept; tied parameters under their first name."""
+        return dict(self._masked.masks)
+
+    @property
+    def sparsity(self) -> float:
+        """Fraction of the scope's entries that is removed, in [0, 1]: few entries may all be rounded away."""
+        return self._masked.sparsity
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps that happened."""
+        return self.clock.step
+
+    @property
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """The parameters in scope by name, while a fit runs."""
+        return dict(self._masked.params)
+
+    @property
+    def resolved_schedule(self) -> Schedule | None:
+        """The schedule in optimizer steps, once a fit has begun."""
+        return self._resolved
+
+    @property
+    def label(self) -> str:
+        """What messages call it."""
+        return type(self).__name__ + (f" '{self.name}'" if self.name else "")
+
+    def ticket(self) -> Ticket:
+        """The present masks and their provenance.
+
+        Raises:
+            LotteryError: There are no masks yet.
+        """
+        if not self._model_size:
+            raise LotteryError(
+                f"{self.label} has no masks yet: they begin with `fit`. One in spawned processes leaves them in the "
+                f"run's {self._ticket_file} only."
+            )
+        self._hash_weights()
+        return ticket_of(self._masked.masks, self._ties, self._model_size, self.provenance())
+
+    # Hooks, in the order in which Lightning calls them.
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        enter(self, trainer)
+        self._is_fitting = stage == TrainerFn.FITTING
+        if not self._is_fitting:
+            return
+        if trainer.global_step == 0:  # otherwise a second `fit` of the same Trainer, which goes on
+            self._reset()
+        if isinstance(trainer.strategy, (FSDPStrategy, ModelParallelStrategy, DeepSpeedStrategy)):
+            raise MisconfigurationException(
+                f"{self.label} needs whole parameters on every rank, and {type(trainer.strategy).__name__} shards "
+                "them: use strategy='ddp', or one device."
+            )
+        if any(other.name == self.name for other in self._others(trainer)):
+            raise LotteryError(
+                f"Two callbacks would both write {self._ticket_file}: give {self.label} a `name` of its own."
+            )
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        params = self.select(pl_module)
+        self._ties = ties(pl_module)
+        self._model_size = size_of(pl_module)
+        for other in self._others(trainer):
+            if shared := sorted(params.keys() & other.parameters.keys()):
+                raise LotteryError(f"{other.label} and {self.label} both mask '{shared[0]}': part their scopes.")
+        if self.frozen and params and any(isinstance(optimizer, LBFGS) for optimizer in trainer.optimizers):
+            raise LotteryError(
+                f"{self.label} cannot freeze weights under LBFGS, whose history mixes all of them: "
+                "use an optimizer with state per weight."
+            )
+        if any(not isinstance(optimizer, Optimizer) for optimizer in trainer.optimizers):
+            raise LotteryError(
+                f"{self.label} needs optimizers of torch.optim.Optimizer's kind, whose steps have hooks."
+            )
+        if self._resolved is None and self.schedule is not None and self._restored is None:
+            self._resolved = self._resolve(self.schedule, trainer, pl_module)
+        known = self._masked.masks if self._masked.masks.keys() == params.keys() else self.starting_masks(params)
+        self._masked = Masked(known, params)
+        if self._restored is not None:
+            self._restore(self._restored)
+        self._weights_hash.setdefault("initial_weights", hash_of(params))
+        rank_zero_info(f"{self.label}: {self.summary(pl_module)}")
+        self.begin_method(trainer, self._resolved)
+        if self.frozen:
+            self._make_true(trainer)  # now for the sanity check, again when the optimizer's state is restored
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        is_new = self.clock.is_new
+        self._restored = None
+        self._is_shown = False
+        missed = self.clock.start(trainer)
+        if is_new and self.step > 0:
+            rank_zero_info(f"{self.label} begins with this fit at step {self.step}: the checkpoint has no state of it.")
+        if missed:
+            rank_zero_warn(
+                f"{self.label}: the checkpoint was saved between an optimizer step and this callback's hook, so it "
+                f"lacks what step {self.step} would have added. Save in a Checkpoint callback instead."
+            )
+        restore_loader(trainer)
+        if not self.frozen:
+            return
+        self._make_true(trainer)
+        if is_new and self._resolved is not None and self._resolved(self.step) > 0:
+            self._update(trainer)
+        else:
+            self._log(trainer, self.sparsity, {})
+        # Right after the step, not at the batch's end: nobody between may see or save a revived weight.
+        for optimizer in trainer.optimizers:
+            self._hooks.append(optimizer.register_step_post_hook(lambda *_: self._masked.mask_weights_()))
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        if not self.frozen:
+            return
+        does_more = type(self).on_before_optimizer_step is not MaskCallback.on_before_optimizer_step
+        if does_more or gradients_matter(trainer, self):
+            self._masked.mask_gradients_()
+        else:
+            self._remembers_removed = True
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        if not self.clock.tick(trainer):
+            return
+        self.observe(self._masked.params, self.step)
+        if self._is_due(self.step):
+            self._update(trainer)
+        elif self._is_held:
+            self._make_true(trainer)
+        if not self._is_shown:
+            pl_module.log(self._key("sparsity/scope"), self.sparsity, prog_bar=True, logger=False)
+            self._is_shown = True
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.frozen and trainer.state.fn == TrainerFn.FITTING:
+            self._audit(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.frozen:
+            self._audit(trainer)
+        self._masked.mask_weights_()
+        schedule = self._resolved
+        if schedule is None or self._target == schedule.final or trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        rank_zero_warn(
+            f"{self.label} was to reach sparsity {schedule.final} at step {schedule.end}, but the fit ended at step "
+            f"{self.step} with sparsity {self.sparsity:.4f}."
+        )
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._masked.mask_weights_()  # whatever else wrote weights in its `on_train_end`
+        folder = trainer.log_dir or trainer.default_root_dir  # `log_dir` is collective: asked for on every rank
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]
+            rank_zero_info(f"{self.label} writes no ticket in a fast_dev_run.")
+        elif trainer.is_global_zero:
+            path = Path(folder) / self._ticket_file
+            self.ticket().save(path)
+            rank_zero_info(f"{self.label}: sparsity {self.sparsity:.4f} of the scope; the ticket is '{path}'.")
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Mask what is saved: another callback may have put averaged weights there."""
+        self._forget_removed(trainer)  # what Lightning's strategies save shares its memory
+        if self.frozen or self._is_held:
+            self._masked.mask_checkpoint(checkpoint, self._ties)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._hash_weights()
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks = []
+        self._masked = self._masked.without_params()
+
+    # State.
+
+    @property
+    def state_key(self) -> str:
+        return f"lightning_lottery.{self.role}" + (f".{self.name}" if self.name else "")
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "version": STATE_VERSION,
+            "method": type(self).__name__,
+            "settings": self.settings(),
+            "clock": self.clock.state_dict(),
+            "masks": cloned(self._masked.masks),
+            "target": self._target,
+            "between": None if self._resolved is None else [int(self._resolved.begin), int(self._resolved.end)],
+            "weights_hash": dict(self._weights_hash),
+            **self.method_state(),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        if not self._is_fitting:
+            return  # a checkpoint is tested or validated: that is no reason to go on from it
+        if state_dict["version"] > STATE_VERSION:
+            raise LotteryError(
+                f"The checkpoint holds state of {self.label} in version {state_dict['version']}, this "
+                f"lightning_lottery reads up to {STATE_VERSION}: upgrade it."
+            )
+        saved = {"method": state_dict["method"], **state_dict["settings"]}
+        for key, own in {"method": type(self).__name__, **self.settings()}.items():
+            if saved[key] != own:
+                raise LotteryError(
+                    f"The checkpoint was written with {key} {saved[key]}, this fit asks for {own}: resume with the "
+                    "same callback, or give this one a `name` to start it afresh."
+                )
+        if state_dict["masks"]:  # none were there yet when a learning-rate finder saved in `on_fit_start`
+            self._restored = state_dict
+
+    def _resolve(self, schedule: Schedule, trainer: Trainer, pl_module: LightningModule) -> Schedule:
+        """The schedule in the optimizer steps of this fit; a fast_dev_run may end before it."""
+        in_steps = isinstance(schedule.begin, int) and isinstance(schedule.end, int)
+        try:
+            cut_short = trainer.fast_dev_run and in_steps  # type: ignore[attr-defined]
+            return schedule.resolve(None if cut_short else steps_of_fit(trainer, pl_module))
+        except LotteryError as error:
+            raise LotteryError(f"{self.label}: {error}") from error
+
+    def _restore(self, state: Mapping[str, Any]) -> None:
+        """Take over a checkpoint's state, known to be of this method and scope, once the parameters are known."""
+        params, saved = self._masked.params, state["masks"]
+        shapes = {name: tuple(mask.shape) for name, mask in saved.items()}
+        if shapes != (own := {name: tuple(param.shape) for name, param in params.items()}):
+            odd = sorted(name for name in shapes.keys() | own.keys() if shapes.get(name) != own.get(name))
+            listed = ", ".join(f"{name} {shapes.get(name, 'absent')} for {own.get(name, 'absent')}" for name in odd)
+            raise LotteryError(f"The checkpoint's masks do not fit this module: {listed}.")
+        self.clock.load_state_dict(state["clock"])
+        self._target = state["target"]
+        if self.schedule is not None:  # in the steps of the fit it began in: a longer one does not bring weights back
+            self._resolved = self.schedule.over(*state["between"])
+        self._masked = Masked({name: saved[name].clone() for name in params}, params)
+        self._weights_hash = dict(state["weights_hash"])
+        self.load_method_state(state)
+
+    # Masks.
+
+    @property
+    def _is_held(self) -> bool:
+        """Whether masks that may regrow have reached their final sparsity, which every later step then keeps."""
+        return not self.frozen and self._resolved is not None and self.step >= self._resolved.end
+
+    def _is_due(self, step: int) -> bool:
+        """Whether a new mask is to be found after this step."""
+        schedule = self._resolved
+        if schedule is None:
+            return False
+        if step >= schedule.end:
+            return self._target != schedule.final or (not self.frozen and step % self.interval == 0)
+        return step > schedule.begin and step % self.interval == 0
+
+    def _update(self, trainer: Trainer) -> None:
+        """Find a new mask, install it on every rank alike, and log what changed."""
+        assert self._resolved is not None
+        previous, params = self._masked, self._masked.params
+        before = previous.masks
+        target = self._resolved(self.step)
+        with torch.no_grad():
+            masks = self.find_masks(params, target, before if self.frozen else None)
+        self._target = target
+        check_agreement(trainer, masks, f"{self.label} at step {self.step}")
+        self._masked = Masked(masks, params)
+        self._make_true(trainer)
+        self._is_shown = False
+        stayed = overlap(masks, before)
+        total = sum(mask.numel() for mask in masks.values())
+        kept, kept_before = (sum(of.counts[name][0] for name in masks) for of in (self._masked, previous))
+        changes = {"mask/change": (kept + kept_before - 2 * stayed) / total, "mask/regrowth": (kept - stayed) / total}
+        self._log(trainer, target, changes)
+
+    def _make_true(self, trainer: Trainer) -> None:
+        """Make everything that keeps weights agree with the masks."""
+        if self.frozen:
+            self._masked.clear_optimizer_state_(trainer.optimizers)
+        self._masked.mask_weights_()
+        self._masked.mask_averages_(trainer.callbacks)  # type: ignore[attr-defined]
+
+    def _audit(self, trainer: Trainer) -> None:
+        """Count removed weights that are not zero, log the count, and zero them."""
+        self._forget_removed(trainer)
+        revived = self._masked.revived()
+        self._to_loggers(trainer, {"mask/revived": sum(revived.values())})
+        if revived:
+            rank_zero_warn(
+                f"{self.label} found {sum(revived.values())} removed weights revived in {', '.join(revived)}, "
+                "and zeroed them."
+            )
+            self._masked.mask_weights_()
+
+    def _forget_removed(self, trainer: Trainer) -> None:
+        """Before anybody looks at the optimizers' state: as if gradients had been masked in every step."""
+        if self._remembers_removed:
+            self._masked.clear_optimizer_state_(trainer.optimizers)
+            self._remembers_removed = False
+
+    # Records.
+
+    @property
+    def _ticket_file(self) -> str:
+        return f"ticket-{self.name}.safetensors" if self.name else "ticket.safetensors"
+
+    def _key(self, key: str) -> str:
+        return f"{self.name}/{key}" if self.name else key
+
+    def _others(self, trainer: Trainer) -> list["MaskCallback"]:
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        return [other for other in callbacks if isinstance(other, MaskCallback) and other is not self]
+
+    def _hash_weights(self) -> None:
+        if self._masked.params:
+            self._weights_hash["weights"] = hash_of(self._masked.params)
+
+    def _log(self, trainer: Trainer, target: float, changes: dict[str, float]) -> None:
+        layers = self._masked.counts
+        removed = sum(total - kept for kept, total in layers.values())
+        values = {
+            "sparsity/scope": self.sparsity,
+            "sparsity/model": removed / self._model_size,
+            "sparsity/target": target,
+            **{f"sparsity/{name}": 1 - kept / total for name, (kept, total) in layers.items() if total},
+            **changes,
+        }
+        self._to_loggers(trainer, values)
+        if new := sorted({name for name, (kept, total) in layers.items() if total and not kept} - self._dead):
+            self._dead.update(new)
+            rank_zero_warn(
+                f"{self.label} keeps no weight of {', '.join(new)} at step {self.step}: nothing passes through there. "
+                "Exclude it from the scope, rank per='tensor', or ask for less sparsity."
+            )
+
+    def _to_loggers(self, trainer: Trainer, values: Mapping[str, float]) -> None:
+        """Write values beside the step's own, whatever ``log_every_n_steps`` leaves out."""
+        keyed = {self._key(key): float(value) for key, value in values.items()}
+        for logger in trainer.loggers:
+            logger.log_metrics(keyed, step=batches_that_stepped(trainer))

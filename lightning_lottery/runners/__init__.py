@@ -1,1 +1,0 @@
-"""How often: experiments made of several Trainers, each child a folder."""

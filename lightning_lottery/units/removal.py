@@ -1,0 +1,294 @@
+"""Removes units for good: heads, neurons and channels, so that what is left is a smaller ordinary module."""
+
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from copy import deepcopy
+from os import PathLike
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from lightning_lottery.errors import LotteryError
+from lightning_lottery.functional.masks import check_sparsity
+from lightning_lottery.scope import plain_name, ties
+from lightning_lottery.ticket import Ticket
+from lightning_lottery.units.attention import OpenAttention, open_attention_
+from lightning_lottery.units.groups import Groups, groups_of, survey, tensor_at, tensors_of
+from lightning_lottery.units.scores import say_floor, unit_masks
+
+Module = TypeVar("Module", bound=nn.Module)
+Units = Mapping[str, Tensor]
+"""Name of a group to bool tensor of shape (size,): ``True`` is kept."""
+
+KEPT = "kept_units"
+"""The key of a Hugging Face configuration under which the sizes of the groups stand, where it has no other words."""
+
+
+def shrink(
+    model: Module,
+    ticket: Ticket | str | PathLike[str] | None = None,
+    *,
+    heads: float = 0.0,
+    ffn: float = 0.0,
+    channels: float = 0.0,
+    calibration: Iterable[Any] | None = None,
+    groups: Groups | None = None,
+    prefix: str = "",
+) -> Module:
+    """A smaller copy of a model, without the heads, neurons and channels that a ticket or a fraction removes.
+
+    What is left computes what the model computed with these units masked. Without a ticket nothing is trained: the
+    units of each kind are ranked together over all layers by their Fisher information on ``calibration``. A layer
+    keeps at least one unit, with a warning; where a ticket keeps none, that one adds nothing.
+
+    Args:
+        model: Any module that ``groups_of`` recognises; it is not changed. Device, dtype and mode are kept.
+        ticket: A ticket or the path of one. Its masks of units say what is kept; those of parameters are not looked at.
+        heads: Fraction of the attention heads to remove, in [0, 1).
+        ffn: Fraction of the neurons of feed-forward networks to remove, in [0, 1).
+        channels: Fraction of the channels of convolutions to remove, in [0, 1).
+        calibration: Batches to score the units on, as ``unit_masks`` takes them.
+        groups: What to cut (default: ``groups_of(model)``; ``coupled_channels`` finds more).
+        prefix: What to strip from the ticket's names, such as ``"model."`` for the network in a LightningModule.
+
+    Raises:
+        LotteryError: Both or neither of a ticket and fractions, a ticket without masks of units or with one that does
+            not fit, fractions without ``calibration`` or of a kind that the model does not have, or nothing to cut.
+
+    Example:
+        >>> layer = nn.TransformerEncoderLayer(8, nhead=2, dim_feedforward=16, batch_first=True)
+        >>> small = shrink(layer, Ticket({}, units={"linear1": torch.arange(16) < 4}))
+        >>> small.linear1, small.linear2.in_features
+        (Linear(in_features=8, out_features=4, bias=True), 4)
+    """
+    fractions = {"head": heads, "neuron": ffn, "channel": channels}
+    for fraction in fractions.values():
+        check_sparsity(fraction)
+    if (ticket is None) == (not any(fractions.values())):
+        raise LotteryError("`shrink` takes either a ticket or fractions of heads, ffn, channels to remove: give one.")
+    groups = groups_of(model) if groups is None else groups
+    if ticket is not None:
+        ticket = ticket if isinstance(ticket, Ticket) else Ticket.load(ticket)
+        units = _units_of(ticket, groups, prefix)
+    elif calibration is None:
+        raise LotteryError("Fractions need `calibration`: batches on which the units are scored. Or give a ticket.")
+    else:
+        units = unit_masks(model, calibration, heads=heads, ffn=ffn, channels=channels, groups=groups)
+    small = deepcopy(model)
+    shrink_(small, groups, units)
+    for network in _outermost(small, is_pretrained):
+        _tell_config(network)
+    return small
+
+
+def parameter_masks(model: nn.Module, units: Units, groups: Groups | None = None) -> dict[str, Tensor]:
+    """Masks of the weights that read the units: a removed unit's entries are False, so that it does nothing.
+
+    Args:
+        model: The module the masks are for.
+        units: Name of a group to its mask.
+        groups: The groups (default: ``groups_of(model)``).
+
+    Returns:
+        Qualified parameter name to bool tensor of the parameter's shape.
+
+    Raises:
+        LotteryError: A mask of no group, or of another size.
+
+    Example:
+        >>> net = nn.TransformerEncoderLayer(2, nhead=1, dim_feedforward=2, batch_first=True)
+        >>> parameter_masks(net, {"linear1": torch.tensor([True, False])})["linear2.weight"]
+        tensor([[ True, False],
+                [ True, False]])
+    """
+    groups = groups_of(model) if groups is None else groups
+    _check_units(units, groups)
+    owners, masks = tensors_of(model), dict[str, Tensor]()
+    for (name, dim), keep in _kept(owners, groups, units, producers=False).items():
+        shape = tensor_at(owners, name).shape
+        view = [-1 if d == dim else 1 for d in range(len(shape))]
+        masks[name] = masks.get(name, torch.ones(shape, dtype=torch.bool, device="cpu")) & keep.view(view)
+    return masks
+
+
+def shrink_(model: nn.Module, groups: Groups, units: Units) -> None:
+    """Remove units of a model in place; a group that keeps none keeps its first, with zero weight.
+
+    Raises:
+        LotteryError: A mask of no group, or of another size; or units in a weight that other modules share.
+    """
+    _check_units(units, groups)
+    owners = tensors_of(model)
+    _refuse_shared(model, groups, units)
+    units = dict(units)
+    for name in [name for name, mask in units.items() if not mask.any()]:
+        say_floor(name, groups[name])
+        masks = parameter_masks(model, {name: units[name]}, groups)
+        with torch.no_grad():
+            for parameter, mask in masks.items():
+                weight = tensor_at(owners, parameter)
+                weight.masked_fill_(~mask.to(weight.device), 0)
+        units[name] = _first(1, groups[name].size)
+    cut = {name: mask for name, mask in units.items() if not mask.all()}
+    for (name, dim), keep in _kept(owners, groups, cut, producers=True).items():
+        _slice(*owners[name], dim, keep)
+    modules = {plain_name(name): module for name, module in model.named_modules()}
+    for name, mask in cut.items():
+        for count in groups[name].counts:
+            place, _, attribute = count.rpartition(".")
+            value = getattr(modules[place], attribute)
+            setattr(modules[place], attribute, value // groups[name].size * int(mask.sum()))
+        if isinstance(modules[name], nn.MultiheadAttention):
+            open_attention_(modules[name])
+    for module in modules.values():
+        if isinstance(module, nn.TransformerEncoder) and any(isinstance(m, OpenAttention) for m in module.modules()):
+            module.use_nested_tensor = False  # its layers cannot read one outside of the fused kernels
+
+
+def _tell_config(network: nn.Module) -> None:
+    """Let the configuration of a Hugging Face model say its shapes: in its own words where it has them."""
+    config: Any = network.config
+    groups = survey(network).groups
+    vars(config).pop(KEPT, None)
+    if _same_shapes(network, config, groups):
+        return
+    candidate, words = deepcopy(config), _words(config, groups)
+    for word, value in words.items():
+        setattr(candidate, word, value)
+    if _same_shapes(network, candidate, groups):
+        for word, value in words.items():
+            setattr(config, word, value)
+        return
+    setattr(config, KEPT, {name: group.size for name, group in groups.items()})
+    if not _same_shapes(network, config, groups):
+        warnings.warn(
+            f"The configuration of {type(network).__name__} cannot say its new shapes: save the module itself, as "
+            "`save_pretrained` writes a folder that does not load.",
+            stacklevel=3,
+        )
+
+
+def cut_to_(model: nn.Module, sizes: Mapping[str, int]) -> None:
+    """Shrink a model in place to given sizes of its groups: for weights that are yet to be loaded."""
+    groups = survey(model).groups
+    shrink_(model, groups, {name: _first(sizes.get(name, g.size), g.size) for name, g in groups.items()})
+
+
+def _first(kept: int, size: int) -> Tensor:
+    """A mask that keeps the first units, on the CPU also where a context says another device."""
+    return torch.arange(size, device="cpu") < kept
+
+
+def is_pretrained(module: nn.Module) -> bool:
+    """Whether a module is a model of Hugging Face's transformers, without importing them."""
+    return any(cls.__name__ == "PreTrainedModel" for cls in type(module).__mro__)
+
+
+def _words(config: Any, groups: Groups) -> dict[str, int]:
+    """What a configuration calls the sizes of the groups, where all of a kind have one."""
+    heads, neurons = ({g for g in groups.values() if g.kind == kind} for kind in ("head", "neuron"))
+    head_dims = {group: min(part.block for part in group.producers) for group in heads}
+    found = {
+        "intermediate_size": {group.size for group in neurons},
+        "hidden_dim": {group.size for group in neurons},
+        "num_key_value_heads": {group.size for group in heads},
+        "num_attention_heads": {group.size * group.consumers[0].block // head_dims[group] for group in heads},
+        "head_dim": set(head_dims.values()),
+    }
+    return {
+        word: sizes.pop()
+        for word, sizes in found.items()
+        if len(sizes) == 1 and (hasattr(config, word) or word == "head_dim")
+    }
+
+
+def _same_shapes(network: nn.Module, config: Any, groups: Groups) -> bool:
+    """Whether a model built from a configuration has the shapes of one that there is."""
+    try:
+        with torch.device("meta"):
+            twin = type(network)(config)
+    except (TypeError, ValueError):
+        return False
+    cut_to_(twin, getattr(config, KEPT, None) or {})
+    ours, theirs = ({n: p.shape for n, p in module.named_parameters()} for module in (network, twin))
+    return ours == theirs and survey(twin).groups == groups
+
+
+def _units_of(ticket: Ticket, groups: Groups, prefix: str) -> dict[str, Tensor]:
+    if not ticket.units:
+        raise LotteryError(
+            "The ticket has masks of parameters only, which remove no head, neuron or channel: shrinking needs masks "
+            "of units. `apply` sets the weights to zero."
+        )
+    if strangers := [name for name in ticket.units if not name.startswith(prefix)]:
+        raise LotteryError(f"The ticket's unit '{strangers[0]}' does not begin with the prefix '{prefix}'.")
+    units = {name.removeprefix(prefix): mask for name, mask in ticket.units.items()}
+    _check_units(units, groups)
+    return units
+
+
+def _check_units(units: Units, groups: Groups) -> None:
+    if unknown := [name for name in units if name not in groups]:
+        known = ", ".join(repr(name) for name in list(groups)[:4])
+        raise LotteryError(
+            f"There is no group of units '{unknown[0]}' ({len(unknown)} of {len(units)} names are unknown). There are "
+            f"{known}; a ticket of a LightningModule may need `prefix`."
+        )
+    for name, mask in units.items():
+        if mask.dtype != torch.bool or mask.shape != (groups[name].size,):
+            raise LotteryError(
+                f"The mask of '{name}' is {mask.dtype} of shape {tuple(mask.shape)}, but the group has "
+                f"{groups[name].size} {groups[name].kind}s: give one bool for each."
+            )
+
+
+def _refuse_shared(model: nn.Module, groups: Groups, units: Units) -> None:
+    """A weight that stands in two modules cannot be cut for one of them."""
+    aliases, owners = ties(model), tensors_of(model)
+    for alias, first in aliases.items():
+        if alias not in owners or owners[alias][0] is owners.get(first, (None,))[0]:
+            continue  # one module under two names: cut once, it is cut everywhere
+        for name in units:
+            if {alias, first} & {part.parameter for part in (*groups[name].producers, *groups[name].consumers)}:
+                raise LotteryError(f"'{name}' cannot be shrunk: '{alias}' is tied to '{first}', of another module.")
+
+
+def _kept(
+    owners: Mapping[str, tuple[nn.Module, str]], groups: Groups, units: Units, *, producers: bool
+) -> dict[tuple[str, int], Tensor]:
+    """For each tensor and dimension that a group touches, which of its entries stay."""
+    kept: dict[tuple[str, int], Tensor] = {}
+    for name, mask in units.items():
+        group = groups[name]
+        for part in (*(group.producers if producers else ()), *group.consumers):
+            length = tensor_at(owners, part.parameter).shape[part.dim]
+            entries = kept.setdefault((part.parameter, part.dim), _first(length, length))
+            entries[part.start : part.start + group.size * part.block] &= mask.cpu().repeat_interleave(part.block)
+    return kept
+
+
+def _slice(module: nn.Module, leaf: str, dim: int, keep: Tensor) -> None:
+    """Keep some entries of a module's tensor, and let the module know its new shape."""
+    tensor: Tensor = getattr(module, leaf)
+    smaller = tensor.detach().index_select(dim, keep.nonzero().flatten().to(tensor.device))
+    if isinstance(tensor, nn.Parameter):
+        setattr(module, leaf, nn.Parameter(smaller, requires_grad=tensor.requires_grad))
+    else:
+        module.register_buffer(leaf, smaller, persistent=leaf not in module._non_persistent_buffers_set)
+    if leaf == "weight" and isinstance(module, nn.Linear):
+        module.out_features, module.in_features = smaller.shape
+    elif leaf == "weight" and isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
+        depthwise = module.groups == module.in_channels == module.out_channels
+        module.groups = smaller.shape[0] if depthwise else module.groups
+        module.out_channels, module.in_channels = smaller.shape[0], smaller.shape[1] * module.groups
+    elif isinstance(module, nn.modules.batchnorm._NormBase):
+        module.num_features = smaller.shape[0]
+
+
+def _outermost(module: nn.Module, wanted: Callable[[nn.Module], bool]) -> Iterator[nn.Module]:
+    if wanted(module):
+        yield module
+    else:
+        for child in module.children():
+            yield from _outermost(child, wanted)

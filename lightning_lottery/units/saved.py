@@ -1,0 +1,165 @@
+"""What a shrunk model is worth, and how it is kept: sizes and speed, save and load."""
+
+import json
+import os
+import statistics
+import time
+from collections.abc import Mapping
+from copy import deepcopy
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+from torch import nn
+
+from lightning_lottery.errors import LotteryError
+from lightning_lottery.units.groups import Group, survey
+from lightning_lottery.units.removal import KEPT, cut_to_, is_pretrained
+from lightning_lottery.units.scores import evaluating
+
+Module = TypeVar("Module", bound=nn.Module)
+
+
+class Size(NamedTuple):
+    """Parameters, floating-point operations of one forward pass, and its median time in seconds."""
+
+    parameters: int
+    flops: int
+    seconds: float
+
+
+def measure(model: nn.Module, inputs: Any, repeats: int = 20) -> Size:
+    """How large and how fast a model is on given inputs, in evaluation mode, on the device where it is.
+
+    Args:
+        model: The module; its mode is restored.
+        inputs: A tensor, a tuple of positional or a mapping of named arguments, on the model's device.
+        repeats: Timed forward passes after three that are not, >= 1.
+    """
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+    from torch.utils.flop_counter import FlopCounterMode
+
+    def forward() -> None:
+        if isinstance(inputs, Mapping):
+            model(**inputs)
+        else:
+            model(*(inputs if isinstance(inputs, tuple) else (inputs,)))
+
+    device, times = next(model.parameters()).device, []
+    fused = torch.backends.mha.get_fastpath_enabled()
+    with evaluating(model), torch.no_grad():
+        try:
+            torch.backends.mha.set_fastpath_enabled(False)  # the counter does not know the fused layer
+            with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+                forward()
+        finally:
+            torch.backends.mha.set_fastpath_enabled(fused)
+        for _ in range(3 + repeats):
+            _wait(device)
+            start = time.perf_counter()
+            forward()
+            _wait(device)
+            times.append(time.perf_counter() - start)
+    parameters = sum(p.numel() for p in model.parameters())
+    return Size(parameters, counter.get_total_flops(), statistics.median(times[3:]))
+
+
+def comparison(before: Size, after: Size) -> str:
+    """Two sizes as a table of text, with what is left of each.
+
+    Example:
+        >>> print(comparison(Size(2000, 4_000_000, 0.004), Size(1000, 2_000_000, 0.003)))
+                         before        after    left
+        parameters        2,000        1,000   50.0%
+        MFLOPs             4.00         2.00   50.0%
+        latency [ms]       4.00         3.00   75.0%
+    """
+    rows = [f"{'':12}{'before':>11}{'after':>13}{'left':>8}"]
+    for name, unit, form, a, b in (
+        ("parameters", 1, ",.0f", before.parameters, after.parameters),
+        ("MFLOPs", 1e6, ",.2f", before.flops, after.flops),
+        ("latency [ms]", 1e-3, ",.2f", before.seconds, after.seconds),
+    ):
+        rows.append(f"{name:12}{a / unit:>11{form}}{b / unit:>13{form}}{b / a if a else 1:>8.1%}")
+    return "\n".join(rows)
+
+
+def save_shrunk(model: nn.Module, folder: str | os.PathLike[str]) -> None:
+    """Write a shrunk model into a folder: ``save_pretrained`` where it has one, else ``model.safetensors``."""
+    from safetensors.torch import save_model
+
+    pretrained: Any = model
+    if is_pretrained(model):
+        pretrained.save_pretrained(folder)
+    else:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        save_model(model, str(Path(folder) / "model.safetensors"))
+
+
+def load_shrunk(folder: str | os.PathLike[str], model: Module | None = None) -> Module:
+    """A shrunk model from the folder that ``save_shrunk`` or ``save_pretrained`` wrote.
+
+    Without ``model``, one of Hugging Face, whose class and shapes its ``config.json`` says; where the configuration has
+    words of its own for the shapes, ``from_pretrained`` does the same. Evaluation mode, as there.
+
+    Args:
+        folder: Where it was written.
+        model: For any other model: the module before it was shrunk, with any weights. It is not changed; the shapes
+            are read from the file.
+
+    Raises:
+        LotteryError: No such folder, no class of that name in transformers, or tensors that do not fit the model.
+    """
+    if model is None:
+        return _load_pretrained(Path(folder))  # type: ignore[no-any-return]
+    from safetensors import SafetensorError, safe_open
+    from safetensors.torch import load_model
+
+    path = Path(folder) / "model.safetensors"
+    try:
+        with safe_open(path, framework="pt") as file:
+            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise LotteryError(f"There is no model at '{path}': {error}.") from error
+    small = deepcopy(model)
+    cut_to_(small, {name: _size_in(shapes, group) for name, group in survey(model).groups.items()})
+    try:
+        load_model(small, path)
+    except RuntimeError as error:
+        raise LotteryError(f"'{path}' does not hold a shrunk {type(model).__name__}: {error}") from error
+    return small
+
+
+def _load_pretrained(folder: Path) -> Any:
+    import transformers
+
+    try:
+        content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise LotteryError(f"'{folder}' has no config.json to read the model's class from: {error}.") from error
+    architecture = (content.get("architectures") or ["none"])[0]
+    cls = getattr(transformers, architecture, None)
+    if cls is None:
+        raise LotteryError(f"'{folder}' holds a model of class {architecture}, which transformers does not have.")
+
+    class Shrunk(cls):  # type: ignore[misc, valid-type]
+        def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
+            super().__init__(config, *args, **kwargs)
+            cut_to_(self, getattr(config, KEPT, None) or {})
+
+    Shrunk.__name__ = cls.__name__
+    model = Shrunk.from_pretrained(folder)
+    model.__class__ = cls
+    return model
+
+
+def _size_in(shapes: Mapping[str, tuple[int, ...]], group: Group) -> int:
+    """How many units a group has in a file: all of them where the file says nothing."""
+    part = group.consumers[0]
+    shape = shapes.get(part.parameter, ())
+    return max(1, shape[part.dim] // part.block) if len(shape) > part.dim else group.size
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -1,0 +1,639 @@
+import functools
+import json
+import os
+import re
+import sys
+from io import StringIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, seed_everything
+from rich.console import Console
+from torch import nn
+from torch.nn import functional as F
+
+from helpers.projects import Batches, plain_loader, says, trainer
+from helpers.stages import Died
+from lightning_lottery import (
+    PLATON,
+    Constant,
+    ExactResume,
+    InstabilityAnalysis,
+    LotteryError,
+    MagnitudePruning,
+    Snapshots,
+    Ticket,
+)
+from lightning_lottery.children import engine, factories, records
+from lightning_lottery.children.child import Child
+from lightning_lottery.children.processes import run_together
+from lightning_lottery.connectivity import lines, path_report
+from lightning_lottery.experiments import instability
+from test_ranks import run
+
+STEPS = 12  # of a whole fit: 3 epochs of 4 batches
+
+
+class Net(LightningModule):
+    """Somebody's module: dropout, batch norm, momentum, a schedule."""
+
+    def __init__(self, lr: float = 0.05, dropout: float = 0.2) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.net = nn.Sequential(nn.Linear(6, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(dropout), nn.Linear(16, 3))
+
+    def training_step(self, batch, batch_idx):
+        return F.cross_entropy(self.net(batch[0]), batch[1])
+
+    def test_step(self, batch, batch_idx):
+        out = self.net(batch[0])
+        self.log("test_loss", F.cross_entropy(out, batch[1]))
+        self.log("test_acc", (out.argmax(1) == batch[1]).float().mean())
+
+    def configure_optimizers(self):
+        optimizer = torch.optim.SGD(self.parameters(), lr=self.hparams["lr"], momentum=0.9)
+        return [optimizer], [torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.5)]
+
+
+class Data(LightningDataModule):
+    """Batches in an order that the run's seed decides, unless told to be fixed."""
+
+    def __init__(self, fixed: bool = False) -> None:
+        super().__init__()
+        self.fixed = fixed
+
+    def train_dataloader(self):
+        return Batches(seed=0 if self.fixed else int(os.environ["PL_GLOBAL_SEED"]))
+
+    def test_dataloader(self):
+        return plain_loader(24)
+
+
+def make_trainer(**given):
+    return trainer(given["default_root_dir"], logger=given["logger"])
+
+
+def make_data():
+    return Data()
+
+
+def closures(*callbacks, module=Net, data=Data, **options):
+    """An analysis in this process: nobody else can import a closure."""
+
+    def build_trainer(**given):
+        return trainer(given["default_root_dir"], *(make() for make in callbacks), logger=given["logger"])
+
+    return InstabilityAnalysis(lambda: module(), lambda: data(), build_trainer, **{"alphas": 5, **options})
+
+
+def weights(folder):
+    return torch.load(folder / "last.ckpt", weights_only=True)["state_dict"]
+
+
+def same(one, other):
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.fixture(scope="module")
+def parent(tmp_path_factory):
+    """A parent's folder: snapshots at steps 0, 5 and at the end, in mid-epoch and not."""
+    folder = tmp_path_factory.mktemp("parent")
+    seed_everything(7, verbose=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PL_GLOBAL_SEED", "7")
+        fitted = trainer(folder, ExactResume(), Snapshots([0, 5, STEPS]))
+        fitted.fit(Net(), Data())
+    torch.save({"state_dict": fitted.lightning_module.state_dict()}, folder / "last.ckpt")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def no_seed(monkeypatch):
+    monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)
+
+
+@pytest.fixture(scope="module")
+def analysed(parent, tmp_path_factory):
+    """Three children from step 5, analysed once for many tests."""
+    out = tmp_path_factory.mktemp("analysed")
+    report = closures(layer_alphas=(0, 0.5, 1)).run(parent / "snapshots/step=5.ckpt", (1, 2, 3), out=out)
+    return report, out
+
+
+def test_the_same_seed_twice_is_the_same_network_and_its_barrier_is_exactly_zero(parent, tmp_path):
+    report = closures().run(parent / "snapshots/step=5.ckpt", (3, 3), out=tmp_path)
+    assert same(weights(tmp_path / "seed-3-1"), weights(tmp_path / "seed-3-2"))
+    for values in report.curves[0, 1].values():
+        assert len(set(values)) == 1
+    assert report.measures((0, 1))["error_barrier"] == 0 and report.between[0, 1]["l2"] == 0
+    assert report.stability.verdict == "undecided" and "null control" in report.stability.reason
+
+
+@pytest.mark.parametrize("step", [0, 5])
+def test_a_child_with_the_parent_s_own_seed_is_the_parent(parent, tmp_path, step):
+    closures().run(parent / f"snapshots/step={step}.ckpt", (7, 8), out=tmp_path)
+    assert same(weights(tmp_path / "seed-7"), weights(parent))
+    assert not same(weights(tmp_path / "seed-8"), weights(parent))
+
+
+def test_children_of_a_checkpoint_differ_in_their_noise_and_in_nothing_else(analysed):
+    _, out = analysed
+    found = [json.loads((out / f"seed-{seed}/conditions.json").read_text()) for seed in (1, 2, 3)]
+    for key in ("start_step", "end_step", "weights", "optimizers", "schedulers", "hparams", "precision", "world_size"):
+        assert found[0][key] == found[1][key] == found[2][key], key
+    assert found[0]["start_step"] == 5 and found[0]["end_step"] == STEPS
+    assert found[0]["optimizers"][0]["lr"] == 0.025 and found[0]["optimizers"][0]["momentum"] == 0.9
+    for key in ("batches", "end_weights"):
+        assert len({str(of[key]) for of in found}) == 3, key
+
+
+def test_without_a_checkpoint_all_children_begin_with_one_initialisation(tmp_path):
+    report = closures().run(None, (1, 2), out=tmp_path)
+    begin = torch.load(tmp_path / "start/start.ckpt", weights_only=True)
+    assert begin["global_step"] == 0
+    found = [json.loads((tmp_path / f"seed-{seed}/conditions.json").read_text()) for seed in (1, 2)]
+    assert found[0]["weights"] == found[1]["weights"] and found[0]["start_step"] == 0
+    assert found[0]["end_step"] == STEPS and report.between[0, 1]["l2"] > 0
+
+
+def test_three_seeds_make_three_pairs_and_a_report_of_everything(analysed, parent):
+    report, out = analysed
+    assert list(report.curves) == [(0, 1), (0, 2), (1, 2)] and report.names == ("seed 1", "seed 2", "seed 3")
+    rows = [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
+    keys = {"stage", "method", "parent", "seeds", "step", "alpha", "sparsity", "metric", "value", "n", "device"}
+    assert all(row.keys() == keys for row in rows)
+    assert {tuple(row["seeds"]) for row in rows} == {(1,), (2,), (3,), (1, 2), (1, 3), (2, 3)}
+    assert {row["step"] for row in rows} == {5, STEPS}
+    table = (out / "results.csv").read_text().splitlines()
+    assert len(table) == len(rows) + 1 and set(table[0].split(",")) == keys
+    assert json.loads((out / "summary.json").read_text())["pairs"]["0-1"]["raw"] == {
+        **report.measures((0, 1)),
+        **report.between[0, 1],
+    }
+    for name in ("path.png", "layers.png"):
+        assert (out / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_child_s_end_of_the_line_is_what_the_child_itself_measured(analysed):
+    report, out = analysed
+    rows = [json.loads(line) for line in (out / "seed-1/results.jsonl").read_text().splitlines()]
+    (own,) = (row["value"] for row in rows if row["metric"] == "test_loss")
+    assert report.curves[0, 1]["test_loss"][-1] == report.curves[0, 2]["test_loss"][-1]
+    assert report.curves[0, 1]["test_loss"][-1] == pytest.approx(own, rel=1e-6)
+
+
+def test_curves_lie_on_an_alpha_axis_beside_hyper_parameters(analysed):
+    accumulators = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    report, out = analysed
+    board = accumulators.EventAccumulator(str(out / "path")).Reload()
+    scalars = board.Scalars("path/test_loss/0-1")
+    assert [event.step for event in scalars] == [0, 250, 500, 750, 1000]
+    np.testing.assert_allclose([event.value for event in scalars], report.curves[0, 1]["test_loss"], rtol=1e-6)
+    assert {"path", "layers"} <= set(board.Tags()["images"])
+    assert any("hparams" in tag for tag in board.summary_metadata)
+
+
+def test_a_report_is_read_back_as_it_was(analysed):
+    report, out = analysed
+    report.save(out / "again.json")
+    assert path_report.PathReport.load(out / "again.json") == report
+
+
+def test_all_layers_together_are_the_whole_line(analysed):
+    report, _ = analysed
+    layers = report.layers[0, 1]
+    (last,) = {name for name, _, kind in layers if kind == "cumulative"} - {"net.0", "net.1"}
+    for host in (0, 1):
+        whole = [report.curves[0, 1]["test_loss"][place] for place in (0, 2, 4)]
+        assert layers[last, host, "cumulative"]["test_loss"] == pytest.approx(whole, rel=1e-6)
+    alone = layers["net.0", 0, "single"]["test_loss"]
+    assert alone[-1] == pytest.approx(report.curves[0, 1]["test_loss"][-1], rel=1e-6)  # alpha 1: the host itself
+    assert alone == layers["net.0", 0, "cumulative"]["test_loss"] != layers["net.0", 1, "single"]["test_loss"]
+
+
+def test_a_ticket_s_masks_are_kept_by_every_child(parent, tmp_path):
+    mask = torch.rand(16, 6, generator=torch.Generator().manual_seed(0)) < 0.5
+    Ticket({"net.0.weight": mask}).save(tmp_path / "ticket.safetensors")
+    out = tmp_path / "out"
+    closures().run(parent / "snapshots/step=5.ckpt", (1, 2), ticket=tmp_path / "ticket.safetensors", out=out)
+    for seed in (1, 2):
+        assert (weights(out / f"seed-{seed}")["net.0.weight"][~mask] == 0).all()
+        assert (weights(out / f"seed-{seed}")["net.0.weight"][mask] != 0).all()
+    rows = [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
+    assert {row["sparsity"] for row in rows} == {1 - mask.float().mean().item()}
+
+
+@pytest.mark.parametrize("step", [None, 5])
+def test_a_pruner_is_applied_once_at_the_checkpoint_and_its_masks_kept(parent, tmp_path, step):
+    begin = None if step is None else parent / f"snapshots/step={step}.ckpt"
+
+    def make_pruner():
+        return MagnitudePruning(Constant(0.75, begin=0), per="tensor")
+
+    closures().run(begin, (1, 2), make_pruner=make_pruner, out=tmp_path)
+    ticket = Ticket.load(tmp_path / "start/ticket.safetensors")
+    assert ticket.sparsity == 0.75 and ticket.provenance["step"] == (step or 0)
+    start = torch.load(tmp_path / "start/start.ckpt", weights_only=True)
+    assert start["global_step"] == (step or 0)
+    if step:
+        before = torch.load(begin, weights_only=True)["state_dict"]
+        for name, mask in ticket.masks.items():
+            assert torch.equal(start["state_dict"][name], torch.where(mask, before[name], 0.0))
+    for seed in (1, 2):
+        for name, mask in ticket.masks.items():
+            assert (weights(tmp_path / f"seed-{seed}")[name][~mask] == 0).all()
+            assert (weights(tmp_path / f"seed-{seed}")[name][mask] != 0).any()
+
+
+class Dies(Callback):
+    """Ends a child's fit after a step, or an evaluation, that the test names."""
+
+    at: tuple[str, int] | None = None
+
+    def on_train_batch_end(self, trainer, *_):
+        if Dies.at == (Path(trainer.default_root_dir).name, trainer.global_step):
+            raise Died
+
+
+@pytest.mark.parametrize("at", [("start", 0), ("seed-1", 7), ("seed-2", 11), ("between", 0), ("lines", 3)])
+def test_killed_anywhere_and_started_again_it_ends_with_the_unbroken_report(tmp_path, monkeypatch, at):
+    def analysis():
+        return closures(Dies, lambda: ExactResume(every=2))
+
+    unbroken = analysis().run(None, (1, 2), out=tmp_path / "unbroken")
+    out = tmp_path / "killed"
+    with monkeypatch.context() as patch, pytest.raises(Died):
+        if at[0] == "lines":
+            places = []
+
+            def interpolate(*given, original=lines.interpolate_):
+                places.append(1)
+                if len(places) > at[1]:
+                    raise Died
+                original(*given)
+
+            patch.setattr(lines, "interpolate_", interpolate)
+        elif at[0] in ("between", "start"):
+            do_child = engine.do_child
+
+            def dying(folder, commands):
+                if folder.name == ("seed-2" if at[0] == "between" else "seed-1"):
+                    raise Died
+                do_child(folder, commands)
+
+            patch.setattr(engine, "do_child", dying)
+        else:
+            patch.setattr(Dies, "at", at)
+        analysis().run(None, (1, 2), out=out)
+    done = [path.parent.name for path in out.glob("*/done")]
+    report = analysis().run(None, (1, 2), out=out)
+    assert report == unbroken
+    assert set(done) < {"start", "seed-1", "seed-2", "lines"}
+    texts = [(folder / "results.jsonl").read_text() for folder in (out, tmp_path / "unbroken")]
+    assert texts[0] == texts[1]
+
+
+def test_what_is_done_is_not_done_again_and_more_seeds_only_add_children(parent, tmp_path, monkeypatch):
+    done = []
+    do_child = engine.do_child
+    monkeypatch.setattr(engine, "do_child", lambda f, c: (done.append(f.name), do_child(f, c)))
+    analysis, begin = closures(), parent / "snapshots/step=5.ckpt"
+    first = analysis.run(begin, (1, 2), out=tmp_path)
+    before = {name: (tmp_path / name / "done").stat().st_mtime_ns for name in ("seed-1", "seed-2")}
+    assert analysis.run(begin, (1, 2), out=tmp_path) == first
+    more = analysis.run(begin, (1, 2, 3), out=tmp_path)
+    assert more.curves[0, 1] == first.curves[0, 1] and len(more.curves) == 3
+    assert {name: (tmp_path / name / "done").stat().st_mtime_ns for name in before} == before
+    analysis.run(begin, (1, 2, 3), out=tmp_path, redo=["seed-2"])
+    assert (tmp_path / "seed-2/done").stat().st_mtime_ns > before["seed-2"]
+    assert (tmp_path / "seed-1/done").stat().st_mtime_ns == before["seed-1"]
+
+
+def test_children_that_were_trained_otherwise_are_refused(parent, tmp_path):
+    begin = parent / "snapshots/step=5.ckpt"
+
+    def with_dropout(dropout):
+        return InstabilityAnalysis(lambda: Net(dropout=dropout), lambda: Data(), lambda **given: make_trainer(**given))
+
+    with_dropout(0.2).run(begin, (1, 2), out=tmp_path)
+    with pytest.raises(LotteryError, match=r"seed-1' was made from something else: make_module.source was"):
+        with_dropout(0.3).run(begin, (1, 2), out=tmp_path)
+
+
+def test_the_environment_and_the_random_numbers_are_left_as_they_were(parent, tmp_path):
+    os.environ["PL_GLOBAL_SEED"] = "5"
+    torch.manual_seed(4)
+    expected = torch.rand(3, generator=torch.Generator().manual_seed(4))
+    closures().run(parent / "snapshots/step=5.ckpt", (1, 2), out=tmp_path)
+    assert os.environ["PL_GLOBAL_SEED"] == "5" and "LOTTERY_RESUME_FROM" not in os.environ
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_predictions_are_compared_where_a_function_is_named(parent, tmp_path):
+    report = closures(predict=predicted).run(parent / "snapshots/step=5.ckpt", (1, 2), out=tmp_path)
+    nets = []
+    for seed in (1, 2):
+        nets.append(Net().eval())
+        nets[-1].load_state_dict(weights(tmp_path / f"seed-{seed}"))
+    batches = list(plain_loader(24))
+    differ = [(predicted(nets[0], batch) != predicted(nets[1], batch)).float().mean().item() for batch in batches]
+    assert report.between[0, 1]["disagreement"] == pytest.approx(np.mean(differ))
+
+
+def predicted(module, batch):
+    return module.net(batch[0]).argmax(1)
+
+
+class Drawn(Net):
+    """The trap of a known implementation: each child draws its own learning rate."""
+
+    def __init__(self):
+        super().__init__(lr=float(torch.rand(())))
+
+
+def test_a_closure_that_predicts_is_used_as_well(parent, tmp_path):
+    begin = parent / "snapshots/step=5.ckpt"
+    named = closures(predict=predicted).run(begin, (1, 2), out=tmp_path / "named")
+    closure = closures(predict=lambda module, batch: predicted(module, batch)).run(begin, (1, 2), out=tmp_path / "own")
+    assert closure.between == named.between and "disagreement" in named.between[0, 1]
+
+
+def test_children_that_are_tested_on_different_data_are_said(tmp_path):
+    class Split(Data):
+        def test_dataloader(self):
+            return Batches(batches=3, seed=100 + int(os.environ["PL_GLOBAL_SEED"]))
+
+    with says("tested on different data: something in the data module depends on the seed"):
+        closures(data=Split).run(None, out=tmp_path)
+
+
+def test_an_order_that_is_fixed_after_the_first_epoch_is_said(tmp_path):
+    class Fixed(Data):
+        def train_dataloader(self):
+            loader = super().train_dataloader()
+            real = loader.set_epoch
+            own = loader.seed
+
+            def set_epoch(epoch):
+                loader.seed = 0 if epoch else own
+                real(epoch)
+
+            loader.set_epoch = set_epoch
+            return loader
+
+    with says("saw the same batches at the same steps"):
+        closures(data=Fixed).run(None, out=tmp_path)
+
+
+class Helper:
+    factor = 1
+
+
+def helped():
+    return Helper()
+
+
+def test_what_factories_use_is_part_of_what_a_child_was_made_from(tmp_path):
+    described = factories._source(helped)
+    assert "class Helper" in described and "factor = 1" in described
+    settings = {"lr": 0.1, "layers": [1, 2]}
+    assert "{'lr': 0.1, 'layers': [1, 2]}" in factories._source(lambda: Net(lr=settings["lr"]))
+    assert factories._source(functools.partial(helped)) == factories._source(functools.partial(helped))
+    assert factories._source(functools.partial(Net, 0.1)) != factories._source(functools.partial(Net, 0.2))
+    assert factories.address_of(Data().train_dataloader) == ""  # nobody else has that object
+
+
+def test_a_factory_that_is_another_in_the_child_is_refused():
+    config = factories.Factories(Net, make_data, make_trainer).config()
+    assert factories.Factories.load(config).make_data is make_data
+    config["make_data"]["source"] += "# LR = 0.5\n"
+    with pytest.raises(LotteryError, match="`make_data` is another when a child imports '.*:make_data' than where"):
+        factories.Factories.load(config)
+
+
+class TestRefusals:
+    @pytest.mark.parametrize(
+        "make_pruner",
+        [
+            lambda: MagnitudePruning(sparsity=0.5),
+            lambda: MagnitudePruning(Constant(0.5, begin=5)),
+            lambda: PLATON(sparsity=0.5, interval=1),
+            lambda: ExactResume(),
+        ],
+    )
+    def test_a_pruner_that_does_not_prune_at_once(self, tmp_path, make_pruner):
+        with pytest.raises(LotteryError, match="has not pruned to its end at step 0|is a callback that makes masks"):
+            closures().run(None, make_pruner=make_pruner, out=tmp_path)
+
+    def test_settings_that_cannot_be_before_anything_is_trained(self):
+        for odd in (
+            {"mode": "maximum"},
+            {"threshold": 0.0},
+            {"alphas": 1},
+            {"layer_alphas": (2,)},
+            {"recalibrate": -1},
+        ):
+            with pytest.raises(LotteryError, match="`mode` is|`alphas` is"):
+                closures(**odd)
+
+    def test_ranks_that_are_forks(self, tmp_path):
+        def forked(**given):
+            return trainer(given["default_root_dir"], logger=given["logger"], devices=2, strategy="ddp_fork")
+
+        project = factories.Factories(Net, make_data, forked)
+        child = Child(tmp_path / "child", "fit", {**project.config(), "seed_everything": 1, "ckpt_path": None})
+        child.prepare()
+        with pytest.raises(LotteryError, match="runs under strategies that start processes of their own"):
+            instability.train(child, "", project)
+
+    def test_one_seed_or_some_equal(self, tmp_path):
+        for seeds in ((1,), (), (1, 1, 2)):
+            with pytest.raises(LotteryError, match="at least two, all different"):
+                closures().run(None, seeds, out=tmp_path)
+        assert not list(tmp_path.iterdir())
+
+    def test_checkpoints_that_nothing_can_go_on_from(self, parent, tmp_path):
+        with pytest.raises(LotteryError, match="There is no checkpoint"):
+            closures().run(tmp_path / "none.ckpt", out=tmp_path)
+        with pytest.raises(LotteryError, match="holds weights but no optimizer"):
+            closures().run(parent / "last.ckpt", out=tmp_path)
+        (tmp_path / "text").write_text("no checkpoint")
+        with pytest.raises(LotteryError, match="does not load as a checkpoint"):
+            closures().run(tmp_path / "text", out=tmp_path)
+
+    def test_a_checkpoint_at_the_fit_s_end(self, parent, tmp_path):
+        with pytest.raises(LotteryError, match=f"trained no step: the fit ends at step {STEPS}, where they begin"):
+            closures().run(parent / f"snapshots/step={STEPS}.ckpt", out=tmp_path)
+
+    def test_hyper_parameters_that_differ(self, tmp_path):
+        with pytest.raises(LotteryError, match=r"differ in their seed only, but from seed-1 to seed-2: hparams.lr was"):
+            closures(module=Drawn).run(None, out=tmp_path)
+
+    def test_seeds_that_make_no_difference(self, tmp_path):
+        def silent():
+            return Net(dropout=0.0)
+
+        with pytest.raises(LotteryError, match="nothing in this training depends on the seed"):
+            closures(module=silent, data=lambda: Data(fixed=True)).run(None, out=tmp_path)
+
+    def test_a_fixed_order_of_the_data_is_said(self, tmp_path):
+        with says("the order of the data does not depend on the seed"):
+            closures(data=lambda: Data(fixed=True)).run(None, out=tmp_path)
+
+    def test_a_ticket_and_a_pruner(self, tmp_path):
+        def make_pruner():
+            return MagnitudePruning(Constant(0.5, begin=0))
+
+        with pytest.raises(LotteryError, match="either a ticket or a pruner"):
+            closures().run(None, ticket="a", make_pruner=make_pruner, out=tmp_path)
+
+    def test_data_that_says_not_what_it_is_for(self, tmp_path):
+        with pytest.raises(LotteryError, match="`make_data` gives a LightningDataModule, or None"):
+            closures(data=plain_loader).run(None, out=tmp_path)
+
+    def test_what_cannot_be_called(self):
+        with pytest.raises(TypeError, match="`make_module` is a function"):
+            InstabilityAnalysis(Net(), make_data, make_trainer)
+
+    def test_several_processes_for_closures(self, tmp_path):
+        with pytest.raises(LotteryError, match="functions at the top of a file"):
+            closures().run(None, jobs=2, out=tmp_path)
+
+        def on_two_ranks(**given):
+            return trainer(given["default_root_dir"], logger=given["logger"], devices=2, strategy="ddp")
+
+        with pytest.raises(LotteryError, match="DDPStrategy starts this program anew for each rank"):
+            InstabilityAnalysis(lambda: Net(), make_data, on_two_ranks).run(None, out=tmp_path)
+
+    def test_a_script_that_its_children_would_run_again(self, tmp_path):
+        script = tmp_path / "unguarded.py"
+        script.write_text(
+            "from lightning_lottery import InstabilityAnalysis\n"
+            "def make(): ...\n"
+            "InstabilityAnalysis(make, make, make).run()\n"
+        )
+        with pytest.raises(LotteryError, match=r"unguarded.py' runs an analysis when it is imported.*__main__"):
+            factories.imported(f"{script}:make")
+
+    def test_a_full_disk(self, parent, tmp_path, monkeypatch):
+        closures().run(parent / "snapshots/step=5.ckpt", (1, 2), out=tmp_path)
+
+        def full(path, content, what):
+            raise LotteryError(f"The {what} '{path}' could not be written: No space left on device.")
+
+        monkeypatch.setattr(records, "write_whole", full)
+        with pytest.raises(LotteryError, match="could not be written: No space left on device"):
+            closures().run(parent / "snapshots/step=5.ckpt", (1, 2), out=tmp_path)
+
+
+RANKS = """
+import json, os, sys
+from pathlib import Path
+import torch
+from torch.utils.data import DataLoader, TensorDataset
+from lightning.pytorch import LightningDataModule
+from lightning_lottery.children.child import Child
+from lightning_lottery.children.factories import Factories
+from lightning_lottery.experiments.instability import judge_lines
+from lightning_lottery.children.fit import train
+from helpers.projects import plain_loader, trainer
+from experiments.test_instability import Net
+
+torch.set_num_threads(1)
+OUT, DEVICES = Path(sys.argv[1]), int(sys.argv[2])
+
+class Shuffled(LightningDataModule):
+    def train_dataloader(self):
+        return plain_loader(shuffle=True)
+    def test_dataloader(self):
+        return plain_loader(n=61)
+
+def make_trainer(**given):
+    devices = {"devices": DEVICES, "strategy": "ddp"} if DEVICES > 1 else {}
+    return trainer(given["default_root_dir"], logger=given["logger"], **devices)
+
+def make_module():
+    return Net(dropout=0.0)
+
+project = Factories(make_module, Shuffled, make_trainer)
+children = OUT if DEVICES > 1 else Path(sys.argv[3])
+if DEVICES > 1:
+    begin = Child(OUT / "start", "start", {"seed_everything": 0, "ckpt_path": None})
+    begin.folder.mkdir(parents=True, exist_ok=True)
+    train(begin, "", project)
+    for name, seed in (("1", 1), ("1-again", 1), ("2", 2)):
+        config = {"seed_everything": seed, "ckpt_path": str(OUT / "start/start.ckpt")}
+        train(Child(OUT / name, "fit", config), "", project)
+options = {"monitor": "test_acc", "mode": "max", "threshold": 0.02, "alphas": 5, "recalibrate": 0, "layer_alphas": [],
+           "fast": False, "predict": None,
+           "checkpoints": [str(children / n / "last.ckpt") for n in ("1", "1-again", "2")],
+           "is_null_control": False}
+lines = Child(OUT / "lines", "lines", {"seed_everything": 0, "ckpt_path": None}, {}, options)
+judge_lines(lines, "", project)
+sys.stdout.write("ok\\n")
+"""
+
+
+def test_on_two_ranks_one_seed_is_one_network_another_seed_another_order_and_lines_are_those_of_one_rank(tmp_path):
+    script = tmp_path / "ranks.py"
+    script.write_text(RANKS)
+    two, one = tmp_path / "two", tmp_path / "one"
+    done = run(sys.executable, str(script), str(two), "2")
+    assert done.returncode == 0 and done.stdout.count("ok") == 2, done.stderr[-3000:]
+    assert same(weights(two / "1"), weights(two / "1-again"))
+    found = {name: json.loads((two / name / "conditions.json").read_text()) for name in ("1", "1-again", "2")}
+    assert found["1"]["batches"] == found["1-again"]["batches"]
+    pairs = zip(found["1"]["batches"], found["2"]["batches"], strict=True)
+    assert all(one != other for one, other in pairs)  # equal shuffles would be a false "stable"
+    assert found["1"]["weights"] == found["2"]["weights"] and found["1"]["world_size"] == 2
+    done = run(sys.executable, str(script), str(one), "1", str(two))
+    assert done.returncode == 0, done.stderr[-3000:]
+    reports = [path_report.PathReport.load(folder / "lines/report.json") for folder in (one, two)]
+    assert reports[0].samples == reports[1].samples == 61
+    for pair, curve in reports[0].curves.items():
+        for metric, values in curve.items():
+            np.testing.assert_allclose(values, reports[1].curves[pair][metric], rtol=1e-6)
+    assert reports[1].measures((0, 1))["error_barrier"] == 0 < reports[1].between[0, 2]["l2"]
+
+
+def test_children_trained_at_once_are_those_trained_one_after_another(parent, tmp_path, monkeypatch):
+    quiet = Console(file=StringIO())
+    monkeypatch.setenv("OMP_NUM_THREADS", str(torch.get_num_threads()))
+    begin = str(parent / "snapshots/step=5.ckpt")
+    project = factories.Factories(Net, make_data, make_trainer)
+    assert project.are_importable
+    children = []
+    for seed in (1, 2):
+        config = {**project.config(), "seed_everything": seed, "ckpt_path": begin}
+        children.append((f"seed {seed}", Child(tmp_path / f"seed-{seed}", "fit", config, {}, {"ticket": None})))
+    engine.engine_of(jobs=2)(children, quiet)
+    closures().run(begin, (1, 2), out=tmp_path / "sequence")
+    for seed in (1, 2):
+        assert same(weights(tmp_path / f"seed-{seed}"), weights(tmp_path / f"sequence/seed-{seed}"))
+        assert (tmp_path / f"seed-{seed}/progress").read_text().endswith(f" {STEPS}")
+    broken = Child(tmp_path / "broken", "fit", {**config, "make_module": {"function": "projects:none", "source": ""}})
+    whole = Child(tmp_path / "whole", "fit", config, {}, {"ticket": None})
+    with pytest.raises(LotteryError, match=r"broken failed with exit code 2; what is done stays. \(see .*child.log\)"):
+        run_together([("broken", broken), ("whole", whole)], quiet, jobs=2)
+    assert whole.is_done and "no function 'none'" in (tmp_path / "broken/child.log").read_text()
+
+
+def test_functions_are_found_again_by_their_address(tmp_path):
+    address = factories.address_of(make_data)
+    assert address.endswith("test_instability:make_data") and factories.imported(address) is make_data
+    assert factories.address_of(lambda: 0) == ""
+    (tmp_path / "mine.py").write_text("class A:\n    def make(): return 3\n")
+    assert factories.imported(f"{tmp_path}/mine.py:A.make")() == 3
+    with pytest.raises(LotteryError, match="no function 'none' in 'projects'"):
+        factories.imported("projects:none")
+
+
+def test_lines_say_how_far_they_are(analysed, capsys, tmp_path):
+    report, _ = analysed
+    said = path_report.verdict_of(report)
+    assert re.fullmatch(
+        r"(un)?(stable|decided): mean error barrier \d\.\d{4}; .*\. Standard error of an error on these 24 samples: .*",
+        said,
+    )

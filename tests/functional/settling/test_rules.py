@@ -1,0 +1,366 @@
+import json
+import math
+from dataclasses import FrozenInstanceError, asdict
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jsonargparse import ArgumentParser
+from scipy.signal import lfilter
+
+from helpers import oracles
+from lightning_lottery.errors import LotteryError
+from lightning_lottery.functional.masks import count, hamming, keep_top
+from lightning_lottery.functional.settling.detector import Detector, replay
+from lightning_lottery.functional.settling.rules import (
+    ADF,
+    HammingFIFO,
+    MannKendall,
+    Rule,
+    SlopeEquivalence,
+    SlopeHAC,
+    newest_distances,
+    scores_differ,
+)
+from lightning_lottery.functional.settling.tests import layers_by_units, moving_average, nuclear_norm
+
+short = {"smoothing": 5, "window": 20, "every": 10}
+NORM_RULES = [
+    SlopeHAC(**short),
+    MannKendall(**short),
+    MannKendall(variant="hamed_rao", **short),
+    ADF(**short),
+    SlopeEquivalence(0.05, block=5, window=20, every=10),
+]
+RULES = [HammingFIFO(length=3, tolerance=0.2, every=10), *NORM_RULES]
+names = [f"{type(rule).__name__}-{getattr(rule, 'variant', '')}" for rule in RULES]
+every_rule = pytest.mark.parametrize("rule", RULES, ids=names)
+every_norm_rule = pytest.mark.parametrize("rule", NORM_RULES, ids=names[1:])
+
+
+def autocorrelated(shape, phi=0.9, seed=0):
+    """Stationary AR(1) series of variance 1 along the last axis."""
+    noise = np.random.default_rng(seed).standard_normal((*shape[:-1], shape[-1] + 500))
+    return (lfilter([1.0], [1.0, -phi], noise, axis=-1) * math.sqrt(1 - phi**2))[..., 500:]
+
+
+def coefficients(steps, seed=0, settled_from=60):
+    """[steps, 3 layers, 8 heads] of a training whose coefficients come to rest, with a little noise."""
+    generator = torch.Generator().manual_seed(seed)
+    drift = torch.randn(3, 8, generator=generator) * torch.arange(1, steps + 1).clamp(max=settled_from)[:, None, None]
+    return 1 + 0.02 * drift + 0.2 * torch.randn(steps, 3, 8, generator=generator)
+
+
+def masks_of(scores):
+    return keep_top({f"layer {i}": layer for i, layer in enumerate(scores)}, 0.5, per="tensor")
+
+
+def series_for(rule, steps=150):
+    """A logged series of what the rule watches."""
+    masks = [masks_of(scores) for scores in coefficients(steps)]
+    if rule.watches == "norms":
+        masks = [nuclear_norm(layers_by_units(mask)).item() for mask in masks]
+    return list(enumerate(masks, start=1))
+
+
+def constant(rule, steps, value=None):
+    mask = {"heads": torch.tensor([True, False])} if rule.watches == "masks" else 23.0
+    return [(step, mask if value is None else value) for step in range(1, steps + 1)]
+
+
+def same(a, b):
+    return [tuple(map(repr, verdict)) for verdict in a] == [tuple(map(repr, verdict)) for verdict in b]
+
+
+# Golden vectors
+
+
+@pytest.fixture(scope="session")
+def stationarity(golden):
+    with np.load(golden / "stationarity.npz") as arrays:
+        return dict(arrays), json.loads((golden / "stationarity.json").read_text())
+
+
+def stored_masks(arrays, prefix):
+    flat = np.unpackbits(arrays[f"{prefix}_masks_packed"])[: 12 * 3000 * 12]
+    return torch.from_numpy(flat.reshape(12, 3000, 12).astype(bool)).transpose(0, 1)
+
+
+@pytest.mark.parametrize("prefix", ["p20", "p30"])
+def test_norms_distances_and_averages_of_the_stored_masks_are_the_golden_ones(stationarity, prefix):
+    arrays, _ = stationarity
+    masks = stored_masks(arrays, prefix)
+    norms = nuclear_norm(masks).numpy()
+    np.testing.assert_allclose(norms, arrays[f"{prefix}_nuclear_norm"], rtol=1e-7)
+    distances = [newest_distances([{"heads": a}, {"heads": b}])[0] for a, b in zip(masks, masks[1:], strict=False)]
+    np.testing.assert_allclose(distances, arrays[f"{prefix}_hamming_consecutive"], rtol=0, atol=1e-15)
+    np.testing.assert_allclose(moving_average(norms, 200), arrays[f"{prefix}_sma200"], rtol=1e-7)
+
+
+@pytest.mark.parametrize("prefix", ["p20", "p30"])
+@pytest.mark.parametrize(
+    ("rule", "key", "lags"),
+    [
+        (SlopeHAC(lags=5), "hac5", 5),
+        (SlopeHAC(lags=17), "hac17", 17),
+        (SlopeHAC(), "hac199", 199),
+        (MannKendall(), "mk", None),
+        (MannKendall(variant="hamed_rao"), "hr", None),
+        (ADF(), "adf", "adf_lag"),
+    ],
+    ids=["HAC 5", "HAC 17", "HAC 199", "Mann-Kendall", "Hamed-Rao", "ADF"],
+)
+def test_verdicts_on_the_stored_norms_are_the_golden_ones_at_every_probe(stationarity, prefix, rule, key, lags):
+    arrays, summary = stationarity
+    verdicts = replay(rule, enumerate(arrays[f"{prefix}_nuclear_norm"], start=1))
+    assert [verdict.step for verdict in verdicts] == arrays[f"{prefix}_probe_steps"].tolist()
+    np.testing.assert_allclose([v.p_value for v in verdicts], arrays[f"{prefix}_{key}_p"], rtol=1e-6, atol=1e-12)
+    statistic = {"mk": "mk_z", "adf": "adf_stat", "hr": None}.get(key, "slope")
+    if statistic:
+        np.testing.assert_allclose([v.statistic for v in verdicts], arrays[f"{prefix}_{statistic}"], rtol=1e-8)
+    expected = arrays[f"{prefix}_{lags}"].tolist() if lags == "adf_lag" else [lags] * len(verdicts)
+    assert [verdict.lags for verdict in verdicts] == expected
+    first = {"mk": "mk", "hr": "hamed_rao"}.get(key, key)
+    assert next(v.step for v in verdicts if v.settled) == summary["summary_first_trigger"][f"{prefix}_"][first]
+
+
+@pytest.mark.parametrize(
+    ("rule", "key"),
+    [(SlopeHAC(lags=5, smoothing=1), "hac5_p"), (MannKendall(smoothing=1), "mk_p"), (ADF(smoothing=1), "adf_p")],
+)
+def test_awkward_series_have_the_golden_p_values_and_a_constant_one_its_defined_one(stationarity, rule, key):
+    arrays, summary = stationarity
+    for name, expected in summary["edge_cases"].items():
+        found = rule.judge(arrays[f"edge_{name}"])
+        p_value = (0.0 if key == "adf_p" else 1.0) if name == "constant" else expected[key]
+        assert found.p_value == pytest.approx(p_value, rel=1e-6, abs=1e-12)
+        assert found.holds == (p_value < rule.p if key == "adf_p" else p_value > rule.p)
+
+
+@pytest.mark.parametrize("length", [5, 3])
+def test_distances_and_the_draw_of_the_stored_batch_norm_masks_are_the_authors(golden, length):
+    run = torch.load(golden / "earlybird_bn.pt", weights_only=False)["runs"][f"p50_keep{length}"]
+    masks = [{"scales": mask} for mask in run["masks"]]
+    for newest in range(length - 1, len(masks)):
+        distances = newest_distances(masks[newest - length + 1 : newest + 1])
+        assert distances == pytest.approx([float(d) for d in run["dists"][newest]], abs=1e-12)
+    verdicts = replay(HammingFIFO(length=length, every=1), enumerate(masks, start=1))
+    assert [v.settled for v in verdicts] == [bool(flag) for flag in run["flags"][length - 1 :]]
+    assert next(v.step for v in verdicts if v.settled) - 1 == run["first_epoch_index"]
+
+
+def test_the_empty_masks_of_equal_scales_on_which_the_authors_code_draws_never_settle(golden):
+    run = torch.load(golden / "earlybird_bn.pt", weights_only=False)["constant_run"]
+    assert run["first_epoch_index"] == 4
+    assert not any(run["kept"])
+    verdicts = replay(HammingFIFO(every=1), enumerate([{"scales": mask} for mask in run["masks"]], start=1))
+    assert len(verdicts) == 4
+    assert not any(verdict.settled for verdict in verdicts)
+
+
+def test_our_masks_keep_what_the_stored_ones_keep_and_the_units_that_they_miscounted(golden, stationarity):
+    arrays, _ = stationarity
+    stored = stored_masks(arrays, "p20")
+    for step in range(0, 3000, 150):
+        ours = keep_top({str(i): torch.from_numpy(arrays["coefs"][i, step]) for i in range(12)}, 0.2, per="tensor")
+        assert count(ours) == (120, 144)
+        assert (layers_by_units(ours) | ~stored[step]).all()
+        assert stored[step].sum() == 108
+    bn = torch.load(golden / "earlybird_bn.pt", weights_only=False)
+    for gammas, mask in zip(bn["gammas"], bn["runs"]["p50_keep5"]["masks"], strict=True):
+        ours = torch.cat(list(keep_top({str(i): g.abs() for i, g in enumerate(gammas)}, 0.5).values()))
+        assert (ours.sum(), mask.sum()) == (56, 55)
+        assert (ours | ~mask).all()
+
+
+# Distances
+
+
+@settings(deadline=None)
+@given(st.lists(st.lists(st.booleans(), min_size=4, max_size=4), min_size=2, max_size=6))
+def test_newest_distances_count_the_entries_that_differ_from_the_last_mask(rows):
+    masks = [{"w": torch.tensor(row)} for row in rows]
+    assert newest_distances(masks) == [oracles.hamming({"w": row}, {"w": rows[-1]}) for row in rows[:-1]]
+
+
+# Degenerate networks
+
+
+@every_rule
+def test_an_empty_mask_never_settles_however_constant(rule):
+    empty = {"heads": torch.zeros(4).bool()} if rule.watches == "masks" else 0.0
+    verdicts = replay(rule, constant(rule, 100, value=empty))
+    assert verdicts
+    assert not any(verdict.holds or verdict.settled for verdict in verdicts)
+
+
+def test_a_mask_that_keeps_everything_never_settles():
+    rule = HammingFIFO(length=2, every=1)
+    assert not any(v.settled for v in replay(rule, constant(rule, 9, value={"heads": torch.ones(4).bool()})))
+
+
+@every_rule
+def test_equal_coefficients_never_settle_anything_where_only_scores_that_differ_are_pushed(rule):
+    detector = Detector(rule)
+    for step in range(1, 121):
+        scores = {f"layer {i}": torch.ones(8) for i in range(3)}
+        if step == 60:
+            scores["layer 0"][0] = 2.0  # a single step that says something begins a series of one
+        if scores_differ(scores):
+            mask = keep_top(scores, 0.5)
+            verdict = detector.push(
+                step, mask if rule.watches == "masks" else nuclear_norm(layers_by_units(mask)).item()
+            )
+            assert verdict is None
+    assert len(detector.state_dict()["observed"]) == 1
+
+
+def test_scores_differ_says_where_a_ranking_is_not_arbitrary():
+    ones, some = torch.ones(3), torch.tensor([1.0, 1.0, 2.0])
+    assert not scores_differ({})
+    assert not scores_differ({"a": ones, "b": ones.clone()})
+    assert not scores_differ({"a": ones, "b": ones.clone()}, per="tensor")
+    assert scores_differ({"a": ones, "b": 2 * ones})
+    assert not scores_differ({"a": some, "b": 2 * ones}, per="tensor")
+    assert scores_differ({"a": some, "b": -some, "only": torch.ones(1)}, per="tensor")
+
+
+@every_norm_rule
+def test_norms_that_vary_by_rounding_alone_are_constant(rule):
+    norms = 23 * (1 + 1e-10 * np.random.default_rng(0).uniform(-1, 1, 40))
+    verdicts = replay(rule, enumerate(norms, start=1))
+    assert {v.p_value for v in verdicts} == {rule.p_if_constant}
+    assert all(v.settled for v in verdicts)
+
+
+@every_norm_rule
+def test_a_perfect_line_is_no_settled_series_and_no_rule_warns_of_it(rule):
+    verdicts = replay(rule, ((step, 20 + 0.125 * step) for step in range(1, 51)))
+    assert len(verdicts) >= 2
+    assert not any(verdict.holds for verdict in verdicts)
+
+
+# Construction
+
+
+@pytest.mark.parametrize(
+    ("build", "named"),
+    [
+        (lambda: SlopeHAC(window=100), "smoothing"),
+        (lambda: MannKendall(window=199), "smoothing"),
+        (lambda: ADF(smoothing=21, window=20), "smoothing"),
+        (lambda: SlopeHAC(lags=300), "lags"),
+        (lambda: SlopeHAC(lags=-1), "lags"),
+        (lambda: SlopeHAC(0), "`p`"),
+        (lambda: ADF(True), "`p`"),
+        (lambda: MannKendall(math.nan), "`p`"),
+        (lambda: MannKendall(variant="yue_wang"), "variant"),
+        (lambda: ADF(window=19, smoothing=1), "window"),
+        (lambda: ADF(every=0), "every"),
+        (lambda: ADF(every=10.0), "every"),
+        (lambda: ADF(min_steps=-1), "min_steps"),
+        (lambda: ADF(patience=0), "patience"),
+        (lambda: HammingFIFO(1), "length"),
+        (lambda: HammingFIFO(tolerance=1.0), "tolerance"),
+        (lambda: HammingFIFO(tolerance=math.nan), "tolerance"),
+        (lambda: SlopeEquivalence(0.0), "margin"),
+        (lambda: SlopeEquivalence(math.inf), "margin"),
+        (lambda: SlopeEquivalence(math.nan), "margin"),
+        (lambda: SlopeEquivalence(0.1, p=0.5), "`p`"),
+        (lambda: SlopeEquivalence(0.1, block=125, window=375), "block"),
+        (lambda: SlopeEquivalence(0.1, block=99), "block"),
+        (lambda: SlopeEquivalence(0.1, seed=-1), "seed"),
+    ],
+)
+def test_what_a_rule_cannot_mean_is_refused_when_it_is_built(build, named):
+    with pytest.raises(LotteryError, match=named):
+        build()
+
+
+@every_rule
+def test_rules_are_plain_data_that_a_configuration_names(rule):
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--rules", type=list[Rule])
+    path = f"lightning_lottery.functional.settling.rules.{type(rule).__name__}"
+    config = parser.parse_object({"rules": [{"class_path": path, "init_args": asdict(rule)}]})
+    assert parser.instantiate(config).rules == [rule]
+    with pytest.raises(FrozenInstanceError):
+        rule.every = 1
+
+
+def test_lags_are_smoothing_less_one_and_those_of_newey_and_west_without_smoothing():
+    line = np.linspace(20, 21, 300) + autocorrelated((300,))
+    for rule, lags in ((SlopeHAC(), 199), (SlopeHAC(smoothing=1), 5), (SlopeHAC(lags=0), 0)):
+        assert rule.judge(np.concatenate([line, line])[-rule.memory :]).lags == lags
+        assert rule.judge(np.full(rule.memory, 3.0)).lags == lags
+
+
+# Equivalence
+
+
+def p_of(rule, series):
+    return rule.judge(series).p_value
+
+
+def test_equivalence_claims_flat_on_a_flat_series_and_not_on_a_trend_or_one_too_noisy_to_tell():
+    rule, noise, steps = SlopeEquivalence(0.002), autocorrelated((20, 500)), np.arange(500)
+    for x in noise[:10]:
+        assert rule.judge(23 + 0.1 * x).holds
+        assert not rule.judge(23 + 0.004 * steps + 0.1 * x).holds
+        assert not rule.judge(23 - 0.004 * steps + 0.1 * x).holds
+    claims = sum(rule.judge(23 + 5 * x).holds for x in noise)
+    absence_of_evidence = sum(SlopeHAC().judge(23 + 5 * x[-499:]).holds for x in noise)
+    assert claims == 0
+    assert absence_of_evidence > 0  # a slope that cannot be told from 0 is not a slope near 0
+
+
+def test_equivalence_claims_falsely_at_its_level_at_most_where_the_slope_is_the_margin():
+    n, level = 600, 0.05
+    rule, steps = SlopeEquivalence(0.01, p=level), np.arange(500)
+    claims = [rule.judge(23 + 0.01 * steps + x).holds for x in autocorrelated((n, 500), phi=0.9, seed=1)]
+    assert sum(claims) <= n * level + 3 * math.sqrt(n * level * (1 - level))
+    assert sum(claims) > 0  # nor does it just say no
+
+
+def test_equivalence_judges_a_series_its_mirror_image_and_another_unit_alike():
+    rule, double = SlopeEquivalence(0.002), SlopeEquivalence(0.004)
+    for seed in range(5):
+        series = 0.0005 * np.arange(500) + 0.3 * autocorrelated((500,), seed=seed)
+        p_value = p_of(rule, series)
+        assert p_of(rule, -series) == p_value
+        assert p_of(double, 2 * series) == p_value
+        assert p_of(rule, series + 16) == pytest.approx(p_value, abs=0.0011)
+
+
+def test_a_wider_margin_is_claimed_sooner_and_more_noise_later():
+    series = 0.0005 * np.arange(500) + 0.3 * autocorrelated((500,))
+    by_margin = [p_of(SlopeEquivalence(margin), series) for margin in (0.0001, 0.0003, 0.001, 0.003, 0.01)]
+    assert by_margin == sorted(by_margin, reverse=True)
+    assert by_margin[0] > 0.05 > by_margin[-1]
+    by_noise = [p_of(SlopeEquivalence(0.002), 23 + scale * autocorrelated((500,))) for scale in (0.1, 0.3, 1.0, 3.0)]
+    assert by_noise == sorted(by_noise)
+    assert by_noise[0] < 0.05 < by_noise[-1]
+
+
+def test_equivalence_depends_on_its_seed_and_the_series_alone_and_leaves_the_global_generators_alone():
+    series = 23 + autocorrelated((500,))
+    np.random.seed(0)
+    torch.manual_seed(0)
+    before = np.random.get_state()[1].tolist(), torch.get_rng_state()
+    p_values = [p_of(SlopeEquivalence(0.01, seed=seed), series) for seed in (0, 0, 1, 2, 3)]
+    assert p_values[0] == p_values[1]
+    assert len(set(p_values)) > 1
+    assert max(p_values) - min(p_values) < 0.1
+    assert np.random.get_state()[1].tolist() == before[0]
+    assert torch.equal(torch.get_rng_state(), before[1])
+
+
+def test_hamming_tolerates_exactly_its_tolerance():
+    kept = torch.arange(10) < 5
+    moved = torch.arange(10) < 6
+    assert hamming({"w": kept}, {"w": moved}) == 0.1
+    for tolerance, settled in ((0.1, True), (0.0999, False)):
+        verdicts = replay(HammingFIFO(2, tolerance, every=1), [(1, {"w": kept}), (2, {"w": moved})])
+        assert [verdict.settled for verdict in verdicts] == [settled]

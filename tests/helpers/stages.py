@@ -1,0 +1,92 @@
+"""Recipes small enough to run in a test, children that run in this process, and deaths at a chosen step."""
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import yaml
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+import lightning_lottery.zoo  # noqa: F401 (its classes answer to their short names once imported)
+from lightning_lottery.children.child import RESUME_FROM, Child
+from lightning_lottery.command.main import main
+
+NO_ATTENTION = {"exclude": ["*attention*", "*classifier*"]}  # whose layers would die in so short a fit
+RUN = "${oc.env:LOTTERY_RUN}"
+STEPS = 12  # of every fit: 3 epochs of 4 batches
+
+NETWORK = {
+    "class_path": "lightning_lottery.zoo.vit",
+    "init_args": {"hidden_size": 8, "layers": 1, "heads": 2, "mlp_size": 8, "dropout": 0.1},
+}
+
+
+def fit(*callbacks: dict[str, Any], **more: Any) -> dict[str, Any]:
+    """The YAML of a fit of twelve optimizer steps that saves its state at every second one."""
+    return {
+        "seed_everything": 0,
+        "trainer": {
+            "accelerator": "cpu",
+            "max_epochs": 3,
+            "limit_val_batches": 1,
+            "limit_test_batches": 1,
+            "log_every_n_steps": 1,
+            "enable_progress_bar": False,
+            "enable_model_summary": False,
+            "callbacks": [named("ExactResume", every=2), named("helpers.stages.DiesAt"), *callbacks],
+        },
+        "model": named("ImageClassifier", network=NETWORK, lr=0.01),
+        "data": named("Digits", batch_size=8, limit=32),
+        **more,
+    }
+
+
+def named(class_path: str, **init_args: Any) -> dict[str, Any]:
+    return {"class_path": class_path, "init_args": init_args}
+
+
+def platon(**more: Any) -> dict[str, Any]:
+    return named("PLATON", **{"sparsity": 0.5, "interval": 2, "begin": 2, "end": 8, "scope": NO_ATTENTION, **more})
+
+
+def freezing(stage: str) -> dict[str, Any]:
+    return named("MaskFreezing", ticket=f"{RUN}/{stage}/ticket.safetensors")
+
+
+def write(folder: Path, stages: dict[str, dict[str, Any]]) -> Path:
+    """A recipe folder with these stages."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in stages.items():
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump(content))
+    return folder
+
+
+def in_this_process(child: Child) -> int:
+    """What ``run_child`` does, without the seconds that a process of its own takes to import everything."""
+    before = dict(os.environ)
+    os.environ.pop(RESUME_FROM, None)
+    try:
+        main(["child", str(child.folder)])
+    except SystemExit as exit:
+        return int(exit.code or 0)
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+    return 0
+
+
+class Died(BaseException):
+    """Not an ``Exception``: whoever tidies up after mistakes does not see this one."""
+
+
+class DiesAt(Callback):
+    """Ends the fit after the step that ``DIES_AT`` names: by SIGKILL where ``DIES_BY`` says so, else by ``Died``."""
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        if trainer.global_step == int(os.environ.get("DIES_AT", -1)):
+            for logger in trainer.loggers:
+                logger.experiment.flush()  # as it would have been now and then in a longer run
+            if os.environ.get("DIES_BY") == "SIGKILL":
+                os.kill(os.getpid(), signal.SIGKILL)
+            raise Died

@@ -1,0 +1,266 @@
+import warnings
+from functools import partial
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+
+from lightning_lottery.errors import LotteryError
+from lightning_lottery.units.groups import PATTERNS, Part, coupled_channels, groups_of, survey, tensors_of
+from lightning_lottery.zoo.networks import resnet
+
+SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 24}
+
+
+def text(name, **settings):
+    import transformers
+
+    config = {"vocab_size": 30, "max_position_embeddings": 16, **settings}
+    return getattr(transformers, name)(
+        getattr(transformers, f"{name.split('For')[0].removesuffix('Model')}Config")(**config)
+    )
+
+
+def image(name, **settings):
+    return text(name, vocab_size=1, max_position_embeddings=1, image_size=8, patch_size=4, **SIZES, **settings)
+
+
+def timm_vit():
+    import timm
+
+    return timm.create_model(
+        "vit_tiny_patch16_224", img_size=8, patch_size=4, embed_dim=16, depth=2, num_heads=4, mlp_ratio=1.5
+    )
+
+
+def encoder(batch_first=True, norm_first=False):
+    layer = nn.TransformerEncoderLayer(16, 4, 24, batch_first=batch_first, norm_first=norm_first)
+    return nn.TransformerEncoder(layer, 2, enable_nested_tensor=batch_first and not norm_first)
+
+
+def vgg_like():
+    return nn.Sequential(
+        nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU()),
+        nn.MaxPool2d(2),
+        nn.Conv2d(6, 8, 3, padding=1, bias=False),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Dropout(),
+        nn.Linear(8 * 16, 5),
+    )
+
+
+def ids():
+    return torch.randint(2, 30, (3, 6))
+
+
+def images(side=8):
+    return torch.randn(3, 3, side, side)
+
+
+LLAMA = {"bos_token_id": 1, "eos_token_id": 2}
+# Each: how to build it, what it takes, and the number of its groups of each kind and size.
+FAMILIES = {
+    "ViT": (partial(image, "ViTForImageClassification"), images, {("head", 4): 2, ("neuron", 24): 2}),
+    "DeiT": (partial(image, "DeiTForImageClassification"), images, {("head", 4): 2, ("neuron", 24): 2}),
+    "BERT": (partial(text, "BertForSequenceClassification", **SIZES), ids, {("head", 4): 2, ("neuron", 24): 2}),
+    "RoBERTa": (partial(text, "RobertaForSequenceClassification", **SIZES), ids, {("head", 4): 2, ("neuron", 24): 2}),
+    "DistilBERT": (
+        partial(text, "DistilBertForSequenceClassification", dim=16, n_layers=2, n_heads=4, hidden_dim=24),
+        ids,
+        {("head", 4): 2, ("neuron", 24): 2},
+    ),
+    "Llama": (
+        partial(text, "LlamaForCausalLM", num_key_value_heads=2, **LLAMA, **SIZES),
+        ids,
+        {("head", 2): 2, ("neuron", 24): 2},  # two query heads share a key and a value: one unit
+    ),
+    "timm ViT": (timm_vit, images, {("head", 4): 2, ("neuron", 24): 2}),
+    "torchvision ViT": (
+        lambda: torchvision.models.VisionTransformer(8, 4, 2, 4, 16, 24),
+        images,
+        {("head", 4): 2, ("neuron", 24): 2},
+    ),
+    "TransformerEncoder": (encoder, lambda: torch.randn(3, 5, 16), {("head", 4): 2, ("neuron", 24): 2}),
+    "ResNet-20": (partial(resnet, 20), images, {("channel", 16): 3, ("channel", 32): 3, ("channel", 64): 3}),
+    "VGG-like": (vgg_like, images, {("channel", 6): 1, ("channel", 8): 1}),
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_head_neuron_and_inner_channel_of_a_known_family_is_found_and_nothing_is_left_over(family):
+    build, _, expected = FAMILIES[family]
+    model = build()
+    groups, unrecognised = survey(model)
+    found = [(group.kind, group.size) for group in groups.values()]
+    assert {pair: found.count(pair) for pair in found} == expected
+    assert unrecognised == {}
+    assert all(name == group.name for name, group in groups.items())
+    assert groups.keys() <= dict(model.named_modules()).keys()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_units_own_whole_tensors_without_overlap(family):
+    model = FAMILIES[family][0]()
+    held = tensors_of(model)
+    for group in groups_of(model).values():
+        for side in (group.producers, group.consumers):
+            entries = {}
+            for part in side:
+                places = range(part.start, part.start + group.size * part.block)
+                entries.setdefault((part.parameter, part.dim), []).extend(places)
+            for (name, dim), places in entries.items():
+                module, leaf = held[name]
+                assert sorted(places) == list(range(getattr(module, leaf).shape[dim]))
+
+
+@pytest.mark.parametrize("family", [name for name in FAMILIES if name not in ("ResNet-20", "VGG-like")])
+def test_the_one_consumer_of_heads_and_neurons_is_a_linear_layer_that_reads_them(family):
+    model = FAMILIES[family][0]()
+    for group in groups_of(model).values():
+        (part,) = group.consumers
+        layer = model.get_submodule(part.parameter.removesuffix(".weight"))
+        assert isinstance(layer, nn.Linear)
+        assert (part.dim, part.start, layer.in_features) == (1, 0, group.size * part.block)
+
+
+def test_channels_are_produced_with_their_batch_norm():
+    (group, _) = groups_of(vgg_like()).values()
+    norms = [part.parameter for part in group.producers if part.parameter.startswith("0.1.")]
+    assert norms == ["0.1.weight", "0.1.bias", "0.1.running_mean", "0.1.running_var"]
+
+
+def test_features_that_a_flattening_spreads_are_a_block_per_channel():
+    group = groups_of(vgg_like())["2"]
+    assert group.consumers == (Part("7.weight", 1, 16),)
+
+
+class Fused(nn.Module):
+    """Attention whose names nobody knows."""
+
+    def __init__(self, heads=2, **extra):
+        super().__init__()
+        self.to_three, self.back = nn.Linear(8, 24), nn.Linear(8, 8)
+        self.h = heads
+        for name, module in extra.items():
+            setattr(self, name, module)
+
+
+ROW = {"attention": [{"qkv": "to_three", "output": "back"}], "heads": ["h"]}
+
+
+def test_names_of_ones_own_are_given_as_a_table():
+    (group,) = groups_of(Fused(), ROW).values()
+    assert (group.kind, group.size, group.counts) == ("head", 2, ("h",))
+    assert [part for part in group.producers if part.parameter == "to_three.weight"] == [
+        Part("to_three.weight", 0, 4, start) for start in (0, 8, 16)
+    ]
+
+
+def test_a_model_without_blocks_is_refused_with_what_was_searched():
+    with pytest.raises(LotteryError, match=r"Linear has no block.*q_proj \+ k_proj.*in_proj.*nn.Sequential"):
+        groups_of(nn.Linear(2, 2))
+    with pytest.raises(LotteryError, match="no block"):
+        groups_of(nn.Identity())
+
+
+def test_what_looks_like_a_block_and_is_not_recognised_is_named():
+    gpt = text("GPT2Model", n_embd=8, n_layer=1, n_head=2, **LLAMA)
+    with pytest.raises(LotteryError, match=r"'h.0.attn' \(GPT2Attention\); 'h.0.mlp' \(GPT2MLP\)"):
+        groups_of(gpt)
+    both = nn.ModuleDict({"known": encoder(), "odd": nn.MultiheadAttention(8, 2, kdim=4)})
+    with pytest.warns(UserWarning, match=r"not recognised: 'odd' \(an nn.MultiheadAttention with .*kdim"):
+        assert len(groups_of(both)) == 4
+
+
+@pytest.mark.parametrize(
+    ("model", "patterns", "reason"),
+    [
+        (nn.MultiheadAttention(8, 2, add_bias_kv=True), None, "bias_k"),
+        (nn.MultiheadAttention(8, 2, add_zero_attn=True), None, "add_zero_attn"),
+        (nn.MultiheadAttention(8, 2, kdim=4, bias=False), None, "kdim"),
+        (Fused(norm=nn.LayerNorm(8)), ROW, "norm.weight"),
+        (Fused(heads=3), ROW, "no attribute says"),
+        (nn.ModuleDict({"fc1": nn.Linear(4, 6), "fc2": nn.Linear(5, 4)}), None, "6 neurons.*takes 5"),
+        (
+            nn.ModuleDict({"fc1": nn.Linear(4, 6), "norm": nn.LayerNorm(6), "fc2": nn.Linear(6, 4)}),
+            None,
+            "'norm' stands between",
+        ),
+    ],
+)
+def test_a_block_whose_units_depend_on_each_other_or_do_not_fit_is_not_taken(model, patterns, reason):
+    with pytest.raises(LotteryError, match=f"has no block.*{reason}"):
+        groups_of(model, patterns)
+
+
+@pytest.mark.parametrize(
+    "patterns",
+    [
+        {"atention": []},
+        {"ffn": "fc1"},
+        {"ffn": ["fc1"]},
+        {"ffn": [{"up": "a"}]},
+        {"ffn": [{"up": "a", "down": "b", "middle": "c"}]},
+        {"attention": [{"query": "q", "output": "o"}]},
+        {"heads": [3]},
+    ],
+)
+def test_a_table_of_another_form_is_refused(patterns):
+    with pytest.raises(LotteryError, match="`patterns"):
+        groups_of(encoder(), patterns)
+
+
+def test_the_table_is_plain_data_and_looking_changes_neither_it_nor_the_model():
+    import yaml
+
+    before = yaml.safe_dump(PATTERNS)
+    model = encoder()
+    weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    groups_of(model, {"heads": ["h"]})
+    assert yaml.safe_load(before) == PATTERNS
+    assert all(torch.equal(weights[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def test_a_chain_ends_where_channels_mix_or_the_next_layer_is_unknown():
+    def row(*between):
+        return nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), *between)
+
+    reader = nn.Conv2d(4, 2, 1)
+    assert len(survey(row(nn.ReLU(), nn.Dropout(), nn.AvgPool2d(2), reader)).groups) == 1
+    for between in (nn.Softmax(1), nn.GroupNorm(2, 4), nn.Conv2d(4, 4, 1, groups=4), nn.Flatten(2), resnet(8)):
+        assert "0" not in survey(row(between, reader)).groups
+    assert not survey(row(nn.Linear(4, 2))).groups  # a linear layer reads the last dimension, not the channels
+    assert not survey(row()).groups
+
+
+def test_channels_that_a_residual_connection_shares_are_one_group_of_the_graph():
+    model = torchvision.models.resnet18(num_classes=3)
+    weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    groups = coupled_channels(model, torch.randn(1, 3, 32, 32))
+    shared = groups["conv1"]
+    assert {part.parameter for part in shared.producers} >= {"conv1.weight", "layer1.1.conv2.weight", "bn1.running_var"}
+    assert {part.parameter for part in shared.consumers} >= {"layer1.0.conv1.weight", "layer2.0.downsample.0.weight"}
+    assert model.training
+    assert all(torch.equal(weights[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def test_without_torch_pruning_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "torch_pruning", None)
+    with pytest.raises(LotteryError, match=r"lightning_lottery\[shrink\]"):
+        coupled_channels(vgg_like(), images())
+
+
+def test_compiled_parts_have_the_names_of_plain_ones():
+    model = nn.ModuleDict({"a": encoder(), "b": encoder()})
+    expected = groups_of(model)
+    model["a"] = torch.compile(model["a"])
+    assert groups_of(model) == expected
+
+
+def test_a_recognised_model_gives_no_warning():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert groups_of(encoder())
