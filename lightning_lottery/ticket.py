@@ -4,7 +4,6 @@ import json
 import math
 import os
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from importlib.metadata import PackageNotFoundError, version
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_lottery.errors import LotteryError
+from lightning_lottery.files import write_whole
 from lightning_lottery.functional.masks import count, density, hamming, shuffle
 from lightning_lottery.scope import named_parameters, plain_name, ties
 
@@ -270,16 +270,6 @@ def ticket_of(
     return Ticket(own | {a: own[n] for a, n in tied.items()}, ties=tied, provenance={**sparsities, **provenance})
 
 
-def hash_of(tensors: Mapping[str, Tensor]) -> str:
-    """Hexadecimal hash of names, dtypes, shapes and bits: equal only for equal tensors, order aside."""
-    digest = blake2b(digest_size=16)
-    for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu().contiguous()
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
-
-
 def versions(*packages: str) -> dict[str, str | None]:
     """The installed version of each package; None for one that is used from its folder."""
     found: dict[str, str | None] = {}
@@ -289,26 +279,6 @@ def versions(*packages: str) -> dict[str, str | None]:
         except PackageNotFoundError:
             found[package] = None
     return found
-
-
-def write_whole(path: Path, content: bytes, what: str) -> None:
-    """Write a file beside its target, force it to the disk, then rename it: no reader ever sees a part of it.
-
-    Raises:
-        LotteryError: It cannot be written (full disk, no permission); nothing is left behind.
-    """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(partial, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except OSError as error:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)
-        raise LotteryError(f"The {what} '{path}' could not be written: {error.strerror or error}.") from error
 
 
 def _all_parameters(module: nn.Module) -> dict[str, nn.Parameter]:

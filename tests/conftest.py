@@ -25,9 +25,6 @@ def golden() -> Path:
 
 # Scripts that tests start: importing one for its doctests would run it.
 collect_ignore = ["helpers/kills.py", "helpers/ranks.py"]
-    "helpers/kills.py",
-    "helpers/ranks.py",
-]  # scripts that tests start: importing one for its doctests would run it
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -35,8 +35,8 @@ from lightning_lottery import (
     Ticket,
 )
 from lightning_lottery.callbacks import MaskCallback
+from lightning_lottery.files import hash_of_tensors
 from lightning_lottery.functional import count
-from lightning_lottery.ticket import hash_of
 
 BODY = Scope(exclude=("head.*",))
 STEPS = 12  # of a fit: three epochs of four batches
@@ -78,7 +78,7 @@ def removed_are_zero(state: dict[str, torch.Tensor], masks: dict[str, torch.Tens
 def same(a: object, b: object) -> bool:
     """Bit for bit, through nested containers."""
     if isinstance(a, torch.Tensor):
-        return isinstance(b, torch.Tensor) and hash_of({"": a}) == hash_of({"": b})
+        return isinstance(b, torch.Tensor) and hash_of_tensors({"": a}) == hash_of_tensors({"": b})
     if isinstance(a, dict):
         return isinstance(b, dict) and a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
     if isinstance(a, (list, tuple)):

@@ -17,10 +17,12 @@ from safetensors import safe_open
 from safetensors.numpy import save as safetensors
 from torch import nn
 
+from lightning_lottery import files
 from lightning_lottery import ticket as module
 from lightning_lottery.errors import LotteryError
+from lightning_lottery.files import hash_of_tensors
 from lightning_lottery.scope import ties
-from lightning_lottery.ticket import VERSION, Layer, Misfits, Ticket, hash_of, ticket_of, versions
+from lightning_lottery.ticket import VERSION, Layer, Misfits, Ticket, ticket_of, versions
 
 SHAPES = ((), (1,), (0,), (2, 0), (3,), (8,), (9,), (3, 5), (2, 1, 7, 3))
 
@@ -285,7 +287,7 @@ def no_space(*args, **kwargs):
 
 
 def disk_full_when_opening(monkeypatch):
-    monkeypatch.setattr(module, "open", no_space, raising=False)
+    monkeypatch.setattr(files, "open", no_space, raising=False)
 
 
 def disk_full_when_syncing(monkeypatch):
@@ -302,7 +304,7 @@ def disk_full_when_writing(monkeypatch):
         with open(path, mode) as file:
             yield SimpleNamespace(write=lambda content: file.write(content[: len(content) // 2]) and no_space())
 
-    monkeypatch.setattr(module, "open", half, raising=False)
+    monkeypatch.setattr(files, "open", half, raising=False)
 
 
 def files_in(folder):
@@ -571,11 +573,11 @@ def test_a_hash_tells_names_dtypes_shapes_and_bits_apart_but_not_the_order():
         {"a": torch.tensor([0.0]), "b": one["b"]},
         {"a": torch.tensor([-0.0]), "b": one["b"]},
     ]
-    assert len({hash_of(tensors) for tensors in [one, *others]}) == 1 + len(others)
-    assert hash_of(dict(reversed(one.items()))) == hash_of(one)
+    assert len({hash_of_tensors(tensors) for tensors in [one, *others]}) == 1 + len(others)
+    assert hash_of_tensors(dict(reversed(one.items()))) == hash_of_tensors(one)
     strided = torch.tensor([[1.0, 9.0], [2.0, 9.0]])[:, 0].requires_grad_()
-    assert hash_of({"b": one["b"], "a": strided}) == hash_of(one)
-    assert hash_of({"a": torch.tensor(math.nan)}) == hash_of({"a": torch.tensor(math.nan)})
+    assert hash_of_tensors({"b": one["b"], "a": strided}) == hash_of_tensors(one)
+    assert hash_of_tensors({"a": torch.tensor(math.nan)}) == hash_of_tensors({"a": torch.tensor(math.nan)})
 
 
 def test_versions_are_those_installed_and_none_where_nothing_is():

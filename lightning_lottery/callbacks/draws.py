@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.figures.drawing import mask_distances, norms_with_draws
+from lightning_lottery.files import write_whole
 from lightning_lottery.functional.masks import check_sparsity
 from lightning_lottery.functional.settling.rules import Rule
 from lightning_lottery.functional.settling.watch import Per, Probe, Watch, names_of
-from lightning_lottery.ticket import Ticket, write_whole
+from lightning_lottery.ticket import Ticket
 from lightning_lottery.units.groups import Group, survey, tensor_at, tensors_of
 from lightning_lottery.units.removal import shrink, shrink_
 

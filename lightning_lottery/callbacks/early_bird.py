@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from lightning_lottery.callbacks.draws import PER, check_arguments, cut_out_, weight_norms, write_records
 from lightning_lottery.errors import LotteryError
+from lightning_lottery.files import hash_of_tensors
 from lightning_lottery.functional.schedules import Schedule
 from lightning_lottery.functional.settling.detector import Verdict
 from lightning_lottery.functional.settling.rules import Rule
@@ -22,7 +23,7 @@ from lightning_lottery.hooks.clock import batches_that_stepped, steps_of_fit
 from lightning_lottery.hooks.mask_callback import MaskCallback
 from lightning_lottery.hooks.masked import Masked, check_agreement
 from lightning_lottery.scope import named_parameters, ties
-from lightning_lottery.ticket import Ticket, hash_of, ticket_of
+from lightning_lottery.ticket import Ticket, ticket_of
 from lightning_lottery.units.attention import open_attention_
 from lightning_lottery.units.groups import Group, groups_of
 from lightning_lottery.units.removal import parameter_masks
@@ -184,7 +185,7 @@ class EarlyBird(MaskCallback):
         if self._saved is not None:
             self._random_step = self._saved["random_step"]
         if self._restored is None:
-            self._weights_hash["initial_weights"] = hash_of(self._readers(module))
+            self._weights_hash["initial_weights"] = hash_of_tensors(self._readers(module))
         self._refuse_late(trainer, total)
         self._baselines = {}
         for when in self.at:
@@ -360,7 +361,7 @@ class EarlyBird(MaskCallback):
             )
             return
         self._say_what_is_otherwise(sparsity, units)
-        self._weights_hash["weights"] = hash_of(self._readers(module))
+        self._weights_hash["weights"] = hash_of_tensors(self._readers(module))
         provenance = {
             **self.provenance(),
             "step": self._watch.last_step,

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from lightning_lottery.errors import LotteryError
+from lightning_lottery.files import hash_of_tensors
 from lightning_lottery.hooks.mask_callback import MaskCallback
 from lightning_lottery.hooks.masked import Masked
 from lightning_lottery.scope import named_parameters, size_of, ties
-from lightning_lottery.ticket import Ticket, hash_of
+from lightning_lottery.ticket import Ticket
 
 
 class MaskFreezing(MaskCallback):
@@ -88,7 +89,7 @@ class MaskFreezing(MaskCallback):
 
     def load_method_state(self, state: Mapping[str, Any]) -> None:
         """Refuse a checkpoint that was trained with another ticket."""
-        if hash_of(self.masks) != hash_of(self.starting_masks(self.parameters)):
+        if hash_of_tensors(self.masks) != hash_of_tensors(self.starting_masks(self.parameters)):
             raise LotteryError(
                 f"{self.label}: the checkpoint was trained with other masks than {self._given!r} has. "
                 "Resume with its own ticket, or start afresh."

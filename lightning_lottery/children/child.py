@@ -1,11 +1,10 @@
 """A child: a folder and the command that fills it; done once, resumed when killed, refused when changed."""
 
-import fcntl
 import json
 import os
 import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,9 +13,9 @@ import torch
 import yaml
 from lightning.pytorch.utilities import rank_zero_info
 
-from lightning_lottery.children.fingerprint import differences, hash_of_file, leaves, shown
+from lightning_lottery.children.fingerprint import differences, leaves, shown
 from lightning_lottery.errors import LotteryError
-from lightning_lottery.ticket import write_whole
+from lightning_lottery.files import alone_in, hash_of_file, write_whole
 
 RESUME_FROM = "LOTTERY_RESUME_FROM"
 """Environment variable by which the first rank tells the others, which start the command anew, where to go on."""
@@ -142,7 +141,7 @@ class Child:
             LotteryError: Another process is training in it.
         """
         if self.folder.is_dir():
-            with _alone_in(self.folder):
+            with _entered(self.folder):
                 shutil.rmtree(self.folder)
 
     def records(self) -> list[Row]:
@@ -187,7 +186,7 @@ def do_child(folder: Path, commands: Mapping[str, Work], *, wait: bool = False) 
     child = Child.load(folder)
     is_first_rank = RESUME_FROM not in os.environ
     try:
-        with _alone_in(folder, wait=wait):
+        with _entered(folder, wait=wait):
             if child.is_done:
                 rank_zero_info(f"{folder} is done.")
                 return
@@ -236,16 +235,9 @@ def discard_with_dependents(children: Sequence[Child], names: Collection[str], *
 
 
 @contextmanager
-def _alone_in(folder: Path, *, wait: bool = False) -> Iterator[None]:
-    """Hold the folder until this process ends, in whatever way; further ranks enter with the first."""
-    if RESUME_FROM in os.environ:
-        yield
-        return
-    with open(folder / ".lock", "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError as error:
-            raise LotteryError(f"Another process is training '{folder}': wait for it, or end it.") from error
+def _entered(folder: Path, *, wait: bool = False) -> Iterator[None]:
+    """Hold the folder; further ranks enter with the first, which holds it for all."""
+    with nullcontext() if RESUME_FROM in os.environ else alone_in(folder, wait=wait):
         yield
 
 

@@ -14,7 +14,7 @@ from rich.console import Console
 from lightning_lottery.children.child import Child
 from lightning_lottery.children.processes import follow, search_path, started, surroundings
 from lightning_lottery.errors import LotteryError
-from lightning_lottery.ticket import write_whole
+from lightning_lottery.files import write_whole
 
 Waves = Sequence[Sequence[Child]]
 """Children in the order of dependence: those of one wave use only files of waves before."""

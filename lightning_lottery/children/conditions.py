@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lightning_lottery.children.fingerprint import differences, shown
 from lightning_lottery.errors import LotteryError
-from lightning_lottery.ticket import hash_of, write_whole
+from lightning_lottery.files import hash_of_tensors, write_whole
 
 FILE = "conditions.json"
 BATCHES = 3  # whose content is compared, beside the first one of every epoch
@@ -138,11 +138,11 @@ def check_contract(folders: Mapping[str, Path], seeds: Sequence[int]) -> dict[st
 def _hash_of_batch(batch: Any) -> str:
     tensors: list[Tensor] = []
     apply_to_collection(batch, Tensor, tensors.append)
-    return hash_of({str(number): tensor for number, tensor in enumerate(tensors)})
+    return hash_of_tensors({str(number): tensor for number, tensor in enumerate(tensors)})
 
 
 def _hash_of_state(module: LightningModule) -> str:
-    return hash_of({name: value for name, value in module.state_dict().items() if isinstance(value, Tensor)})
+    return hash_of_tensors({name: value for name, value in module.state_dict().items() if isinstance(value, Tensor)})
 
 
 def _plain(value: Any) -> Any:

@@ -1,18 +1,7 @@
 """What a finished child was made from: configurations and input files, and how two of them differ."""
 
 from collections.abc import Iterator, Mapping
-from hashlib import blake2b
-from pathlib import Path
 from typing import Any
-
-
-def hash_of_file(path: Path) -> str:
-    """Hexadecimal hash of a file's bytes."""
-    digest = blake2b(digest_size=16)
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lightning_lottery.children.child import write_records
-from lightning_lottery.ticket import write_whole
+from lightning_lottery.files import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -23,6 +23,7 @@ from lightning_lottery.connectivity.evaluation import Evaluator, loader_of, stag
 from lightning_lottery.connectivity.lines import Lines, layer_ends, tensors_in, with_aliases
 from lightning_lottery.connectivity.path_report import Curve, LayerKey, Pair, PathReport
 from lightning_lottery.errors import LotteryError
+from lightning_lottery.files import write_whole
 from lightning_lottery.functional.alignment import average
 from lightning_lottery.functional.connectivity import (
     Stability,
@@ -35,7 +36,6 @@ from lightning_lottery.functional.connectivity import (
     layers_of,
 )
 from lightning_lottery.functional.masks import hamming
-from lightning_lottery.ticket import write_whole
 
 ALPHAS = tuple(float(alpha) for alpha in np.linspace(0, 1, 21))
 """Where the line is evaluated by default: both ends and the middle among them."""

@@ -10,8 +10,8 @@ from rich.table import Table
 
 from lightning_lottery.children.records import curves_in, write_results
 from lightning_lottery.figures.drawing import layers_between, lines_between
+from lightning_lottery.files import write_whole
 from lightning_lottery.functional.connectivity import Stability, error_barrier, excess
-from lightning_lottery.ticket import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

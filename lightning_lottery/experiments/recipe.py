@@ -20,7 +20,7 @@ from lightning_lottery.children.project import COMMANDS, PROVISIONAL, SECTIONS, 
 from lightning_lottery.children.records import write_image
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.figures.drawing import stages_over_seeds
-from lightning_lottery.ticket import write_whole
+from lightning_lottery.files import write_whole
 
 STAGES = (*COMMANDS, *SECTIONS)
 """Subcommands that a stage may ask for: Lightning's, and runners that read a section of the YAML."""

@@ -16,6 +16,7 @@ from torch.optim import LBFGS, Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from lightning_lottery.errors import LotteryError
+from lightning_lottery.files import hash_of_tensors
 from lightning_lottery.functional.masks import Masks, Scores, keep_top, overlap
 from lightning_lottery.functional.schedules import Schedule
 from lightning_lottery.hooks.clock import (
@@ -28,7 +29,7 @@ from lightning_lottery.hooks.clock import (
 )
 from lightning_lottery.hooks.masked import Masked, check_agreement, cloned
 from lightning_lottery.scope import Scope, size_of, ties
-from lightning_lottery.ticket import Ticket, hash_of, ticket_of, versions
+from lightning_lottery.ticket import Ticket, ticket_of, versions
 
 STATE_VERSION = 1
 
@@ -243,7 +244,7 @@ class MaskCallback(Callback):
         self._masked = Masked(known, params)
         if self._restored is not None:
             self._restore(self._restored)
-        self._weights_hash.setdefault("initial_weights", hash_of(params))
+        self._weights_hash.setdefault("initial_weights", hash_of_tensors(params))
         rank_zero_info(f"{self.label}: {self.summary(pl_module)}")
         self.begin_method(trainer, self._resolved)
         if self.frozen:
@@ -470,7 +471,7 @@ class MaskCallback(Callback):
 
     def _hash_weights(self) -> None:
         if self._masked.params:
-            self._weights_hash["weights"] = hash_of(self._masked.params)
+            self._weights_hash["weights"] = hash_of_tensors(self._masked.params)
 
     def _log(self, trainer: Trainer, target: float, changes: dict[str, float]) -> None:
         layers = self._masked.counts

@@ -11,9 +11,9 @@ from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
 from lightning_lottery.errors import LotteryError
+from lightning_lottery.files import hash_of_tensors
 from lightning_lottery.functional.masks import Masks, count, zero_removed_
 from lightning_lottery.scope import named_parameters, plain_name
-from lightning_lottery.ticket import hash_of
 
 
 class Masked:
@@ -101,7 +101,7 @@ def check_agreement(trainer: Trainer, masks: Masks, what: str) -> None:
     if trainer.world_size < 2:
         return
     everyone: list[str] = [""] * trainer.world_size
-    torch.distributed.all_gather_object(everyone, hash_of(masks))
+    torch.distributed.all_gather_object(everyone, hash_of_tensors(masks))
     if len(set(everyone)) > 1:
         raise LotteryError(
             f"{what}: the ranks found different masks. Their gradients or weights differ, so something in the training "

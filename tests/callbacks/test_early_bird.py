@@ -406,7 +406,7 @@ import torch
 from helpers.blocks import Blocks
 from lightning.pytorch import seed_everything
 from lightning_lottery import NetworkSlimming
-from lightning_lottery.ticket import hash_of
+from lightning_lottery.files import hash_of_tensors
 from lightning_lottery import ADF, EarlyBird, HammingFIFO
 from helpers.projects import Batches, trainer
 
@@ -424,7 +424,7 @@ if __name__ == "__main__":
     callback = EarlyBird(rules, [0.25, 0.5], at=[7])
     two = {"devices": 2, "strategy": "ddp", "max_epochs": 8, "use_distributed_sampler": False}
     trainer(Path(sys.argv[1]), NetworkSlimming(), callback, **two).fit(Blocks(), RankBatches(), RankBatches(batches=1))
-    mine = [repr(callback.probes), {n: hash_of(dict(t.units)) for n, t in callback.tickets.items()}]
+    mine = [repr(callback.probes), {n: hash_of_tensors(dict(t.units)) for n, t in callback.tickets.items()}]
     everyone = [None, None]
     torch.distributed.all_gather_object(everyone, mine)
     assert everyone[0] == everyone[1] and len(mine[1]) > 5

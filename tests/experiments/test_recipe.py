@@ -13,7 +13,7 @@ from helpers.stages import Died, fit, freezing, in_this_process, named, platon, 
 from lightning_lottery import LotteryError, Ticket
 from lightning_lottery.children import processes
 from lightning_lottery.experiments import recipe
-from lightning_lottery.ticket import hash_of
+from lightning_lottery.files import hash_of_tensors
 
 RECIPE = {
     "1-dense.fit": fit(named("Snapshots", steps=[0])),
@@ -76,8 +76,8 @@ def traces(folder):
     weights = torch.load(folder / "last.ckpt", weights_only=True)["state_dict"]
     ticket = Ticket.load(folder / "ticket.safetensors")
     return {
-        "weights": hash_of(weights),
-        "ticket": (hash_of(ticket.masks), dict(ticket.provenance)),
+        "weights": hash_of_tensors(weights),
+        "ticket": (hash_of_tensors(ticket.masks), dict(ticket.provenance)),
         "results": (folder / "results.jsonl").read_text(),
     }
 

@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheck
 from helpers.projects import Batches, Odd, trainer
 from lightning_lottery import ExactResume, LotteryError
 from lightning_lottery.callbacks import MaskCallback
-from lightning_lottery.ticket import hash_of
+from lightning_lottery.files import hash_of_tensors
 from test_contract import CALLBACKS, STEPS, KeepEveryResume, ending, removed_are_zero, same
 
 torch.set_num_threads(1)
@@ -47,8 +47,8 @@ def laws(name: str, folder: Path) -> None:
     keep = KeepEveryResume(folder, folder / "points")
     first = fit(folder, whole, ExactResume(every=1), keep)
     assert first.world_size == 2 and whole.step == STEPS
-    assert equal_on_ranks(hash_of(whole.masks)), "masks differ between ranks"
-    assert equal_on_ranks(hash_of(dict(first.lightning_module.named_parameters()))), "weights differ"
+    assert equal_on_ranks(hash_of_tensors(whole.masks)), "masks differ between ranks"
+    assert equal_on_ranks(hash_of_tensors(dict(first.lightning_module.named_parameters()))), "weights differ"
     assert removed_are_zero(first.lightning_module.state_dict(), whole.masks)
     unbroken = ending(first, whole)
     for step in (3, 4, 7):
@@ -75,7 +75,7 @@ other = CALLBACKS["PLATON"]()
 saving = ModelCheckpoint(dirpath=FOLDER / "ema", every_n_train_steps=4, save_top_k=-1)
 fit(FOLDER / "ema", other, EMAWeightAveraging(decay=0.5), saving, enable_checkpointing=True,
     accumulate_grad_batches=2, max_epochs=6)  # fmt: skip
-assert equal_on_ranks(hash_of(other.masks)) and other.step == STEPS
+assert equal_on_ranks(hash_of_tensors(other.masks)) and other.step == STEPS
 try:
     fit(FOLDER / "unsynchronised", CALLBACKS["PLATON"](), Unsynchronised())
 except LotteryError as error:

@@ -12,8 +12,8 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from helpers.projects import Batches, Odd, fit, plain_loader
 from lightning_lottery import SNIP, ExactResume, GraSP, LotteryError, SynFlow
+from lightning_lottery.files import hash_of_tensors
 from lightning_lottery.hooks.scoring import training_batches, untouched
-from lightning_lottery.ticket import hash_of
 from lightning_lottery.zoo.loader import SeededBatches
 from test_contract import BODY, STEPS, KeepEveryResume
 
@@ -56,7 +56,7 @@ def traces(trainer, module) -> dict[str, object]:
     tensors |= {f"grad {n}": p.grad for n, p in module.named_parameters() if p.grad is not None}
     tensors |= {"rng": torch.get_rng_state(), "tp": module.metric.tp, "total": module.total}
     return {
-        "tensors": hash_of(tensors),
+        "tensors": hash_of_tensors(tensors),
         "names": sorted(tensors),
         "python": random.getstate(),
         "numpy": np.random.get_state()[1].tolist(),
@@ -134,7 +134,7 @@ class Look(Callback):
         self.seen = []
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
-        self.seen.append(hash_of({"x": batch[0]}))
+        self.seen.append(hash_of_tensors({"x": batch[0]}))
 
 
 LOADERS = {
@@ -161,7 +161,7 @@ def test_training_goes_on_with_the_same_batches_and_numbers_as_if_nothing_had_be
         torch.manual_seed(0)
         module, look = Flat(), Look()
         fit(tmp_path, look, *callbacks, module=module, train=loader())
-        ends.append((look.seen, hash_of(module.state_dict())))
+        ends.append((look.seen, hash_of_tensors(module.state_dict())))
     assert len(ends[0][0]) == STEPS
     assert ends[0] == ends[1] == ends[2]
 
@@ -184,7 +184,9 @@ def test_no_more_batches_are_drawn_than_an_epoch_has_and_they_are_its_first(tmp_
     class Draw(Callback):
         def on_train_batch_end(self, trainer, pl_module, *_):
             with untouched(trainer, torch.float32):
-                drawn[trainer.global_step] = [hash_of({"x": b["batch"][0]}) for b in training_batches(trainer, 100)]
+                drawn[trainer.global_step] = [
+                    hash_of_tensors({"x": b["batch"][0]}) for b in training_batches(trainer, 100)
+                ]
 
     look = Look()
     fit(tmp_path, Draw(), look, limit_train_batches=3)

@@ -1,0 +1,112 @@
+"""Refusals of arguments that mean nothing: one function for each kind of argument.
+
+Each raises ``LotteryError`` with what the argument is, what would be allowed, and what was given.
+"""
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from lightning_lottery.errors import LotteryError
+
+
+def is_number(value: Any) -> bool:
+    """Whether it is an int or a float; a bool is neither, although Python counts it as an int."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def is_count(value: Any, least: int = 0) -> bool:
+    """Whether it is a whole number of at least so much."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def check_count(name: str, value: Any, what: str, *, least: int = 1) -> None:
+    """Refuse anything but an int of at least ``least``.
+
+    Args:
+        name: Of the argument.
+        value: What was given.
+        what: What it is, as in "a number of optimizer steps".
+        least: The smallest that is allowed.
+
+    Raises:
+        LotteryError: ``value`` is none.
+
+    Example:
+        >>> check_count("interval", 0, "a number of optimizer steps")
+        Traceback (most recent call last):
+        lightning_lottery.errors.LotteryError: `interval` is a number of optimizer steps >= 1, got 0.
+    """
+    if not is_count(value, least):
+        raise LotteryError(f"`{name}` is {what} >= {least}, got {value!r}.")
+
+
+def check_positive(name: str, value: Any, what: str) -> None:
+    """Refuse anything but a number above 0 (NaN is none).
+
+    Args:
+        name: Of the argument.
+        value: What was given.
+        what: What it is, as in "the loss that still counts as a match".
+
+    Raises:
+        LotteryError: ``value`` is none.
+    """
+    if not is_number(value) or not value > 0:
+        raise LotteryError(f"`{name}` is {what}, > 0, got {value!r}.")
+
+
+def check_fraction(name: str, value: Any, what: str, *, zero: bool = True, one: bool = False) -> None:
+    """Refuse anything but a number between 0 and 1.
+
+    Args:
+        name: Of the argument.
+        value: What was given.
+        what: What it is, as in "the fraction removed".
+        zero: Whether 0 is allowed.
+        one: Whether 1 is allowed.
+
+    Raises:
+        LotteryError: ``value`` is none.
+
+    Example:
+        >>> check_fraction("sparsity", 1.0, "the fraction removed")
+        Traceback (most recent call last):
+        lightning_lottery.errors.LotteryError: `sparsity` is the fraction removed, in [0, 1), got 1.0.
+    """
+    inside = is_number(value) and (0 < value < 1 or (zero and value == 0) or (one and value == 1))
+    if not inside:
+        raise LotteryError(f"`{name}` is {what}, in {'[' if zero else '('}0, 1{']' if one else ')'}, got {value!r}.")
+
+
+def check_word(name: str, value: Any, words: Sequence[Any]) -> None:
+    """Refuse anything but one of several words.
+
+    Raises:
+        LotteryError: ``value`` is none of them.
+
+    Example:
+        >>> check_word("per", "layer", ("all", "tensor"))
+        Traceback (most recent call last):
+        lightning_lottery.errors.LotteryError: `per` is 'all' or 'tensor', got 'layer'.
+    """
+    if value not in words:
+        first, last = [repr(word) for word in words[:-1]], repr(words[-1])
+        allowed = f"{', '.join(first)} or {last}" if first else last
+        raise LotteryError(f"`{name}` is {allowed}, got {value!r}.")
+
+
+def check_different(name: str, values: Collection[Any], what: str, *, least: int = 1) -> None:
+    """Refuse a list that is too short or holds something twice.
+
+    Args:
+        name: Of the argument.
+        values: What was given.
+        what: What they are, as in "different seeds".
+        least: How many there are at least.
+
+    Raises:
+        LotteryError: There are fewer, or some are equal.
+    """
+    if len(values) < least or len(set(values)) != len(values):
+        number = {1: "at least one", 2: "at least two"}.get(least, f"at least {least}")
+        raise LotteryError(f"`{name}` are {what}, {number}, got {list(values)}.")
