@@ -613,7 +613,7 @@ def test_children_trained_at_once_are_those_trained_one_after_another(parent, tm
     for seed in (1, 2):
         assert same(weights(tmp_path / f"seed-{seed}"), weights(tmp_path / f"sequence/seed-{seed}"))
         assert (tmp_path / f"seed-{seed}/progress").read_text().endswith(f" {STEPS}")
-    broken = Child(tmp_path / "broken", "fit", {**config, "make_module": {"function": "projects:none", "source": ""}})
+    broken = Child(tmp_path / "broken", "fit", {**config, "make_module": {"function": "helpers.projects:none", "source": ""}})
     whole = Child(tmp_path / "whole", "fit", config, {}, {"ticket": None})
     with pytest.raises(LotteryError, match=r"broken failed with exit code 2; what is done stays. \(see .*child.log\)"):
         run_together([("broken", broken), ("whole", whole)], quiet, jobs=2)
@@ -626,8 +626,8 @@ def test_functions_are_found_again_by_their_address(tmp_path):
     assert factories.address_of(lambda: 0) == ""
     (tmp_path / "mine.py").write_text("class A:\n    def make(): return 3\n")
     assert factories.imported(f"{tmp_path}/mine.py:A.make")() == 3
-    with pytest.raises(LotteryError, match="no function 'none' in 'projects'"):
-        factories.imported("projects:none")
+    with pytest.raises(LotteryError, match="no function 'none' in 'helpers.projects'"):
+        factories.imported("helpers.projects:none")
 
 
 def test_lines_say_how_far_they_are(analysed, capsys, tmp_path):
