@@ -16,7 +16,7 @@ from lightning_lottery.functional.masks import check_sparsity
 from lightning_lottery.functional.settling.rules import Rule
 from lightning_lottery.functional.settling.watch import Per, Probe, Watch, names_of
 from lightning_lottery.ticket import Ticket
-from lightning_lottery.units.groups import Group, survey, tensor_at, tensors_of
+from lightning_lottery.units.groups import Group, owners_of, survey, tensor_at
 from lightning_lottery.units.removal import shrink, shrink_
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ PER: dict[str, Per] = {"head": "tensor", "neuron": "all", "channel": "all"}
 
 def weight_norms(module: nn.Module, groups: Mapping[str, Group]) -> list[Tensor]:
     """The Euclidean norm of every unit's weights (biases and norms aside), for each group in turn."""
-    owners, norms = tensors_of(module), []
+    owners, norms = owners_of(module), []
     for group in groups.values():
         squares: Tensor | float = 0.0
         for part in (*group.producers, *group.consumers):

@@ -18,7 +18,7 @@ from lightning_lottery.errors import LotteryError
 from lightning_lottery.hooks.clock import batches_that_stepped, enter
 from lightning_lottery.scope import plain_name
 from lightning_lottery.units.attention import open_attention_
-from lightning_lottery.units.groups import Group, groups_of, tensors_of
+from lightning_lottery.units.groups import Group, groups_of, owners_of
 
 KINDS = ("head", "neuron", "channel")
 NAME = "slimming"
@@ -222,7 +222,7 @@ class NetworkSlimming(Callback):
         found = groups_of(module, self.patterns)
         open_attention_(module)
         modules = {plain_name(name): child for name, child in module.named_modules()}
-        owners, shared = tensors_of(module), set(_shared(module))
+        owners, shared = owners_of(module), set(_shared(module))
         for name, group in found.items():
             if group.kind not in self.kinds:
                 continue

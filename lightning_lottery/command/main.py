@@ -182,40 +182,25 @@ def imp(arguments: Sequence[str]) -> None:
 def shrink(arguments: Sequence[str]) -> None:
     """Write a smaller network: without the heads, neurons and channels that a ticket or a fraction removes.
 
-    Example: ``lightning-lottery shrink --config recipe.yaml --ckpt last.ckpt --submodule network --heads 0.5``
+    Example: ``lightning-lottery shrink --config recipe.yaml --ckpt_path last.ckpt --submodule network --heads 0.5``
     """
     from lightning_lottery.command.shrink import shrink_checkpoint
 
     parser = ArgumentParser(prog="lightning-lottery shrink", description=shrink.__doc__)
     parser.add_argument("--config", required=True, help="the project: fit's YAML")
-    parser.add_argument("--ckpt", required=True, help="a checkpoint of the project's module")
+    parser.add_argument("--ckpt_path", required=True, help="a checkpoint of the project's module")
     parser.add_argument("--ticket", default=None, help="whose masks of units say what is kept")
-    for kind in ("heads", "ffn", "channels"):
+    for kind in ("heads", "neurons", "channels"):
         parser.add_argument(
             f"--{kind}", type=float, default=0.0, help="in place of a ticket: fraction of them to remove"
         )
     parser.add_argument("--submodule", default="", help="the network within the module that is written")
     parser.add_argument("--batches", type=int, default=16, help="training batches that units are scored on")
-    parser.add_argument("--out", default="shrunk", help="folder for the smaller network")
-    given = parser.parse_args(list(arguments))
-
-    def cut(project: Project, _: str) -> None:
-        table = shrink_checkpoint(
-            project.model,
-            project.datamodule,
-            project.trainer,
-            Path(given.ckpt),
-            Path(given.out),
-            ticket=Path(given.ticket) if given.ticket else None,
-            submodule=given.submodule,
-            fractions={kind: given[kind] for kind in ("heads", "ffn", "channels")},
-            batches=given.batches,
-        )
-        print(f"{table}\nThe smaller network: {given.out}")  # noqa: T201
-
-    alone = {"accelerator": "cpu", "devices": 1, "logger": False, "enable_checkpointing": False, "callbacks": []}
+    parser.add_argument("--out", default="runs/shrink", help="folder for the smaller network")
+    options = parser.parse_args(list(arguments))
     with without_noise():
-        Project(["fit", "--seed_everything", "0", "--config", given.config], run=cut, trainer=lambda _: alone)
+        table = shrink_checkpoint(**options.as_dict())
+    print(f"{table}\nThe smaller network: {options.out}")  # noqa: T201
 
 
 def child(arguments: Sequence[str]) -> None:

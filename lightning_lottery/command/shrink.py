@@ -1,15 +1,16 @@
 """Shrink the network of somebody's checkpoint: what ``lightning-lottery shrink`` does."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
+from lightning_lottery.children.project import Project
 from lightning_lottery.connectivity.evaluation import loader_of
 from lightning_lottery.connectivity.path import read_state
 from lightning_lottery.errors import LotteryError
@@ -20,55 +21,69 @@ from lightning_lottery.units.scores import unit_masks
 
 
 def shrink_checkpoint(
-    module: LightningModule,
-    data: LightningDataModule | None,
-    trainer: Trainer,
-    checkpoint: Path,
-    out: Path,
-    *,
-    ticket: Path | None = None,
+    config: str,
+    ckpt_path: str,
+    ticket: str | None = None,
+    heads: float = 0.0,
+    neurons: float = 0.0,
+    channels: float = 0.0,
     submodule: str = "",
-    fractions: Mapping[str, float] | None = None,
     batches: int = 16,
+    out: str = "runs/shrink",
 ) -> str:
-    """Write the network of a checkpoint without the units that a ticket or fractions remove, and compare the two.
+    """Write a smaller network: without the heads, neurons and channels that a ticket or fractions remove.
+
+    Fractions remove the units of each kind that have the least Fisher information under the module's own training loss.
 
     Args:
-        module: A module of the checkpoint's kind; it gets its weights.
-        data: Gives training batches, for scoring units and for measuring; None for the module's own loaders.
-        trainer: Not used to train: data modules may ask it.
-        checkpoint: Of Lightning's, or a plain state dict of the module.
-        out: Folder that ``load_shrunk`` (or ``from_pretrained``) reads.
-        ticket: Whose masks of units say what is kept.
-        submodule: The network within the module that is written, such as ``"model"``; default: the whole module.
-        fractions: In place of a ticket: ``heads``, ``ffn``, ``channels`` to remove, each in [0, 1), by their Fisher
-            information under the module's own training loss.
+        config: The project: fit's YAML.
+        ckpt_path: A checkpoint of the project's module: Lightning's, or a plain state dict.
+        ticket: A ticket whose masks of units say what is kept.
+        heads: In place of a ticket: fraction of the attention heads to remove, in [0, 1).
+        neurons: In place of a ticket: fraction of the neurons of feed-forward networks to remove, in [0, 1).
+        channels: In place of a ticket: fraction of the channels of convolutions to remove, in [0, 1).
+        submodule: The network within the module that is written, such as "model"; default: the whole module.
         batches: Training batches that units are scored on.
+        out: Folder for the smaller network, which `load_shrunk` or `from_pretrained` reads.
 
     Returns:
         Parameters, FLOPs and latency before and after, a table of text.
 
     Raises:
-        LotteryError: What ``shrink`` refuses; no such submodule; or a checkpoint that does not fit.
+        LotteryError: Both or neither of a ticket and fractions; what ``shrink`` refuses; no such submodule; or a
+            checkpoint that does not fit.
     """
-    removed: dict[str, Any] = {kind: fraction for kind, fraction in (fractions or {}).items() if fraction}
-    if (ticket is None) == (not removed):
-        raise LotteryError("Say what to remove: either a ticket, or fractions of heads, ffn or channels.")
-    if submodule not in dict(module.named_modules()):
-        children = ", ".join(name for name, _ in module.named_children())
-        raise LotteryError(f"{type(module).__name__} has no submodule '{submodule}'; it has {children}.")
-    module.load_state_dict(read_state(checkpoint, module), strict=False)
-    loader = loader_of(module, data, "train", trainer)
-    module.eval()
-    if ticket is not None:
-        kept = Ticket.load(ticket)
-    else:
-        kept = Ticket({}, units=unit_masks(module, islice(loader, batches), loss=_training_loss, **removed))
-    inputs = _inputs_of(module, submodule, next(iter(loader)))
-    small = shrink(module, kept).get_submodule(submodule)
-    save_shrunk(small, out)
-    sizes = [measure(network, inputs) for network in (module.get_submodule(submodule), small)]
-    return comparison(*sizes)
+    fractions = {"heads": heads, "neurons": neurons, "channels": channels}
+    if (ticket is None) == (not any(fractions.values())):
+        raise LotteryError("Say what to remove: either a ticket, or fractions of heads, neurons or channels.")
+    tables = []
+
+    def cut(project: Project, _: str) -> None:
+        module = project.model
+        if submodule not in dict(module.named_modules()):
+            children = ", ".join(name for name, _ in module.named_children())
+            raise LotteryError(f"{type(module).__name__} has no submodule '{submodule}'; it has {children}.")
+        module.load_state_dict(read_state(Path(ckpt_path), module), strict=False)
+        loader = loader_of(module, project.datamodule, "train", project.trainer)
+        module.eval()
+        kept = Ticket.load(ticket) if ticket is not None else _least_informative(module, loader, batches, fractions)
+        inputs = _inputs_of(module, submodule, next(iter(loader)))
+        small = shrink(module, kept).get_submodule(submodule)
+        save_shrunk(small, out)
+        tables.append(comparison(*(measure(network, inputs) for network in (module.get_submodule(submodule), small))))
+
+    # One device, also where the configuration asks for several: nothing here is trained, and the file is written once.
+    alone = {"accelerator": "cpu", "devices": 1, "logger": False, "enable_checkpointing": False, "callbacks": []}
+    Project(["fit", "--seed_everything", "0", "--config", config], run=cut, trainer=lambda _: alone)
+    return tables[0]
+
+
+def _least_informative(
+    module: LightningModule, loader: Iterable[Any], batches: int, fractions: Mapping[str, float]
+) -> Ticket:
+    """A ticket that removes fractions of the units, those with the least Fisher information first."""
+    removed: dict[str, Any] = {kind: fraction for kind, fraction in fractions.items() if fraction}
+    return Ticket({}, units=unit_masks(module, islice(loader, batches), loss=_training_loss, **removed))
 
 
 def _training_loss(module: nn.Module, batch: Any) -> Tensor:

@@ -1,1 +1,28 @@
 """What a model is made of, and what can be taken out: heads, neurons and channels."""
+
+from lightning_lottery.units.attention import OpenAttention, open_attention_
+from lightning_lottery.units.groups import PATTERNS, Group, Part, coupled_channels, groups_of
+from lightning_lottery.units.removal import parameter_masks, shrink
+from lightning_lottery.units.saved import Size, comparison, load_shrunk, measure, save_shrunk
+from lightning_lottery.units.scores import unit_masks, unit_scores
+from lightning_lottery.units.tracing import permutable
+
+__all__ = [
+    "groups_of",
+    "Group",
+    "Part",
+    "PATTERNS",
+    "coupled_channels",
+    "permutable",
+    "unit_scores",
+    "unit_masks",
+    "parameter_masks",
+    "shrink",
+    "save_shrunk",
+    "load_shrunk",
+    "Size",
+    "measure",
+    "comparison",
+    "OpenAttention",
+    "open_attention_",
+]

@@ -18,7 +18,7 @@ from lightning_lottery.scope import plain_name
 from lightning_lottery.units.attention import OpenAttention
 
 PATTERNS: dict[str, list[Any]] = {
-    "attention": [  # names of projections, from the block's module down
+    "head": [  # names of projections, from the block's module down
         {"query": "self.query", "key": "self.key", "value": "self.value", "output": "output.dense"},
         {"query": "attention.query", "key": "attention.key", "value": "attention.value", "output": "output.dense"},
         {"query": "q_proj", "key": "k_proj", "value": "v_proj", "output": "o_proj"},
@@ -27,7 +27,7 @@ PATTERNS: dict[str, list[Any]] = {
         {"qkv": "qkv", "gate": "gate", "output": "proj"},
         {"qkv": "in_proj", "output": "out_proj"},
     ],
-    "ffn": [  # a gate or an up-projection twice as wide is taken where there is one; `without` must not be there
+    "neuron": [  # a gate or an up-projection twice as wide is taken where there is one; `without` must not be there
         {"up": "intermediate.dense", "down": "output.dense"},
         {"up": "fc1", "down": "fc2", "without": "norm"},
         {"up": "fc1_x", "gate": "fc1_g", "down": "fc2", "without": "norm"},
@@ -41,14 +41,22 @@ PATTERNS: dict[str, list[Any]] = {
         {"conv": "conv2", "norm": "bn2", "next": "conv3", "without": "aa"},
     ],
     "head_dim": ["head_dim", "attention_head_size"],  # attributes of an attention module, and of what holds it
-    "heads": ["num_heads", "num_attention_heads", "n_heads", "n_head", "nhead", "num_key_value_heads", "num_kv_heads"],
+    "head_counts": [
+        "num_heads",
+        "num_attention_heads",
+        "n_heads",
+        "n_head",
+        "nhead",
+        "num_key_value_heads",
+        "num_kv_heads",
+    ],
     "head_widths": ["all_head_size", "attn_dim", "inner_dim", "dim"],  # heads times head_dim
-    "ffn_widths": ["intermediate_size", "hidden_features"],
+    "neuron_counts": ["intermediate_size", "hidden_features"],
 }
 """The names that ``groups_of`` knows; its argument of the same shape is looked at first. Plain lists, as in YAML."""
 
-_REQUIRED = {"attention": ("output",), "ffn": ("up", "down"), "channel": ("conv", "norm", "next")}
-_OPTIONAL = {"attention": ("query", "key", "value", "qkv", "gate"), "ffn": ("gate", "without"), "channel": ("without",)}
+_REQUIRED = {"head": ("output",), "neuron": ("up", "down"), "channel": ("conv", "norm", "next")}
+_OPTIONAL = {"head": ("query", "key", "value", "qkv", "gate"), "neuron": ("gate", "without"), "channel": ("without",)}
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 _CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _MIXING = (nn.Softmax, nn.Softmax2d, nn.Softmin, nn.LogSoftmax, nn.GLU, nn.MultiheadAttention)
@@ -69,7 +77,7 @@ class Part(NamedTuple):
 
 @dataclass(frozen=True)
 class Group:
-    """Units that can be removed one by one without a trace in the rest: heads, FFN neurons, or channels.
+    """Units that can be removed one by one without a trace in the rest: heads, neurons, or channels.
 
     Args:
         name: Qualified name of the module that produces them: the attention module, the first linear layer, the
@@ -177,7 +185,7 @@ def coupled_channels(model: nn.Module, inputs: Tensor | tuple[Tensor, ...]) -> d
     return groups
 
 
-def tensors_of(model: nn.Module) -> dict[str, tuple[nn.Module, str]]:
+def owners_of(model: nn.Module) -> dict[str, tuple[nn.Module, str]]:
     """Each parameter and buffer by its name: the module that holds it and what it is called there."""
     return {
         plain_name(f"{name}.{leaf}" if name else leaf): (module, leaf)
@@ -189,7 +197,7 @@ def tensors_of(model: nn.Module) -> dict[str, tuple[nn.Module, str]]:
 
 
 def tensor_at(owners: Mapping[str, tuple[nn.Module, str]], name: str) -> Tensor:
-    """One of the tensors of ``tensors_of``."""
+    """One of the tensors of ``owners_of``."""
     module, leaf = owners[name]
     tensor: Tensor = getattr(module, leaf)
     return tensor
@@ -205,12 +213,12 @@ class _Surveyor:
     def __init__(self, model: nn.Module, patterns: dict[str, list[Any]]) -> None:
         self.patterns = patterns
         self.modules = {plain_name(name): module for name, module in model.named_modules()}
-        self.owners = tensors_of(model)
+        self.owners = owners_of(model)
         self.groups: dict[str, Group] = {}
         self.refused: dict[str, str] = {}
 
     def survey(self) -> Survey:
-        builders = {"attention": self.attention, "ffn": self.ffn, "channel": self.named_channel}
+        builders = {"head": self.heads, "neuron": self.neurons, "channel": self.named_channel}
         for name, module in self.modules.items():
             for kind, build in builders.items():
                 for row in self.patterns[kind]:
@@ -268,7 +276,7 @@ class _Surveyor:
             if type(held := vars(self.modules[place]).get(attribute)) is int and held in values
         )
 
-    def attention(self, name: str, roles: dict[str, str]) -> Group | None:
+    def heads(self, name: str, roles: dict[str, str]) -> Group | None:
         first = roles.get("query", roles.get("qkv", ""))
         place = first.rpartition(".")[0]
         shapes = {role: self.linear(path) for role, path in roles.items() if self.weight(path)}
@@ -292,7 +300,7 @@ class _Surveyor:
             producers += self.parts(roles[role], blocks[role], (0, width, 2 * width) if role == "qkv" else (0,))
         consumer = Part(str(self.weight(roles["output"])), 1, block)
         heads, widths = (width // head_dim, size), (width, size * head_dim)
-        counts = self.counts((name, place), {"heads": heads, "head_widths": widths})
+        counts = self.counts((name, place), {"head_counts": heads, "head_widths": widths})
         return Group(place, "head", size, tuple(sorted(producers)), (consumer,), counts)
 
     def head_dim(self, places: Sequence[str], width: int) -> int:
@@ -302,7 +310,7 @@ class _Surveyor:
             for held in attributes:
                 if type(held.get(name)) is int:
                     return int(held[name])
-        for name in self.patterns["heads"]:
+        for name in self.patterns["head_counts"]:
             for held in attributes:
                 if type(held.get(name)) is int and held[name] and width % held[name] == 0:
                     return width // int(held[name])
@@ -324,7 +332,7 @@ class _Surveyor:
                 return f"it also holds '{name}'"
         return ""
 
-    def ffn(self, name: str, roles: dict[str, str]) -> Group | None:
+    def neurons(self, name: str, roles: dict[str, str]) -> Group | None:
         up, down = self.linear(roles["up"]), self.linear(roles["down"])
         gated = "gate" in roles and self.weight(roles["gate"]) is not None
         gate = self.linear(roles["gate"]) if gated else up
@@ -338,7 +346,7 @@ class _Surveyor:
         producers = self.parts(roles["up"], 1, range(0, up[0], size))
         producers += self.parts(roles["gate"], 1) if gated else []
         place = roles["up"].rpartition(".")[0]
-        counts = self.counts((place,), {"ffn_widths": (size,)})
+        counts = self.counts((place,), {"neuron_counts": (size,)})
         return Group(roles["up"], "neuron", size, tuple(producers), (Part(str(self.weight(roles["down"])), 1),), counts)
 
     def stands(self, role: str, roles: dict[str, str]) -> bool:
@@ -412,7 +420,7 @@ def _check_row(key: str, row: Any) -> None:
     roles = (*_REQUIRED[key], *_OPTIONAL[key])
     known = isinstance(row, Mapping) and all(r in roles and isinstance(path, str) for r, path in row.items())
     whole = known and all(role in row for role in _REQUIRED[key])
-    if key == "attention":
+    if key == "head":
         whole = whole and ("qkv" in row) != all(role in row for role in ("query", "key", "value"))
     if not whole:
         raise LotteryError(f"A row of `patterns['{key}']` names {', '.join(roles)} of a block, got {row!r}.")

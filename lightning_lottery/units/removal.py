@@ -14,7 +14,7 @@ from lightning_lottery.functional.masks import check_sparsity
 from lightning_lottery.scope import plain_name, ties
 from lightning_lottery.ticket import Ticket
 from lightning_lottery.units.attention import OpenAttention, open_attention_
-from lightning_lottery.units.groups import Groups, groups_of, survey, tensor_at, tensors_of
+from lightning_lottery.units.groups import Groups, groups_of, owners_of, survey, tensor_at
 from lightning_lottery.units.scores import say_floor, unit_masks
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -30,7 +30,7 @@ def shrink(
     ticket: Ticket | str | PathLike[str] | None = None,
     *,
     heads: float = 0.0,
-    ffn: float = 0.0,
+    neurons: float = 0.0,
     channels: float = 0.0,
     calibration: Iterable[Any] | None = None,
     groups: Groups | None = None,
@@ -46,7 +46,7 @@ def shrink(
         model: Any module that ``groups_of`` recognises; it is not changed. Device, dtype and mode are kept.
         ticket: A ticket or the path of one. Its masks of units say what is kept; those of parameters are not looked at.
         heads: Fraction of the attention heads to remove, in [0, 1).
-        ffn: Fraction of the neurons of feed-forward networks to remove, in [0, 1).
+        neurons: Fraction of the neurons of feed-forward networks to remove, in [0, 1).
         channels: Fraction of the channels of convolutions to remove, in [0, 1).
         calibration: Batches to score the units on, as ``unit_masks`` takes them.
         groups: What to cut (default: ``groups_of(model)``; ``coupled_channels`` finds more).
@@ -62,11 +62,13 @@ def shrink(
         >>> small.linear1, small.linear2.in_features
         (Linear(in_features=8, out_features=4, bias=True), 4)
     """
-    fractions = {"head": heads, "neuron": ffn, "channel": channels}
+    fractions = {"head": heads, "neuron": neurons, "channel": channels}
     for fraction in fractions.values():
         check_sparsity(fraction)
     if (ticket is None) == (not any(fractions.values())):
-        raise LotteryError("`shrink` takes either a ticket or fractions of heads, ffn, channels to remove: give one.")
+        raise LotteryError(
+            "`shrink` takes either a ticket or fractions of heads, neurons, channels to remove: give one."
+        )
     groups = groups_of(model) if groups is None else groups
     if ticket is not None:
         ticket = ticket if isinstance(ticket, Ticket) else Ticket.load(ticket)
@@ -74,7 +76,7 @@ def shrink(
     elif calibration is None:
         raise LotteryError("Fractions need `calibration`: batches on which the units are scored. Or give a ticket.")
     else:
-        units = unit_masks(model, calibration, heads=heads, ffn=ffn, channels=channels, groups=groups)
+        units = unit_masks(model, calibration, heads=heads, neurons=neurons, channels=channels, groups=groups)
     small = deepcopy(model)
     shrink_(small, groups, units)
     for network in _outermost(small, is_pretrained):
@@ -104,7 +106,7 @@ def parameter_masks(model: nn.Module, units: Units, groups: Groups | None = None
     """
     groups = groups_of(model) if groups is None else groups
     _check_units(units, groups)
-    owners, masks = tensors_of(model), dict[str, Tensor]()
+    owners, masks = owners_of(model), dict[str, Tensor]()
     for (name, dim), keep in _kept(owners, groups, units, producers=False).items():
         shape = tensor_at(owners, name).shape
         view = [-1 if d == dim else 1 for d in range(len(shape))]
@@ -119,7 +121,7 @@ def shrink_(model: nn.Module, groups: Groups, units: Units) -> None:
         LotteryError: A mask of no group, or of another size; or units in a weight that other modules share.
     """
     _check_units(units, groups)
-    owners = tensors_of(model)
+    owners = owners_of(model)
     _refuse_shared(model, groups, units)
     units = dict(units)
     for name in [name for name, mask in units.items() if not mask.any()]:
@@ -245,7 +247,7 @@ def _check_units(units: Units, groups: Groups) -> None:
 
 def _refuse_shared(model: nn.Module, groups: Groups, units: Units) -> None:
     """A weight that stands in two modules cannot be cut for one of them."""
-    aliases, owners = ties(model), tensors_of(model)
+    aliases, owners = ties(model), owners_of(model)
     for alias, first in aliases.items():
         if alias not in owners or owners[alias][0] is owners.get(first, (None,))[0]:
             continue  # one module under two names: cut once, it is cut everywhere

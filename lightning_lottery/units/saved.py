@@ -13,9 +13,9 @@ import torch
 from torch import nn
 
 from lightning_lottery.errors import LotteryError
+from lightning_lottery.functional.modes import modes_kept
 from lightning_lottery.units.groups import Group, survey
 from lightning_lottery.units.removal import KEPT, cut_to_, is_pretrained
-from lightning_lottery.units.scores import evaluating
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -47,7 +47,8 @@ def measure(model: nn.Module, inputs: Any, repeats: int = 20) -> Size:
 
     device, times = next(model.parameters()).device, []
     fused = torch.backends.mha.get_fastpath_enabled()
-    with evaluating(model), torch.no_grad():
+    with modes_kept(model), torch.no_grad():
+        model.eval()
         try:
             torch.backends.mha.set_fastpath_enabled(False)  # the counter does not know the fused layer
             with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.functional.masks import check_sparsity, keep_top
+from lightning_lottery.functional.modes import modes_kept
 from lightning_lottery.functional.scores import fisher
-from lightning_lottery.units.groups import Group, Groups, groups_of, tensor_at, tensors_of
+from lightning_lottery.units.groups import Group, Groups, groups_of, owners_of, tensor_at
 
 Loss = Callable[[nn.Module, Any], Tensor]
 """A module and a batch to the scalar loss."""
@@ -22,7 +23,7 @@ def unit_masks(
     calibration: Iterable[Any],
     *,
     heads: float = 0.0,
-    ffn: float = 0.0,
+    neurons: float = 0.0,
     channels: float = 0.0,
     per: Literal["all", "tensor"] = "all",
     flops: float | None = None,
@@ -38,7 +39,7 @@ def unit_masks(
         model: Any module that ``groups_of`` recognises.
         calibration: Batches on any device. Batches of one example give the mean over examples.
         heads: Fraction of the attention heads to remove, in [0, 1).
-        ffn: The same for the neurons of feed-forward networks.
+        neurons: The same for the neurons of feed-forward networks.
         channels: The same for the channels of convolutions.
         per: Rank the units of a kind over all layers (``"all"``), or those of each layer by themselves (``"tensor"``),
             so that layers stay alike.
@@ -57,14 +58,14 @@ def unit_masks(
     Source: Kwon et al. 2022, equation 6 and algorithm 1, whose code takes batches of several examples as here; without
     its mask rearrangement and tuning.
     """
-    fractions = {"head": heads, "neuron": ffn, "channel": channels}
+    fractions = {"head": heads, "neuron": neurons, "channel": channels}
     groups = groups_of(model) if groups is None else groups
     for kind, fraction in fractions.items():
         check_sparsity(fraction)
         if fraction and not any(group.kind == kind for group in groups.values()):
             raise LotteryError(f"{fraction} of the {kind}s were to be removed, but {type(model).__name__} has none.")
     if flops is not None and any(fractions.values()):
-        raise LotteryError("`flops` chooses how many heads and neurons go: give it, or `heads`, `ffn`, `channels`.")
+        raise LotteryError("`flops` chooses how many heads and neurons go: give it, or `heads`, `neurons`, `channels`.")
     scores = unit_scores(model, calibration, groups, loss)
     of_kind = {kind: {n: s for n, s in scores.items() if groups[n].kind == kind} for kind in fractions}
     if flops is not None:
@@ -139,27 +140,15 @@ def _mask_gradients(weights: Mapping[str, Tensor], groups: Groups, loss: Tensor)
 
 
 @contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode for a while; every module's own mode comes back."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
-
-
-@contextmanager
 def _undisturbed(model: nn.Module, names: set[str]) -> Iterator[dict[str, Tensor]]:
     """The named weights, the only ones with gradients, in evaluation mode; mode, flags and generators come back."""
-    owners = tensors_of(model)
+    owners = owners_of(model)
     weights = {name: tensor_at(owners, name) for name in sorted(names)}
     flags = {parameter: parameter.requires_grad for parameter in model.parameters()}
     devices = {p.device for p in flags if p.device.type == "cuda"}
-    with torch.random.fork_rng(devices=list(devices)), evaluating(model), torch.enable_grad():
+    with torch.random.fork_rng(devices=list(devices)), modes_kept(model), torch.enable_grad():
         try:
-            model.requires_grad_(False)
+            model.eval().requires_grad_(False)
             for weight in weights.values():
                 weight.requires_grad_(True)
             yield weights
@@ -170,7 +159,7 @@ def _undisturbed(model: nn.Module, names: set[str]) -> Iterator[dict[str, Tensor
 
 def _costs(model: nn.Module, groups: Groups) -> dict[str, float]:
     """Multiply-adds per token in the weights of one unit of each group: the entries it has in matrices."""
-    owners = tensors_of(model)
+    owners = owners_of(model)
     costs = {}
     for name, group in groups.items():
         tensors = [

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, fx, nn
 
 from lightning_lottery.scope import plain_name
-from lightning_lottery.units.groups import Group, Part, Survey, acts_per_channel, survey, tensors_of
+from lightning_lottery.units.groups import Group, Part, Survey, acts_per_channel, owners_of, survey
 
 _CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -62,7 +62,7 @@ def permutable(model: nn.Module) -> Survey:
     for name, group in named.groups.items():
         if not held & {(part.parameter, part.dim) for part in (*group.producers, *group.consumers)}:
             groups[name] = group
-    rank = {name: place for place, name in enumerate(tensors_of(model))}
+    rank = {name: place for place, name in enumerate(owners_of(model))}
     ordered = dict(sorted(groups.items(), key=lambda item: rank[item[1].producers[0].parameter]))
     return Survey(ordered, _left(model, ordered, named.unrecognised))
 
@@ -98,9 +98,9 @@ class _Tracer:
 
     def __init__(self, model: nn.Module) -> None:
         self.names: dict[int, str] = {}  # of tied tensors the first
-        for name, (module, leaf) in tensors_of(model).items():
+        for name, (module, leaf) in owners_of(model).items():
             self.names.setdefault(id(getattr(module, leaf)), name)
-        self.ndim = {name: getattr(*place).ndim for name, place in tensors_of(model).items()}
+        self.ndim = {name: getattr(*place).ndim for name, place in owners_of(model).items()}
         self.parents: list[int] = []
         self.fixed: set[int] = set()
         self.frozen: set[tuple[str, int]] = set()  # dimensions of weights that something unknown reads

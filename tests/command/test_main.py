@@ -455,7 +455,7 @@ def test_shrink_writes_a_smaller_network_that_loads_and_computes_what_the_masked
     units = {"network.vit.layers.0.mlp.fc1": torch.arange(8) < 4}
     Ticket({}, units=units).save("units.safetensors")
     capsys.readouterr()
-    given = ["shrink", "--config", project, "--ckpt", str(ckpt), "--submodule", "network"]
+    given = ["shrink", "--config", project, "--ckpt_path", str(ckpt), "--submodule", "network"]
     main([*given, "--ticket", "units.safetensors", "--out", "small"])
     said = capsys.readouterr().out
     assert "parameters" in said and "latency" in said
@@ -465,7 +465,7 @@ def test_shrink_writes_a_smaller_network_that_loads_and_computes_what_the_masked
     Ticket(parameter_masks(whole, units)).apply(whole)
     images = torch.rand(2, 1, 8, 8)
     torch.testing.assert_close(small(images).logits, whole.network.eval()(images).logits)
-    main([*given, "--heads", "0.5", "--ffn", "0.5", "--out", "half"])
+    main([*given, "--heads", "0.5", "--neurons", "0.5", "--out", "half"])
     assert "smaller network: half" in capsys.readouterr().out
     assert "either a ticket, or fractions" in refused(*given)
     assert "has no submodule 'net'" in refused(*given[:-1], "net", "--heads", "0.5")

@@ -7,7 +7,7 @@ import torchvision
 from torch import nn
 
 from lightning_lottery.errors import LotteryError
-from lightning_lottery.units.groups import PATTERNS, Part, coupled_channels, groups_of, survey, tensors_of
+from lightning_lottery.units.groups import PATTERNS, Part, coupled_channels, groups_of, owners_of, survey
 from lightning_lottery.zoo.networks import resnet
 
 SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 24}
@@ -104,7 +104,7 @@ def test_every_head_neuron_and_inner_channel_of_a_known_family_is_found_and_noth
 @pytest.mark.parametrize("family", FAMILIES)
 def test_units_own_whole_tensors_without_overlap(family):
     model = FAMILIES[family][0]()
-    held = tensors_of(model)
+    held = owners_of(model)
     for group in groups_of(model).values():
         for side in (group.producers, group.consumers):
             entries = {}
@@ -148,7 +148,7 @@ class Fused(nn.Module):
             setattr(self, name, module)
 
 
-ROW = {"attention": [{"qkv": "to_three", "output": "back"}], "heads": ["h"]}
+ROW = {"head": [{"qkv": "to_three", "output": "back"}], "head_counts": ["h"]}
 
 
 def test_names_of_ones_own_are_given_as_a_table():
@@ -200,12 +200,12 @@ def test_a_block_whose_units_depend_on_each_other_or_do_not_fit_is_not_taken(mod
     "patterns",
     [
         {"atention": []},
-        {"ffn": "fc1"},
-        {"ffn": ["fc1"]},
-        {"ffn": [{"up": "a"}]},
-        {"ffn": [{"up": "a", "down": "b", "middle": "c"}]},
-        {"attention": [{"query": "q", "output": "o"}]},
-        {"heads": [3]},
+        {"neuron": "fc1"},
+        {"neuron": ["fc1"]},
+        {"neuron": [{"up": "a"}]},
+        {"neuron": [{"up": "a", "down": "b", "middle": "c"}]},
+        {"head": [{"query": "q", "output": "o"}]},
+        {"head_counts": [3]},
     ],
 )
 def test_a_table_of_another_form_is_refused(patterns):
@@ -219,7 +219,7 @@ def test_the_table_is_plain_data_and_looking_changes_neither_it_nor_the_model():
     before = yaml.safe_dump(PATTERNS)
     model = encoder()
     weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    groups_of(model, {"heads": ["h"]})
+    groups_of(model, {"head_counts": ["h"]})
     assert yaml.safe_load(before) == PATTERNS
     assert all(torch.equal(weights[name], tensor) for name, tensor in model.state_dict().items())
 

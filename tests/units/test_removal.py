@@ -213,14 +213,14 @@ def test_a_ticket_that_does_not_fit_is_refused(ticket, reason):
     ("arguments", "reason"),
     [
         ({}, "either a ticket or fractions"),
-        ({"ticket": Ticket({}, units={"a": torch.ones(1).bool()}), "ffn": 0.5}, "either a ticket or fractions"),
+        ({"ticket": Ticket({}, units={"a": torch.ones(1).bool()}), "neurons": 0.5}, "either a ticket or fractions"),
         ({"heads": 0.5}, "`calibration`"),
         ({"heads": 1.0, "calibration": []}, r"\[0, 1\)"),
-        ({"ffn": -0.1, "calibration": []}, r"\[0, 1\)"),
+        ({"neurons": -0.1, "calibration": []}, r"\[0, 1\)"),
         ({"channels": 0.5, "calibration": []}, "channels were to be removed, but TransformerEncoder has none"),
-        ({"ffn": 0.5, "calibration": []}, "at least one batch"),
-        ({"ffn": 0.5, "calibration": [3]}, "calibration batch is.*got int"),
-        ({"ffn": 0.5, "calibration": [{"src": torch.zeros(1, 2, 16)}]}, "calibration batch is.*got dict"),
+        ({"neurons": 0.5, "calibration": []}, "at least one batch"),
+        ({"neurons": 0.5, "calibration": [3]}, "calibration batch is.*got int"),
+        ({"neurons": 0.5, "calibration": [{"src": torch.zeros(1, 2, 16)}]}, "calibration batch is.*got dict"),
     ],
 )
 def test_bad_arguments_are_refused(arguments, reason):
@@ -273,23 +273,23 @@ def test_scoring_leaves_no_trace_also_when_it_fails():
     assert all(p.grad is None for p in model.parameters())
 
 
-@pytest.mark.parametrize(("heads", "ffn"), [(0.5, 0.5), (0.25, 0.0), (0.0, 0.75)])
-def test_fractions_remove_exactly_so_many_units_and_the_worst_of_them(heads, ffn):
+@pytest.mark.parametrize(("heads", "neurons"), [(0.5, 0.5), (0.25, 0.0), (0.0, 0.75)])
+def test_fractions_remove_exactly_so_many_units_and_the_worst_of_them(heads, neurons):
     torch.manual_seed(0)
     model, data = randomised(timm_vit()), batches()
     groups = groups_of(model)
-    masks = unit_masks(model, data, heads=heads, ffn=ffn)
+    masks = unit_masks(model, data, heads=heads, neurons=neurons)
     scores = unit_scores(model, data, groups)
-    for kind, fraction, total in (("head", heads, 8), ("neuron", ffn, 48)):
+    for kind, fraction, total in (("head", heads, 8), ("neuron", neurons, 48)):
         own = {name: mask for name, mask in masks.items() if groups[name].kind == kind}
         assert count(own) == ((round((1 - fraction) * total), total) if fraction else (0, 0))
         kept, removed = ([s for n, m in own.items() for s in scores[n][m == want].tolist()] for want in (True, False))
         assert not own or min(kept) >= max(removed)
-    small = shrink(model, heads=heads, ffn=ffn, calibration=data)
+    small = shrink(model, heads=heads, neurons=neurons, calibration=data)
     assert {name: group.size for name, group in groups_of(small).items()} == {
         name: int(masks[name].sum()) if name in masks else group.size for name, group in groups.items()
     }
-    alike = unit_masks(model, data, heads=heads, ffn=ffn, per="tensor")
+    alike = unit_masks(model, data, heads=heads, neurons=neurons, per="tensor")
     assert {int(m.sum()) for n, m in alike.items() if groups[n].kind == "head"} == (
         {round(4 * (1 - heads))} if heads else set()
     )
@@ -302,7 +302,7 @@ def test_a_fraction_that_would_empty_a_layer_keeps_its_best_unit_and_says_so():
         model.blocks[0].mlp.fc2.weight.mul_(1e-9)
     data = batches()
     with pytest.warns(UserWarning, match="No neuron of 'blocks.0.mlp.fc1'.*one of its 24 stays"):
-        masks = unit_masks(model, data, ffn=0.75)
+        masks = unit_masks(model, data, neurons=0.75)
     name = "blocks.0.mlp.fc1"
     assert masks[name].nonzero().flatten().tolist() == [
         unit_scores(model, data, groups_of(model))[name].argmax().item()
@@ -501,7 +501,7 @@ def test_sizes_are_counted_and_the_mode_comes_back():
 
 def test_the_attribute_of_ones_own_table_follows_the_heads():
     model = Fused()
-    groups = groups_of(model, {"attention": [{"qkv": "to_three", "output": "back"}], "heads": ["h"]})
+    groups = groups_of(model, {"head": [{"qkv": "to_three", "output": "back"}], "head_counts": ["h"]})
     (name,) = groups
     small = shrink(model, Ticket({}, units={name: torch.tensor([False, True])}), groups=groups)
     assert (small.h, small.to_three.out_features, small.back.in_features) == (1, 12, 4)
