@@ -1,17 +1,20 @@
 """Files: written whole or not at all, known by a hash, in folders that one process holds."""
 
+import csv
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from hashlib import blake2b
+from io import BytesIO, StringIO
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
 from lightning_lottery.errors import LotteryError
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
     from torch import Tensor
 
 
@@ -54,6 +57,37 @@ def written_beside(path: Path, what: str) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
+
+
+def write_table(path: Path, rows: Sequence[Mapping[str, Any]], what: str, *, columns: Sequence[str] = ()) -> None:
+    """Write rows as CSV, a column for every key; a list in a cell is written with spaces between its values.
+
+    Args:
+        path: Where; its folder is made.
+        rows: Column to value; a row may lack columns, whose cells then stay empty.
+        what: What the file is, for the refusal: "norms".
+        columns: Those that come first, also where no row has them: the header of a table without rows.
+
+    Raises:
+        LotteryError: It cannot be written.
+    """
+    text = StringIO()
+    writer = csv.DictWriter(text, list(dict.fromkeys((*columns, *(key for row in rows for key in row)))))
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({key: " ".join(map(str, v)) if isinstance(v, (list, tuple)) else v for key, v in row.items()})
+    write_whole(path, text.getvalue().encode(), what)
+
+
+def write_image(path: Path, figure: "Figure") -> None:
+    """Write a figure as PNG.
+
+    Raises:
+        LotteryError: It cannot be written.
+    """
+    image = BytesIO()
+    figure.savefig(image, format="png", dpi=120)
+    write_whole(path, image.getvalue(), "figure")
 
 
 def hash_of_tensors(tensors: "Mapping[str, Tensor]") -> str:

@@ -1,7 +1,5 @@
 """What draws of early-bird tickets are made of: scores from weights, records, units that are cut out of a module."""
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,8 +9,9 @@ from torch import Tensor, nn
 
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.figures.drawing import mask_distances, norms_with_draws
-from lightning_lottery.files import write_whole
+from lightning_lottery.files import write_image, write_table
 from lightning_lottery.functional.masks import check_sparsity
+from lightning_lottery.functional.settling.detector import Verdict
 from lightning_lottery.functional.settling.rules import Rule
 from lightning_lottery.functional.settling.watch import Per, Probe, Watch, names_of
 from lightning_lottery.ticket import Ticket
@@ -71,27 +70,19 @@ def write_records(
     Returns:
         The figures by name.
     """
-    norms = [(step, name, norm) for name, of in watch.norms.items() for step, norm in of]
-    said = [(p.rule, p.kind, p.sparsity, *p.verdict) for p in probes]
-    columns = ("rule", "kind", "sparsity", "step", "statistic", "p_value", "lags", "holds", "settled")
-    write_whole(folder / "norms.csv", _csv(("step", "series", "norm"), sorted(norms)), "norms")
-    write_whole(folder / "probes.csv", _csv(columns, said), "probes")
+    norms = sorted((step, name, norm) for name, of in watch.norms.items() for step, norm in of)
+    rows = [{"step": step, "series": name, "norm": norm} for step, name, norm in norms]
+    write_table(folder / "norms.csv", rows, "norms", columns=("step", "series", "norm"))
+    said = [{"rule": p.rule, "kind": p.kind, "sparsity": p.sparsity, **p.verdict._asdict()} for p in probes]
+    write_table(folder / "probes.csv", said, "probes", columns=("rule", "kind", "sparsity", *Verdict._fields))
     matrices = {name: watch.distances(name) for name in draws}
     figures = {
         "norms": norms_with_draws({name: of for name, of in watch.norms.items() if of}, draws),
         "distances": mask_distances({name: (steps, d.tolist()) for name, (steps, d) in matrices.items()}),
     }
     for name, figure in figures.items():
-        image = io.BytesIO()
-        figure.savefig(image, format="png", dpi=100)
-        write_whole(folder / f"{name}.png", image.getvalue(), "figure")
+        write_image(folder / f"{name}.png", figure)
     return figures
-
-
-def _csv(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> bytes:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([columns, *rows])
-    return text.getvalue().encode()
 
 
 def check_arguments(

@@ -1,15 +1,13 @@
 """What every runner leaves in its folder: records, a summary, figures as images, and curves for TensorBoard."""
 
-import csv
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from io import BytesIO, StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lightning_lottery.children.child import write_records
-from lightning_lottery.files import write_whole
+from lightning_lottery.files import write_image, write_table, write_whole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -28,21 +26,10 @@ def write_results(
         LotteryError: A file cannot be written.
     """
     write_records(folder, rows)
-    write_whole(folder / "results.csv", _table_of(rows), "records")
+    write_table(folder / "results.csv", rows, "records")
     write_whole(folder / "summary.json", json.dumps(summary, indent=1).encode(), "summary")
     for name, figure in figures.items():
         write_image(folder / f"{name}.png", figure)
-
-
-def write_image(path: Path, figure: "Figure") -> None:
-    """Write a figure as PNG.
-
-    Raises:
-        LotteryError: It cannot be written.
-    """
-    image = BytesIO()
-    figure.savefig(image, format="png", dpi=120)
-    write_whole(path, image.getvalue(), "figure")
 
 
 @contextmanager
@@ -59,12 +46,3 @@ def curves_in(folder: Path, figures: Figures) -> Iterator["SummaryWriter"]:
         yield writer
         for name, figure in figures.items():
             writer.add_figure(name, figure)
-
-
-def _table_of(rows: Sequence[Mapping[str, Any]]) -> bytes:
-    """A column for every key, several seeds in one cell."""
-    text = StringIO()
-    writer = csv.DictWriter(text, list(dict.fromkeys(key for row in rows for key in row)))
-    writer.writeheader()
-    writer.writerows({**row, "seeds": " ".join(map(str, row["seeds"]))} for row in rows)
-    return text.getvalue().encode()

@@ -17,10 +17,9 @@ from lightning_lottery.children.child import Child, discard_with_dependents, wri
 from lightning_lottery.children.engine import DASK
 from lightning_lottery.children.processes import JOBS, run_one
 from lightning_lottery.children.project import COMMANDS, PROVISIONAL, SECTIONS, resolve
-from lightning_lottery.children.records import write_image
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.figures.drawing import stages_over_seeds
-from lightning_lottery.files import write_whole
+from lightning_lottery.files import write_image, write_whole
 
 STAGES = (*COMMANDS, *SECTIONS)
 """Subcommands that a stage may ask for: Lightning's, and runners that read a section of the YAML."""
