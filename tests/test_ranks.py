@@ -11,7 +11,8 @@ HERE = Path(__file__).parent
 
 
 def run(*command: str, timeout: float = 240.0) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": str(HERE), "OMP_NUM_THREADS": "1"}
+    ours = os.pathsep.join((str(HERE), str(HERE.parent)))  # the package beside these tests, wherever one is installed
+    environment = {**os.environ, "PYTHONPATH": ours, "OMP_NUM_THREADS": "1"}
     for name in [name for name in environment if name.startswith(("PL_", "PYTEST_", "LOTTERY_"))]:
         del environment[name]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=timeout)

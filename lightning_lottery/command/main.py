@@ -70,9 +70,6 @@ def path(arguments: Sequence[str]) -> None:
     parser.add_argument("--alphas", type=int, default=21, help="places on the line, evenly spaced, both ends included")
     parser.add_argument("--threshold", type=float, default=0.02, help="error barrier below which networks are stable")
     parser.add_argument("--recalibrate", type=int, default=0, help="training batches for batch norm's statistics")
-    parser.add_argument(
-        "--fast", action="store_true", help="convolutions in small batches, channels-last: equal up to rounding"
-    )
     parser.add_argument("--align", action="store_true", help="also with units in the other's order (git re-basin)")
     parser.add_argument("--save-midpoint", default=None, metavar="PATH", help="write the mean of all networks there")
     parser.add_argument("--layer_alphas", default="", help="places for single layers, such as 0,0.5,1; none: no layers")
@@ -92,7 +89,7 @@ def path(arguments: Sequence[str]) -> None:
             layer_alphas=_numbers("--layer_alphas", given.layer_alphas, float) if given.layer_alphas else [],
             predict=imported(given.predict) if given.predict else None,
             **{name: given[name] for name in ("monitor", "mode", "threshold", "recalibrate", "submodule")},
-            **{name: given[name] for name in ("fast", "align", "save_midpoint")},
+            **{name: given[name] for name in ("align", "save_midpoint")},
         )
         if project.trainer.is_global_zero:
             path_report.write_report(report, Path(given.out), report.rows(), {})

@@ -23,19 +23,10 @@ class Batches:
         rank: Of this process among ``world_size``.
         world_size: Number of processes.
         memory: Bytes up to which batches are kept.
-        at_most: Samples of a batch: larger ones come in parts; None for as they are.
     """
 
-    def __init__(
-        self,
-        loader: Iterable[Any],
-        *,
-        rank: int = 0,
-        world_size: int = 1,
-        memory: int = 2**31,
-        at_most: int | None = None,
-    ) -> None:
-        self.loader, self.rank, self.world_size, self.at_most = loader, rank, world_size, at_most
+    def __init__(self, loader: Iterable[Any], *, rank: int = 0, world_size: int = 1, memory: int = 2**31) -> None:
+        self.loader, self.rank, self.world_size = loader, rank, world_size
         self.kept: list[Any] | None = []
         self.sizes: list[int] = []
         used = 0
@@ -62,13 +53,7 @@ class Batches:
 
     def _load(self) -> Iterator[Any]:
         for batch in self._whole():
-            share = -(-size_of(batch) // self.world_size)  # the largest: all ranks cut theirs alike
-            parts = -(-share // self.at_most) if self.at_most else 1
-            if self.world_size * parts == 1:
-                yield batch
-                continue
-            first = self.rank * parts
-            yield from (share_of(batch, first + part, self.world_size * parts) for part in range(parts))
+            yield batch if self.world_size == 1 else share_of(batch, self.rank, self.world_size)
 
     def _whole(self) -> Iterator[Any]:
         """The loader's batches, one too small for all ranks joined to the one before it."""
@@ -132,8 +117,7 @@ def share_of(batch: Any, part: int, parts: int) -> Any:
     if len(sizes) > 1:
         raise LotteryError(
             f"The tensors of a batch begin with {sorted(sizes)} entries, so it is not known how to share its samples "
-            f"in {parts} parts: evaluate on one device and not `fast`, or give batches whose tensors begin with the "
-            "samples."
+            f"in {parts} parts: evaluate on one device, or give batches whose tensors begin with the samples."
         )
     if size < parts:
         raise LotteryError(f"A batch of {size} samples cannot be shared by {parts} ranks: use larger batches.")

@@ -12,7 +12,6 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
 
@@ -40,9 +39,6 @@ from lightning_lottery.functional.masks import hamming
 ALPHAS = tuple(float(alpha) for alpha in np.linspace(0, 1, 21))
 """Where the line is evaluated by default: both ends and the middle among them."""
 
-MICRO_BATCH = 32
-"""Samples of a forward pass whose activations stay in a processor's cache."""
-
 _OF_TRAINING = ("optimizer_states", "lr_schedulers", "callbacks", "MixedPrecision")
 """Parts of a checkpoint that a mean of networks does not have."""
 
@@ -63,7 +59,6 @@ def path(
     layer_alphas: Sequence[float] = (),
     submodule: str = "",
     memory: int = 2**31,
-    fast: bool = False,
     predict: Callable[[LightningModule, Any], Tensor] | None = None,
     allow_diverged: bool = False,
 ) -> PathReport:
@@ -91,19 +86,13 @@ def path(
         submodule: Where in the module the checkpoints' weights go, such as ``"model"``; for checkpoints of the inner
             network.
         memory: Bytes of batches that are kept in memory; what does not fit is loaded anew for every place.
-        fast: For convolutions of images on a CPU: forward passes of at most 32 samples, which stay in the processor's
-            cache (whole batches where the Trainer limits their number), and the channels-last format. Equal up to
-            rounding where what the module logs are means over samples, or metrics of torchmetrics; it must not `view`
-            what comes out of a convolution (`reshape` and `flatten` are fine). Without `Conv2d` nothing changes, as is
-            said.
         predict: Given the module and a batch, the predicted classes; for the share of samples the ends disagree on.
         allow_diverged: Lines to a network whose weights are not finite are NaN, and not refused.
 
     Raises:
         LotteryError: Fewer than two checkpoints, one that does not fit or holds NaN, different masks, alphas outside
             the line, a module that logs nothing or not the monitor, an accuracy in percent, no training batches to
-            recalibrate with; ``align`` for networks with masks, or without units that can be permuted; ``fast``
-            for a module that needs the usual format.
+            recalibrate with; ``align`` for networks with masks, or without units that can be permuted.
 
     Source: Frankle et al. 2020, section 2; Adilova et al. 2023, section 3, for single layers; Ainsworth et al. 2023 for
     the alignment; Wortsman et al. 2022 for the mean.
@@ -128,13 +117,7 @@ def path(
     _refuse_masks(names, aligned=align)
     split = stage_of(module, data)
     ranks = {"rank": trainer.global_rank, "world_size": trainer.world_size}
-    limit = trainer.limit_test_batches if split == "test" else trainer.limit_val_batches
-    is_limited = isinstance(limit, int) or limit != 1  # 1 is one batch, 1.0 all of them; parts would count as batches
-    convolutions = [child for child in module.modules() if isinstance(child, torch.nn.Conv2d)] if fast else []
-    if fast and not convolutions:
-        rank_zero_warn(f"`fast` changes nothing for {type(module).__name__}: it has no Conv2d.")
-    at_most = MICRO_BATCH if convolutions and not is_limited else None
-    batches = Batches(loader_of(module, data, split, trainer), **ranks, memory=memory, at_most=at_most)
+    batches = Batches(loader_of(module, data, split, trainer), **ranks, memory=memory)
     training = []
     if recalibrate and has_batch_norm(module):
         source = data if isinstance(data, LightningDataModule) else None  # a loader given holds what is evaluated
@@ -154,7 +137,6 @@ def path(
     in_one_order = list(states)  # the first's, where they are aligned
     evaluate = Evaluator(module, trainer, batches, split, data=data, evaluations=evaluations)
     lines = Lines(evaluate, submodule, monitor, mode, training)
-    laid_out = _channels_last_(convolutions)
     try:
         for i, j in pairs:
             curves[i, j] = lines.between(states[i], states[j], places)
@@ -173,17 +155,8 @@ def path(
             if trainer.is_global_zero:
                 _write_like(Path(names[0]), mean, Path(save_midpoint))
         curves = lines.with_every_metric(curves)
-    except RuntimeError as error:
-        if not (convolutions and "view size is not compatible" in str(error)):
-            raise
-        raise LotteryError(
-            f"{type(module).__name__} uses `view` where a convolution's output has another format: use `reshape` or "
-            "`flatten` there, or judge without `fast`."
-        ) from error
     finally:
         evaluate.close()
-        for param in laid_out:
-            param.data = param.data.contiguous()
         target.load_state_dict(before, strict=False)
     report = PathReport(
         names=names,
@@ -205,15 +178,6 @@ def path(
         midpoint=midpoint,
     )
     return replace(report, stability=_stability(report))
-
-
-def _channels_last_(convolutions: Sequence[torch.nn.Conv2d]) -> list[Tensor]:
-    """Store the weights of convolutions of images in the order in which their passes are faster; those changed."""
-    weights = {convolution.weight for convolution in convolutions}
-    changed = [weight for weight in weights if not weight.is_contiguous(memory_format=torch.channels_last)]
-    for weight in changed:
-        weight.data = weight.data.contiguous(memory_format=torch.channels_last)
-    return changed
 
 
 def _between(

@@ -25,7 +25,7 @@ from lightning_lottery.experiments.settings import InstabilitySettings
 from lightning_lottery.hooks.mask_callback import MaskCallback
 from lightning_lottery.hooks.quiet import without_noise
 
-JUDGED = ("monitor", "mode", "threshold", "alphas", "recalibrate", "layer_alphas", "predict", "fast")
+JUDGED = ("monitor", "mode", "threshold", "alphas", "recalibrate", "layer_alphas", "predict")
 """The settings that judge children, as opposed to those that say which are trained."""
 
 
@@ -50,7 +50,6 @@ class InstabilityAnalysis:
         alphas: Places on each line, evenly spaced, both ends included; >= 2.
         recalibrate: Training batches for estimating batch norm's statistics anew at each place; 0 for none.
         layer_alphas: Places at which single layers are interpolated, in [0, 1]; empty for none.
-        fast: Judge convolutions in small batches and the faster format: see ``path``.
         predict: Gives predicted classes for (module, batch), to compare predictions; or its address
             ``package.module:function``.
 
@@ -72,7 +71,6 @@ class InstabilityAnalysis:
         alphas: int = 21,
         recalibrate: int = 0,
         layer_alphas: Sequence[float] = (),
-        fast: bool = False,
         predict: Callable[[LightningModule, Any], torch.Tensor] | str | None = None,
     ) -> None:
         self.project: Factories | Mapping[str, Any] = Factories(make_module, make_data, make_trainer)
@@ -83,7 +81,6 @@ class InstabilityAnalysis:
             alphas=alphas,
             recalibrate=recalibrate,
             layer_alphas=tuple(layer_alphas),
-            fast=fast,
             predict=predict if isinstance(predict, str) or predict is None else address_of(predict),
         )
         self.predict = None if isinstance(predict, str) else predict

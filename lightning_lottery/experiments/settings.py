@@ -22,7 +22,6 @@ class InstabilitySettings:
         alphas: Places on the line, evenly spaced, both ends included; >= 2.
         recalibrate: Training batches for estimating batch norm's statistics anew at each place; 0 for none.
         layer_alphas: Places at which single layers are interpolated, in [0, 1]; empty for none.
-        fast: Evaluate convolutions in small batches and the faster format: see ``path``.
         ticket: Path of a ticket that every child trains.
         pruner: A callback that prunes once, at the checkpoint: every child trains its ticket.
         predict: ``package.module:function`` that gives predicted classes for (module, batch), to compare predictions.
@@ -35,7 +34,6 @@ class InstabilitySettings:
     alphas: int = 21
     recalibrate: int = 0
     layer_alphas: tuple[float, ...] = ()
-    fast: bool = False
     ticket: str | None = None
     pruner: MaskCallback | None = None
     predict: str | None = None
@@ -71,7 +69,6 @@ class SweepSettings:
         threshold: Error barrier below which networks are called stable, a fraction.
         alphas: Places on each line, evenly spaced, both ends included; >= 2.
         recalibrate: Training batches for estimating batch norm's statistics anew at each place; 0 for none.
-        fast: Evaluate convolutions in small batches and the faster format: see ``path``.
         margin: Error of a pruned network above the dense one's that still counts as a match, > 0.
     """
 
@@ -89,7 +86,6 @@ class SweepSettings:
     threshold: float = 0.02
     alphas: int = 21
     recalibrate: int = 0
-    fast: bool = False
     margin: float = 0.01
 
     def __post_init__(self) -> None:
@@ -109,7 +105,7 @@ class SweepSettings:
     @property
     def judging(self) -> InstabilitySettings:
         """How the children at each step are judged."""
-        names = ("monitor", "mode", "threshold", "alphas", "recalibrate", "fast")
+        names = ("monitor", "mode", "threshold", "alphas", "recalibrate")
         return InstabilitySettings(**{name: getattr(self, name) for name in names})
 
 

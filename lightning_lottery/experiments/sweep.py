@@ -76,7 +76,6 @@ class InstabilitySweep:
         alphas: Places on each line, evenly spaced, both ends included; >= 2.
         recalibrate: Training batches for estimating batch norm's statistics anew at each place; 0 for none. The raw
             barrier is judged; the recalibrated one stands beside it in the records.
-        fast: Judge convolutions in small batches and the faster format: see ``path``.
         margin: Error of a pruned network above the dense one's that still counts as a match, > 0.
 
     Raises:
@@ -106,7 +105,6 @@ class InstabilitySweep:
         threshold: float = 0.02,
         alphas: int = 21,
         recalibrate: int = 0,
-        fast: bool = False,
         margin: float = 0.01,
     ) -> None:
         self.project: Factories | Mapping[str, Any] = Factories(make_module, make_data, make_trainer)
@@ -126,7 +124,6 @@ class InstabilitySweep:
             threshold=threshold,
             alphas=alphas,
             recalibrate=recalibrate,
-            fast=fast,
             margin=margin,
         )
 

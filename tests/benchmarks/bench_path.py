@@ -49,12 +49,10 @@ def run(toy: bool = False) -> Iterator[Row]:
     yield from _line("MLP", lenet_300_100, few, places, rounds, ">= 9 x")
     yield from _line("MLP", lenet_300_100, many, places, rounds, ">= 9 x")
     yield from _growth(few, places, rounds)
-    yield from _line("ResNet-20", lambda: resnet(8 if toy else 20), few // 2, places, rounds, goal_of_fast=">= 2.5 x")
+    yield from _line("ResNet-20", lambda: resnet(8 if toy else 20), few // 2, places, rounds)
 
 
-def _line(
-    name: str, make: Callable[[], nn.Module], n: int, places: int, rounds: int, goal: str = "", goal_of_fast: str = ""
-) -> list[Row]:
+def _line(name: str, make: Callable[[], nn.Module], n: int, places: int, rounds: int, goal: str = "") -> list[Row]:
     """With what decoding and forward passes alone allow."""
     loader = DataLoader(Encoded(n, grey=name == "MLP"), batch_size=128)
     with tempfile.TemporaryDirectory() as folder:
@@ -67,24 +65,17 @@ def _line(
             "decode": lambda: list(loader),
             "pass": lambda: _tested(module, cached),
         }
-        has_convolutions = any(isinstance(child, nn.Conv2d) for child in module.modules())
-        if has_convolutions:
-            variants["fast"] = lambda: _ours(module, loader, ends, places, fast=True)
         times = interleaved(variants, rounds)
     best = [
         places * (d + f) / (d + places * f) * o / n
         for d, f, o, n in zip(times["decode"], times["pass"], times["ours"], times["naive"], strict=True)
     ]
     what = f"path, {name}, {places} places, {n} images"
-    rows = [
+    return [
         ratio(f"{what}: `Trainer.test` at each / ours", times["naive"], times["ours"], goal=goal),
         plain(f"{what}: speed-up that decoding once allows, by the one reached", best, "x", goal="<= 1.1 x"),
         ratio(f"{what}: a loop of one's own, without Lightning / ours", times["bare"], times["ours"], goal=goal),
     ]
-    if has_convolutions:
-        fast = f"{what}: `Trainer.test` at each / ours, `fast`"
-        rows.append(ratio(fast, times["naive"], times["fast"], goal=goal_of_fast))
-    return rows
 
 
 def _growth(n: int, places: int, rounds: int) -> list[Row]:
@@ -114,8 +105,8 @@ def _ends(make: Callable[[], nn.Module], folder: Path, count: int) -> tuple[Ligh
     return module, files
 
 
-def _ours(module: LightningModule, loader: DataLoader, ends: list[Path], places: int, fast: bool = False) -> None:
-    path(module, loader, ends, trainer=_trainer(), alphas=[k / (places - 1) for k in range(places)], fast=fast)
+def _ours(module: LightningModule, loader: DataLoader, ends: list[Path], places: int) -> None:
+    path(module, loader, ends, trainer=_trainer(), alphas=[k / (places - 1) for k in range(places)])
 
 
 @torch.no_grad()

@@ -1,5 +1,4 @@
 import sys
-import warnings
 from pathlib import Path
 from typing import NamedTuple
 
@@ -269,68 +268,15 @@ def test_limited_batches_are_what_is_counted(tmp_path):
     assert report.samples == 16
 
 
-class Seen(Judged):
-    """A small CNN that writes down how its batches and weights come."""
-
-    def __init__(self, network: nn.Module | None = None) -> None:
-        super().__init__(
-            network or nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3), nn.Flatten(), nn.Linear(64, 2))
-        )
-        self.sizes, self.layouts = [], set()
-
-    def test_step(self, batch, batch_idx):
-        super().test_step(batch, batch_idx)
-        self.sizes.append(len(batch[0]))
-        weight = self.network[0].weight
-        self.layouts.add(weight.ndim == 4 and weight.is_contiguous(memory_format=torch.channels_last))
-
-
-def test_fast_passes_find_the_same_up_to_rounding_and_leave_the_module_as_it_was(tmp_path):
-    files = []
-    for seed in (0, 1):
-        torch.manual_seed(seed)
-        files.append(tmp_path / f"{seed}.pt")
-        torch.save(Seen().state_dict(), files[-1])
-    x, y = torch.randn(330, 3, 8, 8), torch.randint(0, 2, (330,))
-    loader = DataLoader(TensorDataset(x, y), batch_size=200)
-    as_it_is, fast = Seen(), Seen()
-    reports = [
-        path(module, loader, files, trainer=trainer(tmp_path), alphas=(0, 0.5, 1), fast=module is fast)
-        for module in (as_it_is, fast)
-    ]
-    assert as_it_is.sizes == [200, 130] * 3 and as_it_is.layouts == {False}
-    assert fast.sizes == [*[28, 29, 28, 29, 28, 29, 29], *[26] * 5] * 3 and fast.layouts == {True}
-    assert reports[0].samples == reports[1].samples == 330
-    for name, curve in reports[0].curves[0, 1].items():
-        assert reports[1].curves[0, 1][name] == pytest.approx(curve, abs=1e-6)
-    assert all(param.is_contiguous() for param in fast.parameters())
-    assert path(fast, loader, files, trainer=trainer(tmp_path, limit_test_batches=1), fast=True).samples == 200
-    fast.network[3].forward = lambda x: x.view(len(x), -1)
-    with pytest.raises(LotteryError, match="use `reshape` or `flatten` there, or judge without `fast`"):
-        path(fast, loader, files, trainer=trainer(tmp_path), fast=True)
-    assert all(param.is_contiguous() for param in fast.parameters())
-
-
-def test_fast_changes_nothing_without_convolutions_and_says_so(tmp_path):
-    files = saved(tmp_path, trained(0, steps=1), trained(1, steps=1))
-    module, loader = Seen(mlp()), quadrants(batch_size=48)
-    with warnings.catch_warnings(record=True) as said:
-        warnings.simplefilter("always", UserWarning)
-        found = path(module, loader, files, trainer=trainer(tmp_path), alphas=(0, 1), fast=True)
-    assert "`fast` changes nothing for Seen: it has no Conv2d." in [str(warning.message) for warning in said]
-    assert max(module.sizes) == 48
-    assert found.curves == path(Judged(mlp()), loader, files, trainer=trainer(tmp_path), alphas=(0, 1)).curves
-
-
 class Record(NamedTuple):
     x: torch.Tensor
     names: list[str]
 
 
-def test_ranks_have_equally_many_parts_of_every_batch_and_what_has_an_entry_a_sample_is_cut_alike():
+def test_ranks_have_a_part_of_every_batch_and_what_has_an_entry_a_sample_is_cut_alike():
     rows = [Record(torch.arange(n), [str(i) for i in range(n)]) for n in (129, 64, 3)]
-    shares = [list(Batches(rows, rank=rank, world_size=2, at_most=64)) for rank in (0, 1)]
-    assert [[len(part.x) for part in share] for share in shares] == [[32, 32, 32, 1], [32, 33, 32, 2]]
+    shares = [list(Batches(rows, rank=rank, world_size=2)) for rank in (0, 1)]
+    assert [[len(part.x) for part in share] for share in shares] == [[64, 32, 1], [65, 32, 2]]
     for part in (part for share in shares for part in share):
         assert list(map(str, part.x.tolist())) == part.names
 

@@ -567,8 +567,7 @@ if DEVICES > 1:
         config = {"seed_everything": seed, "ckpt_path": str(OUT / "start/start.ckpt")}
         train(Child(OUT / name, "fit", config), "", project)
 options = {"monitor": "test_acc", "mode": "max", "threshold": 0.02, "alphas": 5, "recalibrate": 0, "layer_alphas": [],
-           "fast": False, "predict": None,
-           "checkpoints": [str(children / n / "last.ckpt") for n in ("1", "1-again", "2")],
+           "predict": None, "checkpoints": [str(children / n / "last.ckpt") for n in ("1", "1-again", "2")],
            "is_null_control": False}
 lines = Child(OUT / "lines", "lines", {"seed_everything": 0, "ckpt_path": None}, {}, options)
 judge_lines(lines, "", project)
