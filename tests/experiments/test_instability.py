@@ -612,7 +612,9 @@ def test_children_trained_at_once_are_those_trained_one_after_another(parent, tm
     for seed in (1, 2):
         assert same(weights(tmp_path / f"seed-{seed}"), weights(tmp_path / f"sequence/seed-{seed}"))
         assert (tmp_path / f"seed-{seed}/progress").read_text().endswith(f" {STEPS}")
-    broken = Child(tmp_path / "broken", "fit", {**config, "make_module": {"function": "helpers.projects:none", "source": ""}})
+    broken = Child(
+        tmp_path / "broken", "fit", {**config, "make_module": {"function": "helpers.projects:none", "source": ""}}
+    )
     whole = Child(tmp_path / "whole", "fit", config, {}, {"ticket": None})
     with pytest.raises(LotteryError, match=r"broken failed with exit code 2; what is done stays. \(see .*child.log\)"):
         run_together([("broken", broken), ("whole", whole)], quiet, jobs=2)
