@@ -102,5 +102,6 @@ def test_imports_only_go_down(module):
 
 
 @pytest.mark.parametrize("module", [name for name in MODULES if name.split(".")[0] == "zoo"])
-def test_the_zoo_knows_only_itself_and_errors(module):
-    assert {name for name in imports_of(module) if name != "errors" and name.split(".")[0] != "zoo"} == set()
+def test_the_zoo_knows_only_itself_and_the_floors_named_for_it(module):
+    allowed = {"zoo", "errors", "checks", "files", "functional", "hooks"}
+    assert {name for name in imports_of(module) if name.split(".")[0] not in allowed} == set()

@@ -19,9 +19,11 @@ from lightning_lottery.functional.schedules import Schedule
 from lightning_lottery.functional.settling.detector import Verdict
 from lightning_lottery.functional.settling.rules import Rule
 from lightning_lottery.functional.settling.watch import Per, Probe, Watch, names_of
-from lightning_lottery.hooks.clock import batches_that_stepped, steps_of_fit
+from lightning_lottery.hooks.clock import steps_of_fit
+from lightning_lottery.hooks.loggers import draw_to_all, folder_of, log_to_all
 from lightning_lottery.hooks.mask_callback import MaskCallback
 from lightning_lottery.hooks.masked import Masked, check_agreement
+from lightning_lottery.hooks.private import batches_that_stepped
 from lightning_lottery.scope import named_parameters, ties
 from lightning_lottery.ticket import Ticket, ticket_of
 from lightning_lottery.units.attention import open_attention_
@@ -244,7 +246,7 @@ class EarlyBird(MaskCallback):
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._masked.mask_weights_()
-        folder = Path(trainer.log_dir or trainer.default_root_dir)  # `log_dir` is collective: asked for on every rank
+        folder = folder_of(trainer)  # collective: asked for on every rank
         if trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             for name, ticket in self._tickets.items():
                 ticket.save(folder / self._folder / f"{name}.safetensors")
@@ -507,9 +509,8 @@ class EarlyBird(MaskCallback):
         for name, of in self._watch.norms.items():
             for step, norm in of[before[name] :]:
                 at.setdefault(step, {})[self._key(f"early_bird/norm/{name}")] = norm
-        for logger in trainer.loggers:
-            for step, values in at.items():
-                logger.log_metrics(values, step=labels[step])
+        for step, values in at.items():
+            log_to_all(trainer, values, labels[step])
 
     def _log_probes(self, trainer: Trainer, probes: Sequence[Probe]) -> None:
         values: dict[str, float] = {}
@@ -530,6 +531,4 @@ class EarlyBird(MaskCallback):
                 if self._has_settled(f"{rule}-{name}"):
                     draws[name][rule] = self._tickets[f"{rule}-{name}"].provenance["step"]
         for name, figure in write_records(folder, self._watch, self._probes, draws).items():
-            for logger in trainer.loggers:
-                if draw := getattr(getattr(logger, "experiment", None), "add_figure", None):
-                    draw(self._key(f"early_bird/{name}"), figure, self.step)
+            draw_to_all(trainer, self._key(f"early_bird/{name}"), figure, self.step)

@@ -5,9 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
@@ -15,7 +13,10 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from lightning_lottery.errors import LotteryError
-from lightning_lottery.hooks.clock import batches_that_stepped, enter
+from lightning_lottery.hooks.clock import enter
+from lightning_lottery.hooks.loggers import log_to_all
+from lightning_lottery.hooks.private import averaged_copy, batches_that_stepped
+from lightning_lottery.hooks.strategies import refuse_sharding
 from lightning_lottery.scope import plain_name
 from lightning_lottery.units.attention import open_attention_
 from lightning_lottery.units.groups import Group, groups_of, owners_of
@@ -127,14 +128,10 @@ class NetworkSlimming(Callback):
         if self._groups and {id(c) for c in self.coefficients.values()} <= {id(p) for p in pl_module.parameters()}:
             return  # a fit that was broken off goes on
         self._groups, self._layers, self._scales = {}, {}, {}
-        if isinstance(trainer.strategy, (FSDPStrategy, ModelParallelStrategy, DeepSpeedStrategy)):
-            raise MisconfigurationException(
-                f"NetworkSlimming needs whole parameters on every rank, and {type(trainer.strategy).__name__} shards "
-                "them: use strategy='ddp', or one device."
-            )
+        refuse_sharding(trainer, "NetworkSlimming")
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
         for other in callbacks:
-            if getattr(other, "_average_model", None) is not None:
+            if averaged_copy(other) is not None:
                 raise LotteryError(
                     f"{type(other).__name__} has copied the module before NetworkSlimming added its coefficients: put "
                     "NetworkSlimming first in the list of callbacks."
@@ -305,8 +302,7 @@ class NetworkSlimming(Callback):
             for name, pair in zip(self._groups, values, strict=True)
             for what, value in zip(("mean", "min"), pair, strict=True)
         }
-        for logger in trainer.loggers:
-            logger.log_metrics(named, step=batches_that_stepped(trainer))
+        log_to_all(trainer, named)
 
 
 def folded(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -3,7 +3,6 @@
 import os
 import random
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,11 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_lottery.errors import LotteryError
-from lightning_lottery.hooks.clock import StepClock, enter, restore_loader
+from lightning_lottery.functional.counters import mix64
+from lightning_lottery.hooks.clock import StepClock, enter
+from lightning_lottery.hooks.loggers import folder_of
+from lightning_lottery.hooks.private import restore_loader, validates_after_this_batch
+from lightning_lottery.hooks.saving import save_whole
 
 
 class Snapshots(Callback):
@@ -70,9 +73,9 @@ class Snapshots(Callback):
             self.clock.load_state_dict(state_dict)
 
     def _save(self, trainer: Trainer) -> None:
-        folder = trainer.log_dir or trainer.default_root_dir
+        folder = folder_of(trainer)
         if self.clock.step in self.steps and not trainer.fast_dev_run:  # type: ignore[attr-defined]
-            save_whole(trainer, Path(folder) / "snapshots" / f"step={self.clock.step}.ckpt")
+            save_whole(trainer, folder / "snapshots" / f"step={self.clock.step}.ckpt")
 
 
 class ExactResume(Callback):
@@ -125,7 +128,8 @@ class ExactResume(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
         seed = self.seed if self.seed is not None else int(os.environ.get("PL_GLOBAL_SEED", 0))
-        mixed = mix64(seed, trainer.fit_loop.total_batch_idx, trainer.global_rank)
+        # with the carry, as since the first version: a run that began under an older one goes on as it would have
+        mixed = mix64(seed, trainer.fit_loop.total_batch_idx, trainer.global_rank, carry=True)
         torch.manual_seed(mixed)
         random.seed(mixed)
         np.random.seed(mixed % 2**32)
@@ -133,7 +137,7 @@ class ExactResume(Callback):
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
         if self.clock.tick(trainer) and self.clock.step % self.every == 0:
             self._is_due = True
-            if not _validates_now(trainer):
+            if not validates_after_this_batch(trainer):
                 self._save(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -158,9 +162,9 @@ class ExactResume(Callback):
 
     def _save(self, trainer: Trainer) -> None:
         self._is_due = False
-        folder = trainer.log_dir or trainer.default_root_dir
+        folder = folder_of(trainer)
         if not trainer.fast_dev_run:  # type: ignore[attr-defined]
-            save_whole(trainer, Path(folder) / "resume.ckpt")
+            save_whole(trainer, folder / "resume.ckpt")
 
 
 def log_spaced(last: int, points: int) -> list[int]:
@@ -173,44 +177,3 @@ def log_spaced(last: int, points: int) -> list[int]:
     if last < 1 or points < 2:
         raise LotteryError(f"`log_spaced` needs last >= 1 and points >= 2, got {last} and {points}.")
     return sorted({0, *(int(step) for step in np.geomspace(1, last, points - 1).round())})
-
-
-def save_whole(trainer: Trainer, path: Path) -> None:
-    """Save a checkpoint beside its target, force it to the disk, then rename it. Collective: called on every rank.
-
-    Raises:
-        LotteryError: It cannot be written.
-    """
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        trainer.save_checkpoint(partial, weights_only=False)
-        if trainer.is_global_zero:
-            with open(partial, "rb") as file:
-                os.fsync(file.fileno())
-            os.replace(partial, path)
-    except (OSError, RuntimeError) as error:  # torch's zip writer turns a full disk into a RuntimeError
-        partial.unlink(missing_ok=True)
-        raise LotteryError(f"The checkpoint '{path}' could not be written: {error}.") from error
-    trainer.strategy.barrier()
-
-
-def mix64(*numbers: int) -> int:
-    """One well-mixed number in [0, 2^64) from several: splitmix64 over each in turn.
-
-    Example:
-        >>> mix64(0, 1) != mix64(1, 0)
-        True
-    """
-    mixed = 0
-    for number in numbers:
-        mixed = (mixed ^ (number % 2**64)) + 0x9E3779B97F4A7C15
-        mixed = ((mixed ^ (mixed >> 30)) * 0xBF58476D1CE4E5B9) % 2**64
-        mixed = ((mixed ^ (mixed >> 27)) * 0x94D049BB133111EB) % 2**64
-        mixed ^= mixed >> 31
-    return mixed
-
-
-def _validates_now(trainer: Trainer) -> bool:
-    """Whether Lightning validates right after this batch."""
-    fetcher = trainer.fit_loop._data_fetcher
-    return fetcher is not None and trainer.fit_loop.epoch_loop._should_check_val_fx(fetcher)

@@ -9,19 +9,21 @@ import torch
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.strategies.launchers.multiprocessing import _MultiProcessingLauncher
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from lightning_lottery.callbacks import ExactResume, MaskFreezing
-from lightning_lottery.callbacks.snapshots import save_whole
 from lightning_lottery.children.child import Child, Row, tell_progress
 from lightning_lottery.children.conditions import Conditions
 from lightning_lottery.children.factories import Factories
 from lightning_lottery.children.level import with_level, with_snapshots
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.hooks.clock import enter
+from lightning_lottery.hooks.loggers import device_of
 from lightning_lottery.hooks.mask_callback import MaskCallback
+from lightning_lottery.hooks.private import batches_that_stepped_in
 from lightning_lottery.hooks.quiet import without_noise
+from lightning_lottery.hooks.saving import save_whole
+from lightning_lottery.hooks.strategies import refuse_spawning
 
 
 class Built(Protocol):
@@ -114,19 +116,6 @@ def _fit(trainer: Trainer, model: LightningModule, data: LightningDataModule | N
     trainer.fit(model, datamodule=data, ckpt_path=checkpoint)
     if trainer.interrupted:
         raise KeyboardInterrupt
-
-
-def refuse_spawning(trainer: Trainer) -> None:
-    """Refuse strategies whose ranks are forks or spawns of this process: what they find stays in them.
-
-    Raises:
-        LotteryError: The Trainer has such a strategy.
-    """
-    if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher) and trainer.num_devices > 1:
-        raise LotteryError(
-            f"A child runs under strategies that start processes of their own, such as 'ddp'; the ranks of "
-            f"{type(trainer.strategy).__name__} ('ddp_spawn', 'ddp_fork', 'ddp_notebook') would keep what they measure."
-        )
 
 
 class _EndsBeforeItsFirstStep(Callback):
@@ -222,8 +211,7 @@ def _logger(folder: Path, resume: str) -> TensorBoardLogger:
     """Curves straight in the folder; they replace those that a killed run left of the steps still to come."""
     purge = 0
     if resume:
-        loops = torch.load(resume, map_location="meta", weights_only=True)["loops"]
-        purge = loops["fit_loop"]["epoch_loop.state_dict"]["_batches_that_stepped"] + 1
+        purge = batches_that_stepped_in(torch.load(resume, map_location="meta", weights_only=True)) + 1
     return TensorBoardLogger(folder, name="", version="", default_hp_metric=False, purge_step=purge)
 
 
@@ -233,9 +221,3 @@ def _samples(trainer: Trainer, metric: str) -> int | None:
     dataset = getattr(getattr(trainer, f"{split}_dataloaders"), "dataset", None)
     limit = getattr(trainer, f"limit_{split}_batches")
     return len(dataset) if isinstance(dataset, Sized) and isinstance(limit, float) and limit == 1 else None
-
-
-def device_of(trainer: Trainer) -> str:
-    """Name of the device that a Trainer computes on, for records."""
-    device = trainer.strategy.root_device
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

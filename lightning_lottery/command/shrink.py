@@ -1,7 +1,6 @@
 """Shrink the network of somebody's checkpoint: what ``lightning-lottery shrink`` does."""
 
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from lightning_lottery.children.project import Project
 from lightning_lottery.connectivity.evaluation import loader_of
 from lightning_lottery.connectivity.path import read_state
 from lightning_lottery.errors import LotteryError
+from lightning_lottery.hooks.quiet import without_logging
 from lightning_lottery.ticket import Ticket
 from lightning_lottery.units.removal import shrink
 from lightning_lottery.units.saved import comparison, measure, save_shrunk
@@ -89,7 +89,7 @@ def _least_informative(
 def _training_loss(module: nn.Module, batch: Any) -> Tensor:
     """The loss of the module's own ``training_step``."""
     assert isinstance(module, LightningModule)
-    with _silent(module):
+    with without_logging(module):
         found = module.training_step(batch, 0)
     loss = found["loss"] if isinstance(found, Mapping) else found
     if not isinstance(loss, Tensor):
@@ -113,15 +113,3 @@ def _inputs_of(module: LightningModule, submodule: str, batch: Any) -> Any:
     if not found:
         raise LotteryError(f"`training_step` of {type(module).__name__} does not call '{submodule or 'forward'}'.")
     return found[0]
-
-
-@contextmanager
-def _silent(module: LightningModule) -> Iterator[None]:
-    """What the module logs goes nowhere: there is no Trainer that would take it."""
-    names = ("log", "log_dict")
-    module.__dict__.update(dict.fromkeys(names, lambda *_, **__: None))
-    try:
-        yield
-    finally:
-        for name in names:
-            del module.__dict__[name]

@@ -20,6 +20,7 @@ from lightning_lottery.connectivity.lines import forward_of
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.functional.alignment import Coupling, Couplings, match_weights, permute
 from lightning_lottery.functional.connectivity import State
+from lightning_lottery.hooks.quiet import logging_to
 from lightning_lottery.scope import plain_name, ties
 from lightning_lottery.units.tracing import permutable
 
@@ -141,7 +142,7 @@ def _outcome_of(
     def run(state: State) -> list[Tensor]:
         twin.get_submodule(submodule).load_state_dict(state, strict=False)
         seen.values, seen.last = [], None
-        with _saying_why(twin, split), torch.random.fork_rng(devices=[]), torch.no_grad():
+        with _saying_why(twin, split), logging_to(twin, seen.log), torch.random.fork_rng(devices=[]), torch.no_grad():
             torch.manual_seed(0)
             returned = step(batch)
         found = tree_leaves([seen.values, seen.last, returned])
@@ -169,8 +170,11 @@ class _Seen:
         self.last: Any = None
         self.depth = 0
 
+    def log(self, name: str, value: Any, *_: Any, **__: Any) -> None:
+        """Stands in for ``LightningModule.log``."""
+        self.values.append(value)
+
     def watch(self, module: LightningModule) -> None:
-        module.__dict__["log"] = lambda name, value, *_, **__: self.values.append(value)
         for child in module.modules():
             if not isinstance(child, Metric):
                 child.register_forward_pre_hook(self.enter)

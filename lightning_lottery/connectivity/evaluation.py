@@ -1,14 +1,12 @@
 """Evaluate one module with many sets of weights: batches are loaded once, every metric is averaged over samples."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence, Sized
 from itertools import islice
 from typing import Any, Literal
 
 import torch
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
-from lightning.pytorch.trainer.call import _call_callback_hooks, _call_lightning_module_hook, _call_strategy_hook
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
@@ -17,6 +15,16 @@ from torchmetrics import Metric
 
 from lightning_lottery.connectivity.batches import Batches
 from lightning_lottery.errors import LotteryError
+from lightning_lottery.hooks.private import (
+    before_transfer,
+    call_callbacks,
+    call_module,
+    call_strategy,
+    capture_modes,
+    evaluation_loop,
+    restore_modes,
+)
+from lightning_lottery.hooks.quiet import logging_to
 
 Split = Literal["train", "val", "test"]
 
@@ -138,7 +146,7 @@ class Evaluator:
         others = [callback for callback in callbacks if not isinstance(callback, ProgressBar)]
         self.trainer.callbacks = [*others, recorder]  # type: ignore[attr-defined]
         try:
-            with _logging_to(self.module, recorder):
+            with logging_to(self.module, recorder.log):
                 run = self.trainer.test if self.split == "test" else self.trainer.validate
                 run(self.module, datamodule=self.serving, verbose=False)
         finally:
@@ -181,7 +189,7 @@ class _Recorder(Callback):
 
     def _run_through(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """What Lightning's loop does from one setting's ``on_test_start`` of this callback to that of the next."""
-        split, loop = self.evaluator.split, trainer._evaluation_loop
+        split, loop = self.evaluator.split, evaluation_loop(trainer)
         prefix = "on_test" if split == "test" else "on_validation"
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
         here = callbacks.index(self)  # those that the module configures stand behind
@@ -191,23 +199,22 @@ class _Recorder(Callback):
                 getattr(callback, f"{prefix}_start")(trainer, pl_module)
 
         def call(hook: str, *given: Any) -> None:
-            _call_callback_hooks(trainer, f"{prefix}_{hook}", *given)
-            _call_lightning_module_hook(trainer, f"{prefix}_{hook}", *given)
+            call_callbacks(trainer, f"{prefix}_{hook}", *given)
+            call_module(trainer, f"{prefix}_{hook}", *given)
 
         start(callbacks[here + 1 :])
-        _call_lightning_module_hook(trainer, f"{prefix}_start")
+        call_module(trainer, f"{prefix}_start")
         call("epoch_start")
         limit, with_index = int(loop.max_batches[0]), takes_index(pl_module, split)
         for index, batch in enumerate(islice(self.evaluator.batches, limit)):
             loop.batch_progress.is_last_batch = index == limit - 1
-            batch = trainer.precision_plugin.convert_input(batch)
-            batch = pl_module._on_before_batch_transfer(batch, dataloader_idx=0)
-            batch = _call_strategy_hook(trainer, "batch_to_device", batch, dataloader_idx=0)
+            batch = before_transfer(trainer, pl_module, batch)
+            batch = call_strategy(trainer, "batch_to_device", batch, dataloader_idx=0)
             loop.batch_progress.increment_ready()
             call("batch_start", batch, index)
             loop.batch_progress.increment_started()
             given = (batch, index) if with_index else (batch,)
-            output = _call_strategy_hook(trainer, step_name(split), *given)
+            output = call_strategy(trainer, step_name(split), *given)
             loop.batch_progress.increment_processed()
             call("batch_end", output, batch, index)
             loop.batch_progress.increment_completed()
@@ -216,12 +223,12 @@ class _Recorder(Callback):
         call("epoch_end")
         call("end")
         if is_overridden(f"{prefix}_model_train", pl_module):
-            _call_lightning_module_hook(trainer, f"{prefix}_model_train")
+            call_module(trainer, f"{prefix}_model_train")
         else:
-            loop._module_mode.restore(pl_module)
+            restore_modes(loop, pl_module)
         loop.batch_progress.reset_on_run()
-        loop._module_mode.capture(pl_module)
-        _call_lightning_module_hook(trainer, f"{prefix}_model_eval")
+        capture_modes(loop, pl_module)
+        call_module(trainer, f"{prefix}_model_eval")
         start(callbacks[:here])
 
     def _begin_batch(self, *given: Any) -> None:
@@ -306,13 +313,3 @@ def _serving(batches: Batches, split: Split, data: Any) -> LightningDataModule:
         methods[hook] = lambda self, *given, _hook=hook, **named: getattr(data, _hook)(*given, **named)
     serving: LightningDataModule = type("Serving", (LightningDataModule,), methods)()
     return serving
-
-
-@contextmanager
-def _logging_to(module: LightningModule, recorder: _Recorder) -> Iterator[None]:
-    """Send what the module logs to the recorder."""
-    module.__dict__["log"] = recorder.log
-    try:
-        yield
-    finally:
-        del module.__dict__["log"]

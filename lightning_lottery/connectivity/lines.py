@@ -13,6 +13,7 @@ from lightning_lottery.connectivity.evaluation import Evaluator, Split, step_of,
 from lightning_lottery.connectivity.path_report import Curve, LayerKey, Pair
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.functional.connectivity import State, interpolate_, recalibrate_batch_norm_
+from lightning_lottery.hooks.quiet import without_logging
 from lightning_lottery.scope import ties
 
 
@@ -87,14 +88,10 @@ class Lines:
 
     def _recalibrate_(self, module: LightningModule) -> None:
         step = forward_of(module, self.evaluate.split)
-        log, module.__dict__["log"] = module.__dict__["log"], lambda *_, **__: None
-        try:
-            strategy, precision = module.trainer.strategy, module.trainer.precision_plugin
-            moved = (precision.convert_input(strategy.batch_to_device(batch)) for batch in self.training)
-            with precision.test_step_context():
-                recalibrate_batch_norm_(module, step, moved)
-        finally:
-            module.__dict__["log"] = log
+        strategy, precision = module.trainer.strategy, module.trainer.precision_plugin
+        moved = (precision.convert_input(strategy.batch_to_device(batch)) for batch in self.training)
+        with without_logging(module), precision.test_step_context():
+            recalibrate_batch_norm_(module, step, moved)
 
     def _curve(self, line: Sequence[Mapping[str, float]]) -> Curve:
         if self.monitor not in line[0]:

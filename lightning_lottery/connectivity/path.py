@@ -15,7 +15,6 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
 
-from lightning_lottery.children.fit import device_of
 from lightning_lottery.connectivity.aligning import Moved, aligner_of
 from lightning_lottery.connectivity.batches import Batches
 from lightning_lottery.connectivity.evaluation import Evaluator, loader_of, stage_of, sum_over_ranks
@@ -35,6 +34,7 @@ from lightning_lottery.functional.connectivity import (
     layers_of,
 )
 from lightning_lottery.functional.masks import hamming
+from lightning_lottery.hooks.loggers import device_of
 
 ALPHAS = tuple(float(alpha) for alpha in np.linspace(0, 1, 21))
 """Where the line is evaluated by default: both ends and the middle among them."""

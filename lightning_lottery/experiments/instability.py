@@ -17,13 +17,14 @@ from lightning_lottery.children.conditions import check_contract
 from lightning_lottery.children.engine import engine_of, of_environment
 from lightning_lottery.children.factories import IMPORTING, Factories, address_of, imported
 from lightning_lottery.children.fingerprint import leaves
-from lightning_lottery.children.fit import Built, refuse_spawning, train
+from lightning_lottery.children.fit import Built, train
 from lightning_lottery.connectivity.path import load_plain, path
 from lightning_lottery.connectivity.path_report import PathReport, table_of, verdict_of, write_report
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.experiments.settings import InstabilitySettings
 from lightning_lottery.hooks.mask_callback import MaskCallback
 from lightning_lottery.hooks.quiet import without_noise
+from lightning_lottery.hooks.strategies import refuse_spawning
 
 JUDGED = ("monitor", "mode", "threshold", "alphas", "recalibrate", "layer_alphas", "predict")
 """The settings that judge children, as opposed to those that say which are trained."""

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from lightning_lottery.errors import LotteryError
+from lightning_lottery.functional.modes import modes_kept
 
 State = Mapping[str, Tensor]
 """A module's state: name to parameter or buffer."""
@@ -119,21 +120,19 @@ def recalibrate_batch_norm_(module: nn.Module, forward: Callable[[object], objec
     Source: Izmailov et al. 2018 (SWA), section 3; used for interpolated networks by Jordan et al. 2023 (REPAIR).
     """
     norms = [child for child in module.modules() if isinstance(child, _BatchNorm) and child.track_running_stats]
-    modes = {child: child.training for child in module.modules()}
     momenta = [norm.momentum for norm in norms]
-    try:
+    with modes_kept(module):
         module.eval()
-        for norm in norms:
-            norm.reset_running_stats()
-            norm.momentum = None  # cumulative average
-            norm.train()
-        for batch in batches:
-            forward(batch)
-    finally:
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum
-        for child, mode in modes.items():
-            child.training = mode
+        try:
+            for norm in norms:
+                norm.reset_running_stats()
+                norm.momentum = None  # cumulative average
+                norm.train()
+            for batch in batches:
+                forward(batch)
+        finally:
+            for norm, momentum in zip(norms, momenta, strict=True):
+                norm.momentum = momentum
 
 
 def layers_of(module: nn.Module) -> dict[str, tuple[str, ...]]:

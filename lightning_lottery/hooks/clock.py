@@ -107,19 +107,6 @@ def _place(callback: Callback) -> float:
     return callback.lottery_place if isinstance(callback, ActsLate) else 0
 
 
-def restore_loader(trainer: Trainer) -> None:
-    """Give a stateful training loader its position back, in ``on_train_start``; nothing to do where it has it.
-
-    Whoever asks for ``estimated_stepping_batches`` before Lightning restores the loops (schedules of sparsity or of the
-    learning rate must) makes it set up the loader too early, and it then drops the loader's saved state: a resume in
-    the middle of an epoch would begin that epoch's data anew. Lightning 2.6.6, ``_FitLoop.setup_data``.
-    """
-    loop = trainer.fit_loop
-    if loop._combined_loader_states_to_load and loop._data_fetcher is not None:
-        loop._load_combined_loader_states()
-        iter(loop._data_fetcher)
-
-
 _ENTRY_BY_ENTRY = (ASGD, SGD, Adadelta, Adagrad, Adam, Adamax, AdamW, NAdam, RAdam, RMSprop, Rprop)
 
 
@@ -143,11 +130,6 @@ def gradients_matter(trainer: Trainer, callback: Callback) -> bool:
         or any(is_overridden("on_before_optimizer_step", onlooker) for onlooker in (module, *later))
         or any(type(optimizer) not in _ENTRY_BY_ENTRY for optimizer in trainer.optimizers)
     )
-
-
-def batches_that_stepped(trainer: Trainer) -> int:
-    """The number that loggers label the present batch with, whatever optimizers and scalers did."""
-    return int(trainer.fit_loop.epoch_loop._batches_that_stepped)
 
 
 def steps_of_fit(trainer: Trainer, module: LightningModule) -> int | None:

@@ -6,9 +6,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
@@ -21,13 +19,14 @@ from lightning_lottery.functional.masks import Masks, Scores, keep_top, overlap
 from lightning_lottery.functional.schedules import Schedule
 from lightning_lottery.hooks.clock import (
     StepClock,
-    batches_that_stepped,
     enter,
     gradients_matter,
-    restore_loader,
     steps_of_fit,
 )
+from lightning_lottery.hooks.loggers import folder_of, log_to_all
 from lightning_lottery.hooks.masked import Masked, check_agreement, cloned
+from lightning_lottery.hooks.private import restore_loader
+from lightning_lottery.hooks.strategies import refuse_sharding
 from lightning_lottery.scope import Scope, size_of, ties
 from lightning_lottery.ticket import Ticket, ticket_of, versions
 
@@ -212,11 +211,7 @@ class MaskCallback(Callback):
             return
         if trainer.global_step == 0:  # otherwise a second `fit` of the same Trainer, which goes on
             self._reset()
-        if isinstance(trainer.strategy, (FSDPStrategy, ModelParallelStrategy, DeepSpeedStrategy)):
-            raise MisconfigurationException(
-                f"{self.label} needs whole parameters on every rank, and {type(trainer.strategy).__name__} shards "
-                "them: use strategy='ddp', or one device."
-            )
+        refuse_sharding(trainer, self.label)
         if any(other.name == self.name for other in self._others(trainer)):
             raise LotteryError(
                 f"Two callbacks would both write {self._ticket_file}: give {self.label} a `name` of its own."
@@ -313,11 +308,11 @@ class MaskCallback(Callback):
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._masked.mask_weights_()  # whatever else wrote weights in its `on_train_end`
-        folder = trainer.log_dir or trainer.default_root_dir  # `log_dir` is collective: asked for on every rank
+        folder = folder_of(trainer)  # collective: asked for on every rank
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             rank_zero_info(f"{self.label} writes no ticket in a fast_dev_run.")
         elif trainer.is_global_zero:
-            path = Path(folder) / self._ticket_file
+            path = folder / self._ticket_file
             self.ticket().save(path)
             rank_zero_info(f"{self.label}: sparsity {self.sparsity:.4f} of the scope; the ticket is '{path}'.")
 
@@ -493,6 +488,4 @@ class MaskCallback(Callback):
 
     def _to_loggers(self, trainer: Trainer, values: Mapping[str, float]) -> None:
         """Write values beside the step's own, whatever ``log_every_n_steps`` leaves out."""
-        keyed = {self._key(key): float(value) for key, value in values.items()}
-        for logger in trainer.loggers:
-            logger.log_metrics(keyed, step=batches_that_stepped(trainer))
+        log_to_all(trainer, {self._key(key): float(value) for key, value in values.items()})

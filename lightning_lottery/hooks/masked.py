@@ -13,6 +13,7 @@ from torch.optim.swa_utils import AveragedModel
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.files import hash_of_tensors
 from lightning_lottery.functional.masks import Masks, count, zero_removed_
+from lightning_lottery.hooks.private import averaged_copy
 from lightning_lottery.scope import named_parameters, plain_name
 
 
@@ -116,5 +117,5 @@ def cloned(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _averaged_copies(callbacks: Iterable[Callback]) -> list[nn.Module]:
     """Copies of the module that averaging callbacks keep: WeightAveraging wraps its own once more, SWA does not."""
-    kept = [getattr(callback, "_average_model", None) for callback in callbacks]
-    return [c.module if isinstance(c, AveragedModel) else c for c in kept if isinstance(c, nn.Module)]
+    averages = [average for callback in callbacks if (average := averaged_copy(callback)) is not None]
+    return [average.module if isinstance(average, AveragedModel) else average for average in averages]

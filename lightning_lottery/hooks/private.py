@@ -1,6 +1,135 @@
 """Every private name of Lightning that this package uses, with the version on which each was checked.
 
-Nothing else in the package names one: what breaks with a new Lightning breaks here.
+Nothing else in the package names one: what breaks with a new Lightning breaks here. The one exception is the command's
+own ``LightningCLI``, whose steps can only be overridden under their private names.
 
 Checked on Lightning 2.6.6.
 """
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from copy import copy
+from typing import Any, TypeVar
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.strategies.launchers.multiprocessing import _MultiProcessingLauncher
+from lightning.pytorch.trainer.call import _call_callback_hooks, _call_lightning_module_hook, _call_strategy_hook
+from lightning.pytorch.utilities import CombinedLoader
+from torch import nn
+
+Loader = TypeVar("Loader")
+
+# The training loop.
+
+
+def batches_that_stepped(trainer: Trainer) -> int:
+    """The number that loggers label the present batch with, whatever optimizers and scalers did."""
+    return int(trainer.fit_loop.epoch_loop._batches_that_stepped)
+
+
+def batches_that_stepped_in(checkpoint: Mapping[str, Any]) -> int:
+    """The same, as a checkpoint holds it."""
+    return int(checkpoint["loops"]["fit_loop"]["epoch_loop.state_dict"]["_batches_that_stepped"])
+
+
+def validates_after_this_batch(trainer: Trainer) -> bool:
+    """Whether Lightning validates right after the present training batch; asked in ``on_train_batch_end``."""
+    fetcher = trainer.fit_loop._data_fetcher
+    return fetcher is not None and trainer.fit_loop.epoch_loop._should_check_val_fx(fetcher)
+
+
+def restore_loader(trainer: Trainer) -> None:
+    """Give a stateful training loader its position back, in ``on_train_start``; nothing to do where it has it.
+
+    Whoever asks for ``estimated_stepping_batches`` before Lightning restores the loops (schedules of sparsity or of the
+    learning rate must) makes it set up the loader too early, and it then drops the loader's saved state: a resume in
+    the middle of an epoch would begin that epoch's data anew. Lightning 2.6.6, ``_FitLoop.setup_data``.
+    """
+    loop = trainer.fit_loop
+    if loop._combined_loader_states_to_load and loop._data_fetcher is not None:
+        loop._load_combined_loader_states()
+        iter(loop._data_fetcher)  # the iterator that it has began before the position was known
+
+
+def training_loader(trainer: Trainer) -> CombinedLoader:
+    """The training loaders of a fit as Lightning iterates over them."""
+    loader = trainer.fit_loop._combined_loader
+    assert loader is not None
+    return loader
+
+
+def without_iterator(loader: Loader) -> Loader:
+    """A shallow copy whose iteration begins anew and leaves the loader's own alone.
+
+    ``CombinedLoader`` keeps its iterator, and so does torch's ``DataLoader`` with workers that live on between epochs.
+    """
+    twin = copy(loader)
+    if getattr(twin, "_iterator", None) is not None:
+        twin._iterator = None  # type: ignore[attr-defined]
+    return twin
+
+
+def training_arguments(trainer: Trainer, batch: Any, index: int) -> "OrderedDict[str, Any]":
+    """What ``training_step`` gets for a batch of the loader, as ``_TrainingEpochLoop.advance`` makes it."""
+    batch = trainer.strategy.batch_to_device(
+        before_transfer(trainer, trainer.lightning_module, batch), dataloader_idx=0
+    )
+    return trainer.fit_loop.epoch_loop._build_kwargs(OrderedDict(), batch, index)
+
+
+def before_transfer(trainer: Trainer, module: LightningModule, batch: Any) -> Any:
+    """A batch as it is handed to the strategy, which moves it to the device."""
+    return module._on_before_batch_transfer(trainer.precision_plugin.convert_input(batch), dataloader_idx=0)
+
+
+# The evaluation loop.
+
+
+def evaluation_loop(trainer: Trainer) -> Any:
+    """The loop of the test or validation that runs."""
+    return trainer._evaluation_loop
+
+
+def capture_modes(loop: Any, module: nn.Module) -> None:
+    """Let an evaluation loop note every submodule's mode, as it does before it sets evaluation mode."""
+    loop._module_mode.capture(module)
+
+
+def restore_modes(loop: Any, module: nn.Module) -> None:
+    """Let an evaluation loop set the modes that it noted."""
+    loop._module_mode.restore(module)
+
+
+def call_callbacks(trainer: Trainer, hook: str, *arguments: Any) -> None:
+    """Call a hook of every callback, as the loops do: with Trainer and module, under the profiler."""
+    _call_callback_hooks(trainer, hook, *arguments)
+
+
+def call_module(trainer: Trainer, hook: str, *arguments: Any) -> None:
+    """Call a hook of the module, as the loops do: ``module._current_fx_name`` says which while it runs."""
+    _call_lightning_module_hook(trainer, hook, *arguments)
+
+
+def call_strategy(trainer: Trainer, method: str, *arguments: Any, **named: Any) -> Any:
+    """Call a method of the strategy, such as ``test_step``, as the loops do."""
+    return _call_strategy_hook(trainer, method, *arguments, **named)
+
+
+# Modules, callbacks and strategies.
+
+
+def pretend_dtype_(module: LightningModule, dtype: torch.dtype) -> None:
+    """Let ``module.dtype`` give another dtype; no tensor changes."""
+    module._dtype = dtype
+
+
+def averaged_copy(callback: Callback) -> nn.Module | None:
+    """The copy of the module that an averaging callback keeps (``WeightAveraging`` and its children, SWA), if any."""
+    average = getattr(callback, "_average_model", None)
+    return average if isinstance(average, nn.Module) else None
+
+
+def spawns(trainer: Trainer) -> bool:
+    """Whether a Trainer's ranks are forks or spawns of this process."""
+    return isinstance(trainer.strategy.launcher, _MultiProcessingLauncher)

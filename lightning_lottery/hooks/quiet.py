@@ -1,9 +1,11 @@
-"""What Lightning says of every fit alike, left out where a runner starts many."""
+"""Silence: what Lightning says of every fit alike, and what a module logs where nobody is to see it."""
 
 import logging
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+
+from lightning.pytorch import LightningModule
 
 NOISE = (
     "Seed set to",
@@ -35,3 +37,23 @@ def without_noise() -> Iterator[None]:
     finally:
         for log in logs:
             log.removeFilter(says_something)
+
+
+def without_logging(module: LightningModule) -> AbstractContextManager[None]:
+    """What the module logs goes nowhere, whether it has a Trainer or none."""
+    return logging_to(module, lambda *_, **__: None)
+
+
+@contextmanager
+def logging_to(module: LightningModule, log: Callable[..., None]) -> Iterator[None]:
+    """What the module logs goes to ``log``, which is called as ``LightningModule.log`` is; blocks may be nested."""
+    # In the instance's own dictionary: `nn.Module.__setattr__` is not asked, and the class stays as it is for others.
+    # `log_dict` calls `self.log` for each of its values (Lightning 2.6.6) and needs no stand-in.
+    attributes = vars(module)
+    before = {name: attributes[name] for name in ("log",) if name in attributes}
+    attributes["log"] = log
+    try:
+        yield
+    finally:
+        del attributes["log"]
+        attributes.update(before)

@@ -19,6 +19,8 @@ from torch.nn.parameter import UninitializedParameter
 from torch.utils import checkpoint as checkpointing
 
 from lightning_lottery.errors import LotteryError
+from lightning_lottery.hooks.private import pretend_dtype_, training_arguments, training_loader, without_iterator
+from lightning_lottery.hooks.quiet import without_logging
 from lightning_lottery.scope import named_parameters, plain_name
 
 
@@ -48,7 +50,8 @@ def untouched(trainer: Trainer, dtype: torch.dtype) -> Iterator[LightningModule]
         for child, values in attributes:
             vars(child).update({name: _own_copy(value) for name, value in values.items()})
             if isinstance(child, LightningModule):
-                vars(child).update(log=_keep_silent, log_dict=_keep_silent, _dtype=dtype)
+                stack.enter_context(without_logging(child))
+                pretend_dtype_(child, dtype)
         trainer.loggers = [DummyLogger() for _ in loggers]
         yield module
 
@@ -118,10 +121,8 @@ def training_batches(trainer: Trainer, n: int) -> list[OrderedDict[str, Any]]:
     Raises:
         LotteryError: There is no batch, or a loader cannot be copied.
     """
-    combined = trainer.fit_loop._combined_loader
-    assert combined is not None
-    own = copy(combined)
-    own._iterator = None
+    combined = training_loader(trainer)
+    own = without_iterator(combined)
     own.flattened = [_unstarted(loader) for loader in combined.flattened]
     generators = [(g, g.get_state()) for loader in combined.flattened for g in _generators(loader)]
     try:
@@ -132,7 +133,7 @@ def training_batches(trainer: Trainer, n: int) -> list[OrderedDict[str, Any]]:
             generator.set_state(state)
     if not drawn:
         raise LotteryError("The training loader gave no batch to score with.")
-    return [_arguments(trainer, batch, index) for index, batch in enumerate(drawn)]
+    return [training_arguments(trainer, batch, index) for index, batch in enumerate(drawn)]
 
 
 def tensors_in(value: Any) -> Iterator[Tensor]:
@@ -161,10 +162,6 @@ def _own_copy(value: Any) -> Any:
     if isinstance(value, Tensor):
         return value.detach().clone()
     return copy(value) if isinstance(value, (list, dict, set)) else value
-
-
-def _keep_silent(*_: Any, **__: Any) -> None:
-    """Stands in for ``log`` and ``log_dict``."""
 
 
 @contextmanager
@@ -208,15 +205,12 @@ def _nothing_around(*_: Any, **__: Any) -> Iterator[None]:
 def _unstarted(loader: Any) -> Any:
     """A copy whose iteration leaves the loader's own position alone; workers it starts are its own."""
     try:
-        own = copy(loader)
+        return without_iterator(loader)
     except TypeError as error:
         raise LotteryError(
             f"The training loader, of type {type(loader).__name__}, cannot be copied, so reading it would move it on: "
             "give a DataLoader or another object whose iteration can begin anew."
         ) from error
-    if getattr(own, "_iterator", None) is not None:
-        own._iterator = None  # workers that live on between epochs are not ours
-    return own
 
 
 def _generators(loader: Any) -> list[torch.Generator]:
@@ -224,11 +218,3 @@ def _generators(loader: Any) -> list[torch.Generator]:
     holders = (loader, getattr(loader, "sampler", None), batch_sampler, getattr(batch_sampler, "sampler", None))
     found = [getattr(holder, "generator", None) for holder in holders]
     return [generator for generator in found if isinstance(generator, torch.Generator)]
-
-
-def _arguments(trainer: Trainer, batch: Any, index: int) -> OrderedDict[str, Any]:
-    """As ``_TrainingEpochLoop.advance`` of Lightning 2.6.6 makes them."""
-    batch = trainer.precision_plugin.convert_input(batch)
-    batch = trainer.lightning_module._on_before_batch_transfer(batch, dataloader_idx=0)
-    batch = trainer.strategy.batch_to_device(batch, dataloader_idx=0)
-    return trainer.fit_loop.epoch_loop._build_kwargs(OrderedDict(), batch, index)

@@ -12,6 +12,7 @@ from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
 from lightning_lottery.errors import LotteryError
+from lightning_lottery.hooks.private import restore_loader
 from lightning_lottery.zoo.learning_rates import ConstantRate, LearningRate
 
 Batch = tuple[Any, Tensor]
@@ -66,9 +67,7 @@ class Classifier(LightningModule):
         self.test_acc = MulticlassAccuracy(num_classes, average="micro")
 
     def on_train_start(self) -> None:
-        # `estimated_stepping_batches` builds the loader before Lightning (2.6.6) knows where in the epoch a resumed fit
-        # stands, and then it never tells: so this does
-        self.trainer.fit_loop._load_combined_loader_states()
+        restore_loader(self.trainer)  # the learning rate's schedule asked for `estimated_stepping_batches`
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         inputs, labels = batch

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from lightning_lottery.errors import LotteryError
+from lightning_lottery.functional.counters import mix64
 
 Prepare = Callable[[Tensor, torch.Generator], Any]
 
@@ -147,21 +148,4 @@ def _check_samples(inputs: Tensor, labels: Tensor) -> None:
 
 
 def _generator(*numbers: int) -> torch.Generator:
-    return torch.Generator().manual_seed(_mix(*numbers))
-
-
-def _mix(*numbers: int) -> int:
-    """A seed of 64 bits from several numbers, each of which changes all of it.
-
-    Source: the finaliser of SplitMix64, Steele, Lea and Flood 2014, "Fast splittable pseudorandom number generators".
-    """
-    state = 0
-    for number in numbers:
-        state = (state ^ number) + 0x9E3779B97F4A7C15 & _64_BITS
-        state = (state ^ state >> 30) * 0xBF58476D1CE4E5B9 & _64_BITS
-        state = (state ^ state >> 27) * 0x94D049BB133111EB & _64_BITS
-        state ^= state >> 31
-    return state
-
-
-_64_BITS = 2**64 - 1
+    return torch.Generator().manual_seed(mix64(*numbers))

@@ -1,0 +1,44 @@
+"""Where what callbacks measure goes: scalars and figures to a Trainer's loggers, files into its folder."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from lightning.pytorch import Trainer
+
+from lightning_lottery.hooks.private import batches_that_stepped
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def log_to_all(trainer: Trainer, values: Mapping[str, float], step: int | None = None) -> None:
+    """Write scalars to every logger, whatever ``log_every_n_steps`` leaves out.
+
+    Args:
+        trainer: Whose loggers.
+        values: By key.
+        step: What loggers call the step; default: what they call the present batch.
+    """
+    # Not `module.log`, which keeps the last value of an interval only and cannot be called in every hook.
+    for logger in trainer.loggers:
+        logger.log_metrics(dict(values), step=batches_that_stepped(trainer) if step is None else step)
+
+
+def draw_to_all(trainer: Trainer, key: str, figure: "Figure", step: int) -> None:
+    """Hand a figure to every logger that takes figures: TensorBoard's kind, whose ``experiment`` has ``add_figure``."""
+    for logger in trainer.loggers:
+        if draw := getattr(getattr(logger, "experiment", None), "add_figure", None):
+            draw(key, figure, step)
+
+
+def folder_of(trainer: Trainer) -> Path:
+    """Where a Trainer's files go. Collective: asked for on every rank."""
+    return Path(trainer.log_dir or trainer.default_root_dir)  # `log_dir` is broadcast from rank 0 (Lightning 2.6.6)
+
+
+def device_of(trainer: Trainer) -> str:
+    """Name of the device that a Trainer computes on, for records."""
+    device = trainer.strategy.root_device
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
