@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 from connectivity.test_path import Judged, line, mlp, permuted, quadrants, saved, trained
+from helpers.models import vgg_like
 from helpers.projects import trainer
 from lightning_lottery import LotteryError
 from lightning_lottery.connectivity import path_report
@@ -16,7 +17,6 @@ from lightning_lottery.connectivity.path import path
 from lightning_lottery.functional.alignment import Coupling, permute
 from lightning_lottery.units.tracing import permutable
 from lightning_lottery.zoo.networks import resnet, vit
-from units.test_groups import vgg_like
 
 
 class OfLogits(Judged):

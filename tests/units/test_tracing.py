@@ -4,10 +4,10 @@ import torchvision
 from torch import nn
 from torch.nn import functional as F
 
+from helpers.models import FAMILIES, ids, images
 from lightning_lottery.functional.alignment import Coupling, permute
 from lightning_lottery.units.tracing import permutable
 from lightning_lottery.zoo.networks import bert, lenet_300_100, resnet, vit
-from units.test_groups import FAMILIES, ids, images
 
 
 class Net(nn.Module):

@@ -1,0 +1,116 @@
+import copy
+import warnings
+
+import pytest
+import torch
+
+from helpers.models import batches, randomised, same_state, state, timm_vit, vgg_like
+from lightning_lottery.errors import LotteryError
+from lightning_lottery.functional.masks import count
+from lightning_lottery.ticket import Ticket
+from lightning_lottery.units.groups import groups_of
+from lightning_lottery.units.removal import shrink
+from lightning_lottery.units.scores import loss_of, unit_masks, unit_scores
+
+
+def test_the_score_of_a_unit_is_the_mean_squared_slope_of_the_loss_as_its_mask_moves_from_one():
+    torch.manual_seed(0)
+    model = randomised(timm_vit()).double()
+    groups = groups_of(model)
+    data = [(x.double(), y) for x, y in batches()]
+    scores = unit_scores(model, data, groups)
+    name = "blocks.1.attn"
+    for unit in range(4):
+        squares = []
+        for batch in data:
+            losses = []
+            for mask in (1 + 1e-5, 1 - 1e-5):
+                moved = copy.deepcopy(model)
+                with torch.no_grad():
+                    moved.get_parameter(f"{name}.proj.weight")[:, 4 * unit : 4 * unit + 4] *= mask
+                    losses.append(loss_of(moved, batch))
+            squares.append(((losses[0] - losses[1]) / 2e-5) ** 2)
+        assert scores[name][unit].item() == pytest.approx(float(sum(squares) / len(squares)), rel=1e-4)
+
+
+def test_scoring_leaves_no_trace_also_when_it_fails():
+    model = vgg_like()
+    model[0].eval()
+    model[2].weight.requires_grad_(False)
+    modes = [module.training for module in model.modules()]
+    before, random = state(model), torch.get_rng_state()
+    unit_scores(model, ((torch.randn(2, 3, 8, 8), torch.tensor([0, 1])) for _ in range(2)), groups_of(model))
+    with pytest.raises(LotteryError):
+        unit_scores(model, [(torch.ones(2, 3, 8, 8), torch.tensor([0, 1])), "not a batch"], groups_of(model))
+    assert [module.training for module in model.modules()] == modes
+    assert same_state(before, state(model))
+    assert torch.equal(random, torch.get_rng_state())
+    assert [name for name, p in model.named_parameters() if not p.requires_grad] == ["2.weight"]
+    assert all(p.grad is None for p in model.parameters())
+
+
+@pytest.mark.parametrize(("heads", "neurons"), [(0.5, 0.5), (0.25, 0.0), (0.0, 0.75)])
+def test_fractions_remove_exactly_so_many_units_and_the_worst_of_them(heads, neurons):
+    torch.manual_seed(0)
+    model, data = randomised(timm_vit()), batches()
+    groups = groups_of(model)
+    masks = unit_masks(model, data, heads=heads, neurons=neurons)
+    scores = unit_scores(model, data, groups)
+    for kind, fraction, total in (("head", heads, 8), ("neuron", neurons, 48)):
+        own = {name: mask for name, mask in masks.items() if groups[name].kind == kind}
+        assert count(own) == ((round((1 - fraction) * total), total) if fraction else (0, 0))
+        kept, removed = ([s for n, m in own.items() for s in scores[n][m == want].tolist()] for want in (True, False))
+        assert not own or min(kept) >= max(removed)
+    small = shrink(model, heads=heads, neurons=neurons, calibration=data)
+    assert {name: group.size for name, group in groups_of(small).items()} == {
+        name: int(masks[name].sum()) if name in masks else group.size for name, group in groups.items()
+    }
+    alike = unit_masks(model, data, heads=heads, neurons=neurons, per="tensor")
+    assert {int(m.sum()) for n, m in alike.items() if groups[n].kind == "head"} == (
+        {round(4 * (1 - heads))} if heads else set()
+    )
+
+
+def test_a_fraction_that_would_empty_a_layer_keeps_its_best_unit_and_says_so():
+    torch.manual_seed(0)
+    model = randomised(timm_vit())
+    with torch.no_grad():
+        model.blocks[0].mlp.fc2.weight.mul_(1e-9)
+    data = batches()
+    with pytest.warns(UserWarning, match="No neuron of 'blocks.0.mlp.fc1'.*one of its 24 stays"):
+        masks = unit_masks(model, data, neurons=0.75)
+    name = "blocks.0.mlp.fc1"
+    assert masks[name].nonzero().flatten().tolist() == [
+        unit_scores(model, data, groups_of(model))[name].argmax().item()
+    ]
+
+
+@pytest.mark.parametrize("flops", [0.2, 0.5, 0.8])
+def test_a_budget_of_operations_is_met_and_used_but_for_the_last_units_of_layers(flops):
+    torch.manual_seed(0)
+    model = randomised(timm_vit())
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        small = shrink(model, Ticket({}, units=unit_masks(model, batches(), flops=flops)))
+    of_head, of_neuron = 4 * 4 * 16, 2 * 16  # entries in matrices
+    floor = sum(of_head if "No head" in str(warning.message) else of_neuron for warning in said)
+    budget = (1 - flops) * 2 * (4 * of_head + 24 * of_neuron)
+    left = sum(p.numel() for n, p in small.named_parameters() if "blocks." in n and p.dim() == 2)
+    assert budget - of_neuron < left - floor <= budget
+
+
+@pytest.mark.parametrize(("worthless", "kept"), [("attn.proj", range(2, 4)), ("fc2", range(8, 9))])
+def test_a_budget_is_split_so_that_what_is_worth_least_goes(worthless, kept):
+    torch.manual_seed(0)
+    model = randomised(timm_vit())
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith(f"{worthless}.weight"):
+                parameter.mul_(1e-6)
+    masks = unit_masks(model, batches(), flops=0.3)
+    assert sum(int(mask.sum()) for mask in masks.values() if len(mask) == 4) in kept
+
+
+def test_a_budget_and_fractions_together_are_refused():
+    with pytest.raises(LotteryError, match="`flops`"):
+        unit_masks(timm_vit(), batches(), flops=0.5, heads=0.5)
