@@ -15,7 +15,8 @@ from lightning_lottery.functional.settling.detector import Verdict
 from lightning_lottery.functional.settling.rules import Rule
 from lightning_lottery.functional.settling.watch import Per, Probe, Watch, names_of
 from lightning_lottery.ticket import Ticket
-from lightning_lottery.units.groups import Group, owners_of, survey, tensor_at
+from lightning_lottery.units.groups import survey
+from lightning_lottery.units.parts import Group, owners_of, tensor_at
 from lightning_lottery.units.removal import shrink, shrink_
 
 if TYPE_CHECKING:

@@ -27,7 +27,8 @@ from lightning_lottery.hooks.private import batches_that_stepped
 from lightning_lottery.scope import named_parameters, ties
 from lightning_lottery.ticket import Ticket, ticket_of
 from lightning_lottery.units.attention import open_attention_
-from lightning_lottery.units.groups import Group, groups_of
+from lightning_lottery.units.groups import groups_of
+from lightning_lottery.units.parts import Group
 from lightning_lottery.units.removal import parameter_masks
 
 _ROWS = 100  # steps whose scores wait on the device at most

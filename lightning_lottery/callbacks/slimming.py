@@ -19,7 +19,8 @@ from lightning_lottery.hooks.private import averaged_copy, batches_that_stepped
 from lightning_lottery.hooks.strategies import refuse_sharding
 from lightning_lottery.scope import plain_name
 from lightning_lottery.units.attention import open_attention_
-from lightning_lottery.units.groups import Group, groups_of, owners_of
+from lightning_lottery.units.groups import groups_of
+from lightning_lottery.units.parts import Group, owners_of
 
 KINDS = ("head", "neuron", "channel")
 NAME = "slimming"

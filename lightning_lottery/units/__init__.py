@@ -1,8 +1,11 @@
 """What a model is made of, and what can be taken out: heads, neurons and channels."""
 
 from lightning_lottery.units.attention import OpenAttention, open_attention_
-from lightning_lottery.units.groups import PATTERNS, Group, Part, coupled_channels, groups_of
+from lightning_lottery.units.groups import groups_of
+from lightning_lottery.units.parts import Group, Part
+from lightning_lottery.units.patterns import PATTERNS
 from lightning_lottery.units.removal import parameter_masks, shrink
+from lightning_lottery.units.residual import coupled_channels
 from lightning_lottery.units.saved import Size, comparison, load_shrunk, measure, save_shrunk
 from lightning_lottery.units.scores import unit_masks, unit_scores
 from lightning_lottery.units.tracing import permutable

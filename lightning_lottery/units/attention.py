@@ -24,8 +24,8 @@ class OpenAttention(nn.MultiheadAttention):
         is_causal: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
         """As in ``nn.MultiheadAttention``; ``attn_mask`` is always read, so ``is_causal`` says nothing new."""
-        batched, inputs = query.dim() == 3, [query, key, value]
-        if not batched:
+        is_batched, inputs = query.dim() == 3, [query, key, value]
+        if not is_batched:
             inputs = [x.unsqueeze(0) for x in inputs]
             key_padding_mask = None if key_padding_mask is None else key_padding_mask.unsqueeze(0)
         elif not self.batch_first:
@@ -35,23 +35,23 @@ class OpenAttention(nn.MultiheadAttention):
         q, k, v = (
             nn.functional.linear(x, w, b).view(*x.shape[:2], -1, self.head_dim).transpose(1, 2)
             for x, w, b in zip(inputs, weights, biases, strict=True)
-        )
+        )  # each (batch, heads, tokens, head_dim); the number of heads follows from the weights that are left
         mask = self._additive(attn_mask, key_padding_mask, q)
         dropout = self.dropout if self.training else 0.0
         if need_weights:
             scores = q @ k.transpose(-2, -1) * self.head_dim**-0.5
-            seen = (scores if mask is None else scores + mask).softmax(-1)
-            seen = nn.functional.dropout(seen, dropout)
-            context = seen @ v
-            seen = seen.mean(1) if average_attn_weights else seen
+            attention = (scores if mask is None else scores + mask).softmax(-1)
+            attention = nn.functional.dropout(attention, dropout)  # PyTorch gives out the dropped ones, too
+            context = attention @ v
+            attention = attention.mean(1) if average_attn_weights else attention
         else:
             context = nn.functional.scaled_dot_product_attention(q, k, v, mask, dropout)
         output = self.out_proj(context.transpose(1, 2).flatten(2))
-        if not batched:
+        if not is_batched:
             output = output.squeeze(0)
         elif not self.batch_first:
             output = output.transpose(0, 1)
-        return output, ((seen if batched else seen.squeeze(0)) if need_weights else None)
+        return output, ((attention if is_batched else attention.squeeze(0)) if need_weights else None)
 
     def _additive(self, attn_mask: Tensor | None, padding: Tensor | None, like: Tensor) -> Tensor | None:
         """Both masks as one that is added to the scores: (batch or 1, heads or 1, queries or 1, keys)."""
@@ -78,6 +78,8 @@ def open_attention_(model: nn.Module) -> None:
     for module in model.modules():
         if type(module) is nn.MultiheadAttention:
             module.__class__ = OpenAttention
-            module._qkv_same_embed_dim = False  # keeps the fused kernels of TransformerEncoderLayer away
+            # `nn.TransformerEncoderLayer` has fused kernels that read the weights and call no attention, for as many
+            # heads as fill the embedding. It looks at this attribute before it takes them (checked on PyTorch 2.14).
+            module._qkv_same_embed_dim = False
         if isinstance(module, nn.TransformerEncoder):
-            module.use_nested_tensor = False
+            module.use_nested_tensor = False  # only the fused kernels can read nested tensors

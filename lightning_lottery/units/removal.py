@@ -1,7 +1,7 @@
 """Removes units for good: heads, neurons and channels, so that what is left is a smaller ordinary module."""
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from copy import deepcopy
 from os import PathLike
 from typing import Any, TypeVar
@@ -14,15 +14,16 @@ from lightning_lottery.functional.masks import check_sparsity
 from lightning_lottery.scope import plain_name, ties
 from lightning_lottery.ticket import Ticket
 from lightning_lottery.units.attention import OpenAttention, open_attention_
-from lightning_lottery.units.groups import Groups, groups_of, owners_of, survey, tensor_at
-from lightning_lottery.units.scores import say_floor, unit_masks
+from lightning_lottery.units.groups import groups_of, survey
+from lightning_lottery.units.parts import CONVOLUTIONS, Groups, owners_of, tensor_at
+from lightning_lottery.units.scores import unit_masks, warn_of_last_unit
 
 Module = TypeVar("Module", bound=nn.Module)
 Units = Mapping[str, Tensor]
 """Name of a group to bool tensor of shape (size,): ``True`` is kept."""
 
 KEPT = "kept_units"
-"""The key of a Hugging Face configuration under which the sizes of the groups stand, where it has no other words."""
+"""The key of a Hugging Face configuration under which the sizes of the groups stand, where it has no keys for them."""
 
 
 def shrink(
@@ -72,15 +73,15 @@ def shrink(
     groups = groups_of(model) if groups is None else groups
     if ticket is not None:
         ticket = ticket if isinstance(ticket, Ticket) else Ticket.load(ticket)
-        units = _units_of(ticket, groups, prefix)
+        units = _units_in(ticket, groups, prefix)
     elif calibration is None:
         raise LotteryError("Fractions need `calibration`: batches on which the units are scored. Or give a ticket.")
     else:
         units = unit_masks(model, calibration, heads=heads, neurons=neurons, channels=channels, groups=groups)
     small = deepcopy(model)
     shrink_(small, groups, units)
-    for network in _outermost(small, is_pretrained):
-        _tell_config(network)
+    for network in _pretrained_in(small):
+        _update_config(network)
     return small
 
 
@@ -107,7 +108,7 @@ def parameter_masks(model: nn.Module, units: Units, groups: Groups | None = None
     groups = groups_of(model) if groups is None else groups
     _check_units(units, groups)
     owners, masks = owners_of(model), dict[str, Tensor]()
-    for (name, dim), keep in _kept(owners, groups, units, producers=False).items():
+    for (name, dim), keep in _kept_entries(owners, groups, units, producers=False).items():
         shape = tensor_at(owners, name).shape
         view = [-1 if d == dim else 1 for d in range(len(shape))]
         masks[name] = masks.get(name, torch.ones(shape, dtype=torch.bool, device="cpu")) & keep.view(view)
@@ -121,26 +122,23 @@ def shrink_(model: nn.Module, groups: Groups, units: Units) -> None:
         LotteryError: A mask of no group, or of another size; or units in a weight that other modules share.
     """
     _check_units(units, groups)
-    owners = owners_of(model)
     _refuse_shared(model, groups, units)
     units = dict(units)
     for name in [name for name, mask in units.items() if not mask.any()]:
-        say_floor(name, groups[name])
-        masks = parameter_masks(model, {name: units[name]}, groups)
-        with torch.no_grad():
-            for parameter, mask in masks.items():
-                weight = tensor_at(owners, parameter)
-                weight.masked_fill_(~mask.to(weight.device), 0)
+        warn_of_last_unit(name, groups[name])
+        _zero(model, {name: units[name]}, groups)
         units[name] = _first(1, groups[name].size)
     cut = {name: mask for name, mask in units.items() if not mask.all()}
-    for (name, dim), keep in _kept(owners, groups, cut, producers=True).items():
+    owners = owners_of(model)
+    for (name, dim), keep in _kept_entries(owners, groups, cut, producers=True).items():
         _slice(*owners[name], dim, keep)
     modules = {plain_name(name): module for name, module in model.named_modules()}
     for name, mask in cut.items():
         for count in groups[name].counts:
-            place, _, attribute = count.rpartition(".")
-            value = getattr(modules[place], attribute)
-            setattr(modules[place], attribute, value // groups[name].size * int(mask.sum()))
+            module, _, attribute = count.rpartition(".")
+            value = getattr(modules[module], attribute)
+            # A count can be a multiple of the units: query heads, or a width of `size * head_dim`.
+            setattr(modules[module], attribute, value // groups[name].size * int(mask.sum()))
         if isinstance(modules[name], nn.MultiheadAttention):
             open_attention_(modules[name])
     for module in modules.values():
@@ -148,22 +146,35 @@ def shrink_(model: nn.Module, groups: Groups, units: Units) -> None:
             module.use_nested_tensor = False  # its layers cannot read one outside of the fused kernels
 
 
-def _tell_config(network: nn.Module) -> None:
-    """Let the configuration of a Hugging Face model say its shapes: in its own words where it has them."""
+@torch.no_grad()
+def _zero(model: nn.Module, units: Units, groups: Groups) -> None:
+    """Set the weights that read removed units to zero."""
+    owners = owners_of(model)
+    for name, mask in parameter_masks(model, units, groups).items():
+        weight = tensor_at(owners, name)
+        weight.masked_fill_(~mask.to(weight.device), 0)
+
+
+def _update_config(network: nn.Module) -> None:
+    """Write the new shapes into the configuration of a Hugging Face model: under its own keys where they suffice.
+
+    The configuration is tried, not trusted: each candidate must build a model of exactly these shapes. Its own keys
+    come first, since ``from_pretrained`` then loads the model without us.
+    """
     config: Any = network.config
     groups = survey(network).groups
     vars(config).pop(KEPT, None)
-    if _same_shapes(network, config, groups):
+    if _builds(config, network, groups):
         return
-    candidate, words = deepcopy(config), _words(config, groups)
-    for word, value in words.items():
-        setattr(candidate, word, value)
-    if _same_shapes(network, candidate, groups):
-        for word, value in words.items():
-            setattr(config, word, value)
+    candidate, sizes = deepcopy(config), _sizes_by_key(config, groups)
+    for key, value in sizes.items():
+        setattr(candidate, key, value)
+    if _builds(candidate, network, groups):
+        for key, value in sizes.items():
+            setattr(config, key, value)
         return
     setattr(config, KEPT, {name: group.size for name, group in groups.items()})
-    if not _same_shapes(network, config, groups):
+    if not _builds(config, network, groups):
         warnings.warn(
             f"The configuration of {type(network).__name__} cannot say its new shapes: save the module itself, as "
             "`save_pretrained` writes a folder that does not load.",
@@ -187,37 +198,40 @@ def is_pretrained(module: nn.Module) -> bool:
     return any(cls.__name__ == "PreTrainedModel" for cls in type(module).__mro__)
 
 
-def _words(config: Any, groups: Groups) -> dict[str, int]:
-    """What a configuration calls the sizes of the groups, where all of a kind have one."""
+def _sizes_by_key(config: Any, groups: Groups) -> dict[str, int]:
+    """Sizes of the groups under a configuration's own keys, as far as all groups of a kind have one size."""
     heads, neurons = ({g for g in groups.values() if g.kind == kind} for kind in ("head", "neuron"))
     head_dims = {group: min(part.block for part in group.producers) for group in heads}
-    found = {
+    sizes_by_key = {
         "intermediate_size": {group.size for group in neurons},
         "hidden_dim": {group.size for group in neurons},
         "num_key_value_heads": {group.size for group in heads},
         "num_attention_heads": {group.size * group.consumers[0].block // head_dims[group] for group in heads},
         "head_dim": set(head_dims.values()),
     }
+    # `head_dim` also where the configuration lacks it: models that look for it otherwise compute
+    # hidden_size / num_attention_heads, which is wrong as soon as heads are gone.
     return {
-        word: sizes.pop()
-        for word, sizes in found.items()
-        if len(sizes) == 1 and (hasattr(config, word) or word == "head_dim")
+        key: sizes.pop()
+        for key, sizes in sizes_by_key.items()
+        if len(sizes) == 1 and (hasattr(config, key) or key == "head_dim")
     }
 
 
-def _same_shapes(network: nn.Module, config: Any, groups: Groups) -> bool:
-    """Whether a model built from a configuration has the shapes of one that there is."""
+def _builds(config: Any, network: nn.Module, groups: Groups) -> bool:
+    """Whether a configuration builds a model of the shapes that a network has."""
     try:
-        with torch.device("meta"):
+        with torch.device("meta"):  # shapes without memory
             twin = type(network)(config)
     except (TypeError, ValueError):
         return False
     cut_to_(twin, getattr(config, KEPT, None) or {})
-    ours, theirs = ({n: p.shape for n, p in module.named_parameters()} for module in (network, twin))
-    return ours == theirs and survey(twin).groups == groups
+    shapes, shapes_of_twin = ({n: p.shape for n, p in module.named_parameters()} for module in (network, twin))
+    # Equal shapes are not enough: 2 heads of 4 and 4 heads of 2 have the same.
+    return shapes == shapes_of_twin and survey(twin).groups == groups
 
 
-def _units_of(ticket: Ticket, groups: Groups, prefix: str) -> dict[str, Tensor]:
+def _units_in(ticket: Ticket, groups: Groups, prefix: str) -> dict[str, Tensor]:
     if not ticket.units:
         raise LotteryError(
             "The ticket has masks of parameters only, which remove no head, neuron or channel: shrinking needs masks "
@@ -247,24 +261,25 @@ def _check_units(units: Units, groups: Groups) -> None:
 
 def _refuse_shared(model: nn.Module, groups: Groups, units: Units) -> None:
     """A weight that stands in two modules cannot be cut for one of them."""
-    aliases, owners = ties(model), owners_of(model)
-    for alias, first in aliases.items():
+    owners = owners_of(model)
+    for alias, first in ties(model).items():
         if alias not in owners or owners[alias][0] is owners.get(first, (None,))[0]:
             continue  # one module under two names: cut once, it is cut everywhere
         for name in units:
-            if {alias, first} & {part.parameter for part in (*groups[name].producers, *groups[name].consumers)}:
+            if {alias, first} & {part.parameter for part in groups[name].parts}:
                 raise LotteryError(f"'{name}' cannot be shrunk: '{alias}' is tied to '{first}', of another module.")
 
 
-def _kept(
+def _kept_entries(
     owners: Mapping[str, tuple[nn.Module, str]], groups: Groups, units: Units, *, producers: bool
 ) -> dict[tuple[str, int], Tensor]:
-    """For each tensor and dimension that a group touches, which of its entries stay."""
+    """For each tensor and dimension that a group reads, or also those that make it, which of its entries stay."""
     kept: dict[tuple[str, int], Tensor] = {}
     for name, mask in units.items():
         group = groups[name]
-        for part in (*(group.producers if producers else ()), *group.consumers):
+        for part in group.parts if producers else group.consumers:
             length = tensor_at(owners, part.parameter).shape[part.dim]
+            # Parts of several groups, or of a fused projection, can lie along one dimension: each takes its own out.
             entries = kept.setdefault((part.parameter, part.dim), _first(length, length))
             entries[part.start : part.start + group.size * part.block] &= mask.cpu().repeat_interleave(part.block)
     return kept
@@ -280,7 +295,7 @@ def _slice(module: nn.Module, leaf: str, dim: int, keep: Tensor) -> None:
         module.register_buffer(leaf, smaller, persistent=leaf not in module._non_persistent_buffers_set)
     if leaf == "weight" and isinstance(module, nn.Linear):
         module.out_features, module.in_features = smaller.shape
-    elif leaf == "weight" and isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
+    elif leaf == "weight" and isinstance(module, CONVOLUTIONS):
         depthwise = module.groups == module.in_channels == module.out_channels
         module.groups = smaller.shape[0] if depthwise else module.groups
         module.out_channels, module.in_channels = smaller.shape[0], smaller.shape[1] * module.groups
@@ -288,9 +303,10 @@ def _slice(module: nn.Module, leaf: str, dim: int, keep: Tensor) -> None:
         module.num_features = smaller.shape[0]
 
 
-def _outermost(module: nn.Module, wanted: Callable[[nn.Module], bool]) -> Iterator[nn.Module]:
-    if wanted(module):
+def _pretrained_in(module: nn.Module) -> Iterator[nn.Module]:
+    """The outermost models of transformers: those inside of them share their configuration."""
+    if is_pretrained(module):
         yield module
     else:
         for child in module.children():
-            yield from _outermost(child, wanted)
+            yield from _pretrained_in(child)

@@ -4,7 +4,7 @@ import json
 import os
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -14,7 +14,8 @@ from torch import nn
 
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.functional.modes import modes_kept
-from lightning_lottery.units.groups import Group, survey
+from lightning_lottery.units.groups import survey
+from lightning_lottery.units.parts import Group
 from lightning_lottery.units.removal import KEPT, cut_to_, is_pretrained
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -45,22 +46,18 @@ def measure(model: nn.Module, inputs: Any, repeats: int = 20) -> Size:
         else:
             model(*(inputs if isinstance(inputs, tuple) else (inputs,)))
 
-    device, times = next(model.parameters()).device, []
-    fused = torch.backends.mha.get_fastpath_enabled()
+    device = next(model.parameters()).device
+    uses_fused_layer = torch.backends.mha.get_fastpath_enabled()
     with modes_kept(model), torch.no_grad():
         model.eval()
         try:
-            torch.backends.mha.set_fastpath_enabled(False)  # the counter does not know the fused layer
+            # The counter sees neither PyTorch's fused transformer layer nor fused attention: counted without them.
+            torch.backends.mha.set_fastpath_enabled(False)
             with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
                 forward()
         finally:
-            torch.backends.mha.set_fastpath_enabled(fused)
-        for _ in range(3 + repeats):
-            _wait(device)
-            start = time.perf_counter()
-            forward()
-            _wait(device)
-            times.append(time.perf_counter() - start)
+            torch.backends.mha.set_fastpath_enabled(uses_fused_layer)
+        times = [_seconds(forward, device) for _ in range(3 + repeats)]
     parameters = sum(p.numel() for p in model.parameters())
     return Size(parameters, counter.get_total_flops(), statistics.median(times[3:]))
 
@@ -76,17 +73,34 @@ def comparison(before: Size, after: Size) -> str:
         latency [ms]       4.00         3.00   75.0%
     """
     rows = [f"{'':12}{'before':>11}{'after':>13}{'left':>8}"]
-    for name, unit, form, a, b in (
+    for name, scale, form, large, small in (
         ("parameters", 1, ",.0f", before.parameters, after.parameters),
         ("MFLOPs", 1e6, ",.2f", before.flops, after.flops),
         ("latency [ms]", 1e-3, ",.2f", before.seconds, after.seconds),
     ):
-        rows.append(f"{name:12}{a / unit:>11{form}}{b / unit:>13{form}}{b / a if a else 1:>8.1%}")
+        left = small / large if large else 1
+        rows.append(f"{name:12}{large / scale:>11{form}}{small / scale:>13{form}}{left:>8.1%}")
     return "\n".join(rows)
 
 
 def save_shrunk(model: nn.Module, folder: str | os.PathLike[str]) -> None:
-    """Write a shrunk model into a folder: ``save_pretrained`` where it has one, else ``model.safetensors``."""
+    """Write a shrunk model into a folder, from which ``load_shrunk`` reads it.
+
+    Args:
+        model: A model of Hugging Face's transformers is written by its ``save_pretrained``; of any other, the weights
+            are written as ``model.safetensors``.
+        folder: Where; it is made.
+
+    Example:
+        >>> import tempfile
+        >>> from lightning_lottery.ticket import Ticket
+        >>> from lightning_lottery.units import shrink
+        >>> layer = nn.TransformerEncoderLayer(8, nhead=2, dim_feedforward=16, batch_first=True)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save_shrunk(shrink(layer, Ticket({}, units={"linear1": torch.arange(16) < 4})), folder)
+        ...     load_shrunk(folder, layer).linear1
+        Linear(in_features=8, out_features=4, bias=True)
+    """
     from safetensors.torch import save_model
 
     pretrained: Any = model
@@ -100,8 +114,9 @@ def save_shrunk(model: nn.Module, folder: str | os.PathLike[str]) -> None:
 def load_shrunk(folder: str | os.PathLike[str], model: Module | None = None) -> Module:
     """A shrunk model from the folder that ``save_shrunk`` or ``save_pretrained`` wrote.
 
-    Without ``model``, one of Hugging Face, whose class and shapes its ``config.json`` says; where the configuration has
-    words of its own for the shapes, ``from_pretrained`` does the same. Evaluation mode, as there.
+    Without ``model`` it is one of Hugging Face, whose class and shapes stand in its ``config.json``; where the
+    configuration has keys of its own for the shapes, ``from_pretrained`` does the same. It is in evaluation mode, as
+    there.
 
     Args:
         folder: Where it was written.
@@ -143,6 +158,8 @@ def _load_pretrained(folder: Path) -> Any:
     if cls is None:
         raise LotteryError(f"'{folder}' holds a model of class {architecture}, which transformers does not have.")
 
+    # `from_pretrained` builds the model and loads into it at once: only from inside the constructor can the layers get
+    # their new shapes between the two.
     class Shrunk(cls):  # type: ignore[misc, valid-type]
         def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
             super().__init__(config, *args, **kwargs)
@@ -161,6 +178,15 @@ def _size_in(shapes: Mapping[str, tuple[int, ...]], group: Group) -> int:
     return max(1, shape[part.dim] // part.block) if len(shape) > part.dim else group.size
 
 
-def _wait(device: torch.device) -> None:
+def _seconds(forward: Callable[[], None], device: torch.device) -> float:
+    """How long a forward pass takes; a GPU is waited for, as its kernels run on after the call has returned."""
+    _wait_for(device)
+    start = time.perf_counter()
+    forward()
+    _wait_for(device)
+    return time.perf_counter() - start
+
+
+def _wait_for(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)

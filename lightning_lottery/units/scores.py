@@ -12,7 +12,8 @@ from lightning_lottery.errors import LotteryError
 from lightning_lottery.functional.masks import check_sparsity, keep_top
 from lightning_lottery.functional.modes import modes_kept
 from lightning_lottery.functional.scores import fisher
-from lightning_lottery.units.groups import Group, Groups, groups_of, owners_of, tensor_at
+from lightning_lottery.units.groups import groups_of
+from lightning_lottery.units.parts import Group, Groups, owners_of, tensor_at
 
 Loss = Callable[[nn.Module, Any], Tensor]
 """A module and a batch to the scalar loss."""
@@ -67,15 +68,14 @@ def unit_masks(
     if flops is not None and any(fractions.values()):
         raise LotteryError("`flops` chooses how many heads and neurons go: give it, or `heads`, `neurons`, `channels`.")
     scores = unit_scores(model, calibration, groups, loss)
-    of_kind = {kind: {n: s for n, s in scores.items() if groups[n].kind == kind} for kind in fractions}
+    by_kind = {kind: {n: s for n, s in scores.items() if groups[n].kind == kind} for kind in fractions}
+    masks: dict[str, Tensor] = {}
     if flops is not None:
-        masks = _within_budget(of_kind["head"], of_kind["neuron"], _costs(model, groups), flops)
-    else:
-        masks = {
-            n: m for kind, part in fractions.items() if part for n, m in keep_top(of_kind[kind], part, per=per).items()
-        }
-    for name in [name for name, mask in masks.items() if not mask.any()]:
-        say_floor(name, groups[name])
+        masks = _within_budget(by_kind["head"], by_kind["neuron"], _costs(model, groups), flops)
+    for kind, fraction in fractions.items():
+        masks |= keep_top(by_kind[kind], fraction, per=per) if fraction else {}
+    for name in [name for name, mask in masks.items() if not mask.any()]:  # ranked over all layers, one may lose all
+        warn_of_last_unit(name, groups[name])
         masks[name] = keep_top({name: scores[name]}, 1 - 1 / groups[name].size)[name]
     return masks
 
@@ -101,9 +101,9 @@ def loss_of(model: nn.Module, batch: Any) -> Tensor:
     device = next(model.parameters()).device
     if isinstance(batch, Mapping):
         output = model(**{name: x.to(device) if isinstance(x, Tensor) else x for name, x in batch.items()})
-        found = getattr(output, "loss", None)
-        if isinstance(found, Tensor):
-            return found
+        loss = getattr(output, "loss", None)
+        if isinstance(loss, Tensor):
+            return loss
     elif isinstance(batch, (tuple, list)) and len(batch) == 2 and all(isinstance(x, Tensor) for x in batch):
         output = model(batch[0].to(device))
         logits: Tensor = getattr(output, "logits", output)
@@ -114,7 +114,7 @@ def loss_of(model: nn.Module, batch: Any) -> Tensor:
     )
 
 
-def say_floor(name: str, group: Group) -> None:
+def warn_of_last_unit(name: str, group: Group) -> None:
     """Warn that a layer keeps one unit although none was to be kept."""
     warnings.warn(
         f"No {group.kind} of '{name}' was to be kept: one of its {group.size} stays, as a layer cannot be empty.",
@@ -123,29 +123,33 @@ def say_floor(name: str, group: Group) -> None:
 
 
 def _mask_gradients(weights: Mapping[str, Tensor], groups: Groups, loss: Tensor) -> dict[str, Tensor]:
-    """The gradient of a loss by the mask of every unit, at 1: the inner product of its weights and their gradients."""
+    """The gradient of a loss by the mask of every unit, where all masks are 1.
+
+    A mask m multiplies the weights w that read the unit, so dL/dm at m = 1 is the sum of w * dL/dw over them: one
+    backward pass gives the gradients of all masks, and none has to be put into the model.
+    """
     gradients = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
     products = {}
     for (name, weight), gradient in zip(weights.items(), gradients, strict=True):
-        wide = torch.promote_types(weight.dtype, torch.float32)
-        products[name] = weight.detach().to(wide) * (0 if gradient is None else gradient.to(wide))
-    found = {}
+        precise = torch.promote_types(weight.dtype, torch.float32)  # half precision loses the sum below
+        products[name] = weight.detach().to(precise) * (0 if gradient is None else gradient.to(precise))
+    mask_gradients = {}
     for name, group in groups.items():
         total = torch.zeros(group.size, dtype=torch.float64)
         for part in group.consumers:
-            along = products[part.parameter].movedim(part.dim, 0)[part.start : part.start + group.size * part.block]
-            total += along.reshape(group.size, -1).sum(1).cpu()
-        found[name] = total
-    return found
+            total += part.entries_by_unit(products[part.parameter], group.size).sum(1).cpu()
+        mask_gradients[name] = total
+    return mask_gradients
 
 
 @contextmanager
 def _undisturbed(model: nn.Module, names: set[str]) -> Iterator[dict[str, Tensor]]:
-    """The named weights, the only ones with gradients, in evaluation mode; mode, flags and generators come back."""
+    """Lend the named weights, the only ones with gradients, in evaluation mode; afterwards nothing has changed."""
     owners = owners_of(model)
     weights = {name: tensor_at(owners, name) for name in sorted(names)}
     flags = {parameter: parameter.requires_grad for parameter in model.parameters()}
     devices = {p.device for p in flags if p.device.type == "cuda"}
+    # A model may draw also in evaluation mode, and whoever calls must get the same random numbers afterwards.
     with torch.random.fork_rng(devices=list(devices)), modes_kept(model), torch.enable_grad():
         try:
             model.eval().requires_grad_(False)
@@ -162,10 +166,8 @@ def _costs(model: nn.Module, groups: Groups) -> dict[str, float]:
     owners = owners_of(model)
     costs = {}
     for name, group in groups.items():
-        tensors = [
-            (part.block, part.dim, tensor_at(owners, part.parameter)) for part in (*group.producers, *group.consumers)
-        ]
-        costs[name] = float(sum(t.numel() // t.shape[dim] * block for block, dim, t in tensors if t.dim() > 1))
+        matrices = [(part, tensor) for part in group.parts if (tensor := tensor_at(owners, part.parameter)).dim() > 1]
+        costs[name] = float(sum(m.numel() // m.shape[part.dim] * part.block for part, m in matrices))
     return costs
 
 

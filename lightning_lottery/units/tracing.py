@@ -2,7 +2,7 @@
 
 The forward of a module is traced symbolically, without data, and each channel of every value is followed to the rows
 and columns of the weights that make and read it; channels that are added to each other are one. What cannot be traced
-is left to the names that ``anatomy`` knows.
+is left to the names that ``groups_of`` knows.
 """
 
 import warnings
@@ -13,31 +13,31 @@ from typing import Any, NamedTuple
 from torch import Tensor, fx, nn
 
 from lightning_lottery.scope import plain_name
-from lightning_lottery.units.groups import Group, Part, Survey, acts_per_channel, owners_of, survey
+from lightning_lottery.units.groups import Survey, survey
+from lightning_lottery.units.index_sets import CONSTANT, IndexSets, Unknown
+from lightning_lottery.units.parts import BATCH_NORMS, CONVOLUTIONS, Group, acts_per_channel, owners_of
 
-_CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
-_SAME = frozenset(  # acts on each channel by itself
+# Functions and methods by name, as the graph calls them ("iadd" is `+=`).
+_PER_CHANNEL = frozenset(
     ("relu", "relu_", "relu6", "gelu", "silu", "elu", "selu", "leaky_relu", "hardswish", "hardtanh", "hardsigmoid")
     + ("softplus", "mish", "sigmoid", "tanh", "abs", "neg", "exp", "clamp", "dropout", "dropout2d", "contiguous")
     + ("clone", "float", "double", "half", "to", "detach")
 )
-_POOLS = frozenset(f"{kind}_pool{n}d" for kind in ("max", "avg", "adaptive_avg", "adaptive_max") for n in (1, 2, 3))
-_PAIRS = frozenset(("add", "iadd", "add_", "sub", "isub", "sub_", "mul", "imul", "mul_", "truediv"))
-_ASKS = frozenset(("size", "dim", "getattr", "numel"))  # gives no channels
-_CONSTANT = -1  # in place of a unit: the same value in each of these channels
+_POOLING = frozenset(f"{kind}_pool{n}d" for kind in ("max", "avg", "adaptive_avg", "adaptive_max") for n in (1, 2, 3))
+_ELEMENTWISE = frozenset(("add", "iadd", "add_", "sub", "isub", "sub_", "mul", "imul", "mul_", "truediv"))
+_GIVES_NO_CHANNELS = frozenset(("size", "dim", "getattr", "numel"))  # "getattr" is `x.shape`
 
 
-class _Signal(NamedTuple):
-    """What is known of a value: which unit each channel is, dimensions behind the channels, whether those are flat."""
+class _Value(NamedTuple):
+    """The channels of a value in the graph, each as an element of its set, and where in the shape they stand.
 
-    units: list[int]
-    behind: int
-    flat: bool = False
+    A value of shape (B, C, H, W) has C channels and 2 dimensions behind them; (B, T, C) has C channels and none. Once
+    (C, H, W) is flattened, each channel is H * W features in a row, how many is not known before a layer reads them.
+    """
 
-
-class _Unknown(Exception):
-    """An operation of which it is not known what it does to the order of channels."""
+    channels: list[int]
+    dims_behind: int
+    is_flattened: bool = False
 
 
 def permutable(model: nn.Module) -> Survey:
@@ -53,289 +53,236 @@ def permutable(model: nn.Module) -> Survey:
         >>> {name: (group.kind, group.size) for name, group in permutable(net).groups.items()}
         {'0': ('neuron', 8), '2': ('neuron', 8)}
     """
-    tracer = _Tracer(model)
-    for name, graph in _graphs(model, ""):
-        tracer.follow(name, graph)
-    groups = tracer.groups()
-    held = {(part.parameter, part.dim) for group in groups.values() for part in (*group.producers, *group.consumers)}
-    named = survey(model)
-    for name, group in named.groups.items():
-        if not held & {(part.parameter, part.dim) for part in (*group.producers, *group.consumers)}:
+    sets = IndexSets(model)
+    for graph in _traced_parts(model):
+        _Trace(sets).follow(graph)
+    groups = sets.groups()
+    # The trace comes first: it sees residual streams, which names do not. Heads, which it cannot follow through the
+    # reshapes of attention, come by their names.
+    traced = {(part.parameter, part.dim) for group in groups.values() for part in group.parts}
+    by_name = survey(model)
+    for name, group in by_name.groups.items():
+        if not traced & {(part.parameter, part.dim) for part in group.parts}:
             groups[name] = group
-    rank = {name: place for place, name in enumerate(owners_of(model))}
-    ordered = dict(sorted(groups.items(), key=lambda item: rank[item[1].producers[0].parameter]))
-    return Survey(ordered, _left(model, ordered, named.unrecognised))
+    order = {name: position for position, name in enumerate(owners_of(model))}
+    ordered = dict(sorted(groups.items(), key=lambda item: order[item[1].producers[0].parameter]))
+    return Survey(ordered, _left_out(model, ordered, by_name.unrecognised))
 
 
-def _left(model: nn.Module, groups: Mapping[str, Group], reasons: Mapping[str, str]) -> dict[str, str]:
-    """Modules with weights of which neither rows nor columns are in a group."""
-    held = {part.parameter for group in groups.values() for part in (*group.producers, *group.consumers)}
-    owners = {name.rpartition(".")[0] or name for name, p in model.named_parameters() if p.ndim > 1}
-    moved = {plain_name(name).rpartition(".")[0] for name in held}
-    left = {plain_name(name): "its units are in no group" for name in sorted(owners)}
-    left = {name: why for name, why in left.items() if name not in moved}
-    return left | {name: why for name, why in reasons.items() if not any(m.startswith(name) for m in moved)}
+def _left_out(model: nn.Module, groups: Mapping[str, Group], reasons: Mapping[str, str]) -> dict[str, str]:
+    """Modules with weights of which neither rows nor columns are in a group, and why."""
+    moved = {part.parameter.rpartition(".")[0] for group in groups.values() for part in group.parts}
+    holders = {name.rpartition(".")[0] or name for name, p in model.named_parameters() if p.ndim > 1}
+    left = {plain_name(name): "its units are in no group" for name in sorted(holders)}
+    left = {name: reason for name, reason in left.items() if name not in moved}
+    return left | {n: reason for n, reason in reasons.items() if not any(m.startswith(n) for m in moved)}
 
 
-def _graphs(module: nn.Module, name: str) -> Iterator[tuple[str, fx.GraphModule]]:
-    """The outermost modules that can be traced."""
+def _traced_parts(module: nn.Module) -> Iterator[fx.GraphModule]:
+    """The graphs of the outermost modules that can be traced."""
     if not list(module.children()):
         return
+    # A copy, as a forward may store something in its module; around the same tensors, as their `id` tells the names.
+    tensors: dict[int, Any] = {id(tensor): tensor for tensor in _tensors_of(module)}
     try:
-        shared: dict[int, Any] = {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            graph = fx.symbolic_trace(deepcopy(module, shared))  # a copy: forward may leave something in its module
-    except Exception:  # whatever a forward does that is no graph
-        for leaf, child in module.named_children():
-            yield from _graphs(child, f"{name}.{leaf}" if name else leaf)
+            graph = fx.symbolic_trace(deepcopy(module, tensors))
+    except Exception:  # somebody's forward runs on proxies here: a branch on data can raise anything
+        for child in module.children():
+            yield from _traced_parts(child)
     else:
-        yield name, graph
+        yield graph
 
 
-class _Tracer:
-    """Units as a union-find: each row and column of the weights is one, and those that are the same are joined."""
+class _Trace:
+    """Follows the channels of every value through one graph, and joins the indices that make and read them."""
 
-    def __init__(self, model: nn.Module) -> None:
-        self.names: dict[int, str] = {}  # of tied tensors the first
-        for name, (module, leaf) in owners_of(model).items():
-            self.names.setdefault(id(getattr(module, leaf)), name)
-        self.ndim = {name: getattr(*place).ndim for name, place in owners_of(model).items()}
-        self.parents: list[int] = []
-        self.fixed: set[int] = set()
-        self.frozen: set[tuple[str, int]] = set()  # dimensions of weights that something unknown reads
-        self.rows: dict[tuple[str, int], tuple[int, list[int]]] = {}  # tensor and dimension: block and units
-        self.signals: dict[fx.Node, _Signal] = {}
+    def __init__(self, sets: IndexSets) -> None:
+        self.sets = sets
+        self.values: dict[fx.Node, _Value] = {}  # a node that is not in here: a number, a shape, the network's input
 
-    def root(self, unit: int) -> int:
-        while self.parents[unit] != unit:
-            self.parents[unit] = unit = self.parents[self.parents[unit]]
-        return unit
+    def follow(self, graph: fx.GraphModule) -> None:
+        """Go through the nodes in the order in which they run.
 
-    def fix(self, units: Sequence[int]) -> None:
-        self.fixed.update(unit for unit in units if unit != _CONSTANT)
-
-    def join(self, units: Sequence[int], others: Sequence[int]) -> list[int]:
-        """Two lists of units as one."""
-        if len(units) != len(others):
-            raise _Unknown
-        for one, other in zip(units, others, strict=True):
-            if _CONSTANT not in (one, other):
-                self.parents[self.root(other)] = self.root(one)
-        return [other if one == _CONSTANT else one for one, other in zip(units, others, strict=True)]
-
-    def of(self, tensor: Tensor, dim: int, block: int = 1) -> list[int]:
-        """The units along a dimension of a weight."""
-        key = (self.names[id(tensor)], dim)
-        if key not in self.rows:
-            first, size = len(self.parents), tensor.shape[dim] // block
-            self.parents += range(first, first + size)
-            self.rows[key] = block, list(range(first, first + size))
-        known, units = self.rows[key]
-        if known != block:
-            self.fix(units)
-            raise _Unknown
-        return units
-
-    def follow(self, name: str, graph: fx.GraphModule) -> None:
-        """Follow the channels through a module."""
+        An operation that is not known may do anything to the order of channels: what goes in stays where it is, and
+        what comes out is like an input of the network. So an unknown operation costs groups, never a wrong one.
+        """
         for node in graph.graph.nodes:
             try:
                 if node.op == "call_module":
                     self.through_module(node, graph.get_submodule(node.target))
                 elif node.op in ("call_function", "call_method"):
                     self.through_function(node)
-                elif node.op == "get_attr":
-                    self.freeze(_attribute(graph, node.target))
+                elif node.op == "get_attr":  # a weight that is read as data
+                    module, _, leaf = node.target.rpartition(".")
+                    self.sets.freeze(getattr(graph.get_submodule(module), leaf))
                 elif node.op == "output":
-                    raise _Unknown
-            except Exception:  # of an operation called in a way that is not known, too
+                    raise Unknown
+            except Exception:  # an operation that is known, called in a way that is not, is as good as unknown
                 for source in node.all_input_nodes:
-                    if source in self.signals:
-                        self.fix(self.signals[source].units)
+                    if source in self.values:
+                        self.sets.fix(self.values[source].channels)
                 if node.op == "call_module":
-                    self.freeze(*_own(graph.get_submodule(node.target)))
+                    self.sets.freeze(*_tensors_of(graph.get_submodule(node.target)))
 
-    def freeze(self, *tensors: Tensor, dims: Sequence[int] = range(8)) -> None:
-        """Nothing along these dimensions of weights can move."""
-        self.frozen.update((self.names[id(tensor)], dim) for tensor in tensors for dim in dims)
+    # Modules.
 
     def through_module(self, node: fx.Node, module: nn.Module) -> None:
-        known = [self.signals[source] for source in node.all_input_nodes if source in self.signals]
-        if len(known) and len(node.all_input_nodes) > 1:
-            raise _Unknown
-        signal = known[0] if known else None
-        if isinstance(module, _CONVS) and (module.groups == 1 or module.groups == module.in_channels):
-            self.through_conv(node, module, signal)
+        known = [self.values[source] for source in node.all_input_nodes if source in self.values]
+        if known and len(node.all_input_nodes) > 1:
+            raise Unknown
+        value = known[0] if known else None
+        if isinstance(module, CONVOLUTIONS) and module.groups in (1, module.in_channels):
+            self.values[node] = self.through_convolution(module, value)
         elif isinstance(module, nn.Linear):
-            if signal is None:
-                self.freeze(module.weight, dims=[1])
-            else:
-                if signal.behind or (module.in_features % len(signal.units) if signal.flat else 0):
-                    raise _Unknown
-                block = module.in_features // len(signal.units) if signal.flat else 1
-                self.join(signal.units, self.of(module.weight, 1, block))
-            self.signals[node] = self.made(module, 0)
-        elif signal is None:
-            self.freeze(*_own(module))
+            self.values[node] = self.through_linear(module, value)
+        elif value is None:
+            self.sets.freeze(*_tensors_of(module))
         else:
-            is_norm = isinstance(module, _BATCH_NORMS) or (
-                isinstance(module, nn.LayerNorm) and not signal.behind and len(module.normalized_shape) == 1
-            )
-            if is_norm and not signal.flat:
-                self.signals[node] = signal._replace(units=self.scaled(module, signal.units))
-            elif isinstance(module, nn.Flatten) and module.start_dim == 1 and module.end_dim == -1:
-                self.signals[node] = self.flattened(signal)
-            elif acts_per_channel(module) and (signal.behind or not type(module).__module__.endswith("pooling")):
-                self.signals[node] = signal
-            else:
-                raise _Unknown
+            self.values[node] = self.through_layer(module, value)
 
-    def through_conv(self, node: fx.Node, conv: nn.Module, signal: _Signal | None) -> None:
+    def through_linear(self, linear: nn.Linear, value: _Value | None) -> _Value:
+        if value is None:  # the features of an input have their meaning by their place
+            self.sets.freeze(linear.weight, dims=[1])
+        else:
+            block = linear.in_features // len(value.channels) if value.is_flattened else 1
+            if value.dims_behind or (value.is_flattened and linear.in_features % len(value.channels)):
+                raise Unknown  # its last dimension is not that of the channels
+            self.sets.join(value.channels, self.sets.along(linear.weight, 1, block))
+        return self.made_by(linear, dims_behind=0)
+
+    def through_convolution(self, conv: nn.Module, value: _Value | None) -> _Value:
         weight: Any = conv.weight
-        if signal is not None and (signal.flat or signal.behind != weight.ndim - 2):
-            raise _Unknown
+        dims_behind = weight.ndim - 2
+        if value is not None and (value.is_flattened or value.dims_behind != dims_behind):
+            raise Unknown
         if conv.groups == 1:
-            if signal is None:
-                self.freeze(weight, dims=[1])
+            if value is None:
+                self.sets.freeze(weight, dims=[1])
             else:
-                self.join(signal.units, self.of(weight, 1))
-            self.signals[node] = self.made(conv, weight.ndim - 2)
-        elif signal is not None and conv.out_channels == conv.in_channels:  # each channel by itself
-            self.signals[node] = signal._replace(units=self.scaled(conv, signal.units))
-        else:
-            raise _Unknown
+                self.sets.join(value.channels, self.sets.along(weight, 1))
+            return self.made_by(conv, dims_behind)
+        if value is None or conv.out_channels != conv.in_channels:
+            raise Unknown
+        return value._replace(channels=self.scaled(conv, value.channels))  # depthwise: each channel by itself
 
-    def made(self, layer: nn.Module, behind: int) -> _Signal:
-        """What a layer gives: a unit for each of its rows."""
-        return _Signal(self.scaled(layer, self.of(layer.weight, 0)), behind)  # type: ignore[arg-type]
+    def through_layer(self, module: nn.Module, value: _Value) -> _Value:
+        """Through a module that has no matrix."""
+        # A mean over all features does not see their order: layer norm is for us like batch norm, over one dimension.
+        is_layer_norm = isinstance(module, nn.LayerNorm) and len(module.normalized_shape) == 1 and not value.dims_behind
+        if (isinstance(module, BATCH_NORMS) or is_layer_norm) and not value.is_flattened:
+            return value._replace(channels=self.scaled(module, value.channels))
+        if isinstance(module, nn.Flatten) and module.start_dim == 1 and module.end_dim == -1:
+            return _flattened(value)
+        # Without a dimension behind the channels, pooling would go over the channels.
+        is_pooling = type(module).__module__.endswith("pooling")
+        if acts_per_channel(module) and (value.dims_behind or not is_pooling):
+            return value
+        raise Unknown
 
-    def scaled(self, module: nn.Module, units: list[int]) -> list[int]:
-        """Units that also own an entry of each of a module's tensors, such as a norm's."""
-        for tensor in _own(module):
-            if tensor.ndim:  # not the number of batches tracked
-                units = self.join(units, self.of(tensor, 0))
-        return units
+    def made_by(self, layer: nn.Module, dims_behind: int) -> _Value:
+        """What a layer gives: a channel for each row of its weight."""
+        weight: Any = layer.weight
+        return _Value(self.scaled(layer, self.sets.along(weight, 0)), dims_behind)
 
-    def flattened(self, signal: _Signal) -> _Signal:
-        return _Signal(signal.units, 0, flat=True) if signal.behind else signal
+    def scaled(self, module: nn.Module, channels: list[int]) -> list[int]:
+        """Channels that also own an entry of each of a module's tensors, such as a norm's scale or a layer's bias."""
+        for tensor in _tensors_of(module):
+            if tensor.ndim:  # the number of batches that a batch norm has seen has none
+                channels = self.sets.join(channels, self.sets.along(tensor, 0))
+        return channels
+
+    # Functions and methods; those of `_FUNCTIONS` get the arguments of the call.
 
     def through_function(self, node: fx.Node) -> None:
         name = node.target if isinstance(node.target, str) else node.target.__name__
         arguments = [*node.args, *node.kwargs.values()]
-        if name in _ASKS or not any(source in self.signals for source in node.all_input_nodes):
+        values = [self.values.get(source) for source in node.all_input_nodes]
+        if name in _GIVES_NO_CHANNELS or all(value is None for value in values):
             return
-        through = _THROUGH.get(name)
-        if through is None and name not in _SAME | _POOLS | _PAIRS:
-            raise _Unknown
-        signals = [self.signals.get(source) for source in node.all_input_nodes]
-        if through is not None:
-            self.signals[node] = through(self, node, *arguments)
-        elif name in _PAIRS and len(arguments) == 2:
-            first = signals[0]
-            for other in signals[1:]:
-                if first is None or other is None or first[1:] != other[1:]:
-                    raise _Unknown
-                first = first._replace(units=self.join(first.units, other.units))
-            assert first is not None
-            self.signals[node] = first
-        elif len(signals) == 1 and signals[0] and (name not in _POOLS or signals[0].behind):
-            self.signals[node] = signals[0]
+        first = values[0]
+        if name in _FUNCTIONS:
+            self.values[node] = _FUNCTIONS[name](self, *arguments)
+        elif name in _ELEMENTWISE and len(arguments) == 2:
+            self.values[node] = self.joined(values)
+        elif first is not None and len(values) == 1 and _keeps_channels(name, first):
+            self.values[node] = first
         else:
-            raise _Unknown
+            raise Unknown
 
-    def flatten(self, node: fx.Node, value: fx.Node, start: int = 0, end: int = -1) -> _Signal:
+    def joined(self, values: Sequence[_Value | None]) -> _Value:
+        """The sum or product of values of the same layout (or of one, and a number): their channels are the same."""
+        first, *others = values
+        for value in others:
+            if first is None or value is None or first[1:] != value[1:]:
+                raise Unknown
+            first = first._replace(channels=self.sets.join(first.channels, value.channels))
+        assert first is not None
+        return first
+
+    def flatten(self, source: fx.Node, start: int = 0, end: int = -1) -> _Value:
         if (start, end) != (1, -1):
-            raise _Unknown
-        return self.flattened(self.signals[value])
+            raise Unknown
+        return _flattened(self.values[source])
 
-    def view(self, node: fx.Node, value: fx.Node, *sizes: Any) -> _Signal:
+    def view(self, source: fx.Node, *sizes: Any) -> _Value:
         shape = sizes[0] if len(sizes) == 1 and isinstance(sizes[0], (tuple, list)) else sizes
-        if len(shape) != 2 or shape[1] != -1:
-            raise _Unknown
-        return self.flattened(self.signals[value])
+        if len(shape) != 2 or shape[1] != -1:  # only as `flatten(1)`: `x.view(x.size(0), -1)`
+            raise Unknown
+        return _flattened(self.values[source])
 
-    def mean(self, node: fx.Node, value: fx.Node, dim: Any, keepdim: bool = False) -> _Signal:
-        signal, dims = self.signals[value], [dim] if isinstance(dim, int) else list(dim)
-        places = {d + signal.behind if d < 0 else d - 2 for d in dims}
-        if signal.flat or not places <= set(range(signal.behind)):
-            raise _Unknown
-        return signal if keepdim else signal._replace(behind=signal.behind - len(places))
+    def mean(self, source: fx.Node, dim: Any, keepdim: bool = False) -> _Value:
+        value, dims = self.values[source], [dim] if isinstance(dim, int) else list(dim)
+        # Counted from the first dimension behind the channels: (B, C, H, W) has H at 0 (as dim 2 or -2) and W at 1.
+        averaged = {d + value.dims_behind if d < 0 else d - 2 for d in dims}
+        if value.is_flattened or not averaged <= set(range(value.dims_behind)):
+            raise Unknown
+        return value if keepdim else value._replace(dims_behind=value.dims_behind - len(averaged))
 
-    def cat(self, node: fx.Node, values: Sequence[fx.Node], dim: int = 0) -> _Signal:
-        signals = [self.signals[value] for value in values]
-        behind = signals[0].behind
-        if dim not in (1, -1 - behind) or any(signal[1:] != (behind, False) for signal in signals):
-            raise _Unknown
-        return _Signal([unit for signal in signals for unit in signal.units], behind)
+    def cat(self, sources: Sequence[fx.Node], dim: int = 0) -> _Value:
+        values = [self.values[source] for source in sources]
+        behind = values[0].dims_behind
+        if dim not in (1, -1 - behind) or any(value[1:] != (behind, False) for value in values):
+            raise Unknown
+        return _Value([channel for value in values for channel in value.channels], behind)
 
-    def pad(self, node: fx.Node, value: fx.Node, pad: Any, mode: str = "constant", filled: Any = 0) -> _Signal:
-        signal = self.signals[value]
-        before, after = [*pad, *([0] * 12)][2 * signal.behind : 2 * signal.behind + 2]
-        if signal.flat or mode != "constant" or len(pad) > 2 * signal.behind + 2 or min(before, after) < 0:
-            raise _Unknown
-        return signal._replace(units=[_CONSTANT] * before + signal.units + [_CONSTANT] * after)
+    def pad(self, source: fx.Node, pad: Any, mode: str = "constant", filling: Any = 0) -> _Value:
+        value = self.values[source]
+        # `pad` has two numbers for each dimension, the last first: those of the channels come after those behind them.
+        before, after = [*pad, *([0] * 12)][2 * value.dims_behind : 2 * value.dims_behind + 2]
+        if value.is_flattened or mode != "constant" or len(pad) > 2 * value.dims_behind + 2 or min(before, after) < 0:
+            raise Unknown
+        return value._replace(channels=[CONSTANT] * before + value.channels + [CONSTANT] * after)
 
-    def getitem(self, node: fx.Node, value: fx.Node, index: Any) -> _Signal:
-        signal, index = self.signals[value], index if isinstance(index, tuple) else (index,)
-        if signal.flat or not all(isinstance(i, slice) for i in index) or len(index) > 2 + signal.behind:
-            raise _Unknown
-        return signal._replace(units=signal.units[index[1]]) if len(index) > 1 else signal
-
-    def groups(self) -> dict[str, Group]:
-        """Units that stand in the same dimensions of the same weights, as far as they stand there in a row."""
-        places: dict[int, list[tuple[str, int, int, int]]] = {}
-        for (name, dim), (block, units) in self.rows.items():
-            for place, unit in enumerate(units):
-                places.setdefault(self.root(unit), []).append((name, dim, block, place))
-        for key in self.frozen & self.rows.keys():
-            self.fix(self.rows[key][1])
-        fixed = {self.root(unit) for unit in self.fixed}
-        alike: dict[tuple[tuple[str, int, int], ...], list[list[int]]] = {}
-        for root, own in places.items():
-            if root not in fixed:
-                own.sort()
-                alike.setdefault(tuple(at[:3] for at in own), []).append([at[3] for at in own])
-        found = (self.group(where, sorted(of)) for where, of in alike.items())
-        return {group.name: group for group in found if group is not None}
-
-    def group(self, where: Sequence[tuple[str, int, int]], units: list[list[int]]) -> Group | None:
-        starts, size = units[0], len(units)
-        if size < 2 or any(own != [start + u for start in starts] for u, own in enumerate(units)):
-            return None
-        parts = [Part(*at, start * at[2]) for at, start in zip(where, starts, strict=True)]
-        rank = {name: place for place, name in enumerate(self.ndim)}
-        parts.sort(key=lambda part: (rank[part.parameter], part.start))
-        producers = [part for part in parts if part.dim == 0]
-        consumers = [part for part in parts if part.dim == 1]
-        made = [part for part in producers if self.ndim[part.parameter] > 1]
-        if not made or not consumers:
-            return None
-        producers.sort(key=lambda part: part.parameter != made[0].parameter)
-        whole = len(self.rows[made[0].parameter, 0][1]) == size
-        rows = "" if whole else f"[{made[0].start}:{made[0].start + size}]"
-        name = made[0].parameter.rpartition(".")[0] + rows
-        kind = "channel" if self.ndim[made[0].parameter] > 2 else "neuron"
-        return Group(name, kind, size, tuple(producers), tuple(consumers))  # type: ignore[arg-type]
+    def getitem(self, source: fx.Node, index: Any) -> _Value:
+        value, index = self.values[source], index if isinstance(index, tuple) else (index,)
+        is_slicing = all(isinstance(i, slice) for i in index) and len(index) <= 2 + value.dims_behind
+        if value.is_flattened or not is_slicing:
+            raise Unknown
+        return value._replace(channels=value.channels[index[1]]) if len(index) > 1 else value
 
 
-def _own(module: nn.Module) -> list[Tensor]:
-    return [*module.parameters(), *module.buffers()]
-
-
-def _attribute(graph: fx.GraphModule, path: str) -> Tensor:
-    place, _, leaf = path.rpartition(".")
-    tensor: Tensor = getattr(graph.get_submodule(place), leaf)
-    return tensor
-
-
-_THROUGH: dict[str, Callable[..., _Signal]] = {
-    "flatten": _Tracer.flatten,
-    "view": _Tracer.view,
-    "reshape": _Tracer.view,
-    "mean": _Tracer.mean,
-    "amax": _Tracer.mean,
-    "cat": _Tracer.cat,
-    "pad": _Tracer.pad,
-    "getitem": _Tracer.getitem,
+_FUNCTIONS: dict[str, Callable[..., _Value]] = {
+    "flatten": _Trace.flatten,
+    "view": _Trace.view,
+    "reshape": _Trace.view,
+    "mean": _Trace.mean,
+    "amax": _Trace.mean,
+    "cat": _Trace.cat,
+    "pad": _Trace.pad,
+    "getitem": _Trace.getitem,
 }
+
+
+def _keeps_channels(name: str, value: _Value) -> bool:
+    """Whether a function of one value acts on each of its channels by itself."""
+    return name in _PER_CHANNEL | _ELEMENTWISE or (name in _POOLING and value.dims_behind > 0)
+
+
+def _flattened(value: _Value) -> _Value:
+    return _Value(value.channels, 0, is_flattened=True) if value.dims_behind else value
+
+
+def _tensors_of(module: nn.Module) -> list[Tensor]:
+    return [*module.parameters(), *module.buffers()]

@@ -2,12 +2,12 @@ import warnings
 
 import pytest
 import torch
-import torchvision
 from torch import nn
 
-from helpers.models import FAMILIES, LLAMA, ROW, Fused, encoder, images, text, vgg_like
+from helpers.models import FAMILIES, LLAMA, ROW, Fused, encoder, text, vgg_like
 from lightning_lottery.errors import LotteryError
-from lightning_lottery.units.groups import PATTERNS, Part, coupled_channels, groups_of, owners_of, survey
+from lightning_lottery.units.groups import groups_of, survey
+from lightning_lottery.units.parts import Part, owners_of
 from lightning_lottery.zoo.networks import resnet
 
 
@@ -104,34 +104,6 @@ def test_a_block_whose_units_depend_on_each_other_or_do_not_fit_is_not_taken(mod
         groups_of(model, patterns)
 
 
-@pytest.mark.parametrize(
-    "patterns",
-    [
-        {"atention": []},
-        {"neuron": "fc1"},
-        {"neuron": ["fc1"]},
-        {"neuron": [{"up": "a"}]},
-        {"neuron": [{"up": "a", "down": "b", "middle": "c"}]},
-        {"head": [{"query": "q", "output": "o"}]},
-        {"head_counts": [3]},
-    ],
-)
-def test_a_table_of_another_form_is_refused(patterns):
-    with pytest.raises(LotteryError, match="`patterns"):
-        groups_of(encoder(), patterns)
-
-
-def test_the_table_is_plain_data_and_looking_changes_neither_it_nor_the_model():
-    import yaml
-
-    before = yaml.safe_dump(PATTERNS)
-    model = encoder()
-    weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    groups_of(model, {"head_counts": ["h"]})
-    assert yaml.safe_load(before) == PATTERNS
-    assert all(torch.equal(weights[name], tensor) for name, tensor in model.state_dict().items())
-
-
 def test_a_chain_ends_where_channels_mix_or_the_next_layer_is_unknown():
     def row(*between):
         return nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), *between)
@@ -142,23 +114,6 @@ def test_a_chain_ends_where_channels_mix_or_the_next_layer_is_unknown():
         assert "0" not in survey(row(between, reader)).groups
     assert not survey(row(nn.Linear(4, 2))).groups  # a linear layer reads the last dimension, not the channels
     assert not survey(row()).groups
-
-
-def test_channels_that_a_residual_connection_shares_are_one_group_of_the_graph():
-    model = torchvision.models.resnet18(num_classes=3)
-    weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    groups = coupled_channels(model, torch.randn(1, 3, 32, 32))
-    shared = groups["conv1"]
-    assert {part.parameter for part in shared.producers} >= {"conv1.weight", "layer1.1.conv2.weight", "bn1.running_var"}
-    assert {part.parameter for part in shared.consumers} >= {"layer1.0.conv1.weight", "layer2.0.downsample.0.weight"}
-    assert model.training
-    assert all(torch.equal(weights[name], tensor) for name, tensor in model.state_dict().items())
-
-
-def test_without_torch_pruning_the_extra_is_named(monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "torch_pruning", None)
-    with pytest.raises(LotteryError, match=r"lightning_lottery\[shrink\]"):
-        coupled_channels(vgg_like(), images())
 
 
 def test_compiled_parts_have_the_names_of_plain_ones():

@@ -21,8 +21,9 @@ from helpers.models import (
 )
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.ticket import Ticket
-from lightning_lottery.units.groups import coupled_channels, groups_of
+from lightning_lottery.units.groups import groups_of
 from lightning_lottery.units.removal import shrink
+from lightning_lottery.units.residual import coupled_channels
 from lightning_lottery.units.scores import loss_of
 from lightning_lottery.zoo.networks import resnet
 
