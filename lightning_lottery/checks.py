@@ -40,6 +40,26 @@ def check_count(name: str, value: Any, what: str, *, least: int = 1) -> None:
         raise LotteryError(f"`{name}` is {what} >= {least}, got {value!r}.")
 
 
+def check_counts(what: str, *, least: int = 1, **values: Any) -> None:
+    """Refuse the first of several arguments that is not an int of at least ``least``.
+
+    Args:
+        what: What each of them is, as in "a number".
+        least: The smallest that is allowed.
+        values: Name to value.
+
+    Raises:
+        LotteryError: One is none.
+
+    Example:
+        >>> check_counts("a number", layers=2, heads=0)
+        Traceback (most recent call last):
+        lightning_lottery.errors.LotteryError: `heads` is a number >= 1, got 0.
+    """
+    for name, value in values.items():
+        check_count(name, value, what, least=least)
+
+
 def check_positive(name: str, value: Any, what: str) -> None:
     """Refuse anything but a number above 0 (NaN is none).
 

@@ -15,16 +15,16 @@ def crop_flip_jitter(
 ) -> Tensor:
     """A random view of every image: crop and resize back, flip left to right, jitter the colours.
 
-    Each image gets draws of its own: a crop of `crop` times the side at a whole pixel, resized back bilinearly; a flip;
-    then brightness, contrast and saturation, each by a factor uniform in [1 − jitter, 1 + jitter], in this order and
-    clamped after each. Hue is left out: it needs a way through HSV that costs more than all the rest.
+    Each image gets draws of its own: a crop of ``crop`` times the side at a whole pixel, resized back bilinearly; a
+    flip; then brightness, contrast and saturation, each by a factor uniform in [1 − jitter, 1 + jitter], in this order
+    and clamped after each. Hue is left out: it needs a way through HSV that costs more than all the rest.
 
     Args:
         images: (B, C, H, W), float in [0, 1].
-        generator: the only source of randomness.
-        crop: side of the crop as a fraction of the side, (0, 1].
-        flip: probability of a flip, [0, 1].
-        jitter: half width of the interval of the colour factors, [0, 1]; 0 leaves colours alone.
+        generator: The only source of randomness.
+        crop: Side of the crop as a fraction of the side, (0, 1].
+        flip: Probability of a flip, [0, 1].
+        jitter: Half width of the interval of the colour factors, [0, 1]; 0 leaves colours alone.
 
     Returns:
         New images of the same shape, in [0, 1].

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
+from lightning_lottery.checks import check_fraction, check_positive, check_word
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.hooks.private import restore_loader
 from lightning_lottery.zoo.learning_rates import ConstantRate, LearningRate
@@ -19,22 +20,23 @@ Batch = tuple[Any, Tensor]
 
 
 class Classifier(LightningModule):
-    """Cross-entropy; logs `train_loss`, and loss and accuracy of validation and test.
+    """Cross-entropy; logs ``train_loss``, and loss and accuracy of validation and test.
 
-    `val_loss`, `val_acc`, `test_loss` and `test_acc` are means over samples, also over ranks with unequal numbers of
-    them; accuracies are fractions. A batch is (inputs, labels); a child's `forward` makes logits of the inputs.
+    ``val_loss``, ``val_acc``, ``test_loss`` and ``test_acc`` are means over samples, also over ranks with unequal
+    numbers of them; accuracies are fractions. A batch is (inputs, labels); a subclass's ``forward`` makes logits of
+    the inputs.
 
     Args:
-        network: the network, which becomes the attribute `network`.
-        num_classes: number of logits; default 2.
+        network: The network, which becomes the attribute ``network``.
+        num_classes: Number of logits; default 2.
         optimizer: "adamw" (the default) or "sgd".
-        lr: the base learning rate, positive; default 0.001.
-        weight_decay: the optimizer's, on all parameters; default 0.
+        lr: The base learning rate, positive; default 0.001.
+        weight_decay: The optimizer's, on all parameters; default 0.
         momentum: SGD's, in [0, 1); AdamW has none. Default 0.9.
-        learning_rate: the factor of `lr` at each optimizer step; default `ConstantRate()`.
+        learning_rate: The factor of ``lr`` at each optimizer step; default ``ConstantRate()``.
 
     Raises:
-        LotteryError: if an argument is out of its range.
+        LotteryError: An argument is out of its range.
     """
 
     def __init__(
@@ -49,19 +51,17 @@ class Classifier(LightningModule):
         learning_rate: LearningRate | None = None,
     ) -> None:
         super().__init__()
-        if optimizer not in ("adamw", "sgd"):
-            raise LotteryError(f"optimizer must be 'adamw' or 'sgd', got {optimizer!r}.")
-        if not (0 < lr < math.inf and weight_decay >= 0 and 0 <= momentum < 1):
-            raise LotteryError(
-                "lr must be positive, weight_decay at least 0 and momentum in [0, 1), "
-                f"got lr={lr}, weight_decay={weight_decay}, momentum={momentum}."
-            )
-        # objects stay out: a checkpoint that holds them does not load without pickle
+        check_word("optimizer", optimizer, ("adamw", "sgd"))
+        check_positive("lr", lr, "the base learning rate")
+        check_fraction("momentum", momentum, "SGD's momentum")
+        if not weight_decay >= 0:
+            raise LotteryError(f"`weight_decay` is the optimizer's, >= 0, got {weight_decay!r}.")
+        # Objects stay out: a checkpoint that holds them does not load without pickle.
         self.save_hyperparameters(ignore=["network", "learning_rate"])
         self.network = network
         self.optimizer, self.lr, self.weight_decay, self.momentum = optimizer, lr, weight_decay, momentum
         self.learning_rate = learning_rate or ConstantRate()
-        # "disable": a NaN counts, while torchmetrics would leave it out of the mean
+        # "disable": a NaN counts, while torchmetrics would leave it out of the mean.
         self.val_loss, self.test_loss = MeanMetric(nan_strategy="disable"), MeanMetric(nan_strategy="disable")
         self.val_acc = MulticlassAccuracy(num_classes, average="micro")
         self.test_acc = MulticlassAccuracy(num_classes, average="micro")
@@ -91,6 +91,7 @@ class Classifier(LightningModule):
         loss.update(F.cross_entropy(logits, labels, reduction="none"))
         acc.update(logits, labels)
         for name, metric in (("loss", loss), ("acc", acc)):
+            # The metric, not its value: Lightning computes it at the epoch's end, from the samples of all ranks.
             self.log(f"{split}_{name}", metric, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(labels))
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
@@ -101,7 +102,7 @@ class Classifier(LightningModule):
             optimizer = torch.optim.SGD(
                 self.parameters(), lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay
             )
-        estimate = self.trainer.estimated_stepping_batches
+        estimate = self.trainer.estimated_stepping_batches  # -1 without an end of steps, inf where nobody knows
         total_steps = int(estimate) if 0 < estimate < math.inf else 0
         scheduler = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: self.learning_rate.factor_at(step, total_steps)
@@ -110,32 +111,32 @@ class Classifier(LightningModule):
 
 
 def logits_of(outputs: Any) -> Tensor:
-    """What a network returned, or the `logits` in it, as Hugging Face's networks return them."""
+    """What a network returned, or the ``logits`` in it, as Hugging Face's networks return them."""
     logits: Tensor = outputs if isinstance(outputs, Tensor) else outputs.logits
     return logits
 
 
 class ImageClassifier(Classifier):
-    """Cross-entropy on images in [0, 1]; logs `train_loss`, and loss and accuracy of validation and test.
+    """Cross-entropy on images in [0, 1]; logs ``train_loss``, and loss and accuracy of validation and test.
 
-    `val_loss`, `val_acc`, `test_loss` and `test_acc` are means over samples, also over ranks with unequal numbers of
-    them; accuracies are fractions. The network is the attribute `network`.
+    ``val_loss``, ``val_acc``, ``test_loss`` and ``test_acc`` are means over samples, also over ranks with unequal
+    numbers of them; accuracies are fractions. The network is the attribute ``network``.
 
     Args:
-        network: maps (B, C, H, W) to logits (B, num_classes), or to an output that has them as `logits`. If it carries
-            `image_size` (H, W), images are resized to it; `image_mean` and `image_std` are the default of `mean` and
-            `std`.
-        num_classes: number of logits; default 10.
+        network: Maps (B, C, H, W) to logits (B, num_classes), or to an output that has them as ``logits``. If it
+            carries ``image_size`` (H, W), images are resized to it; ``image_mean`` and ``image_std`` are the default of
+            ``mean`` and ``std``.
+        num_classes: Number of logits; default 10.
         optimizer: "adamw" (the default) or "sgd".
-        lr: the base learning rate, positive; default 0.001.
-        weight_decay: the optimizer's, on all parameters; default 0.
+        lr: The base learning rate, positive; default 0.001.
+        weight_decay: The optimizer's, on all parameters; default 0.
         momentum: SGD's, in [0, 1); AdamW has none. Default 0.9.
-        learning_rate: the factor of `lr` at each optimizer step; default `ConstantRate()`.
-        mean: subtracted from each channel; default: the network's, else nothing.
-        std: each channel is divided by it; default: the network's, else nothing.
+        learning_rate: The factor of ``lr`` at each optimizer step; default ``ConstantRate()``.
+        mean: Subtracted from each channel; default: the network's, else nothing.
+        std: Each channel is divided by it; default: the network's, else nothing.
 
     Raises:
-        LotteryError: if an argument is out of its range, or only one of `mean` and `std` is given.
+        LotteryError: An argument is out of its range, or only one of ``mean`` and ``std`` is given.
 
     Example:
         >>> from lightning_lottery.zoo import lenet_300_100

@@ -6,10 +6,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lightning_lottery.checks import check_fraction
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.zoo.augment import crop_flip_jitter
 from lightning_lottery.zoo.image_folder import read_image_folder
-from lightning_lottery.zoo.in_memory import InMemory, Samples, check_val_fraction, hold_out, in_fifths, in_fixed_order
+from lightning_lottery.zoo.in_memory import InMemory, Samples, hold_out, in_fifths, in_fixed_order
 from lightning_lottery.zoo.loader import Prepare
 
 
@@ -39,13 +40,13 @@ class Digits(_Images):
     """1,797 handwritten digits, 8×8, grey: scikit-learn's, without a download; 60 % train, 20 % val, 20 % test.
 
     Args:
-        batch_size: samples of a batch on one device; default 32.
-        augment: random crops, flips and colour jitter in training (see `crop_flip_jitter`); default False.
-        seed: of order and augmentation; default: the run's (`PL_GLOBAL_SEED`), else 0. The split does not depend on it.
-        limit: at most so many training images, for a smoke test; default: all.
+        batch_size: Samples of a batch on one device; default 32.
+        augment: Random crops, flips and colour jitter in training (see ``crop_flip_jitter``); default False.
+        seed: Of order and augmentation, not of the split; default: the run's (``PL_GLOBAL_SEED``), else 0.
+        limit: At most so many training images, for a smoke test; default: all.
 
     Raises:
-        LotteryError: if `batch_size` or `limit` is smaller than 1, or scikit-learn is not installed.
+        LotteryError: ``batch_size`` or ``limit`` is smaller than 1, or scikit-learn is not installed.
 
     Example:
         >>> [len(Digits().samples(split)[0]) for split in ("train", "val", "test")]
@@ -89,7 +90,7 @@ class _StoredImages(_Images):
         download: bool = True,
     ) -> None:
         super().__init__(batch_size, augment, seed, limit)
-        check_val_fraction(val_fraction)
+        check_fraction("val_fraction", val_fraction, "the fraction held out for validation", zero=False)
         self.root, self.val_fraction, self.download = root, val_fraction, download
 
     def _read(self) -> dict[str, Samples]:
@@ -111,10 +112,10 @@ class _StoredImages(_Images):
             try:
                 source = getattr(datasets, self.name)(root, train=split == "train", download=self.download)
             except (RuntimeError, OSError) as error:
-                why = f"the download failed ({error})" if self.download else "download is False"
+                reason = f"the download failed ({error})" if self.download else "download is False"
                 raise LotteryError(
                     f"{self.name} is not in {str(root)!r}, neither as train/<class>/ and test/<class>/ nor as "
-                    f"torchvision's files, and {' '.join(why.split())}: give a root that has it, or a network."
+                    f"torchvision's files, and {' '.join(reason.split())}: give a root that has it, or a network."
                 ) from error
             channels, height, width = self.shape
             pixels = torch.as_tensor(source.data).view(-1, height, width, channels)
@@ -127,17 +128,17 @@ class FashionMNIST(_StoredImages):
     """70,000 articles of clothing in 10 classes, 28×28, grey: 60,000 to train and validate, 10,000 to test.
 
     Args:
-        root: a folder with torchvision's `FashionMNIST/raw`, downloaded into it if missing; or with images as
-            `train/<class>/` and `test/<class>/` (.jpg, .png), numbered alphabetically. Default "data".
-        batch_size: samples of a batch on one device; default 128.
-        augment: random crops, flips and colour jitter in training (see `crop_flip_jitter`); default False.
-        val_fraction: of the 60,000, in (0, 1), held out for validation, the same in every run; default 0.1.
-        seed: of order and augmentation; default: the run's (`PL_GLOBAL_SEED`), else 0. The split does not depend on it.
-        limit: at most so many training images, for a smoke test; default: all.
-        download: whether missing files may be downloaded; default True.
+        root: A folder with torchvision's ``FashionMNIST/raw``, downloaded into it if missing; or with images as
+            ``train/<class>/`` and ``test/<class>/`` (.jpg, .png), numbered alphabetically. Default "data".
+        batch_size: Samples of a batch on one device; default 128.
+        augment: Random crops, flips and colour jitter in training (see ``crop_flip_jitter``); default False.
+        val_fraction: Of the 60,000, in (0, 1), held out for validation, the same in every run; default 0.1.
+        seed: Of order and augmentation, not of the split; default: the run's (``PL_GLOBAL_SEED``), else 0.
+        limit: At most so many training images, for a smoke test; default: all.
+        download: Whether missing files may be downloaded; default True.
 
     Raises:
-        LotteryError: if an argument is out of range, or the data is neither there nor to be had.
+        LotteryError: An argument is out of range, or the data is neither there nor to be had.
 
     Source: Xiao, Rasul and Vollgraf 2017, "Fashion-MNIST".
     """
@@ -150,18 +151,18 @@ class CIFAR10(_StoredImages):
     """60,000 photographs in 10 classes, 32×32, RGB: 50,000 to train and validate, 10,000 to test.
 
     Args:
-        root: a folder with torchvision's `cifar-10-batches-py`, downloaded into it if missing; or with images as
-            `train/<class>/` and `test/<class>/` (.jpg, .png), numbered alphabetically, as in the original.
+        root: A folder with torchvision's ``cifar-10-batches-py``, downloaded into it if missing; or with images as
+            ``train/<class>/`` and ``test/<class>/`` (.jpg, .png), numbered alphabetically, as in the original.
             Default "data".
-        batch_size: samples of a batch on one device; default 128.
-        augment: random crops, flips and colour jitter in training (see `crop_flip_jitter`); default False.
-        val_fraction: of the 50,000, in (0, 1), held out for validation, the same in every run; default 0.1.
-        seed: of order and augmentation; default: the run's (`PL_GLOBAL_SEED`), else 0. The split does not depend on it.
-        limit: at most so many training images, for a smoke test; default: all.
-        download: whether missing files may be downloaded; default True.
+        batch_size: Samples of a batch on one device; default 128.
+        augment: Random crops, flips and colour jitter in training (see ``crop_flip_jitter``); default False.
+        val_fraction: Of the 50,000, in (0, 1), held out for validation, the same in every run; default 0.1.
+        seed: Of order and augmentation, not of the split; default: the run's (``PL_GLOBAL_SEED``), else 0.
+        limit: At most so many training images, for a smoke test; default: all.
+        download: Whether missing files may be downloaded; default True.
 
     Raises:
-        LotteryError: if an argument is out of range, or the data is neither there nor to be had.
+        LotteryError: An argument is out of range, or the data is neither there nor to be had.
 
     Source: Krizhevsky 2009, "Learning multiple layers of features from tiny images".
     """

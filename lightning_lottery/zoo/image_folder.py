@@ -1,9 +1,7 @@
 """Folders of small images as uint8 tensors: decoded once, kept in a file beside them."""
 
-import contextlib
 import hashlib
 import os
-import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,26 +11,27 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from lightning_lottery.errors import LotteryError
+from lightning_lottery.files import write_whole
 
 
 def read_image_folder(root: Path, name: str, shape: tuple[int, int, int], num_classes: int) -> dict[str, Tensor]:
-    """The images under `root/train/<class>/` and `root/test/<class>/`, and their labels.
+    """The images under ``root/train/<class>/`` and ``root/test/<class>/``, and their labels.
 
     Labels number the class folders in alphabetical order. The decoded tensors are kept in
-    `root/<name>-uint8.safetensors` and decoded again when a file came, went or changed its size; where this file cannot
-    be written, a warning says so, and every run decodes.
+    ``root/<name>-uint8.safetensors`` and decoded again when a file came, went or changed its size; where this file
+    cannot be written, a warning says so, and every run decodes.
 
     Args:
-        root: the folder.
-        name: of the data set, for the file and the messages.
+        root: The folder.
+        name: Of the data set, for the file and the messages.
         shape: (C, H, W) that every image must have; with C = 1 they are read as grey, with C = 3 as RGB.
-        num_classes: class folders that there must be in each of the two.
+        num_classes: Class folders that there must be in each of the two.
 
     Returns:
-        `train_images` and `test_images`, (N, C, H, W), uint8; `train_labels` and `test_labels`, (N,), int64.
+        ``train_images`` and ``test_images``, (N, C, H, W), uint8; ``train_labels`` and ``test_labels``, (N,), int64.
 
     Raises:
-        LotteryError: if a folder is missing or empty, there are more or fewer classes, the two halves differ in them,
+        LotteryError: A folder is missing or empty, there are more or fewer classes, the two halves differ in them,
             or an image cannot be read or has another size.
     """
     classes = _class_names(root, name, num_classes)
@@ -69,18 +68,19 @@ def _some(names: list[str]) -> str:
 
 def _image_files(folder: Path, classes: list[str]) -> tuple[list[Path], list[int]]:
     """The images of every class, by name, and their labels."""
+    # Sorted: a folder lists its files in any order, and the order of the samples decides what a seed draws.
     paths: list[Path] = []
     labels: list[int] = []
     for label, name in enumerate(classes):
-        found = sorted(
+        names = sorted(
             entry.name
             for entry in os.scandir(folder / name)
             if entry.name.lower().endswith((".jpg", ".jpeg", ".png")) and not entry.name.startswith(".")
         )
-        if not found:
+        if not names:
             raise LotteryError(f"{folder / name} holds no .jpg, .jpeg or .png image.")
-        paths += [folder / name / file for file in found]
-        labels += [label] * len(found)
+        paths += [folder / name / file for file in names]
+        labels += [label] * len(names)
     return paths, labels
 
 
@@ -113,7 +113,7 @@ def _decode(paths: Sequence[Path], shape: tuple[int, int, int], title: str) -> T
 
 
 def _load(cache: Path, listing: str) -> dict[str, Tensor] | None:
-    """What `_store` wrote for the same listing, else None."""
+    """What ``_store`` wrote for the same listing, else None."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -126,14 +126,11 @@ def _load(cache: Path, listing: str) -> dict[str, Tensor] | None:
 
 
 def _store(cache: Path, tensors: dict[str, Tensor], listing: str) -> None:
-    """Write the file whole or not at all."""
+    """Keep the tensors for later runs; where they cannot be kept, a warning says so."""
     from safetensors.torch import save
 
-    temporary = cache.with_name(f".{cache.name}.{uuid.uuid4().hex}")
     try:
-        temporary.write_bytes(save(tensors, metadata={"listing": listing}))  # `save_file` lets nobody else read it
-        os.replace(temporary, cache)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        rank_zero_warn(f"{cache} cannot be written, so that every run decodes the images again: {error}")
+        # `save_file` would make a file that nobody but its owner may read (safetensors 0.8).
+        write_whole(cache, save(tensors, metadata={"listing": listing}), "cache")
+    except LotteryError as error:
+        rank_zero_warn(f"{cache} cannot be written, so that every run decodes the images again: {error.__cause__}")

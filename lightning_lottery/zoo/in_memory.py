@@ -8,6 +8,7 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
+from lightning_lottery.checks import check_count
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.zoo.loader import Prepare, SeededBatches
 
@@ -18,21 +19,21 @@ class InMemory(LightningDataModule):
     """Inputs and labels in memory; a data set says how they are read and what a batch of them becomes.
 
     Args:
-        batch_size: samples of a batch on one device.
-        seed: of the order and of what a batch draws; None: the run's (`PL_GLOBAL_SEED`), else 0.
-        limit: at most so many training samples; None: all.
+        batch_size: Samples of a batch on one device.
+        seed: Of the order and of what a batch draws; None: the run's (``PL_GLOBAL_SEED``), else 0.
+        limit: At most so many training samples; None: all.
 
     Raises:
-        LotteryError: if `batch_size` or `limit` is smaller than 1.
+        LotteryError: ``batch_size`` or ``limit`` is smaller than 1.
     """
 
     num_classes: int
 
     def __init__(self, batch_size: int, seed: int | None, limit: int | None) -> None:
         super().__init__()
-        for name, value in (("batch_size", batch_size), ("limit", limit)):
-            if value is not None and value < 1:
-                raise LotteryError(f"{name} must be at least 1, got {value}.")
+        check_count("batch_size", batch_size, "a number of samples")
+        if limit is not None:
+            check_count("limit", limit, "a number of training samples")
         self.batch_size, self.seed, self.limit = batch_size, seed, limit
         self._splits: dict[str, Samples] | None = None
 
@@ -93,8 +94,6 @@ class InMemory(LightningDataModule):
 def in_fixed_order(inputs: Tensor, labels: Tensor) -> Samples:
     """The samples in one shuffled order for ever: folders come class by class, and the first batches should be fair.
 
-    numpy's `RandomState` is the one generator whose numbers are promised never to change.
-
     Args:
         inputs: (N, ...).
         labels: (N,).
@@ -102,6 +101,7 @@ def in_fixed_order(inputs: Tensor, labels: Tensor) -> Samples:
     Returns:
         Both, in that order.
     """
+    # NumPy promises that the numbers of `RandomState` never change; those of torch's generators may, with a version.
     order = torch.from_numpy(np.random.RandomState(0).permutation(len(labels)))
     return inputs[order], labels[order]
 
@@ -117,30 +117,20 @@ def in_fifths(inputs: Tensor, labels: Tensor) -> dict[str, Samples]:
     }
 
 
-def check_val_fraction(val_fraction: float) -> None:
-    """Refuse a fraction that leaves no training or no validation.
-
-    Raises:
-        LotteryError: if it is not in (0, 1).
-    """
-    if not 0 < val_fraction < 1:
-        raise LotteryError(f"val_fraction must be in (0, 1), got {val_fraction}.")
-
-
 def hold_out(inputs: Tensor, labels: Tensor, val_fraction: float, name: str) -> dict[str, Samples]:
     """The training samples, shuffled for ever, as "train" and "val".
 
     Args:
         inputs: (N, ...).
         labels: (N,).
-        val_fraction: of them, in (0, 1), held out for validation.
-        name: of the data set, for the message.
+        val_fraction: Of them, in (0, 1), held out for validation.
+        name: Of the data set, for the message.
 
     Returns:
         The samples of both.
 
     Raises:
-        LotteryError: if one of them is empty.
+        LotteryError: One of them is empty.
     """
     inputs, labels = in_fixed_order(inputs, labels)
     held_out = round(val_fraction * len(labels))

@@ -15,14 +15,14 @@ class LearningRate(ABC):
         """The factor of the base learning rate.
 
         Args:
-            step: optimizer steps taken so far.
-            total_steps: optimizer steps of the whole fit; 0 when nobody knows.
+            step: Optimizer steps taken so far.
+            total_steps: Optimizer steps of the whole fit; 0 when nobody knows.
 
         Returns:
             The factor, at least 0.
 
         Raises:
-            LotteryError: if the schedule needs `total_steps` and it is 0, or does not fit into it.
+            LotteryError: The schedule needs ``total_steps`` and it is 0, or does not fit into it.
         """
 
 
@@ -31,10 +31,10 @@ class ConstantRate(LearningRate):
     """The base rate, after a linear warm-up: (step + 1) / (w + 1) for the first w steps, then 1.
 
     Args:
-        warmup: w, in optimizer steps (int) or as a fraction of the fit (float); default 0.
+        warmup: The w above, in optimizer steps (int) or as a fraction of the fit (float); default 0.
 
     Raises:
-        LotteryError: if `warmup` is negative, or a fraction outside [0, 1).
+        LotteryError: ``warmup`` is negative, or a fraction outside [0, 1).
 
     Example:
         >>> [ConstantRate(warmup=3).factor_at(step, total_steps=10) for step in range(5)]
@@ -47,22 +47,22 @@ class ConstantRate(LearningRate):
         _check_moment("warmup", self.warmup)
 
     def factor_at(self, step: int, total_steps: int) -> float:
-        """The factor, 1 after the warm-up; see `LearningRate.factor_at`."""
+        """The factor, 1 after the warm-up; see ``LearningRate.factor_at``."""
         return _warmed_up(step, _in_steps("warmup", self.warmup, total_steps))
 
 
 @dataclass(frozen=True)
 class CosineRate(LearningRate):
-    """A linear warm-up over w steps, then half a cosine from 1 down to `final` at the end of the fit.
+    """A linear warm-up over w steps, then half a cosine from 1 down to ``final`` at the end of the fit.
 
     After the warm-up: final + (1 − final)·(1 + cos(π·(step − w) / (total_steps − w))) / 2.
 
     Args:
-        warmup: w, in optimizer steps (int) or as a fraction of the fit (float); default 0.
-        final: the factor after the last step, in [0, 1]; default 0.
+        warmup: The w above, in optimizer steps (int) or as a fraction of the fit (float); default 0.
+        final: The factor after the last step, in [0, 1]; default 0.
 
     Raises:
-        LotteryError: if `warmup` is negative or a fraction outside [0, 1), or `final` is outside [0, 1].
+        LotteryError: ``warmup`` is negative or a fraction outside [0, 1), or ``final`` is outside [0, 1].
 
     Example:
         >>> [round(CosineRate(final=0.1).factor_at(step, total_steps=4), 3) for step in range(5)]
@@ -80,7 +80,7 @@ class CosineRate(LearningRate):
             raise LotteryError(f"final is a factor of the base learning rate in [0, 1], got {self.final}.")
 
     def factor_at(self, step: int, total_steps: int) -> float:
-        """The factor, `final` from `total_steps` on; see `LearningRate.factor_at`."""
+        """The factor, ``final`` from ``total_steps`` on; see ``LearningRate.factor_at``."""
         warmup = _in_steps("warmup", self.warmup, total_steps)
         if total_steps < 1:
             raise LotteryError(f"{self} needs the number of steps of this fit, which is not known: set max_steps.")
@@ -93,18 +93,18 @@ class CosineRate(LearningRate):
 
 @dataclass(frozen=True)
 class MilestoneRate(LearningRate):
-    """A linear warm-up, and a drop by `factor` at each milestone: factor^(milestones reached).
+    """A linear warm-up, and a drop by ``factor`` at each milestone: factor^(milestones reached).
 
     A milestone after the end of the fit never comes.
 
     Args:
-        at: the milestones, increasing: all in optimizer steps (int) or all as fractions of the fit (float).
-        factor: in (0, 1); default 0.1.
-        warmup: in optimizer steps (int) or as a fraction of the fit (float); default 0.
+        at: The milestones, increasing: all in optimizer steps (int) or all as fractions of the fit (float).
+        factor: In (0, 1); default 0.1.
+        warmup: In optimizer steps (int) or as a fraction of the fit (float); default 0.
 
     Raises:
-        LotteryError: if milestones mix steps and fractions, do not increase or lie outside their range, `factor` is
-            outside (0, 1), or `warmup` is negative or a fraction outside [0, 1).
+        LotteryError: Milestones mix steps and fractions, do not increase or lie outside their range, ``factor`` is
+            outside (0, 1), or ``warmup`` is negative or a fraction outside [0, 1).
 
     Example:
         >>> MilestoneRate(at=(0.5, 0.75)).factor_at(5, total_steps=10)
@@ -129,7 +129,7 @@ class MilestoneRate(LearningRate):
             raise LotteryError(f"factor must be in (0, 1), got {self.factor}.")
 
     def factor_at(self, step: int, total_steps: int) -> float:
-        """The factor, lower from the milestone's own step on; see `LearningRate.factor_at`."""
+        """The factor, lower from the milestone's own step on; see ``LearningRate.factor_at``."""
         reached = sum(step >= _in_steps("milestones", milestone, total_steps) for milestone in self.at)
         return _warmed_up(step, _in_steps("warmup", self.warmup, total_steps)) * self.factor**reached
 

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_lottery.checks import check_count
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.functional.counters import mix64
 
@@ -19,27 +20,27 @@ class SeededBatches:
     the global ones are left alone. Lightning saves and restores its position with a checkpoint, and tells
     it the epoch.
 
-    With `shuffle` (training) every rank gets equally many batches of equal sizes: what does not divide by the ranks is
-    left out, other samples in each epoch, and only the last batch may be smaller. Without (evaluation) every sample
+    With ``shuffle`` (training) every rank gets equally many batches of equal sizes: what does not divide by the ranks
+    is left out, other samples in each epoch, and only the last batch may be smaller. Without (evaluation) every sample
     comes exactly once over all ranks, in equally many batches on each, of sizes that differ by at most one.
 
     Args:
         inputs: (N, ...), of any type: images, tokens.
         labels: (N,), int64.
-        batch_size: samples of a batch on one rank. One exception: at `batch_size` 1, where the samples of an evaluation
-            do not divide by the ranks, some ranks end with one batch of two.
-        seed: of the order, and of what `prepare` draws; default 0.
-        rank: of this process among `world_size`; default 0.
-        world_size: number of processes; default 1.
-        shuffle: a new order in each epoch; default False.
-        prepare: a function of (a batch's inputs, generator) that returns what is served in their place: augmented
+        batch_size: Samples of a batch on one rank. One exception: at ``batch_size`` 1, where the samples of an
+            evaluation do not divide by the ranks, some ranks end with one batch of two.
+        seed: Of the order, and of what ``prepare`` draws; default 0.
+        rank: Of this process among ``world_size``; default 0.
+        world_size: Number of processes; default 1.
+        shuffle: A new order in each epoch; default False.
+        prepare: A function of (a batch's inputs, generator) that returns what is served in their place: augmented
             images, or tokens without needless padding; the generator is its only source of randomness. Default: inputs
             are served as they are.
 
     Raises:
-        TypeError: if labels are not int64.
-        LotteryError: if there are no samples, or fewer than ranks, or inputs and labels differ in number, or
-            `batch_size` or `rank` is out of range.
+        TypeError: Labels are not int64.
+        LotteryError: There are no samples, or fewer than ranks, or inputs and labels differ in number, or
+            ``batch_size`` or ``rank`` is out of range.
 
     Example:
         >>> inputs, labels = torch.zeros(5, 1, 8, 8), torch.arange(5)
@@ -62,8 +63,7 @@ class SeededBatches:
         prepare: Prepare | None = None,
     ) -> None:
         _check_samples(inputs, labels)
-        if batch_size < 1:
-            raise LotteryError(f"batch_size must be at least 1, got {batch_size}.")
+        check_count("batch_size", batch_size, "a number of samples")
         if not 0 <= rank < world_size:
             raise LotteryError(f"rank must be in [0, world_size), got rank {rank} of {world_size}.")
         if len(inputs) < world_size:
@@ -81,7 +81,7 @@ class SeededBatches:
 
     @property
     def sampler(self) -> "SeededBatches":
-        """Itself: Lightning looks here for `set_epoch`."""
+        """Itself: Lightning looks here for ``set_epoch``."""
         return self
 
     def set_epoch(self, epoch: int) -> None:
@@ -97,7 +97,7 @@ class SeededBatches:
         """Let the next iteration continue at the stored batch of the stored epoch.
 
         Raises:
-            LotteryError: if an epoch has no such batch.
+            LotteryError: An epoch has no such batch.
         """
         if not 0 <= state["batch"] < len(self):
             raise LotteryError(
@@ -109,6 +109,8 @@ class SeededBatches:
 
     def __len__(self) -> int:
         """Batches of an epoch, the same number on every rank."""
+        # Every rank must get as many batches, or those that have one more wait for the others for ever: as many as the
+        # largest share needs, but never more than the smallest share has samples.
         fewest, more = divmod(len(self.inputs), self.world_size)
         most = fewest if self.shuffle or not more else fewest + 1
         return min(-(-most // self.batch_size), fewest)
@@ -131,7 +133,7 @@ class SeededBatches:
         if not self.shuffle:
             mine = torch.arange(self.rank, total, self.world_size)
             return mine.tensor_split(len(self))
-        order = torch.randperm(total, generator=_generator(self.seed, epoch))
+        order = torch.randperm(total, generator=_generator(self.seed, epoch))  # the same on every rank
         mine = order[: total - total % self.world_size][self.rank :: self.world_size]
         return torch.split(mine, self.batch_size)
 

@@ -1,8 +1,9 @@
-"""The networks of the recipes, as functions: sizes in, an `nn.Module` out, so that YAML can name them."""
+"""The networks of the recipes, as functions: sizes in, an ``nn.Module`` out, so that YAML can name them."""
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lightning_lottery.checks import check_counts, check_fraction
 from lightning_lottery.errors import LotteryError
 
 
@@ -10,14 +11,14 @@ def lenet_300_100(inputs: int = 784, num_classes: int = 10) -> nn.Module:
     """The multilayer perceptron LeNet-300-100: flatten, 300, 100, classes, with ReLU between.
 
     Args:
-        inputs: entries of one image, C·H·W.
-        num_classes: number of logits.
+        inputs: Entries of one image, C·H·W.
+        num_classes: Number of logits.
 
     Returns:
         The network: (B, C, H, W) to (B, num_classes).
 
     Raises:
-        LotteryError: if an argument is smaller than 1.
+        LotteryError: An argument is smaller than 1.
 
     Example:
         >>> sum(p.numel() for p in lenet_300_100().parameters())
@@ -26,7 +27,7 @@ def lenet_300_100(inputs: int = 784, num_classes: int = 10) -> nn.Module:
     Source: LeCun et al. 1998, "Gradient-based learning applied to document recognition", section III.C.3; with ReLU and
     the cross-entropy of the lottery-ticket papers in place of its scaled tanh and squared error.
     """
-    refuse_below(1, inputs=inputs, num_classes=num_classes)
+    check_counts("a number", inputs=inputs, num_classes=num_classes)
     return nn.Sequential(
         nn.Flatten(),
         nn.Linear(inputs, 300),
@@ -41,15 +42,15 @@ def resnet(depth: int = 20, num_classes: int = 10, channels: int = 3) -> nn.Modu
     """The residual network for CIFAR: three stages of (depth − 2) / 6 blocks, 16, 32 and 64 channels wide.
 
     Args:
-        depth: weighted layers, 6n + 2 with n >= 1: 20, 32, 44, 56, 110, ...
-        num_classes: number of logits.
-        channels: channels of the images.
+        depth: Weighted layers, 6n + 2 with n >= 1: 20, 32, 44, 56, 110, ...
+        num_classes: Number of logits.
+        channels: Channels of the images.
 
     Returns:
         The network: (B, channels, H, W) to (B, num_classes), H and W of at least 4.
 
     Raises:
-        LotteryError: if `depth` is not 6n + 2, or another argument is smaller than 1.
+        LotteryError: ``depth`` is not 6n + 2, or another argument is smaller than 1.
 
     Example:
         >>> sum(p.numel() for p in resnet(depth=20).parameters())
@@ -61,7 +62,7 @@ def resnet(depth: int = 20, num_classes: int = 10, channels: int = 3) -> nn.Modu
     if depth < 8 or (depth - 2) % 6:
         nearest = max(1, round((depth - 2) / 6)) * 6 + 2
         raise LotteryError(f"A CIFAR ResNet has depth 6n + 2 (20, 32, 56, ...), got depth={depth}: try {nearest}.")
-    refuse_below(1, num_classes=num_classes, channels=channels)
+    check_counts("a number", num_classes=num_classes, channels=channels)
     return _ResNet(blocks=(depth - 2) // 6, num_classes=num_classes, channels=channels)
 
 
@@ -93,6 +94,7 @@ class _Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         residual = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
+        # Option A of the paper, without parameters: every other pixel, and zeros in place of the new channels.
         shortcut = F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.new_channels))
         return F.relu(residual + shortcut)
 
@@ -114,26 +116,26 @@ def vit(
     num_classes: int = 10,
     dropout: float = 0.0,
 ) -> nn.Module:
-    """A vision transformer of Hugging Face's `ViTForImageClassification`, randomly initialised.
+    """A vision transformer of Hugging Face's ``ViTForImageClassification``, randomly initialised.
 
-    The defaults fit the 8×8 digits. Logits are the `logits` of what it returns.
+    The defaults fit the 8×8 digits. Logits are the ``logits`` of what it returns.
 
     Args:
-        image_size: side of the square images, in pixels.
-        patch_size: side of a patch, in pixels; divides `image_size`.
-        channels: channels of the images.
-        hidden_size: width of the tokens; a multiple of `heads`.
-        layers: transformer blocks.
-        heads: attention heads of a block.
-        mlp_size: neurons in the middle of a block's feed-forward network.
-        num_classes: number of logits.
-        dropout: probability, after attention, feed-forward and embedding and on the attention weights.
+        image_size: Side of the square images, in pixels.
+        patch_size: Side of a patch, in pixels; divides ``image_size``.
+        channels: Channels of the images.
+        hidden_size: Width of the tokens; a multiple of ``heads``.
+        layers: Transformer blocks.
+        heads: Attention heads of a block.
+        mlp_size: Neurons in the middle of a block's feed-forward network.
+        num_classes: Number of logits.
+        dropout: Probability, after attention, feed-forward and embedding and on the attention weights.
 
     Returns:
-        The network: (B, channels, image_size, image_size) to an output with `logits` (B, num_classes).
+        The network: (B, channels, image_size, image_size) to an output with ``logits`` (B, num_classes).
 
     Raises:
-        LotteryError: if patches do not tile the image, heads do not share the width, or a number is out of range.
+        LotteryError: Patches do not tile the image, heads do not share the width, or a number is out of range.
 
     Example:
         >>> import torch
@@ -142,8 +144,8 @@ def vit(
 
     Source: Dosovitskiy et al. 2021, "An image is worth 16x16 words".
     """
-    refuse_below(1, patch_size=patch_size, channels=channels, layers=layers, heads=heads, mlp_size=mlp_size)
-    refuse_below(1, image_size=image_size, hidden_size=hidden_size, num_classes=num_classes)
+    check_counts("a number", patch_size=patch_size, channels=channels, layers=layers, heads=heads, mlp_size=mlp_size)
+    check_counts("a number", image_size=image_size, hidden_size=hidden_size, num_classes=num_classes)
     if image_size % patch_size:
         raise LotteryError(f"Patches of side {patch_size} do not tile images of side {image_size}: change patch_size.")
     _refuse_misfits(hidden_size, heads, dropout)
@@ -175,26 +177,26 @@ def bert(
     num_classes: int = 2,
     dropout: float = 0.1,
 ) -> nn.Module:
-    """A transformer of Hugging Face's `BertForSequenceClassification`, randomly initialised.
+    """A transformer of Hugging Face's ``BertForSequenceClassification``, randomly initialised.
 
-    The default vocabulary is as large as that of the tokenizer "words" can become. Logits are the `logits` of what it
+    The default vocabulary is as large as that of the tokenizer "words" can become. Logits are the ``logits`` of what it
     returns.
 
     Args:
-        vocab_size: number of tokens that the tokenizer knows.
-        hidden_size: width of the tokens; a multiple of `heads`.
-        layers: transformer blocks.
-        heads: attention heads of a block.
-        mlp_size: neurons in the middle of a block's feed-forward network.
-        max_length: tokens of the longest sentence.
-        num_classes: number of logits.
-        dropout: probability, after attention, feed-forward, embedding and pooling and on the attention weights.
+        vocab_size: Number of tokens that the tokenizer knows.
+        hidden_size: Width of the tokens; a multiple of ``heads``.
+        layers: Transformer blocks.
+        heads: Attention heads of a block.
+        mlp_size: Neurons in the middle of a block's feed-forward network.
+        max_length: Tokens of the longest sentence.
+        num_classes: Number of logits.
+        dropout: Probability, after attention, feed-forward, embedding and pooling and on the attention weights.
 
     Returns:
-        The network: `input_ids` and `attention_mask`, (B, L) each, to an output with `logits` (B, num_classes).
+        The network: ``input_ids`` and ``attention_mask``, (B, L) each, to an output with ``logits`` (B, num_classes).
 
     Raises:
-        LotteryError: if heads do not share the width, or a number is out of range.
+        LotteryError: Heads do not share the width, or a number is out of range.
 
     Example:
         >>> import torch
@@ -203,8 +205,10 @@ def bert(
 
     Source: Devlin et al. 2019, "BERT: Pre-training of deep bidirectional transformers for language understanding".
     """
-    refuse_below(1, vocab_size=vocab_size, hidden_size=hidden_size, layers=layers, heads=heads, mlp_size=mlp_size)
-    refuse_below(1, max_length=max_length, num_classes=num_classes)
+    check_counts(
+        "a number", vocab_size=vocab_size, hidden_size=hidden_size, layers=layers, heads=heads, mlp_size=mlp_size
+    )
+    check_counts("a number", max_length=max_length, num_classes=num_classes)
     _refuse_misfits(hidden_size, heads, dropout)
 
     from transformers import BertConfig, BertForSequenceClassification
@@ -226,16 +230,4 @@ def bert(
 def _refuse_misfits(hidden_size: int, heads: int, dropout: float) -> None:
     if hidden_size % heads:
         raise LotteryError(f"{heads} heads cannot share a hidden_size of {hidden_size}: take a multiple of {heads}.")
-    if not 0 <= dropout < 1:
-        raise LotteryError(f"dropout must be in [0, 1), got {dropout}.")
-
-
-def refuse_below(least: int, **arguments: int) -> None:
-    """Refuse the first of these arguments that is smaller than `least`.
-
-    Raises:
-        LotteryError: if one is.
-    """
-    for name, value in arguments.items():
-        if value < least:
-            raise LotteryError(f"{name} must be at least {least}, got {value}.")
+    check_fraction("dropout", dropout, "a probability")

@@ -7,29 +7,29 @@ from contextlib import contextmanager
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import nn
 
+from lightning_lottery.checks import check_count
 from lightning_lottery.errors import LotteryError
-from lightning_lottery.zoo.networks import refuse_below
 
 
 def pretrained_vit(name: str = "google/vit-base-patch16-224", num_classes: int = 10) -> nn.Module:
-    """A pretrained vision transformer with a head for `num_classes`, a new one where the old does not fit.
+    """A pretrained vision transformer with a head for ``num_classes``, a new one where the old does not fit.
 
-    The network carries what `ImageClassifier` needs to feed it: `image_size` (H, W), and `image_mean` and `image_std`
-    of its image processor, None when that does not normalise. It is float32 and in training mode.
+    The network carries what ``ImageClassifier`` needs to feed it: ``image_size`` (H, W), and ``image_mean`` and
+    ``image_std`` of its image processor, None when that does not normalise. It is float32 and in training mode.
 
     Args:
-        name: a model on the Hugging Face hub, or a folder that `save_pretrained` wrote.
-        num_classes: number of logits.
+        name: A model on the Hugging Face hub, or a folder that ``save_pretrained`` wrote.
+        num_classes: Number of logits.
 
     Returns:
-        The network: (B, C, H, W) to an output with `logits` (B, num_classes).
+        The network: (B, C, H, W) to an output with ``logits`` (B, num_classes).
 
     Raises:
-        LotteryError: if there is no such model, here or on the hub, or `num_classes` is smaller than 1.
+        LotteryError: There is no such model, here or on the hub, or ``num_classes`` is smaller than 1.
 
     Source: Dosovitskiy et al. 2021, "An image is worth 16x16 words"; the weights are the publisher's.
     """
-    refuse_below(1, num_classes=num_classes)
+    check_count("num_classes", num_classes, "a number")
 
     from transformers import ViTForImageClassification
 
@@ -41,21 +41,22 @@ def pretrained_vit(name: str = "google/vit-base-patch16-224", num_classes: int =
 
 
 def random_vit(name: str = "google/vit-base-patch16-224", num_classes: int = 10) -> nn.Module:
-    """The network of `pretrained_vit`, randomly initialised: its control.
+    """The network of ``pretrained_vit``, randomly initialised: its control.
 
     Args:
-        name: a model on the Hugging Face hub, or a folder that `save_pretrained` wrote; its weights are not read.
-        num_classes: number of logits.
+        name: A model on the Hugging Face hub, or a folder that ``save_pretrained`` wrote; its weights are not read.
+        num_classes: Number of logits.
 
     Returns:
-        The network: (B, C, H, W) to an output with `logits` (B, num_classes); it carries what `pretrained_vit`'s does.
+        The network: (B, C, H, W) to an output with ``logits`` (B, num_classes); it carries what ``pretrained_vit``'s
+        does.
 
     Raises:
-        LotteryError: if there is no such model, here or on the hub, or `num_classes` is smaller than 1.
+        LotteryError: There is no such model, here or on the hub, or ``num_classes`` is smaller than 1.
 
     Source: Dosovitskiy et al. 2021, "An image is worth 16x16 words"; the initialisation is Hugging Face's.
     """
-    refuse_below(1, num_classes=num_classes)
+    check_count("num_classes", num_classes, "a number")
 
     from transformers import ViTConfig, ViTForImageClassification
 
@@ -65,24 +66,24 @@ def random_vit(name: str = "google/vit-base-patch16-224", num_classes: int = 10)
 
 
 def pretrained_text(name: str = "sentence-transformers/all-MiniLM-L6-v2", num_classes: int = 2) -> nn.Module:
-    """A pretrained network for text with a head for `num_classes`, a new one where the old does not fit.
+    """A pretrained network for text with a head for ``num_classes``, a new one where the old does not fit.
 
-    It is float32 and in training mode. Its tokenizer goes to the data: `SST2(tokenizer=name)`.
+    It is float32 and in training mode. Its tokenizer goes to the data: ``SST2(tokenizer=name)``.
 
     Args:
-        name: a model on the Hugging Face hub, or a folder that `save_pretrained` wrote.
-        num_classes: number of logits.
+        name: A model on the Hugging Face hub, or a folder that ``save_pretrained`` wrote.
+        num_classes: Number of logits.
 
     Returns:
-        The network: `input_ids` and `attention_mask`, (B, L) each, to an output with `logits` (B, num_classes).
+        The network: ``input_ids`` and ``attention_mask``, (B, L) each, to an output with ``logits`` (B, num_classes).
 
     Raises:
-        LotteryError: if there is no such model for text, here or on the hub, or `num_classes` is smaller than 1.
+        LotteryError: There is no such model for text, here or on the hub, or ``num_classes`` is smaller than 1.
 
     Source: the default is a sentence encoder made from MiniLM, Wang et al. 2020, "MiniLM: Deep self-attention
     distillation for task-agnostic compression of pre-trained transformers"; the weights are the publisher's.
     """
-    refuse_below(1, num_classes=num_classes)
+    check_count("num_classes", num_classes, "a number")
 
     from transformers import AutoModelForSequenceClassification
 
@@ -94,19 +95,19 @@ def pretrained_text(name: str = "sentence-transformers/all-MiniLM-L6-v2", num_cl
 
 
 def random_text(name: str = "sentence-transformers/all-MiniLM-L6-v2", num_classes: int = 2) -> nn.Module:
-    """The network of `pretrained_text`, randomly initialised: its control.
+    """The network of ``pretrained_text``, randomly initialised: its control.
 
     Args:
-        name: a model on the Hugging Face hub, or a folder that `save_pretrained` wrote; its weights are not read.
-        num_classes: number of logits.
+        name: A model on the Hugging Face hub, or a folder that ``save_pretrained`` wrote; its weights are not read.
+        num_classes: Number of logits.
 
     Returns:
-        The network: `input_ids` and `attention_mask`, (B, L) each, to an output with `logits` (B, num_classes).
+        The network: ``input_ids`` and ``attention_mask``, (B, L) each, to an output with ``logits`` (B, num_classes).
 
     Raises:
-        LotteryError: if there is no such model for text, here or on the hub, or `num_classes` is smaller than 1.
+        LotteryError: There is no such model for text, here or on the hub, or ``num_classes`` is smaller than 1.
     """
-    refuse_below(1, num_classes=num_classes)
+    check_count("num_classes", num_classes, "a number")
 
     from transformers import AutoConfig, AutoModelForSequenceClassification
 
@@ -119,25 +120,26 @@ def random_text(name: str = "sentence-transformers/all-MiniLM-L6-v2", num_classe
 def torchvision_model(name: str, num_classes: int, weights: str | None = None) -> nn.Module:
     """A classification network of torchvision, by its name there.
 
-    With `weights`, every tensor but those of another number of classes is loaded, and the network carries
-    `image_size`, `image_mean` and `image_std` of these weights for `ImageClassifier`, which then resizes to them.
+    With ``weights``, every tensor but those of another number of classes is loaded, and the network carries
+    ``image_size``, ``image_mean`` and ``image_std`` of these weights for ``ImageClassifier``, which then resizes to
+    them.
 
     Args:
-        name: as in `torchvision.models.list_models()`: "resnet18", "vgg16_bn", "vit_b_16", ...
-        num_classes: number of logits.
+        name: As in ``torchvision.models.list_models()``: "resnet18", "vgg16_bn", "vit_b_16", ...
+        num_classes: Number of logits.
         weights: None for random ones, else "DEFAULT", "IMAGENET1K_V1", ...: a member of the network's weights.
 
     Returns:
         The network: (B, 3, H, W) to (B, num_classes).
 
     Raises:
-        LotteryError: if torchvision has no such network or weights, or the weights cannot be downloaded.
+        LotteryError: Torchvision has no such network or weights, or the weights cannot be downloaded.
 
     Example:
         >>> sum(p.numel() for p in torchvision_model("squeezenet1_1", num_classes=10).parameters())
         727626
     """
-    refuse_below(1, num_classes=num_classes)
+    check_count("num_classes", num_classes, "a number")
 
     from torchvision import models
 
@@ -156,6 +158,7 @@ def torchvision_model(name: str, num_classes: int, weights: str | None = None) -
             f"The weights {weights} of torchvision's {name} could not be downloaded from {known[weights].url}: "
             "check the network, or take weights=None."
         ) from error
+    # Not `strict`: with another number of classes the last layer has another shape, and stays random.
     shapes = {key: tensor.shape for key, tensor in network.state_dict().items()}
     network.load_state_dict({k: v for k, v in stored.items() if shapes.get(k) == v.shape}, strict=False)
     preset = known[weights].transforms()
@@ -168,7 +171,7 @@ def published(what: str) -> Iterator[None]:
     """One sentence for what Hugging Face's loaders raise when they find nothing, or something else.
 
     Raises:
-        LotteryError: in place of theirs.
+        LotteryError: In place of theirs.
     """
     try:
         yield
@@ -189,7 +192,7 @@ def _with_preprocessing(network: nn.Module, name: str) -> nn.Module:
 def _carry(
     network: nn.Module, size: tuple[int, ...], mean: tuple[float, ...] | None, std: tuple[float, ...] | None
 ) -> None:
-    """Let the network say what images it was trained on: `image_size`, `image_mean` and `image_std`."""
+    """Let the network say what images it was trained on: ``image_size``, ``image_mean`` and ``image_std``."""
     for name, value in (("image_size", size), ("image_mean", mean), ("image_std", std)):
         setattr(network, name, value)
 

@@ -6,24 +6,24 @@ from lightning_lottery.zoo.classifier import Classifier, logits_of
 
 
 class TextClassifier(Classifier):
-    """Cross-entropy on tokens; logs `train_loss`, and loss and accuracy of validation and test.
+    """Cross-entropy on tokens; logs ``train_loss``, and loss and accuracy of validation and test.
 
-    `val_loss`, `val_acc`, `test_loss` and `test_acc` are means over samples, also over ranks with unequal numbers of
-    them; accuracies are fractions. The network is the attribute `network`. A batch is (tokens, labels), the tokens as
-    `SST2` serves them.
+    ``val_loss``, ``val_acc``, ``test_loss`` and ``test_acc`` are means over samples, also over ranks with unequal
+    numbers of them; accuracies are fractions. The network is the attribute ``network``. A batch is (tokens, labels),
+    the tokens as ``SST2`` serves them.
 
     Args:
-        network: takes `input_ids` and `attention_mask`, (B, L) each, as Hugging Face's networks for sequence
-            classification do; returns logits (B, num_classes), or an output that has them as `logits`.
-        num_classes: number of logits; default 2.
+        network: Takes ``input_ids`` and ``attention_mask``, (B, L) each, as Hugging Face's networks for sequence
+            classification do; returns logits (B, num_classes), or an output that has them as ``logits``.
+        num_classes: Number of logits; default 2.
         optimizer: "adamw" (the default) or "sgd".
-        lr: the base learning rate, positive; default 0.001.
-        weight_decay: the optimizer's, on all parameters; default 0.
+        lr: The base learning rate, positive; default 0.001.
+        weight_decay: The optimizer's, on all parameters; default 0.
         momentum: SGD's, in [0, 1); AdamW has none. Default 0.9.
-        learning_rate: the factor of `lr` at each optimizer step; default `ConstantRate()`.
+        learning_rate: The factor of ``lr`` at each optimizer step; default ``ConstantRate()``.
 
     Raises:
-        LotteryError: if an argument is out of its range.
+        LotteryError: An argument is out of its range.
 
     Example:
         >>> import torch
@@ -38,7 +38,7 @@ class TextClassifier(Classifier):
         """The logits.
 
         Args:
-            tokens: `input_ids` and `attention_mask`, (B, L) each, int64; the mask is 0 where there is only padding.
+            tokens: ``input_ids`` and ``attention_mask``, (B, L) each, int64; the mask is 0 where there is only padding.
 
         Returns:
             (B, num_classes).

@@ -11,8 +11,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from lightning_lottery.checks import check_count, check_fraction
 from lightning_lottery.errors import LotteryError
-from lightning_lottery.zoo.in_memory import InMemory, Samples, check_val_fraction, hold_out, in_fifths
+from lightning_lottery.zoo.in_memory import InMemory, Samples, hold_out, in_fifths
 from lightning_lottery.zoo.loader import Prepare
 from lightning_lottery.zoo.pretrained import published
 
@@ -22,7 +23,7 @@ LARGEST_VOCABULARY = 10_000
 
 
 class _Sentences(InMemory):
-    """Tokens (N, longest), int32, served as `input_ids` and `attention_mask` of the batch's longest sentence."""
+    """Tokens (N, longest), int32, served as ``input_ids`` and ``attention_mask`` of the batch's longest sentence."""
 
     num_classes = 2
     padding = 0
@@ -41,23 +42,23 @@ def _padded(tokens: Tensor, _: torch.Generator, padding: int) -> dict[str, Tenso
 class SST2(_Sentences):
     """The Stanford sentiment treebank, two classes: phrases of film reviews, negative (0) or positive (1).
 
-    The folder has GLUE's files `train.tsv` and `dev.tsv`, or the same as `.tsv.xz`: a first line `sentence<TAB>label`,
-    then one such pair a line, without quoting. Validation is held out of train; dev is the test set. Many training
-    phrases are parts of one sentence, so that validation (and a test set split off in the same way) looks better than
-    sentences never seen would.
+    The folder has GLUE's files ``train.tsv`` and ``dev.tsv``, or the same as ``.tsv.xz``: a first line
+    ``sentence<TAB>label``, then one such pair a line, without quoting. Validation is held out of train; dev is the test
+    set. Many training phrases are parts of one sentence, so that validation (and a test set split off in the same way)
+    looks better than sentences never seen would.
 
     Args:
-        root: the folder; default "data/sst2". Nothing is downloaded.
-        batch_size: samples of a batch on one device; default 32.
-        tokenizer: the network's: a name on the Hugging Face hub, or a folder that `save_pretrained` wrote; or "words",
-            which needs neither: see `words_of`. Default "sentence-transformers/all-MiniLM-L6-v2".
-        max_length: at most so many tokens of a sentence, the rest is cut; at least 3. Default 128.
-        val_fraction: of train, in (0, 1), held out for validation, the same in every run; default 0.1.
-        seed: of the order; default: the run's (`PL_GLOBAL_SEED`), else 0. The split does not depend on it.
-        limit: at most so many training sentences; default: all.
+        root: The folder; default "data/sst2". Nothing is downloaded.
+        batch_size: Samples of a batch on one device; default 32.
+        tokenizer: The network's: a name on the Hugging Face hub, or a folder that ``save_pretrained`` wrote; or
+            "words", which needs neither: see ``words_of``. Default "sentence-transformers/all-MiniLM-L6-v2".
+        max_length: At most so many tokens of a sentence, the rest is cut; at least 3. Default 128.
+        val_fraction: Of train, in (0, 1), held out for validation, the same in every run; default 0.1.
+        seed: Of the order, not of the split; default: the run's (``PL_GLOBAL_SEED``), else 0.
+        limit: At most so many training sentences; default: all.
 
     Raises:
-        LotteryError: if an argument is out of range, a file is missing or not as described, or there is no such
+        LotteryError: An argument is out of range, a file is missing or not as described, or there is no such
             tokenizer.
 
     Source: Socher et al. 2013, "Recursive deep models for semantic compositionality over a sentiment treebank", in the
@@ -76,9 +77,8 @@ class SST2(_Sentences):
         limit: int | None = None,
     ) -> None:
         super().__init__(batch_size, seed, limit)
-        check_val_fraction(val_fraction)
-        if max_length < 3:
-            raise LotteryError(f"max_length must be at least 3, for one word between two marks, got {max_length}.")
+        check_fraction("val_fraction", val_fraction, "the fraction held out for validation", zero=False)
+        check_count("max_length", max_length, "a number of tokens, enough for a word between two marks,", least=3)
         self.root, self.tokenizer, self.max_length, self.val_fraction = root, tokenizer, max_length, val_fraction
 
     def _read(self) -> dict[str, Samples]:
@@ -99,15 +99,15 @@ class ToyReviews(_Sentences):
     """300 generated sentences about films, "the plot is not dull", positive (1) or negative (0); for a first try.
 
     Every combination of a noun, an adverb or "not", and a word of praise or blame, which "not" turns round; words are
-    tokens, see `words_of`. 60 % train, 20 % val, 20 % test.
+    tokens, see ``words_of``. 60 % train, 20 % val, 20 % test.
 
     Args:
-        batch_size: samples of a batch on one device; default 16.
-        seed: of the order; default: the run's (`PL_GLOBAL_SEED`), else 0. The split does not depend on it.
-        limit: at most so many training sentences; default: all.
+        batch_size: Samples of a batch on one device; default 16.
+        seed: Of the order, not of the split; default: the run's (``PL_GLOBAL_SEED``), else 0.
+        limit: At most so many training sentences; default: all.
 
     Raises:
-        LotteryError: if `batch_size` or `limit` is smaller than 1.
+        LotteryError: ``batch_size`` or ``limit`` is smaller than 1.
 
     Example:
         >>> tokens, labels = next(iter(ToyReviews(batch_size=4).test_dataloader()))
@@ -130,17 +130,17 @@ class ToyReviews(_Sentences):
 
 
 def read_tsv(root: Path, name: str) -> tuple[list[str], Tensor]:
-    """The sentences and labels of `<root>/<name>.tsv`, or of `<name>.tsv.xz` where that is not there.
+    """The sentences and labels of ``<root>/<name>.tsv``, or of ``<name>.tsv.xz`` where that is not there.
 
     Args:
-        root: the folder.
-        name: of the file, without its ending.
+        root: The folder.
+        name: Of the file, without its ending.
 
     Returns:
         N sentences without white space around them, and labels (N,), int64, 0 or 1.
 
     Raises:
-        LotteryError: if neither file is there, or it has another header, a line that is not such a pair, or nothing.
+        LotteryError: Neither file is there, or it has another header, a line that is not such a pair, or nothing.
     """
     path = next((p for p in (root / f"{name}.tsv", root / f"{name}.tsv.xz") if p.is_file()), None)
     if path is None:
@@ -163,7 +163,7 @@ def read_tsv(root: Path, name: str) -> tuple[list[str], Tensor]:
 
 
 def vocabulary_of(sentences: Sequence[str]) -> dict[str, int]:
-    """The number of every word, what stands between white space in lower case; 0 to 2 are left to `words_of`.
+    """The number of every word, what stands between white space in lower case; 0 to 2 are left to ``words_of``.
 
     Args:
         sentences: N.
@@ -186,7 +186,7 @@ def words_of(sentences: Sequence[str], vocabulary: dict[str, int]) -> list[list[
 
     Args:
         sentences: N.
-        vocabulary: as `vocabulary_of` makes it.
+        vocabulary: As ``vocabulary_of`` makes it.
 
     Returns:
         N lists.
