@@ -5,10 +5,10 @@ import importlib.util
 import inspect
 import os
 import sys
-import sysconfig
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -24,91 +24,8 @@ IMPORTING = "LOTTERY_IMPORTING"
 """Set while a child imports the script of its factories, which must not run the analysis again."""
 
 
-@dataclass(frozen=True)
-class Factories:
-    """What builds a project; Trainers cannot be cloned.
-
-    Args:
-        make_module: Called with nothing; a LightningModule.
-        make_data: Called with nothing; a LightningDataModule, or None where the module has its own loaders.
-        make_trainer: Called with ``default_root_dir=`` and ``logger=``; a Trainer.
-        make_pruner: Called with nothing; a callback that the Trainer gets in addition.
-    """
-
-    make_module: Callable[[], LightningModule]
-    make_data: Callable[[], LightningDataModule | None]
-    make_trainer: Callable[..., Trainer]
-    make_pruner: Callable[[], MaskCallback] | None = None
-
-    def __post_init__(self) -> None:
-        for name, function in self._functions().items():
-            if not callable(function) or isinstance(function, nn.Module):
-                raise TypeError(f"`{name}` is a function that is called for every child, got {function!r}.")
-
-    @staticmethod
-    def are_in(config: Mapping[str, Any]) -> bool:
-        """Whether a child's configuration names factories, rather than being fit's YAML."""
-        return "make_module" in config
-
-    @classmethod
-    def load(cls, config: Mapping[str, Any]) -> "Factories":
-        """Import the factories that a child's configuration names."""
-        named = {name: found for name, found in config.items() if name.startswith("make_")}
-        found = cls(**{name: imported(of["function"]) for name, of in named.items()})
-        for name, own in found.config().items():
-            if own["source"] != named[name]["source"]:
-                raise LotteryError(
-                    f"`{name}` is another when a child imports '{own['function']}' than where the analysis began: what "
-                    'it uses must not be set under `if __name__ == "__main__"` or by the command line.'
-                )
-        return found
-
-    def config(self) -> dict[str, Any]:
-        """What a child's configuration says of them: where they are found, and their source, so that changes show."""
-        return {
-            name: {"function": address_of(function), "source": _source(function)}
-            for name, function in self._functions().items()
-        }
-
-    @property
-    def are_importable(self) -> bool:
-        """Whether another process finds all of them."""
-        return all(address_of(function) for function in self._functions().values())
-
-    def project(
-        self, seed: int, folder: str, logger: Logger | bool, callbacks: Callable[[list[Callback]], list[Callback]]
-    ) -> "FactoryProject":
-        """Everything built under a seed, with callbacks of ours added to the Trainer's.
-
-        Raises:
-            LotteryError: ``make_data`` gives something else than a data module or None, or the Trainer would start this
-                program anew for its further ranks, which only a child's own process can bear.
-        """
-        seed_everything(seed, workers=True, verbose=False)
-        model, data = self.make_module(), self.make_data()
-        if data is not None and not isinstance(data, LightningDataModule):
-            raise LotteryError(
-                f"`make_data` gives a LightningDataModule, or None where the module has its own loaders, "
-                f"got {type(data).__name__}."
-            )
-        trainer = self.make_trainer(default_root_dir=folder, logger=logger)
-        own = [] if self.make_pruner is None else [self.make_pruner()]
-        trainer.callbacks = callbacks([*trainer.callbacks, *own])  # type: ignore[attr-defined]
-        launcher = trainer.strategy.launcher
-        if not self.are_importable and launcher is not None and not launcher.is_interactive_compatible:
-            raise LotteryError(
-                f"{type(trainer.strategy).__name__} starts this program anew for each rank: give factories that a "
-                "process of its own can import, functions at the top of a file."
-            )
-        return FactoryProject(model, data, trainer)
-
-    def _functions(self) -> dict[str, Callable[..., Any]]:
-        named = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        return {name: function for name, function in named.items() if name != "make_pruner" or function is not None}
-
-
 @dataclass
-class FactoryProject:
+class BuiltByFactories:
     """What factories built."""
 
     model: LightningModule
@@ -116,12 +33,121 @@ class FactoryProject:
     trainer: Trainer
 
 
+@dataclass(frozen=True)
+class FactoryProject:
+    """A project as functions that build it; Trainers cannot be cloned.
+
+    Args:
+        make_module: Called with nothing for every child; gives the LightningModule.
+        make_data: Called with nothing; gives the LightningDataModule, or None where the module has its own loaders.
+        make_trainer: Called with ``default_root_dir=`` and ``logger=``, to be handed to the Trainer that it gives.
+        make_pruner: Called with nothing; gives a callback that the Trainer gets in addition.
+        seed: Under which everything is built.
+
+    Raises:
+        TypeError: A factory that cannot be called.
+    """
+
+    make_module: Callable[[], LightningModule]
+    make_data: Callable[[], LightningDataModule | None]
+    make_trainer: Callable[..., Trainer]
+    make_pruner: Callable[[], MaskCallback] | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, function in self._functions().items():
+            # A module is callable, but one module would be trained by every child in turn.
+            if not callable(function) or isinstance(function, nn.Module):
+                raise TypeError(f"`{name}` is a function that is called for every child, got {function!r}.")
+
+    @classmethod
+    def load(cls, config: Mapping[str, Any]) -> "FactoryProject":
+        """Import the factories that a child's configuration names.
+
+        Raises:
+            LotteryError: One is not there, or another than where the configuration was written.
+        """
+        described = {name: value for name, value in config.items() if name.startswith("make_")}
+        functions = {name: imported(value["function"]) for name, value in described.items()}
+        project = cls(**functions, seed=config["seed_everything"])
+        for name, function in project._functions().items():
+            now = _description_of(function)
+            # Not the address: a script is `__main__` where it runs, and a module of another name in its children.
+            if any(now[part] != described[name].get(part) for part in ("source", "values")):
+                raise LotteryError(
+                    f"`{name}` is another when a child imports '{now['function']}' than where the analysis began: what "
+                    'it uses must not be set under `if __name__ == "__main__"` or by the command line.'
+                )
+        return project
+
+    def config(self) -> dict[str, Any]:
+        """Where the factories are found, and what they are made of, so that changes show; and the seed."""
+        functions = {name: _description_of(function) for name, function in self._functions().items()}
+        return {**functions, "seed_everything": self.seed}
+
+    @property
+    def is_importable(self) -> bool:
+        """Whether another process finds all factories."""
+        return all(address_of(function) for function in self._functions().values())
+
+    def with_seed(self, seed: int) -> "FactoryProject":
+        """The same, built under another seed."""
+        return replace(self, seed=seed)
+
+    def with_pruner(self, make_pruner: Callable[[], MaskCallback]) -> "FactoryProject":
+        """The same, whose Trainer has a callback more."""
+        return replace(self, make_pruner=make_pruner)
+
+    def build(
+        self,
+        folder: Path,
+        subcommand: str,
+        logger: Logger | bool,
+        callbacks: Callable[[list[Callback]], list[Callback]],
+    ) -> BuiltByFactories:
+        """Build everything under the seed.
+
+        Args:
+            folder: The Trainer's ``default_root_dir``.
+            subcommand: Lightning's, that is to be run; nothing depends on it here.
+            logger: Handed to ``make_trainer``.
+            callbacks: The Trainer's, given the project's own.
+
+        Raises:
+            LotteryError: ``make_data`` gives something else than a data module or None, or the Trainer would start this
+                program anew for its further ranks, which only a child's own process can bear.
+        """
+        seed_everything(self.seed, workers=True, verbose=False)
+        # In this order, module before data: each draws from the random numbers that the one before left.
+        model, data = self.make_module(), self.make_data()
+        if data is not None and not isinstance(data, LightningDataModule):
+            raise LotteryError(
+                f"`make_data` gives a LightningDataModule, or None where the module has its own loaders, "
+                f"got {type(data).__name__}."
+            )
+        trainer = self.make_trainer(default_root_dir=str(folder), logger=logger)
+        pruners = [] if self.make_pruner is None else [self.make_pruner()]
+        trainer.callbacks = callbacks([*trainer.callbacks, *pruners])  # type: ignore[attr-defined]
+        launcher = trainer.strategy.launcher
+        # DDP's launcher starts `sys.argv` once more for each further rank: a notebook's kernel, or the whole analysis.
+        if not self.is_importable and launcher is not None and not launcher.is_interactive_compatible:
+            raise LotteryError(
+                f"{type(trainer.strategy).__name__} starts this program anew for each rank: give factories that a "
+                "process of its own can import, functions at the top of a file."
+            )
+        return BuiltByFactories(model, data, trainer)
+
+    def _functions(self) -> dict[str, Callable[..., Any]]:
+        functions = {name: getattr(self, name) for name in ("make_module", "make_data", "make_trainer")}
+        return functions if self.make_pruner is None else {**functions, "make_pruner": self.make_pruner}
+
+
 def address_of(function: Callable[..., Any]) -> str:
     """Where another process finds a function: ``package.module:name`` or ``/path/script.py:name``; "" if nowhere."""
     name, module = getattr(function, "__qualname__", ""), getattr(function, "__module__", "")
     is_bound = inspect.ismethod(function) and not inspect.isclass(function.__self__)
     if not name or "<" in name or not module or is_bound:
-        return ""
+        return ""  # "<": a lambda, or a function within a function
     if module != "__main__":
         return f"{module}:{name}"
     main = sys.modules["__main__"]
@@ -138,12 +164,12 @@ def imported(address: str) -> Callable[..., Any]:
         LotteryError: There is none.
     """
     where, _, name = address.rpartition(":")
-    found: Any = _script(where) if where.endswith(".py") else importlib.import_module(where)
+    function: Any = _script(where) if where.endswith(".py") else importlib.import_module(where)
     for part in name.split("."):
-        found = getattr(found, part, None)
-    if not callable(found):
+        function = getattr(function, part, None)
+    if not callable(function):
         raise LotteryError(f"There is no function '{name}' in '{where}'.")
-    return found  # type: ignore[no-any-return]
+    return function  # type: ignore[no-any-return]
 
 
 def _script(path: str) -> Any:
@@ -163,45 +189,32 @@ def _script(path: str) -> Any:
     return sys.modules[name]
 
 
-def _source(function: Any) -> str:
-    """A function's or class's source, with the project's own functions, classes and plain values that it uses."""
-    parts: dict[str, str] = {}
-    _describe(function, parts)
-    return "".join(parts.values())
+def _description_of(function: Callable[..., Any]) -> dict[str, Any]:
+    """What a child was made from: the function's address, the hash of its file, and plain values that it uses.
+
+    The file alone would not do for a closure, ``lambda: Net(lr=lr)``, which is another for each ``lr``. What lies in
+    other files (or cells of a notebook) is not seen.
+    """
+    called: Any = function
+    values: dict[str, Any] = {}
+    while isinstance(called, partial):
+        values |= {f"argument {number}": value for number, value in enumerate(called.args)} | called.keywords
+        called = called.func
+    if inspect.isfunction(called):
+        used = inspect.getclosurevars(called)
+        values |= {**used.globals, **used.nonlocals}
+    # As written, and only plain ones: the representation of an object may hold an address of memory.
+    plain = {name: repr(value) for name, value in sorted(values.items()) if _is_plain(value)}
+    return {"function": address_of(function), "source": _hash_of_source(called), "values": plain}
 
 
-def _describe(found: Any, parts: dict[str, str]) -> None:
-    """Add what a function or class is to the parts, and what of the same project it uses."""
-    if isinstance(found, partial):
-        _describe(found.func, parts)
-        parts[f"partial {len(parts)}"] = f"# {found.args!r} {found.keywords!r}\n" if _is_plain_call(found) else ""
-        return
-    name = f"{getattr(found, '__module__', '')}.{getattr(found, '__qualname__', type(found).__qualname__)}"
-    if name in parts:
-        return
+def _hash_of_source(function: Any) -> str:
+    """Of the whole file that defines a function or class; of its cell in a notebook; "" where there is no source."""
     try:
-        parts[name] = inspect.getsource(found)
+        lines, _ = inspect.findsource(function)
     except (OSError, TypeError):
-        parts[name] = f"# {name}\n"
-        return
-    inner = [found] if not inspect.isclass(found) else [f for f in vars(found).values() if inspect.isfunction(f)]
-    for function in filter(inspect.isfunction, inner):
-        used = inspect.getclosurevars(function)
-        for key, value in sorted({**used.globals, **used.nonlocals}.items()):
-            if _is_plain(value):
-                parts[f"{name} {key}"] = f"# {key} = {value!r}\n"
-            elif (inspect.isfunction(value) or inspect.isclass(value)) and _is_own(value):
-                _describe(value, parts)
-
-
-def _is_own(found: Any) -> bool:
-    """Whether it is the project's: neither Python's, nor installed, nor ours."""
-    file = inspect.getsourcefile(found) if getattr(found, "__module__", "builtins") != "builtins" else None
-    paths = sysconfig.get_paths()
-    installed = [paths[kind] for kind in ("stdlib", "platstdlib", "purelib", "platlib")] + [
-        str(Path(__file__).parents[1])
-    ]
-    return file is not None and not any(Path(file).is_relative_to(folder) for folder in installed)
+        return ""
+    return blake2b("".join(lines).encode(), digest_size=16).hexdigest()
 
 
 def _is_plain(value: Any) -> bool:
@@ -210,7 +223,3 @@ def _is_plain(value: Any) -> bool:
     if isinstance(value, (tuple, list)):
         return all(map(_is_plain, value))
     return value is None or isinstance(value, (bool, int, float, str))
-
-
-def _is_plain_call(found: "partial[Any]") -> bool:
-    return _is_plain(found.args) and _is_plain(found.keywords)

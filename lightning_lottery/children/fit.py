@@ -3,19 +3,18 @@
 from collections.abc import Mapping, Sized
 from pathlib import Path
 from time import monotonic
-from typing import Any, Protocol
+from typing import Any
 
 import torch
-from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from lightning_lottery.callbacks import ExactResume, MaskFreezing
 from lightning_lottery.children.child import Child, Row, tell_progress
 from lightning_lottery.children.conditions import Conditions
-from lightning_lottery.children.factories import Factories
 from lightning_lottery.children.level import with_level, with_snapshots
+from lightning_lottery.children.project import Built, Project, project_of
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.hooks.clock import enter
 from lightning_lottery.hooks.loggers import device_of
@@ -26,31 +25,22 @@ from lightning_lottery.hooks.saving import save_whole
 from lightning_lottery.hooks.strategies import refuse_spawning
 
 
-class Built(Protocol):
-    """A project that stands: module, data and Trainer."""
-
-    model: LightningModule
-    datamodule: LightningDataModule | None
-    trainer: Trainer
-
-
-def train(child: Child, resume: str, factories: Factories | None = None) -> list[Row] | None:
+def train(child: Child, resume: str, project: Project | None = None) -> list[Row] | None:
     """Run Lightning's subcommand, or ``start``: a fit that ends, saved, before its first step.
 
     Args:
-        child: Its configuration names the project: fit's YAML resolved, or factories.
+        child: Its configuration says the project.
         resume: Checkpoint of its own to go on from, or "".
-        factories: In place of those that the configuration names.
+        project: In place of the one that the configuration says.
 
     Returns:
         Its records; None on ranks other than the first.
     """
     folder, is_fit = child.folder, child.command in ("fit", "start")
     validated, conditions = _LastValidation(), Conditions(resumed=bool(resume))
-    found: list[list[Row] | None] = []
 
-    def own_callbacks(given: list[Callback]) -> list[Callback]:
-        callbacks: list[Callback] = [*given]
+    def with_those_of_the_child(callbacks: list[Callback]) -> list[Callback]:
+        callbacks = [*callbacks]
         if child.options.get("ticket"):
             callbacks.append(MaskFreezing(child.options["ticket"]))
         if "snapshots" in child.options:
@@ -60,62 +50,44 @@ def train(child: Child, resume: str, factories: Factories | None = None) -> list
         if child.command == "start":
             return [*callbacks, _EndsBeforeItsFirstStep(folder, bool(child.options.get("prunes")))]
         if is_fit:
-            callbacks += [validated, conditions, _Told(folder)]
+            callbacks += [validated, conditions, _Progress(folder)]
             if not any(isinstance(callback, ExactResume) for callback in callbacks):
                 callbacks.append(ExactResume())
         return callbacks
 
-    def run(project: Built, _: str = "") -> None:
-        trainer, model, data = project.trainer, project.model, project.datamodule
+    with without_noise():
+        built = (project or project_of(child.config)).build(
+            folder, "fit" if is_fit else child.command, _logger(folder, resume), with_those_of_the_child
+        )
+        trainer = built.trainer
         refuse_spawning(trainer)
-        checkpoint = resume or child.config["ckpt_path"]
-        if is_fit:
-            _fit(trainer, model, data, checkpoint)
-        else:
-            quiet = {"return_predictions": False} if child.command == "predict" else {"verbose": False}
-            getattr(trainer, child.command)(model, datamodule=data, ckpt_path=checkpoint, **quiet)
+        _run(child, built, resume or child.config["ckpt_path"])
         if child.command == "fit":
             save_whole(trainer, folder / "last.ckpt")
-            end = conditions.end_of(trainer)
-            if is_overridden("test_step", model) and is_overridden("test_dataloader", model if data is None else data):
-                trainer.test(model, datamodule=data, verbose=False)
+            end = conditions.end_of(trainer)  # before the test: `setup` runs anew there, and may build other weights
+            _test(built)
             conditions.write(trainer, folder, end)
-        found.append(_rows(child, trainer, validated.metrics) if trainer.is_global_zero else None)
-
-    logger = _logger(folder, resume)
-    with without_noise():
-        if factories is not None or Factories.are_in(child.config):
-            build = factories or Factories.load(child.config)
-            run(build.project(child.config["seed_everything"], str(folder), logger, own_callbacks))
-        else:
-            _run_config(child, logger, own_callbacks, run)
-    return found[0]
+        return _rows(child, trainer, validated.metrics) if trainer.is_global_zero else None
 
 
-def _run_config(child: Child, logger: TensorBoardLogger, own_callbacks: Any, run: Any) -> None:
-    """Build the project of a resolved YAML, with folder, logger and callbacks of the child, and run it."""
-
-    def trainer_arguments(config: dict[str, Any]) -> dict[str, Any]:
-        callbacks = own_callbacks(config["callbacks"])
-        own = any(isinstance(callback, Checkpoint) for callback in callbacks)
-        return {
-            "default_root_dir": str(child.folder),
-            "logger": logger,
-            "callbacks": callbacks,
-            "enable_checkpointing": config["enable_checkpointing"] if own else False,
-        }
-
-    from lightning_lottery.children.project import ResolvedProject  # the parser takes long to import
-
-    command = "fit" if child.command == "start" else child.command
-    arguments = [command, "--config", str(child.folder / "config.yaml")]
-    ResolvedProject(arguments, run=run, trainer=trainer_arguments)
+def _run(child: Child, built: Built, checkpoint: str | None) -> None:
+    """Run the child's subcommand."""
+    if child.command in ("fit", "start"):
+        built.trainer.fit(built.model, datamodule=built.datamodule, ckpt_path=checkpoint)
+        # Lightning 2.6 ends a fit quietly at Ctrl-C, as if it had been trained to its end.
+        if built.trainer.interrupted:
+            raise KeyboardInterrupt
+    else:
+        quiet = {"return_predictions": False} if child.command == "predict" else {"verbose": False}
+        run_subcommand = getattr(built.trainer, child.command)
+        run_subcommand(built.model, datamodule=built.datamodule, ckpt_path=checkpoint, **quiet)
 
 
-def _fit(trainer: Trainer, model: LightningModule, data: LightningDataModule | None, checkpoint: str | None) -> None:
-    trainer.fit(model, datamodule=data, ckpt_path=checkpoint)
-    if trainer.interrupted:
-        raise KeyboardInterrupt
+def _test(built: Built) -> None:
+    """Test what was trained, where the project says how."""
+    model, data = built.model, built.datamodule
+    if is_overridden("test_step", model) and is_overridden("test_dataloader", model if data is None else data):
+        built.trainer.test(model, datamodule=data, verbose=False)
 
 
 class _EndsBeforeItsFirstStep(Callback):
@@ -153,7 +125,7 @@ class _EndsBeforeItsFirstStep(Callback):
             )
 
 
-class _Told(Callback):
+class _Progress(Callback):
     """Leaves in the folder how far the fit is, at most once a second."""
 
     def __init__(self, folder: Path) -> None:

@@ -1,14 +1,16 @@
 """Explain: what a fit would prune, when, and at what cost in memory, found out by the fit's own code."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, ClassVar
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.console import Console
 from rich.table import Table
 
-from lightning_lottery.children.project import Project
+from lightning_lottery.children.yaml_project import BuiltCLI
 from lightning_lottery.errors import LotteryError
+from lightning_lottery.experiments.sections import SECTIONS
 from lightning_lottery.functional.schedules import Schedule
 from lightning_lottery.hooks.mask_callback import MaskCallback
 from lightning_lottery.hooks.quiet import without_noise
@@ -53,14 +55,10 @@ def explain_fit(arguments: Sequence[str]) -> None:
         quiet = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False}
         return {**quiet, "callbacks": [*callbacks, _Explainer()]}
 
-    def run(project: Project, _: str) -> None:
-        try:
-            project.trainer.fit(project.model, datamodule=project.datamodule)
-        except _Explained:
-            return
-
     with without_noise():
-        Project(["fit", *arguments], run=run, trainer=trainer_arguments)
+        built = BuiltCLI(["fit", *arguments], sections=SECTIONS, trainer=trainer_arguments)
+        with suppress(_Explained):
+            built.trainer.fit(built.model, datamodule=built.datamodule)
 
 
 def _wide_console() -> Console:

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser
 
-from lightning_lottery.children.project import COMMANDS, Project, mistake_in
+from lightning_lottery.children.yaml_project import COMMANDS, BuiltCLI, LotteryCLI, YamlProject, mistake_in, resolve
 from lightning_lottery.errors import LotteryError
+from lightning_lottery.experiments.sections import SECTIONS
 from lightning_lottery.hooks.quiet import without_noise
 
 if TYPE_CHECKING:
@@ -79,7 +80,8 @@ def path(arguments: Sequence[str]) -> None:
     given = parser.parse_args(list(arguments))
     quiet = {"logger": False, "enable_checkpointing": False, "enable_model_summary": False, "callbacks": []}
 
-    def judge(project: Project, _: str) -> None:
+    with without_noise():
+        project = _built(given.config, quiet)
         report = lines_between(
             project.model,
             project.datamodule,
@@ -97,9 +99,6 @@ def path(arguments: Sequence[str]) -> None:
             console.print(path_report.table_of(report))
             console.print(f"{path_report.verdict_of(report)} Records: {given.out}", soft_wrap=True)
 
-    with without_noise():
-        Project(["fit", "--seed_everything", "0", "--config", given.config], run=judge, trainer=lambda _: quiet)
-
 
 def instability(arguments: Sequence[str]) -> None:
     """Train children of one checkpoint with different seeds, then judge the straight lines between them.
@@ -108,17 +107,16 @@ def instability(arguments: Sequence[str]) -> None:
 
     Every option of ``fit`` is one here; the YAML may have a section ``instability``: threshold, alphas, ticket, ...
     """
-    from lightning_lottery.children.project import resolve
     from lightning_lottery.experiments.instability import InstabilityAnalysis
     from lightning_lottery.experiments.settings import InstabilitySettings
 
     parser = _parser_of_runner(instability, "of the children, comma-separated; default: the YAML's, else 1,2")
     parser.add_argument("--ticket", default=None, help="whose masks every child keeps")
     given, of_fit = parser.parse_known_args(list(arguments))
-    config = resolve(["instability", *of_fit])
+    config = resolve(["instability", *of_fit], SECTIONS)
     settings = InstabilitySettings(**config.pop("instability"))
     seeds = settings.seeds if given.seeds is None else _seeds(given.seeds)
-    analysis = InstabilityAnalysis.of(config, settings)
+    analysis = InstabilityAnalysis.of(YamlProject(config), settings)
     start = config["ckpt_path"]
     if given.dry_run or given.slurm:
         plan = analysis.plan(Path(given.out), start, seeds, ticket=given.ticket)
@@ -134,17 +132,16 @@ def sweep(arguments: Sequence[str]) -> None:
 
     Every option of ``fit`` is one here; the YAML may have a section ``sweep``: steps, parents, pruners, search, ...
     """
-    from lightning_lottery.children.project import resolve
     from lightning_lottery.experiments.settings import SweepSettings
     from lightning_lottery.experiments.sweep import InstabilitySweep
 
     parser = _parser_of_runner(sweep, "of the children of the first parent, comma-separated; default: the YAML's")
     given, of_fit = parser.parse_known_args(list(arguments))
-    config = resolve(["sweep", *of_fit])
+    config = resolve(["sweep", *of_fit], SECTIONS)
     settings = SweepSettings(**config.pop("sweep"))
     if given.seeds is not None:
         settings = replace(settings, seeds=tuple(_seeds(given.seeds)))
-    own = InstabilitySweep.of(config, settings)
+    own = InstabilitySweep.of(YamlProject(config), settings)
     if given.dry_run or given.slurm:
         plan = own.plan(Path(given.out))
         _tell_commands(plan.existing, lambda: plan.waves, given)
@@ -159,16 +156,15 @@ def imp(arguments: Sequence[str]) -> None:
 
     Every option of ``fit`` is one here; the YAML may have a section ``imp``: prune_fraction, levels, controls, ...
     """
-    from lightning_lottery.children.project import resolve
     from lightning_lottery.experiments.imp import IterativePruning
     from lightning_lottery.experiments.settings import ImpSettings
 
     parser = _parser_of_runner(imp, "each trains all levels, comma-separated; default: the YAML's, else 0")
     given, of_fit = parser.parse_known_args(list(arguments))
-    config = resolve(["imp", *of_fit])
+    config = resolve(["imp", *of_fit], SECTIONS)
     settings = ImpSettings(**config.pop("imp"))
     seeds = settings.seeds if given.seeds is None else _seeds(given.seeds)
-    pruning, start = IterativePruning.of_config(config, settings), config["ckpt_path"]
+    pruning, start = IterativePruning.of_config(YamlProject(config), settings), config["ckpt_path"]
     if given.dry_run or given.slurm:
         plan = pruning.plan(Path(given.out), start, seeds)
         _tell_commands(plan.children, lambda: plan.levels, given)
@@ -220,6 +216,12 @@ def child(arguments: Sequence[str]) -> None:
     commands: dict[str, Work] = {command: train for command in (*COMMANDS, "start")}
     commands |= {"lines": judge_lines, "instability": analyse, "sweep": sweep_steps, "imp": prune_iteratively}
     do_child(Path(given.folder), commands, wait=given.wait)
+
+
+def _built(config: str, trainer: dict[str, Any]) -> BuiltCLI:
+    """Module, data and Trainer of a fit's YAML, with arguments of the Trainer's that override its own."""
+    arguments = ["fit", "--seed_everything", "0", "--config", config]
+    return BuiltCLI(arguments, sections=SECTIONS, trainer=lambda _: trainer)
 
 
 def _parser_of_runner(command: Callable[[Sequence[str]], None], seeds: str) -> PlainParser:
@@ -301,7 +303,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         elif given[0] not in COMMANDS and not given[0].startswith("-"):
             raise LotteryError(f"There is no subcommand '{given[0]}': there are {', '.join([*COMMANDS, *OURS])}.")
         else:
-            Project(given)
+            LotteryCLI(given, sections=SECTIONS)
     except KeyboardInterrupt:
         raise SystemExit(130) from None
     except Exception as error:

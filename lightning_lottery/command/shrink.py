@@ -9,10 +9,11 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
-from lightning_lottery.children.project import Project
+from lightning_lottery.children.yaml_project import BuiltCLI
 from lightning_lottery.connectivity.evaluation import loader_of
 from lightning_lottery.connectivity.path import read_state
 from lightning_lottery.errors import LotteryError
+from lightning_lottery.experiments.sections import SECTIONS
 from lightning_lottery.hooks.quiet import without_logging
 from lightning_lottery.ticket import Ticket
 from lightning_lottery.units.removal import shrink
@@ -56,26 +57,22 @@ def shrink_checkpoint(
     fractions = {"heads": heads, "neurons": neurons, "channels": channels}
     if (ticket is None) == (not any(fractions.values())):
         raise LotteryError("Say what to remove: either a ticket, or fractions of heads, neurons or channels.")
-    tables = []
-
-    def cut(project: Project, _: str) -> None:
-        module = project.model
-        if submodule not in dict(module.named_modules()):
-            children = ", ".join(name for name, _ in module.named_children())
-            raise LotteryError(f"{type(module).__name__} has no submodule '{submodule}'; it has {children}.")
-        module.load_state_dict(read_state(Path(ckpt_path), module), strict=False)
-        loader = loader_of(module, project.datamodule, "train", project.trainer)
-        module.eval()
-        kept = Ticket.load(ticket) if ticket is not None else _least_informative(module, loader, batches, fractions)
-        inputs = _inputs_of(module, submodule, next(iter(loader)))
-        small = shrink(module, kept).get_submodule(submodule)
-        save_shrunk(small, out)
-        tables.append(comparison(*(measure(network, inputs) for network in (module.get_submodule(submodule), small))))
-
     # One device, also where the configuration asks for several: nothing here is trained, and the file is written once.
     alone = {"accelerator": "cpu", "devices": 1, "logger": False, "enable_checkpointing": False, "callbacks": []}
-    Project(["fit", "--seed_everything", "0", "--config", config], run=cut, trainer=lambda _: alone)
-    return tables[0]
+    arguments = ["fit", "--seed_everything", "0", "--config", config]
+    project = BuiltCLI(arguments, sections=SECTIONS, trainer=lambda _: alone)
+    module = project.model
+    if submodule not in dict(module.named_modules()):
+        children = ", ".join(name for name, _ in module.named_children())
+        raise LotteryError(f"{type(module).__name__} has no submodule '{submodule}'; it has {children}.")
+    module.load_state_dict(read_state(Path(ckpt_path), module), strict=False)
+    loader = loader_of(module, project.datamodule, "train", project.trainer)
+    module.eval()
+    kept = Ticket.load(ticket) if ticket is not None else _least_informative(module, loader, batches, fractions)
+    inputs = _inputs_of(module, submodule, next(iter(loader)))
+    small = shrink(module, kept).get_submodule(submodule)
+    save_shrunk(small, out)
+    return comparison(*(measure(network, inputs) for network in (module.get_submodule(submodule), small)))
 
 
 def _least_informative(

@@ -12,8 +12,10 @@ from rich.console import Console
 
 from lightning_lottery.children.child import Child, Row, Work, discard_with_dependents
 from lightning_lottery.children.engine import engine_of, of_environment
-from lightning_lottery.children.factories import Factories
+from lightning_lottery.children.factories import FactoryProject
 from lightning_lottery.children.fit import train
+from lightning_lottery.children.project import Project
+from lightning_lottery.children.yaml_project import YamlProject
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.experiments.imp_report import ImpReport, row_of, table_of, write_report
 from lightning_lottery.experiments.instability import check_checkpoint, refuse_while_importing
@@ -84,7 +86,7 @@ class IterativePruning:
         mode: Literal["max", "min"] = "max",
         margin: float = 0.01,
     ) -> None:
-        self.project: Factories | Mapping[str, Any] = Factories(make_module, make_data, make_trainer)
+        self.project: Project = FactoryProject(make_module, make_data, make_trainer)
         self.settings = ImpSettings(
             prune_fraction=prune_fraction,
             levels=levels,
@@ -102,14 +104,14 @@ class IterativePruning:
         self.levels = self.settings.levels_to_prune()
 
     @classmethod
-    def of_config(cls, config: Mapping[str, Any], settings: ImpSettings) -> "IterativePruning":
+    def of_config(cls, project: Project, settings: ImpSettings) -> "IterativePruning":
         """Iterative pruning of a project given as the resolved YAML of a fit.
 
         Raises:
             LotteryError: A setting out of its range.
         """
         pruning = cls.__new__(cls)
-        pruning.project, pruning.settings, pruning.levels = config, settings, settings.levels_to_prune()
+        pruning.project, pruning.settings, pruning.levels = project, settings, settings.levels_to_prune()
         return pruning
 
     def run(
@@ -231,16 +233,14 @@ class IterativePruning:
         options: Mapping[str, Any],
         labels: Mapping[str, Any],
     ) -> Child:
-        project = self.project.config() if isinstance(self.project, Factories) else self.project
-        config = {**project, "seed_everything": seed, "ckpt_path": ckpt_path}
+        config = {**self.project.with_seed(seed).config(), "ckpt_path": ckpt_path}
         return Child(folder / name, "fit", config, {**labels, "stage": f"{labels['stage']}/{name}"}, options)
 
     def _here(self) -> Callable[[Child], Mapping[str, Work]] | None:
         """What a child's command does in this process, where no other can import the factories."""
-        if not isinstance(self.project, Factories) or self.project.are_importable:
+        if self.project.is_importable:
             return None
-        work = {"fit": partial(train, factories=self.project)}
-        return lambda _: work
+        return lambda child: {"fit": partial(train, project=self.project.with_seed(child.config["seed_everything"]))}
 
     def _finish(self, plan: "Plan", folder: Path, seeds: Sequence[int], console: Console) -> ImpReport:
         """Judge, write and show everything."""
@@ -299,7 +299,7 @@ def prune_iteratively(child: Child, resume: str) -> list[Row]:
     labels = {"stage": child.folder.name, "parent": child.config["seed_everything"]} | {
         name: value for name, value in child.labels.items() if name != "seeds"
     }
-    pruning = IterativePruning.of_config(project, settings)
+    pruning = IterativePruning.of_config(YamlProject(project), settings)
     pruning.run(
         child.config["ckpt_path"],
         settings.seeds,

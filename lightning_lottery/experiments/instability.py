@@ -15,9 +15,11 @@ from rich.console import Console
 from lightning_lottery.children.child import Child, Row, Work, discard_with_dependents
 from lightning_lottery.children.conditions import check_contract
 from lightning_lottery.children.engine import engine_of, of_environment
-from lightning_lottery.children.factories import IMPORTING, Factories, address_of, imported
+from lightning_lottery.children.factories import IMPORTING, FactoryProject, address_of, imported
 from lightning_lottery.children.fingerprint import leaves
-from lightning_lottery.children.fit import Built, train
+from lightning_lottery.children.fit import train
+from lightning_lottery.children.project import Project, project_of
+from lightning_lottery.children.yaml_project import ConfiguredCallback, YamlProject
 from lightning_lottery.connectivity.path import load_plain, path
 from lightning_lottery.connectivity.path_report import PathReport, table_of, verdict_of, write_report
 from lightning_lottery.errors import LotteryError
@@ -74,7 +76,7 @@ class InstabilityAnalysis:
         layer_alphas: Sequence[float] = (),
         predict: Callable[[LightningModule, Any], torch.Tensor] | str | None = None,
     ) -> None:
-        self.project: Factories | Mapping[str, Any] = Factories(make_module, make_data, make_trainer)
+        self.project: Project = FactoryProject(make_module, make_data, make_trainer)
         self.settings = InstabilitySettings(
             monitor=monitor,
             mode=mode,
@@ -87,8 +89,8 @@ class InstabilityAnalysis:
         self.predict = None if isinstance(predict, str) else predict
 
     @classmethod
-    def of(cls, project: "Factories | Mapping[str, Any]", settings: InstabilitySettings) -> "InstabilityAnalysis":
-        """The analysis of a project given as factories, or as the resolved YAML of a fit."""
+    def of(cls, project: Project, settings: InstabilitySettings) -> "InstabilityAnalysis":
+        """The analysis of a project."""
         analysis = cls.__new__(cls)
         analysis.project, analysis.settings, analysis.predict = project, settings, None
         return analysis
@@ -170,7 +172,7 @@ class InstabilityAnalysis:
         check_seeds(seeds)
         if ckpt_path is not None and not may_be_missing:
             check_checkpoint(Path(ckpt_path))
-        pruner = make_pruner or self.settings.pruner
+        pruner = make_pruner or _configured(self.settings.pruner)
         if pruner is not None and (ticket or self.settings.ticket):
             raise LotteryError("Give either a ticket or a pruner: both say which weights the children keep.")
         masks = str(ticket) if ticket else self.settings.ticket
@@ -178,7 +180,7 @@ class InstabilityAnalysis:
         start = None
         if begin is None or pruner is not None:
             prunes = {"prunes": pruner is not None}
-            start = self._child(out / "start", "start", self._own_seed(), begin, prunes, pruner=pruner)
+            start = self._child(out / "start", "start", self.project.seed, begin, prunes, pruner=pruner)
             begin = str(start.folder / "start.ckpt")
             masks = str(start.folder / "ticket.safetensors") if pruner is not None else masks
         said = dict(labels or {})
@@ -191,7 +193,7 @@ class InstabilityAnalysis:
             "checkpoints": [str(child.folder / "last.ckpt") for child in children],
             "is_null_control": len(set(seeds)) == 1,
         }
-        return Plan(start, children, self._child(out / "lines", "lines", self._own_seed(), None, judged))
+        return Plan(start, children, self._child(out / "lines", "lines", self.project.seed, None, judged))
 
     def _child(
         self,
@@ -204,35 +206,22 @@ class InstabilityAnalysis:
         pruner: Any = None,
         labels: Mapping[str, Any] | None = None,
     ) -> Child:
-        if isinstance(self.project, Factories):
-            own = (self.project if pruner is None else replace(self.project, make_pruner=pruner)).config()
-        else:
-            own = dict(self.project)
-            if pruner is not None:
-                given = own["trainer"]["callbacks"] or []
-                callbacks = given if isinstance(given, list) else [given]
-                own["trainer"] = {**own["trainer"], "callbacks": [*callbacks, pruner]}
-        config = {**own, "seed_everything": seed, "ckpt_path": ckpt_path}
+        project = self.project if pruner is None else self.project.with_pruner(pruner)
+        config = {**project.with_seed(seed).config(), "ckpt_path": ckpt_path}
         return Child(folder, command, config, labels or {}, options)
-
-    def _own_seed(self) -> int:
-        """The seed under which the module is built when it begins at step 0."""
-        seed = 0 if isinstance(self.project, Factories) else self.project.get("seed_everything")
-        return seed if isinstance(seed, int) and not isinstance(seed, bool) else 0
 
     def _here(self, make_pruner: Callable[[], MaskCallback] | None) -> Callable[[Child], Mapping[str, Work]] | None:
         """What children's commands do in this process, where no other can import what they need."""
-        if not isinstance(self.project, Factories):
-            return None
         project = self.project
-        if replace(project, make_pruner=make_pruner).are_importable:
+        pruned = project if make_pruner is None else project.with_pruner(make_pruner)
+        if pruned.is_importable:
             if self.predict is not None and not self.settings.predict:
                 raise LotteryError("`predict` is called in a process of its own: give a function at the top of a file.")
             return None
         return lambda child: {
-            "start": partial(train, factories=replace(project, make_pruner=make_pruner)),
-            "fit": partial(train, factories=project),
-            "lines": partial(judge_lines, factories=project, predict=self.predict),
+            "start": partial(train, project=pruned.with_seed(child.config["seed_everything"])),
+            "fit": partial(train, project=project.with_seed(child.config["seed_everything"])),
+            "lines": partial(judge_lines, project=project, predict=self.predict),
         }
 
 
@@ -292,21 +281,20 @@ class Plan:
 def judge_lines(
     child: Child,
     resume: str,
-    factories: Factories | None = None,
+    project: Project | None = None,
     predict: Callable[[LightningModule, Any], torch.Tensor] | None = None,
 ) -> list[Row] | None:
     """What the child does that judges: ``path`` between its checkpoints, kept as ``report.json``."""
     options = dict(child.options)
-    found: list[list[Row] | None] = []
-
-    def run(project: Built, _: str = "") -> None:
-        refuse_spawning(project.trainer)
+    with without_noise():
+        built = (project or project_of(child.config)).build(child.folder, "fit", False, _only_bars)
+        refuse_spawning(built.trainer)
         alphas = options["alphas"]
         report = path(
-            project.model,
-            project.datamodule,
+            built.model,
+            built.datamodule,
             options["checkpoints"],
-            trainer=project.trainer,
+            trainer=built.trainer,
             alphas=[k / (alphas - 1) for k in range(alphas)] if alphas > 1 else [0.0],
             predict=imported(options["predict"]) if options["predict"] and predict is None else predict,
             **{name: options[name] for name in JUDGED if name not in ("alphas", "predict")},
@@ -315,27 +303,17 @@ def judge_lines(
         if options["is_null_control"]:
             reason = "the same seed twice is a null control: its barrier is 0"
             report = replace(report, stability=replace(report.stability, verdict="undecided", reason=reason))
-        if project.trainer.is_global_zero:
-            report.save(child.folder / "report.json")
-        found.append(report.rows() if project.trainer.is_global_zero else None)
-
-    with without_noise():
-        if factories is not None or Factories.are_in(child.config):
-            build = factories or Factories.load(child.config)
-            run(build.project(child.config["seed_everything"], str(child.folder), False, _only_bars))
-        else:
-            from lightning_lottery.children.project import ResolvedProject  # the parser takes long to import
-
-            quiet = {"logger": False, "enable_checkpointing": False, "enable_model_summary": False, "callbacks": []}
-            ResolvedProject(["fit", "--config", str(child.folder / "config.yaml")], run=run, trainer=lambda _: quiet)
-    return found[0]
+        if not built.trainer.is_global_zero:
+            return None
+        report.save(child.folder / "report.json")
+        return report.rows()
 
 
 def analyse(child: Child, resume: str) -> list[Row]:
     """What a recipe's stage ``instability`` does: a whole analysis in the stage's folder."""
     project = {name: value for name, value in child.config.items() if name != "instability"}
     settings = InstabilitySettings(**child.config["instability"])
-    analysis = InstabilityAnalysis.of(project, settings)
+    analysis = InstabilityAnalysis.of(YamlProject(project), settings)
     labels = {"stage": child.folder.name, "parent": child.config["seed_everything"]} | {
         name: value for name, value in child.labels.items() if name != "seeds"
     }
@@ -401,6 +379,11 @@ def check_checkpoint(ckpt_path: Path) -> int:
             "Lightning's (`save_weights_only=False`)."
         )
     return int(loaded["global_step"])
+
+
+def _configured(pruner: Any) -> Any:
+    """A pruner of a YAML's section."""
+    return ConfiguredCallback(**pruner) if isinstance(pruner, Mapping) else pruner
 
 
 def _only_bars(callbacks: list[Any]) -> list[Any]:

@@ -16,8 +16,9 @@ from rich.table import Table
 from lightning_lottery.children.child import Child, discard_with_dependents, write_records
 from lightning_lottery.children.engine import DASK
 from lightning_lottery.children.processes import JOBS, run_one
-from lightning_lottery.children.project import COMMANDS, PROVISIONAL, SECTIONS, resolve
+from lightning_lottery.children.yaml_project import COMMANDS, resolve
 from lightning_lottery.errors import LotteryError
+from lightning_lottery.experiments.sections import PROVISIONAL, SECTIONS
 from lightning_lottery.figures.drawing import stages_over_seeds
 from lightning_lottery.files import write_image, write_whole
 
@@ -188,7 +189,7 @@ def _child(stage: Stage, seed: int, folder: Path, overlay: str | os.PathLike[str
     arguments = ["--config", str(stage.path), *laid_over, "--seed_everything", str(seed)]
     with _environment(LOTTERY_RUN=str(folder), LOTTERY_SEED=str(seed)):
         try:
-            config = resolve([stage.command, *arguments])
+            config = resolve([stage.command, *arguments], SECTIONS)
         except LotteryError as error:
             raise LotteryError(f"{stage.path}: {error}") from error
     return Child(folder / stage.name, stage.command, config, {"stage": stage.name, "seeds": [seed]})

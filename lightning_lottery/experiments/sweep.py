@@ -6,18 +6,21 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from rich.console import Console
 
 from lightning_lottery.children.child import Child, Row, Work
 from lightning_lottery.children.engine import Engine, engine_of, of_environment
-from lightning_lottery.children.factories import Factories
+from lightning_lottery.children.factories import FactoryProject
 from lightning_lottery.children.fit import train
+from lightning_lottery.children.project import Project
+from lightning_lottery.children.yaml_project import YamlProject
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.experiments.instability import (
     InstabilityAnalysis,
+    _configured,
     check_seeds,
     judge_lines,
     refuse_while_importing,
@@ -107,7 +110,7 @@ class InstabilitySweep:
         recalibrate: int = 0,
         margin: float = 0.01,
     ) -> None:
-        self.project: Factories | Mapping[str, Any] = Factories(make_module, make_data, make_trainer)
+        self.project: Project = FactoryProject(make_module, make_data, make_trainer)
         pruners: Any = dict(make_pruners or {})
         self.settings = SweepSettings(
             steps=tuple(steps),
@@ -128,7 +131,7 @@ class InstabilitySweep:
         )
 
     @classmethod
-    def of(cls, project: Factories | Mapping[str, Any], settings: SweepSettings) -> "InstabilitySweep":
+    def of(cls, project: Project, settings: SweepSettings) -> "InstabilitySweep":
         """The sweep of a project given as factories, or as the resolved YAML of a fit."""
         sweep = cls.__new__(cls)
         sweep.project, sweep.settings = project, settings
@@ -218,8 +221,7 @@ class InstabilitySweep:
         return plan
 
     def _parent(self, folder: Path, seed: int, steps: Sequence[int], labels: Mapping[str, Any]) -> Child:
-        project = self.project.config() if isinstance(self.project, Factories) else self.project
-        config = {**project, "seed_everything": seed, "ckpt_path": None}
+        config = {**self.project.with_seed(seed).config(), "ckpt_path": None}
         said = {**labels, "stage": f"{labels['stage']}/parent", "parent": seed, "seeds": [seed]}
         child = Child(folder, "fit", config, said, {"snapshots": list(steps)})
         if (folder / "child.json").exists():  # saved at more steps before: fewer are no other training
@@ -237,7 +239,7 @@ class InstabilitySweep:
             begins[parent] / f"step={step}.ckpt",
             [seed + SEED_STRIDE * list(begins).index(parent) for seed in own.seeds],
             ticket=own.tickets.get(network),
-            make_pruner=own.pruners.get(network),  # type: ignore[arg-type]  # of a YAML: its configuration
+            make_pruner=_configured(own.pruners.get(network)),
             labels=said,
             may_be_missing=not own.snapshots,
         )
@@ -245,16 +247,14 @@ class InstabilitySweep:
 
     def _here(self) -> Callable[[Child], Mapping[str, Work]] | None:
         """What children's commands do in this process, where no other can import what they need."""
-        if not isinstance(self.project, Factories):
-            return None
-        project, pruners = self.project, cast(Mapping[str, Any], self.settings.pruners)
-        pruning = {name: replace(project, make_pruner=pruner) for name, pruner in pruners.items()}
-        if all(factories.are_importable for factories in (project, *pruning.values())):
+        project = self.project
+        pruning = {name: project.with_pruner(_configured(pruner)) for name, pruner in self.settings.pruners.items()}
+        if all(one.is_importable for one in (project, *pruning.values())):
             return None
         return lambda child: {
-            "start": partial(train, factories=pruning.get(child.folder.parent.name.rpartition("-step-")[0])),
-            "fit": partial(train, factories=project),
-            "lines": partial(judge_lines, factories=project),
+            "start": partial(train, project=pruning.get(child.folder.parent.name.rpartition("-step-")[0])),
+            "fit": partial(train, project=project.with_seed(child.config["seed_everything"])),
+            "lines": partial(judge_lines, project=project),
         }
 
 
@@ -262,7 +262,7 @@ def sweep_steps(child: Child, resume: str) -> list[Row]:
     """What a recipe's stage ``sweep`` does: a whole sweep in the stage's folder."""
     project = {name: value for name, value in child.config.items() if name != "sweep"}
     labels = {name: value for name, value in child.labels.items() if name != "seeds"}
-    InstabilitySweep.of(project, SweepSettings(**child.config["sweep"])).run(
+    InstabilitySweep.of(YamlProject(project), SweepSettings(**child.config["sweep"])).run(
         **of_environment(),
         out=child.folder,
         labels={"stage": child.folder.name, **labels},
