@@ -19,7 +19,7 @@ from lightning_lottery.children import fit as training
 from lightning_lottery.children import processes
 from lightning_lottery.children.child import RESUME_FROM, Child, do_child
 from lightning_lottery.children.processes import run_child
-from lightning_lottery.children.project import resolve
+from lightning_lottery.children.yaml_project import resolve
 
 
 @pytest.fixture(scope="module")

@@ -99,7 +99,7 @@ def steps_of(child):
 
 
 def child_of(folder, parent, make):
-    project = factories.Factories(Net, make_data, make)
+    project = factories.FactoryProject(Net, make_data, make)
     config = {**project.config(), "seed_everything": 1, "ckpt_path": str(parent / "step=0.ckpt")}
     child = Child(folder, "fit", config, {}, {"ticket": None})
     child.prepare()

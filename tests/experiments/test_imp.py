@@ -534,7 +534,7 @@ pruning = IterativePruning(Net, Shuffled, make_trainer, **options)
 for children in pruning.plan(Path(sys.argv[1]), None, (1,)).levels:
     for child in children:
         child.folder.mkdir(parents=True, exist_ok=True)
-        train(child, "", pruning.project)
+        train(child, "", pruning.project.with_seed(child.config["seed_everything"]))
 sys.stdout.write("ok\\n")
 """
 

@@ -1,4 +1,3 @@
-import functools
 import json
 import os
 import re
@@ -318,7 +317,9 @@ def test_children_that_were_trained_otherwise_are_refused(parent, tmp_path):
         return InstabilityAnalysis(lambda: Net(dropout=dropout), lambda: Data(), lambda **given: make_trainer(**given))
 
     with_dropout(0.2).run(begin, (1, 2), out=tmp_path)
-    with pytest.raises(LotteryError, match=r"seed-1' was made from something else: make_module.source was"):
+    with pytest.raises(
+        LotteryError, match=r"seed-1' was made from something else: make_module.values.dropout was '0.2', is '0.3'"
+    ):
         with_dropout(0.3).run(begin, (1, 2), out=tmp_path)
 
 
@@ -387,32 +388,6 @@ def test_an_order_that_is_fixed_after_the_first_epoch_is_said(tmp_path):
         closures(data=Fixed).run(None, out=tmp_path)
 
 
-class Helper:
-    factor = 1
-
-
-def helped():
-    return Helper()
-
-
-def test_what_factories_use_is_part_of_what_a_child_was_made_from(tmp_path):
-    described = factories._source(helped)
-    assert "class Helper" in described and "factor = 1" in described
-    settings = {"lr": 0.1, "layers": [1, 2]}
-    assert "{'lr': 0.1, 'layers': [1, 2]}" in factories._source(lambda: Net(lr=settings["lr"]))
-    assert factories._source(functools.partial(helped)) == factories._source(functools.partial(helped))
-    assert factories._source(functools.partial(Net, 0.1)) != factories._source(functools.partial(Net, 0.2))
-    assert factories.address_of(Data().train_dataloader) == ""  # nobody else has that object
-
-
-def test_a_factory_that_is_another_in_the_child_is_refused():
-    config = factories.Factories(Net, make_data, make_trainer).config()
-    assert factories.Factories.load(config).make_data is make_data
-    config["make_data"]["source"] += "# LR = 0.5\n"
-    with pytest.raises(LotteryError, match="`make_data` is another when a child imports '.*:make_data' than where"):
-        factories.Factories.load(config)
-
-
 class TestRefusals:
     @pytest.mark.parametrize(
         "make_pruner",
@@ -442,7 +417,7 @@ class TestRefusals:
         def forked(**given):
             return trainer(given["default_root_dir"], logger=given["logger"], devices=2, strategy="ddp_fork")
 
-        project = factories.Factories(Net, make_data, forked)
+        project = factories.FactoryProject(Net, make_data, forked)
         child = Child(tmp_path / "child", "fit", {**project.config(), "seed_everything": 1, "ckpt_path": None})
         child.prepare()
         with pytest.raises(LotteryError, match="runs under strategies that start processes of their own"):
@@ -535,7 +510,7 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 from lightning.pytorch import LightningDataModule
 from lightning_lottery.children.child import Child
-from lightning_lottery.children.factories import Factories
+from lightning_lottery.children.factories import FactoryProject
 from lightning_lottery.experiments.instability import judge_lines
 from lightning_lottery.children.fit import train
 from helpers.projects import plain_loader, trainer
@@ -557,15 +532,15 @@ def make_trainer(**given):
 def make_module():
     return Net(dropout=0.0)
 
-project = Factories(make_module, Shuffled, make_trainer)
+project = FactoryProject(make_module, Shuffled, make_trainer)
 children = OUT if DEVICES > 1 else Path(sys.argv[3])
 if DEVICES > 1:
     begin = Child(OUT / "start", "start", {"seed_everything": 0, "ckpt_path": None})
     begin.folder.mkdir(parents=True, exist_ok=True)
-    train(begin, "", project)
+    train(begin, "", project.with_seed(0))
     for name, seed in (("1", 1), ("1-again", 1), ("2", 2)):
         config = {"seed_everything": seed, "ckpt_path": str(OUT / "start/start.ckpt")}
-        train(Child(OUT / name, "fit", config), "", project)
+        train(Child(OUT / name, "fit", config), "", project.with_seed(seed))
 options = {"monitor": "test_acc", "mode": "max", "threshold": 0.02, "alphas": 5, "recalibrate": 0, "layer_alphas": [],
            "predict": None, "checkpoints": [str(children / n / "last.ckpt") for n in ("1", "1-again", "2")],
            "is_null_control": False}
@@ -601,8 +576,8 @@ def test_children_trained_at_once_are_those_trained_one_after_another(parent, tm
     quiet = Console(file=StringIO())
     monkeypatch.setenv("OMP_NUM_THREADS", str(torch.get_num_threads()))
     begin = str(parent / "snapshots/step=5.ckpt")
-    project = factories.Factories(Net, make_data, make_trainer)
-    assert project.are_importable
+    project = factories.FactoryProject(Net, make_data, make_trainer)
+    assert project.is_importable
     children = []
     for seed in (1, 2):
         config = {**project.config(), "seed_everything": seed, "ckpt_path": begin}
@@ -619,16 +594,6 @@ def test_children_trained_at_once_are_those_trained_one_after_another(parent, tm
     with pytest.raises(LotteryError, match=r"broken failed with exit code 2; what is done stays. \(see .*child.log\)"):
         run_together([("broken", broken), ("whole", whole)], quiet, jobs=2)
     assert whole.is_done and "no function 'none'" in (tmp_path / "broken/child.log").read_text()
-
-
-def test_functions_are_found_again_by_their_address(tmp_path):
-    address = factories.address_of(make_data)
-    assert address.endswith("test_instability:make_data") and factories.imported(address) is make_data
-    assert factories.address_of(lambda: 0) == ""
-    (tmp_path / "mine.py").write_text("class A:\n    def make(): return 3\n")
-    assert factories.imported(f"{tmp_path}/mine.py:A.make")() == 3
-    with pytest.raises(LotteryError, match="no function 'none' in 'helpers.projects'"):
-        factories.imported("helpers.projects:none")
 
 
 def test_lines_say_how_far_they_are(analysed, capsys, tmp_path):

@@ -9,7 +9,14 @@ from lightning.pytorch import LightningModule
 
 from helpers.stages import fit, named, platon
 from lightning_lottery import PLATON, LotteryError
-from lightning_lottery.children.project import Project, mistake_in, resolve
+from lightning_lottery.children.yaml_project import (
+    BuiltCLI,
+    ConfiguredCallback,
+    LotteryCLI,
+    YamlProject,
+    mistake_in,
+    resolve,
+)
 from lightning_lottery.hooks.quiet import without_noise
 
 
@@ -48,7 +55,7 @@ def init_args(config):
 
 
 def test_resolving_builds_nothing_and_writes_every_default_out(given, tmp_path):
-    config = resolve(given({**fit(platon()), "model": named("children.test_project.Broken")}))
+    config = resolve(given({**fit(platon()), "model": named("children.test_yaml_project.Broken")}))
     assert init_args(config)[-1][1]["beta1"] == 0.85
     assert config["trainer"]["max_steps"] == -1 and config["ckpt_path"] is None
     assert "config" not in config
@@ -125,12 +132,12 @@ def test_yaml_that_is_none_is_refused(tmp_path):
 
 def test_a_refusal_of_ours_comes_as_itself(given):
     with pytest.raises(LotteryError, match="^our own refusal.$"):
-        Project(given({**fit(), "model": named("children.test_project.Refused")}))
+        LotteryCLI(given({**fit(), "model": named("children.test_yaml_project.Refused")}))
 
 
 def test_a_bug_keeps_its_cause(given):
     with pytest.raises(ValueError, match="my own bug") as bug:
-        Project(given({**fit(), "model": named("children.test_project.Broken")}))
+        LotteryCLI(given({**fit(), "model": named("children.test_yaml_project.Broken")}))
     chain, error = [], bug.value
     while error is not None:
         assert error not in chain
@@ -141,7 +148,7 @@ def test_a_bug_keeps_its_cause(given):
 
 def test_a_checkpoint_that_is_not_there_is_refused_before_anything_is_built(given):
     with pytest.raises(LotteryError, match="There is no checkpoint 'none.ckpt'"):
-        Project(given({**fit(), "model": named("children.test_project.Broken")}, "--ckpt_path=none.ckpt"))
+        LotteryCLI(given({**fit(), "model": named("children.test_yaml_project.Broken")}, "--ckpt_path=none.ckpt"))
 
 
 def test_the_trainer_s_arguments_can_be_overridden_given_the_configuration_s_own(given):
@@ -151,7 +158,7 @@ def test_the_trainer_s_arguments_can_be_overridden_given_the_configuration_s_own
         seen.extend(trainer["callbacks"])
         return {"callbacks": [], "logger": False, "enable_checkpointing": False}
 
-    project = Project(given(fit(platon())), run=lambda *_: None, trainer=overridden)
+    project = BuiltCLI(given(fit(platon())), trainer=overridden)
     assert any(isinstance(callback, PLATON) for callback in seen)
     assert not any(isinstance(callback, PLATON) for callback in project.trainer.callbacks)
 
@@ -183,3 +190,33 @@ def test_noise_is_left_out_only_inside(caplog):
         "PLATON begins with this fit at step 100",
         "💡 Tip: buy something",
     ]
+
+
+PRUNER = ConfiguredCallback(
+    "lightning_lottery.MagnitudePruning", {"sparsity": {"class_path": "Constant", "init_args": {"final": 0.5}}}
+)
+
+
+def test_a_yaml_s_pruner_is_plain_values_and_builds_the_callback_anew():
+    one, again = PRUNER(), PRUNER()
+    assert type(one).__name__ == "MagnitudePruning" and one is not again
+    assert PRUNER.config()["class_path"] == "lightning_lottery.MagnitudePruning"
+
+
+@pytest.mark.parametrize("callbacks", [None, [named("Snapshots", steps=[0])], named("Snapshots", steps=[0])])
+def test_a_pruner_is_the_last_of_a_yaml_s_callbacks(callbacks):
+    project = YamlProject({"seed_everything": True, "trainer": {"callbacks": callbacks}})
+    kept = [] if callbacks is None else [named("Snapshots", steps=[0])]
+    assert project.with_pruner(PRUNER).config()["trainer"]["callbacks"] == [*kept, PRUNER.config()]
+    assert project.config()["trainer"]["callbacks"] == callbacks
+
+
+def test_a_pruner_that_yaml_cannot_name_is_refused():
+    with pytest.raises(LotteryError, match="takes a pruner that YAML can name: `class_path` and `init_args`, got"):
+        YamlProject({"trainer": {"callbacks": []}}).with_pruner(lambda: PLATON(sparsity=0.5))
+
+
+@pytest.mark.parametrize(("seed", "expected"), [(3, 3), (True, 0), (False, 0), (None, 0)])
+def test_a_seed_that_is_left_open_is_0(seed, expected):
+    project = YamlProject({"seed_everything": seed})
+    assert project.seed == expected and project.with_seed(5).config() == {"seed_everything": 5}

@@ -1,0 +1,81 @@
+import functools
+
+import pytest
+
+from experiments.test_instability import Data, Net, make_data, make_trainer
+from lightning_lottery import LotteryError
+from lightning_lottery.children import factories
+from lightning_lottery.children.factories import FactoryProject
+from lightning_lottery.children.project import project_of
+
+LR = 0.1
+
+
+def with_global():
+    return Net(lr=LR)
+
+
+def description(function):
+    return FactoryProject(function, make_data, make_trainer).config()["make_module"]
+
+
+def test_the_file_that_defines_a_factory_is_part_of_what_a_child_was_made_from(tmp_path):
+    sources = []
+    for number, text in enumerate(("FACTOR = 1\n", "FACTOR = 1\n", "FACTOR = 2\n")):
+        (tmp_path / f"mine_{number}.py").write_text(f"{text}def make(): return FACTOR\nclass Made: ...\n")
+        module = f"{tmp_path}/mine_{number}.py"
+        described = [description(factories.imported(f"{module}:{name}")) for name in ("make", "Made")]
+        assert described[0]["source"] == described[1]["source"] != ""
+        sources.append(described[0]["source"])
+    assert sources[0] == sources[1] != sources[2]
+
+
+def test_plain_values_that_a_factory_uses_are_part_of_what_a_child_was_made_from():
+    settings = {"lr": 0.1, "layers": [1, 2]}
+    assert description(lambda: Net(lr=settings["lr"]))["values"] == {"settings": "{'lr': 0.1, 'layers': [1, 2]}"}
+    assert description(with_global)["values"] == {"LR": "0.1"}
+    assert description(functools.partial(Net, 0.1)) == description(functools.partial(Net, 0.1))
+    assert description(functools.partial(Net, 0.1)) != description(functools.partial(Net, 0.2))
+    assert description(functools.partial(Net, dropout=0.1))["values"] == {"dropout": "0.1"}
+    assert description(functools.partial(Net, object()))["values"] == {}  # whose representation is another each time
+
+
+def test_a_factory_without_a_source_has_none():
+    assert description(dict)["source"] == ""
+
+
+def test_a_configuration_is_read_back_with_its_factories_and_its_seed():
+    project = FactoryProject(Net, make_data, make_trainer, seed=3)
+    assert project_of(project.config()) == project
+    assert project_of(project.with_seed(4).config()).seed == 4
+
+
+def test_a_factory_that_is_another_in_the_child_is_refused():
+    config = FactoryProject(Net, make_data, make_trainer).config()
+    assert FactoryProject.load(config).make_data is make_data
+    for part, changed in (("source", "another"), ("values", {"LR": "0.5"})):
+        described = {**config, "make_data": {**config["make_data"], part: changed}}
+        with pytest.raises(LotteryError, match="`make_data` is another when a child imports '.*:make_data' than where"):
+            FactoryProject.load(described)
+
+
+def test_functions_are_found_again_by_their_address(tmp_path):
+    address = factories.address_of(make_data)
+    assert address.endswith("test_instability:make_data") and factories.imported(address) is make_data
+    assert factories.address_of(lambda: 0) == ""
+    assert factories.address_of(Data().train_dataloader) == ""  # nobody else has that object
+    (tmp_path / "mine.py").write_text("class A:\n    def make(): return 3\n")
+    assert factories.imported(f"{tmp_path}/mine.py:A.make")() == 3
+    with pytest.raises(LotteryError, match="no function 'none' in 'helpers.projects'"):
+        factories.imported("helpers.projects:none")
+
+
+def test_a_script_that_its_children_would_run_again_is_refused(tmp_path):
+    script = tmp_path / "unguarded.py"
+    script.write_text(
+        "from lightning_lottery import InstabilityAnalysis\n"
+        "def make(): ...\n"
+        "InstabilityAnalysis(make, make, make).run()\n"
+    )
+    with pytest.raises(LotteryError, match=r"unguarded.py' runs an analysis when it is imported.*__main__"):
+        factories.imported(f"{script}:make")
