@@ -87,8 +87,8 @@ def _training_loss(module: nn.Module, batch: Any) -> Tensor:
     """The loss of the module's own ``training_step``."""
     assert isinstance(module, LightningModule)
     with without_logging(module):
-        found = module.training_step(batch, 0)
-    loss = found["loss"] if isinstance(found, Mapping) else found
+        output = module.training_step(batch, 0)
+    loss = output["loss"] if isinstance(output, Mapping) else output
     if not isinstance(loss, Tensor):
         raise LotteryError(f"`training_step` of {type(module).__name__} returns no loss to score units by.")
     return loss
@@ -96,10 +96,10 @@ def _training_loss(module: nn.Module, batch: Any) -> Tensor:
 
 def _inputs_of(module: LightningModule, submodule: str, batch: Any) -> Any:
     """What a submodule is given when the module computes its training loss on a batch."""
-    found: list[Any] = []
+    inputs: list[Any] = []
 
     def keep(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        found.append(kwargs if kwargs and not args else args)
+        inputs.append(kwargs if kwargs and not args else args)
 
     hook = module.get_submodule(submodule).register_forward_pre_hook(keep, with_kwargs=True)
     try:
@@ -107,6 +107,6 @@ def _inputs_of(module: LightningModule, submodule: str, batch: Any) -> Any:
             _training_loss(module, batch)
     finally:
         hook.remove()
-    if not found:
+    if not inputs:
         raise LotteryError(f"`training_step` of {type(module).__name__} does not call '{submodule or 'forward'}'.")
-    return found[0]
+    return inputs[0]

@@ -213,8 +213,8 @@ class _Trace:
 
     def joined(self, values: Sequence[_Value | None]) -> _Value:
         """The sum or product of values of the same layout (or of one, and a number): their channels are the same."""
-        first, *others = values
-        for value in others:
+        first = values[0]
+        for value in values[1:]:
             if first is None or value is None or first[1:] != value[1:]:
                 raise Unknown
             first = first._replace(channels=self.sets.join(first.channels, value.channels))

@@ -1,0 +1,75 @@
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from torch import nn
+
+from helpers import stages
+from helpers.stages import fit, named
+from lightning_lottery import LotteryError
+from lightning_lottery.command.shrink import shrink_checkpoint
+from lightning_lottery.ticket import Ticket
+from lightning_lottery.units.groups import groups_of
+from lightning_lottery.units.saved import load_shrunk
+from lightning_lottery.zoo import ImageClassifier, vit
+
+
+class Bypassing(ImageClassifier):
+    """Its training step never calls one of its networks, and gives no loss where it is told so."""
+
+    def __init__(self, gives_loss: bool = True):
+        super().__init__(vit(**stages.NETWORK["init_args"]))
+        self.spare, self.gives_loss = nn.Linear(2, 2), gives_loss
+
+    def training_step(self, batch, batch_idx):
+        loss = super().training_step(batch, batch_idx)
+        return {"loss": loss} if self.gives_loss else None
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def project(model=None):
+    """A configuration whose Trainer asks for more than shrinking needs, and a checkpoint of its module."""
+    content = fit()
+    content["trainer"] |= {"callbacks": [], "devices": 2}
+    content["model"] = model or content["model"]
+    Path("fit.yaml").write_text(yaml.safe_dump(content))
+    torch.manual_seed(1)
+    module = Bypassing() if model else ImageClassifier(vit(**stages.NETWORK["init_args"]))
+    torch.save(module.state_dict(), "module.ckpt")
+    return {"config": "fit.yaml", "ckpt_path": "module.ckpt"}
+
+
+def test_fractions_remove_so_many_units_of_each_kind_by_the_modules_own_loss_and_the_table_says_what_is_left():
+    table = shrink_checkpoint(**project(), heads=0.5, neurons=0.25, submodule="network", batches=2)
+    sizes = {group.kind: group.size for group in groups_of(load_shrunk("runs/shrink")).values()}
+    assert sizes == {"head": 1, "neuron": 6}
+    assert table.splitlines()[1].startswith("parameters") and "100.0%" not in table
+
+
+def test_the_same_checkpoint_and_batches_remove_the_same_units():
+    for out in ("one", "two"):
+        shrink_checkpoint(**project(), neurons=0.5, submodule="network", batches=1, out=out)
+    one, two = (load_shrunk(folder).state_dict() for folder in ("one", "two"))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_a_ticket_or_fractions_are_needed_and_not_both():
+    Ticket({}, units={"network.vit.layers.0.mlp.fc1": torch.arange(8) < 4}).save("units.safetensors")
+    for arguments in ({}, {"ticket": "units.safetensors", "heads": 0.5}):
+        with pytest.raises(LotteryError, match="either a ticket, or fractions of heads, neurons or channels"):
+            shrink_checkpoint(**project(), **arguments)
+
+
+def test_a_network_that_the_training_step_does_not_call_and_a_step_without_a_loss_are_refused():
+    given = project(named("command.test_shrink.Bypassing"))
+    with pytest.raises(LotteryError, match="does not call 'spare'"):
+        shrink_checkpoint(**given, heads=0.5, submodule="spare")
+    assert "parameters" in shrink_checkpoint(**given, heads=0.5, submodule="network")  # a loss in a mapping is one
+    given = project(named("command.test_shrink.Bypassing", gives_loss=False))
+    with pytest.raises(LotteryError, match="returns no loss"):
+        shrink_checkpoint(**given, heads=0.5, submodule="network")
