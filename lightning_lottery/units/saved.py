@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import nn
 
+from lightning_lottery.checks import check_count
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.functional.modes import modes_kept
 from lightning_lottery.units.groups import survey
@@ -36,7 +37,11 @@ def measure(model: nn.Module, inputs: Any, repeats: int = 20) -> Size:
         model: The module; its mode is restored.
         inputs: A tensor, a tuple of positional or a mapping of named arguments, on the model's device.
         repeats: Timed forward passes after three that are not, >= 1.
+
+    Raises:
+        LotteryError: ``repeats`` below 1.
     """
+    check_count("repeats", repeats, "a number of forward passes")
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
 
