@@ -3,6 +3,7 @@
 Each raises ``LotteryError`` with what the argument is, what would be allowed, and what was given.
 """
 
+import math
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -61,7 +62,7 @@ def check_counts(what: str, *, least: int = 1, **values: Any) -> None:
 
 
 def check_positive(name: str, value: Any, what: str) -> None:
-    """Refuse anything but a number above 0 (NaN is none).
+    """Refuse anything but a finite number above 0.
 
     Args:
         name: Of the argument.
@@ -71,7 +72,7 @@ def check_positive(name: str, value: Any, what: str) -> None:
     Raises:
         LotteryError: ``value`` is none.
     """
-    if not is_number(value) or not value > 0:
+    if not is_number(value) or not 0 < value < math.inf:  # NaN fails both
         raise LotteryError(f"`{name}` is {what}, > 0, got {value!r}.")
 
 

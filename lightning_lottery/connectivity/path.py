@@ -24,16 +24,15 @@ from lightning_lottery.errors import LotteryError
 from lightning_lottery.files import write_whole
 from lightning_lottery.functional.alignment import average
 from lightning_lottery.functional.connectivity import (
-    Stability,
     State,
     check_alphas,
     distances,
     error_barrier,
     has_batch_norm,
-    judge,
     layers_of,
 )
 from lightning_lottery.functional.masks import hamming
+from lightning_lottery.functional.verdicts import Stability, judge
 from lightning_lottery.hooks.loggers import device_of
 
 ALPHAS = tuple(float(alpha) for alpha in np.linspace(0, 1, 21))
@@ -168,7 +167,7 @@ def path(
         between={pair: _between(pair, states, predictions, target, trainer) for pair in pairs},
         samples=evaluate.samples,
         device=device_of(trainer),
-        stability=judge({(0, 1): 0.0}),
+        stability=judge({0: {(0, 1): 0.0}}),
         recalibrated=recalibrated,
         layer_alphas=layer_places,
         layers=layers,
@@ -205,7 +204,7 @@ def _mean_of(
 
 def _stability(report: PathReport) -> Stability:
     barriers = {pair: error_barrier(report.errors(pair)) for pair in report.curves}
-    return judge(barriers, report.threshold, error=report.error_of_ends, samples=report.samples)
+    return judge({0: barriers}, report.threshold, error=report.error_of_ends, samples=report.samples)
 
 
 def load_plain(checkpoint: Path, device: str) -> Any:

@@ -11,7 +11,8 @@ from rich.table import Table
 from lightning_lottery.children.records import curves_in, write_results
 from lightning_lottery.figures.drawing import layers_between, lines_between
 from lightning_lottery.files import write_whole
-from lightning_lottery.functional.connectivity import Stability, error_barrier, excess
+from lightning_lottery.functional.connectivity import error_barrier, excess
+from lightning_lottery.functional.verdicts import Stability
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -182,7 +183,8 @@ class PathReport:
             pair: {group: tuple(of) for group, of in moved.items()} for pair, moved in content["moved"].items()
         }
         content["layers"] = {tuple(pair): {tuple(key): curve for key, curve in of} for pair, of in content["layers"]}
-        return cls(**{**content, "stability": Stability(**content["stability"])})
+        stability = {"threshold": content["threshold"], "parents": 1} | content["stability"]  # older files lack the two
+        return cls(**{**content, "stability": Stability(**stability)})
 
     def _line(self, pair: Pair, recalibrated: bool, aligned: bool) -> Curve:
         return (self.aligned if aligned else self.recalibrated if recalibrated else self.curves)[pair]

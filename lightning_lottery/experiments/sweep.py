@@ -52,9 +52,8 @@ class InstabilitySweep:
     can take are said beforehand.
 
     k* is the first evaluated step from which on all evaluated steps are stable. Verdicts are one-sided tests of the raw
-    barrier over parents and children (``functional.judge_step`` says why by t-bounds; percentiles of the nested
-    bootstrap stand beside them in ``summary.json``); steps that contradict each other are named. A child that diverged
-    makes its step undecided.
+    barrier over parents and children (``functional.judge``); steps that contradict each other are named. A child that
+    diverged makes its step undecided.
 
     Everything is a child in a folder of its own: done once, resumed when killed, refused when changed.
 

@@ -14,9 +14,9 @@ from lightning_lottery.children.records import curves_in, write_results
 from lightning_lottery.connectivity.path_report import Pair, PathReport
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.figures.drawing import barrier_over_steps, lines_over_steps
-from lightning_lottery.functional.bootstrap import Interval, bootstrap_k_star, nested_bootstrap
-from lightning_lottery.functional.search import KStar, k_star
-from lightning_lottery.functional.stability import Barriers, StepStability, ThresholdROC, judge_step, roc_of_threshold
+from lightning_lottery.functional.k_star import KStar, k_star
+from lightning_lottery.functional.matching import ThresholdROC, roc_of_threshold
+from lightning_lottery.functional.verdicts import Barriers, Stability, judge
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -46,23 +46,19 @@ class SweepReport:
         """Step to parent to pair of children to error barrier."""
         return {step: _barriers(of, recalibrated=recalibrated) for step, of in self.reports[network].items()}
 
-    def judged(self, network: str, parent: int | None = None) -> dict[int, StepStability]:
+    def judged(self, network: str, parent: int | None = None) -> dict[int, Stability]:
         """Step to what its barriers say: pooled over parents, or of one parent."""
         return {step: self._judge(network, step, parent) for step in self.reports[network]}
 
-    def _judge(self, network: str, step: int, parent: int | None = None) -> StepStability:
+    def _judge(self, network: str, step: int, parent: int | None = None) -> Stability:
         barriers = _barriers(self.reports[network][step])
         of = barriers if parent is None else {parent: barriers[parent]}
         error, samples = self._error_at(network, step)
-        return judge_step(of, self.threshold, error=error, samples=samples)
+        return judge(of, self.threshold, error=error, samples=samples)
 
     def k_star(self, network: str, parent: int | None = None) -> KStar:
         """From which step on a network is stable: pooled over parents, or of one parent."""
         return k_star(self.judged(network, parent))
-
-    def bootstrap(self, network: str) -> Interval:
-        """Percentiles of k*, parents and children drawn anew: descriptive."""
-        return bootstrap_k_star(self.barriers(network), self.threshold)
 
     def lines(self, network: str) -> dict[int, list[float]]:
         """Step to how far the error lies above the mean of the ends, at each alpha: mean over parents and pairs."""
@@ -109,7 +105,6 @@ class SweepReport:
             parents = sorted({parent for of in steps.values() for parent in of})
             networks[network] = {
                 **_plain(asdict(self.k_star(network))),
-                "bootstrap": [_finite(bound) for bound in self.bootstrap(network)],
                 "parents": {str(parent): _plain(asdict(self.k_star(network, parent))) for parent in parents},
                 "steps": {str(step): self._step(network, step) for step in steps},
                 **({} if network == DENSE else {"matching": self._matching(network)}),
@@ -139,8 +134,7 @@ class SweepReport:
             again = _barriers(of, recalibrated=True)
             recalibrated = {"recalibrated": float(np.mean([list(pairs.values()) for pairs in again.values()]))}
         error, _ = self._error_at(network, step)
-        beside = {"by_parent": own, "error": error, "bootstrap": [_finite(b) for b in nested_bootstrap(_barriers(of))]}
-        return _plain({**asdict(self._judge(network, step)), **beside, **recalibrated})
+        return _plain({**asdict(self._judge(network, step)), "by_parent": own, "error": error, **recalibrated})
 
     def _error_at(self, network: str, step: int) -> tuple[float | None, int]:
         """Mean error of the children, where the metric is one that has a binomial error, and the samples."""

@@ -1,8 +1,6 @@
-"""The straight line between two networks: interpolation, barriers, distances, and what several seeds say of them."""
+"""The straight line between two networks: interpolation, barriers, distances, recalibration."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
@@ -14,8 +12,6 @@ from lightning_lottery.functional.modes import modes_kept
 
 State = Mapping[str, Tensor]
 """A module's state: name to parameter or buffer."""
-
-Verdict = Literal["stable", "unstable", "undecided"]
 
 
 def interpolate_(target: State, a: State, b: State, alpha: float) -> None:
@@ -152,101 +148,6 @@ def layers_of(module: nn.Module) -> dict[str, tuple[str, ...]]:
         if names and any(True for _ in child.parameters(recurse=False)):
             own[path or type(module).__name__] = names
     return own
-
-
-@dataclass(frozen=True)
-class Stability:
-    """What several pairs of children say of the error barrier; ``low`` and ``high`` bound its mean one-sidedly at 95 %.
-
-    With one pair there is an estimate and no bound (None), and the verdict is ``"undecided"``.
-    """
-
-    mean: float
-    standard_error: float | None
-    low: float | None
-    high: float | None
-    verdict: Verdict
-    test_standard_error: float | None
-    reason: str
-
-
-def judge(
-    barriers: Mapping[tuple[int, int], float],
-    threshold: float = 0.02,
-    *,
-    error: float | None = None,
-    samples: int | None = None,
-    level: float = 0.05,
-) -> Stability:
-    """Whether a network is stable to SGD noise: one-sided t-tests of the mean barrier against the threshold.
-
-    Pairs that share a child are dependent, so the standard error is the jackknife's over children, with (children - 1)
-    degrees of freedom. ``"stable"`` where the mean is significantly below the threshold, ``"unstable"`` where it is
-    significantly above, else ``"undecided"``; also undecided, never stable, where the test set is too small to tell a
-    difference of the threshold's size: where its binomial standard error times the normal quantile exceeds it.
-
-    Args:
-        barriers: Error barrier, a fraction, of each pair of children (i, j).
-        threshold: Error barrier below which a network is called stable, a fraction.
-        error: Mean error of the children, a fraction; with ``samples`` it gives the test set's standard error.
-        samples: Samples in the test set.
-        level: Of each one-sided test.
-
-    Example:
-        >>> judge({(0, 1): 0.3, (0, 2): 0.31, (1, 2): 0.29}).verdict
-        'unstable'
-
-    Source: Frankle et al. 2020 (2 % as the threshold); Efron & Stein 1981 for the jackknife.
-    """
-    from scipy import stats
-
-    mean = float(np.mean(list(barriers.values())))
-    test_error = None if error is None or not samples else _binomial_error(error, samples)
-    children = sorted({child for pair in barriers for child in pair})
-    if broken := [pair for pair, barrier in barriers.items() if not np.isfinite(barrier)]:
-        reason = f"the error is not finite everywhere between {', '.join(f'{i} and {j}' for i, j in broken)}"
-        return Stability(mean, None, None, None, "undecided", test_error, reason)
-    if len(children) < 3:
-        return Stability(mean, None, None, None, "undecided", test_error, "one pair gives an estimate, no verdict")
-    without = [np.mean([v for pair, v in barriers.items() if child not in pair]) for child in children]
-    n = len(children)
-    standard_error = float(((n - 1) / n * np.square(np.array(without) - np.mean(without)).sum()) ** 0.5)
-    margin = float(stats.t.ppf(1 - level, n - 1)) * standard_error
-    verdict, reason = verdict_on(mean - margin, mean + margin, threshold, test_error, level)
-    return Stability(mean, standard_error, mean - margin, mean + margin, verdict, test_error, reason)
-
-
-def verdict_on(
-    low: float, high: float, threshold: float, test_error: float | None, level: float = 0.05
-) -> tuple[Verdict, str]:
-    """The verdict on a mean barrier that two one-sided bounds hold, and why.
-
-    Args:
-        low: Bound from below, a fraction.
-        high: Bound from above.
-        threshold: Error barrier below which a network is called stable.
-        test_error: Standard error of an error on the test set; None where the metric has none.
-        level: Of each one-sided test.
-
-    Example:
-        >>> verdict_on(0.001, 0.013, 0.02, None)
-        ('stable', 'the upper bound 0.0130 is below 0.02')
-    """
-    from scipy import stats
-
-    if low > threshold:
-        return "unstable", f"the lower bound {low:.4f} is above {threshold}"
-    if high >= threshold:
-        return "undecided", f"the bounds {low:.4f} and {high:.4f} hold {threshold}"
-    if test_error is not None and float(stats.norm.ppf(1 - level)) * test_error > threshold:
-        return "undecided", f"the test set's standard error {test_error:.4f} is too large to see {threshold}"
-    return "stable", f"the upper bound {high:.4f} is below {threshold}"
-
-
-def _binomial_error(share: float, samples: int) -> float:
-    """Standard error of a share of so many samples, never 0: two samples of either kind are added (Agresti & Coull)."""
-    smoothed = (share * samples + 2) / (samples + 4)
-    return float((smoothed * (1 - smoothed) / (samples + 4)) ** 0.5)
 
 
 def check_alphas(alphas: Sequence[float]) -> tuple[float, ...]:

@@ -1,4 +1,4 @@
-"""Is one network as good as another? A statement over seeds, with its margin."""
+"""Does a ticket match the dense network? A statement over seeds; and which error barrier goes with a match."""
 
 import math
 from collections.abc import Sequence
@@ -7,6 +7,7 @@ from typing import Literal
 
 import numpy as np
 
+from lightning_lottery.checks import check_positive
 from lightning_lottery.errors import LotteryError
 
 
@@ -78,6 +79,69 @@ def check_margin(margin: float) -> None:
     Raises:
         LotteryError: It is none.
     """
-    number = isinstance(margin, (int, float)) and not isinstance(margin, bool)
-    if not number or not 0 < margin < math.inf:
-        raise LotteryError(f"`margin` is the loss that still counts as a match, > 0, got {margin!r}.")
+    check_positive("margin", margin, "the loss that still counts as a match")
+
+
+@dataclass(frozen=True)
+class ThresholdROC:
+    """How well "the barrier is below a threshold" tells matching tickets from others, for every threshold.
+
+    Args:
+        thresholds: Rising; the first calls nothing stable, the last everything.
+        tpr: Of the matching tickets the share below each threshold.
+        fpr: Of the others the share below each threshold.
+        auc: Area under the curve: 1 where every matching ticket's barrier is below every other's, 0.5 for chance.
+        best: The threshold of the highest Youden's J, the lowest of several.
+        youden: J there, ``tpr - fpr``: 0 where no threshold tells anything.
+    """
+
+    thresholds: tuple[float, ...]
+    tpr: tuple[float, ...]
+    fpr: tuple[float, ...]
+    auc: float
+    best: float
+    youden: float
+
+
+def roc_of_threshold(barriers: Sequence[float], matches: Sequence[bool]) -> ThresholdROC:
+    """Which threshold of the error barrier goes best with tickets that match the dense network.
+
+    A barrier below the threshold predicts a match. Thresholds lie midway between neighbouring barriers; the first is
+    the lowest barrier itself (nothing lies below), the last infinity.
+
+    Args:
+        barriers: Error barrier at some step, a fraction; equal ones are told apart by no threshold.
+        matches: Whether the ticket at that step matches the dense network, in the same order.
+
+    Raises:
+        LotteryError: Not as many matches as barriers, a barrier that is not finite, or not both kinds of ticket.
+
+    Example:
+        >>> roc_of_threshold([0.25, 0.125, 0.0, 0.0625], [False, False, True, True]).best
+        0.09375
+
+    Source: Youden 1950 for J; the area is Mann and Whitney's U over the number of pairs, ties counting half.
+    """
+    values, is_match = np.asarray(barriers, dtype=float), np.asarray(matches, dtype=bool)
+    if values.ndim != 1 or values.shape != is_match.shape:
+        raise LotteryError(f"Each barrier has its ticket: {len(values)} barriers for {len(is_match)} tickets.")
+    if not np.isfinite(values).all():
+        raise LotteryError(f"{np.sum(~np.isfinite(values))} of {len(values)} barriers are not finite: leave them out.")
+    if is_match.all() or not is_match.any():
+        kind = "none of them matches" if not is_match.any() else "all of them match"
+        raise LotteryError(f"A threshold parts tickets that match from others, but of {len(values)} {kind}.")
+    distinct = np.unique(values)
+    thresholds = np.array([distinct[0], *((distinct[:-1] + distinct[1:]) / 2), math.inf])
+    tpr, fpr = (
+        np.searchsorted(np.sort(some), thresholds) / len(some) for some in (values[is_match], values[~is_match])
+    )
+    auc = float(np.sum(np.diff(fpr) * (tpr[1:] + tpr[:-1]) / 2))
+    best = int(np.argmax(tpr - fpr))
+    return ThresholdROC(
+        tuple(thresholds.tolist()),
+        tuple(tpr.tolist()),
+        tuple(fpr.tolist()),
+        auc,
+        float(thresholds[best]),
+        float(tpr[best] - fpr[best]),
+    )

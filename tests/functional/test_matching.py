@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lightning_lottery.errors import LotteryError
-from lightning_lottery.functional.matching import judge_matching
+from lightning_lottery.functional.matching import judge_matching, roc_of_threshold
 
 ACCURACIES = st.lists(st.floats(0, 1), min_size=2, max_size=6)
 
@@ -80,3 +80,52 @@ def test_what_cannot_be_judged_is_refused():
     for margin in (0, -0.1, math.nan, math.inf, True, None):
         with pytest.raises(LotteryError, match="`margin` is the loss that still counts as a match, > 0, got"):
             judge_matching([1, 1], [1, 1], margin=margin)
+
+
+TICKETS = st.lists(st.tuples(st.integers(0, 6), st.booleans()), min_size=2, max_size=20).filter(
+    lambda some: len({match for _, match in some}) == 2
+)
+
+
+@given(TICKETS)
+def test_the_area_counts_the_pairs_in_which_the_matching_ticket_has_the_lower_barrier(tickets):
+    found = roc_of_threshold([barrier / 100 for barrier, _ in tickets], [match for _, match in tickets])
+    pairs = [(a, b) for a, match in tickets if match for b, other in tickets if not other]
+    assert found.auc == pytest.approx(np.mean([(a < b) + (a == b) / 2 for a, b in pairs]))
+
+
+@given(TICKETS)
+def test_the_curve_says_what_each_threshold_does_and_the_best_one_does_it_best(tickets):
+    barriers, matches = np.array([barrier / 100 for barrier, _ in tickets]), np.array([match for _, match in tickets])
+    found = roc_of_threshold(barriers, matches)
+    for threshold, tpr, fpr in zip(found.thresholds, found.tpr, found.fpr, strict=True):
+        assert (tpr, fpr) == (np.mean(barriers[matches] < threshold), np.mean(barriers[~matches] < threshold))
+    assert (found.tpr[0], found.fpr[0], found.tpr[-1], found.fpr[-1]) == (0, 0, 1, 1)
+    gains = [np.mean(barriers[matches] < t) - np.mean(barriers[~matches] < t) for t in (*barriers, math.inf)]
+    assert (
+        found.youden
+        == pytest.approx(max(gains))
+        == pytest.approx(np.mean(barriers[matches] < found.best) - np.mean(barriers[~matches] < found.best))
+    )
+
+
+def test_a_threshold_lies_midway_between_the_kinds_it_parts():
+    found = roc_of_threshold([0.1, 0.3, 0.01, 0.02], [False, False, True, True])
+    assert found.best == pytest.approx(0.06) and (found.auc, found.youden) == (1, 1)
+    equal = roc_of_threshold([0.1] * 4, [True, False, True, False])
+    assert (equal.auc, equal.youden) == (0.5, 0)
+
+
+@pytest.mark.parametrize(
+    ("barriers", "matches", "says"),
+    [
+        ([0.1, 0.2], [True, True], "all of them match"),
+        ([0.1, 0.2], [False, False], "none of them matches"),
+        ([0.1, 0.2], [True], "2 barriers for 1 tickets"),
+        ([0.1, math.nan], [True, False], "1 of 2 barriers are not finite"),
+        ([], [], "of 0 none of them matches"),
+    ],
+)
+def test_what_has_no_curve_is_an_error(barriers, matches, says):
+    with pytest.raises(LotteryError, match=says):
+        roc_of_threshold(barriers, matches)

@@ -7,22 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from helpers.barrier_process import BUMP, NORMAL, REPETITIONS, SKEWED, STEPS, searches
+from helpers.barrier_process import BUMP, NORMAL, REPETITIONS, SKEWED, STEPS, at, searches
 from lightning_lottery import LotteryError
-from lightning_lottery.functional.search import Bisection, Grid, contradictions, crossing, k_star, stable_from
-from lightning_lottery.functional.stability import StepStability, judge_step
+from lightning_lottery.functional.k_star import k_star
+from lightning_lottery.functional.search import Bisection, Grid
 
-VERDICTS = st.lists(st.sampled_from(["stable", "unstable", "undecided"]), min_size=1, max_size=8).map(
-    lambda verdicts: dict(enumerate(verdicts))
-)
 LIMIT = float(stats.binom.ppf(0.99, REPETITIONS, 0.05)) / REPETITIONS
 """The most misses, of a stated 5 %, that so many repetitions show by chance."""
-
-
-def at(mean, spread=0.0, threshold=0.02):
-    low, high = mean - spread, mean + spread
-    verdict = "unstable" if low > threshold else "stable" if high < threshold else "undecided"
-    return StepStability(mean, spread / 2, low, high, verdict, None, "", threshold, 3)
 
 
 def run(search, world):
@@ -33,72 +24,6 @@ def run(search, world):
         found |= {step: world[step] for step in todo}
         waves += 1
     return found, waves
-
-
-@given(VERDICTS)
-def test_k_star_is_the_first_step_from_which_on_all_are_stable(verdicts):
-    all_after = [step for step in verdicts if all(v == "stable" for k, v in verdicts.items() if k >= step)]
-    assert stable_from(verdicts) == min(all_after, default=None)
-    assert stable_from(dict(reversed(verdicts.items()))) == stable_from(verdicts)
-
-
-@given(VERDICTS)
-def test_what_contradicts_monotonicity_is_exactly_what_is_not_stable_for_good(verdicts):
-    found = contradictions(verdicts)
-    for step, verdict in verdicts.items():
-        goes_back = verdict == "stable" and any(v != "stable" for k, v in verdicts.items() if k > step)
-        returns = verdict == "unstable" and any(v == "stable" for k, v in verdicts.items() if k < step)
-        assert (step in found) == (goes_back or returns)
-
-
-def test_a_contradiction_names_the_worst_that_comes_after():
-    assert contradictions({1: "stable", 2: "undecided", 3: "unstable"}) == {
-        1: "stable, but step 3 after it is unstable",
-        3: "unstable, but step 1 before it is stable",
-    }
-    assert contradictions({1: "stable", 2: "stable", 3: "unstable"})[3] == "unstable, but step 2 before it is stable"
-    assert contradictions({1: "unstable", 2: "undecided", 3: "stable"}) == {}
-
-
-def test_the_crossing_is_the_last_one_and_linear_in_the_logarithm():
-    steps = np.array([0, 1, 10, 100, 1000])
-    line = 1 - np.log1p(steps) / np.log1p(1000)
-    assert crossing(steps, line, line[3] + 0.01) < 100 < crossing(steps, line, line[3] - 0.01)
-    for step in (3, 47, 700):
-        assert crossing(steps, line, 1 - np.log1p(step) / np.log1p(1000)) == pytest.approx(step)
-    assert crossing(steps, [0.5, 0.0, 0.5, 0.3, 0.0], 0.2) == crossing(steps, [0.5, 0.5, 0.0, 0.3, 0.0], 0.2) > 100
-
-
-def test_curves_that_do_not_cross_and_numbers_that_are_none():
-    curves = [[0.1, 0.1, 0.1], [0.0, 0.0, 0.0], [0.1, 0.0, np.nan], [np.nan, 0.0, 0.0], [np.inf, 0.0, 0.0]]
-    np.testing.assert_allclose(crossing([0, 10, 20], curves, 0.02), [math.inf, 0, math.inf, 10, 10])
-    assert crossing([5], [0.1], 0.02) == math.inf and crossing([5], [0.0], 0.02) == 5
-    assert crossing([0, 10], [0.02, 0.0], 0.02) == 0  # on the threshold is not below
-
-
-@given(st.lists(st.tuples(st.floats(0, 0.05), st.floats(0, 0.02)), min_size=1, max_size=8))
-def test_the_estimate_lies_between_its_bounds_and_the_upper_one_is_k_star_as_judged(points):
-    found = {10 * 2**place: at(mean, spread) for place, (mean, spread) in enumerate(points)}
-    star = k_star(found)
-    assert star.low <= star.estimate * (1 + 1e-9) and star.estimate <= star.high * (1 + 1e-9)
-    assert star.high == (math.inf if star.step is None else star.step)
-
-
-def test_the_bounds_are_the_ends_of_the_runs_that_are_significant():
-    means = {1: 0.3, 2: 0.2, 3: 0.021, 4: 0.1, 5: 0.019, 6: 0.001, 7: 0.021, 8: 0.001, 9: 0.0}
-    star = k_star({step: at(mean, 0.005) for step, mean in means.items()})
-    assert (star.low, star.high, star.step) == (2, 8, 8) and 7 < star.estimate < 8
-
-
-def test_steps_without_bounds_bound_nothing_but_are_estimated():
-    found = {k: judge_step({0: {(1, 2): 1 / k}}) for k in (10, 40, 60, 1000)}
-    star = k_star(found)
-    assert (star.step, star.low, star.high, star.contradictions) == (None, 0, math.inf, {})
-    assert 40 < star.estimate < 60
-    with pytest.raises(LotteryError, match="one threshold"):
-        k_star({1: at(0.1), 2: at(0.1, threshold=0.05)})
-    with pytest.raises(LotteryError, match="one step or more"):
-        k_star({})
 
 
 @given(
@@ -195,14 +120,14 @@ def test_what_cannot_be_searched_is_an_error(build, says):
     ("process", "share"), [(NORMAL, 0.98), (SKEWED, 0.98), (BUMP, 0.8)], ids=["", "skewed", "bump"]
 )
 def test_bisection_finds_k_star_with_a_quarter_of_a_grids_trainings_and_its_bounds_hold(process, share):
-    found = searches(process, Bisection, replicates=0)
+    found = searches(process, Bisection)
     assert found.most <= len(STEPS) / 4
     assert found.distance < 0.5 and found.within > share
     assert max(found.missed) <= LIMIT and found.early <= LIMIT
 
 
 def test_of_a_bump_that_rises_above_the_threshold_again_more_checks_see_more_and_a_grid_nearly_all():
-    few, many = (searches(BUMP, partial(Bisection, checks=n), repetitions=200, replicates=0) for n in (0, 5))
-    grid = searches(BUMP, Grid, repetitions=50, replicates=0)
+    few, many = (searches(BUMP, partial(Bisection, checks=n), repetitions=200) for n in (0, 5))
+    grid = searches(BUMP, Grid, repetitions=50)
     assert few.within < many.within - 0.2 and many.within > 0.85
     assert few.contradicted < many.contradicted < grid.contradicted and grid.contradicted > 0.9

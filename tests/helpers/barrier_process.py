@@ -1,6 +1,6 @@
 """A simulated process of barriers whose truth is known: how often do bounds, verdicts and searches say it?
 
-``python tests/functional/barrier_process.py`` prints the tables.
+``python tests/helpers/barrier_process.py`` prints the tables.
 """
 
 import math
@@ -11,14 +11,21 @@ from itertools import combinations
 
 import numpy as np
 
-from lightning_lottery.functional.bootstrap import bootstrap_k_star, nested_bootstrap
-from lightning_lottery.functional.search import Bisection, Grid, k_star
-from lightning_lottery.functional.stability import judge_step
+from lightning_lottery.functional.k_star import k_star
+from lightning_lottery.functional.search import Bisection, Grid
+from lightning_lottery.functional.verdicts import Stability, judge
 
 THRESHOLD = 0.02
 STEPS = tuple(int(step) for step in np.geomspace(10, 20_000, 32).round())  # neighbours are a factor 1.28 apart
 DESIGNS = ((1, 3), (3, 2), (3, 3), (5, 3), (3, 5))  # parents, children of each
 REPETITIONS = 500
+
+
+def at(mean, spread=0.0, threshold=THRESHOLD):
+    """What three parents say whose mean barrier is bounded by a spread."""
+    low, high = mean - spread, mean + spread
+    verdict = "unstable" if low > threshold else "stable" if high < threshold else "undecided"
+    return Stability(mean, spread / 2, low, high, verdict, None, "", threshold, 3)
 
 
 @dataclass(frozen=True)
@@ -84,8 +91,6 @@ class Rates:
 
     stable: float  # called stable although the mean is the threshold: the upper bound missed
     unstable: float  # called unstable although the mean is the threshold: the lower bound missed
-    bootstrap: tuple[float, float]  # the nested bootstrap's upper and lower bound missed
-    naive: tuple[float, float]  # the same of a bootstrap that takes all pairs for independent
     power: float  # called stable where the mean is half the threshold
 
     @property
@@ -93,34 +98,19 @@ class Rates:
         return 1 - self.stable - self.unstable
 
 
-def naive_bootstrap(barriers, draw, repetitions, level=0.05):
-    """What is wrong: pairs drawn as if each were an observation of its own."""
-    values = np.array([barrier for pairs in barriers.values() for barrier in pairs.values()])
-    means = values[draw.integers(len(values), size=(repetitions, len(values)))].mean(axis=1)
-    return np.quantile(means, [level, 1 - level])
-
-
-def rates(process: Process, parents: int, children: int, *, repetitions=REPETITIONS, replicates=200, seed=0) -> Rates:
-    """How often verdicts and bounds are wrong where the true barrier is the threshold; one parent: its own barrier.
-
-    ``replicates`` are the bootstraps'; 0 for none.
-    """
+def rates(process: Process, parents: int, children: int, *, repetitions=REPETITIONS, seed=0) -> Rates:
+    """How often verdicts and bounds are wrong where the true barrier is the threshold; one parent: its own barrier."""
     draw, at = np.random.default_rng(seed), (round(process.crosses),)
     if parents == 1:
         process = replace(process, parents=0.0)
     truth = float(process.mean(at[0]))
-    verdicts, missed, missed_naive, power = [], [], [], []
-    for repetition in range(repetitions):
+    verdicts, power = [], []
+    for _ in range(repetitions):
         barriers = process.draw(draw, parents, children, at)[at[0]]
-        verdicts.append(judge_step(barriers, truth).verdict)
-        power.append(judge_step(barriers, 2 * truth).verdict == "stable")
-        if replicates:
-            nested = nested_bootstrap(barriers, repetitions=replicates, seed=repetition)
-            for bounds, into in ((nested, missed), (naive_bootstrap(barriers, draw, replicates), missed_naive)):
-                into.append((bounds[1] < truth, bounds[0] > truth))
+        verdicts.append(judge(barriers, truth).verdict)
+        power.append(judge(barriers, 2 * truth).verdict == "stable")
     share = [float(np.mean([verdict == name for verdict in verdicts])) for name in ("stable", "unstable")]
-    both = [tuple(np.mean(of or [(math.nan, math.nan)], axis=0).tolist()) for of in (missed, missed_naive)]
-    return Rates(*share, *both, float(np.mean(power)))
+    return Rates(*share, float(np.mean(power)))
 
 
 @dataclass(frozen=True)
@@ -133,7 +123,6 @@ class Found:
     within: float  # share of estimates within two neighbouring steps
     early: float  # k* as judged came before the truth
     missed: tuple[float, float]  # the upper and lower bound of k* missed
-    bootstrap: tuple[float, float]  # the nested bootstrap's upper and lower bound missed
     later: float  # of k* as judged from the truth, the median, where there is one
     contradicted: float  # share in which a contradiction of monotonicity was reported
 
@@ -145,29 +134,25 @@ def searches(
     parents=3,
     children=3,
     repetitions=REPETITIONS,
-    replicates=100,
     seed=0,
 ) -> Found:
     """Search for k*, wherever it lies: its place (and the bump's with it) is drawn anew each time."""
     draw, spacing = np.random.default_rng(seed), math.log(STEPS[-1] / STEPS[0]) / (len(STEPS) - 1)
     rows = []
-    for repetition in range(repetitions):
+    for _ in range(repetitions):
         shift = float(np.exp(draw.uniform(-2, 1.9)))  # crosses between 68 and 3300 where the process says 500
         moved = replace(process, crosses=process.crosses * shift, bump=process.bump and process.bump * shift)
         truth, asked = moved.k_star(), search(STEPS)
         world, found = moved.draw(draw, parents, children, STEPS), {}
         while todo := asked.next(found):
-            found |= {step: judge_step(world[step]) for step in todo}
+            found |= {step: judge(world[step]) for step in todo}
         star = k_star(found)
-        low, high = math.nan, math.nan
-        if replicates:
-            low, high = bootstrap_k_star({k: world[k] for k in found}, repetitions=replicates, seed=repetition)
         late = math.nan if star.step is None else math.log(star.step / truth) / spacing
         early = star.step is not None and star.step < truth
-        misses = (star.high < truth, star.low > truth, high < truth, low > truth)
+        misses = (star.high < truth, star.low > truth)
         distance = abs(math.log(star.estimate / truth)) / spacing
         rows.append((len(found), distance, early, *misses, late, bool(star.contradictions)))
-    points, distance, early, over, under, boot_over, boot_under, later, contradicted = np.array(rows, dtype=float).T
+    points, distance, early, over, under, later, contradicted = np.array(rows, dtype=float).T
     return Found(
         float(points.mean()),
         int(points.max()),
@@ -175,7 +160,6 @@ def searches(
         float(np.mean(distance <= 2)),
         float(early.mean()),
         (float(over.mean()), float(under.mean())),
-        (float(boot_over.mean()), float(boot_under.mean())),
         float(np.nanmedian(later)),
         float(contradicted.mean()),
     )
@@ -196,27 +180,27 @@ def percent(*shares: float) -> str:
 
 def table_of_rates() -> str:
     names = ["noise", "parents x children", "false stable", "false unstable", "bounds cover (90 % stated)"]
-    names += ["nested bootstrap covers", "pairs as independent cover", "stable at half the threshold"]
+    names += ["stable at half the threshold"]
     rows = []
     for noise, process in (("normal", NORMAL), ("log-normal", SKEWED)):
         for parents, children in DESIGNS:
-            of = rates(process, parents, children, replicates=400)
-            shares = [of.stable, of.unstable, of.coverage, 1 - sum(of.bootstrap), 1 - sum(of.naive), of.power]
+            of = rates(process, parents, children)
+            shares = [of.stable, of.unstable, of.coverage, of.power]
             rows.append([noise, f"{parents} x {children}", *map(percent, shares)])
     return table(names, rows)
 
 
 def table_of_searches() -> str:
     names = ["curve", "search", "steps evaluated", "most", "estimate off by (median, steps of the grid)"]
-    names += ["off by at most 2", "upper, lower bound missed", "judged too early", "nested bootstrap covers"]
+    names += ["off by at most 2", "upper, lower bound missed", "judged too early"]
     names += ["judged later by (median, steps of the grid)", "contradiction seen"]
     rows = []
     for curve, process in (("logistic", NORMAL), ("log-normal noise", SKEWED), ("with a bump", BUMP)):
         for checks in (None, 2, 5):
-            of = searches(process, Grid if checks is None else partial(Bisection, checks=checks), replicates=400)
+            of = searches(process, Grid if checks is None else partial(Bisection, checks=checks))
             row = [curve, "grid" if checks is None else f"bisect, checks: {checks}", f"{of.points:.1f}", of.most]
             row += [f"{of.distance:.2f}", percent(of.within), percent(*of.missed), percent(of.early)]
-            rows.append([*row, percent(1 - sum(of.bootstrap)), f"{of.later:.1f}", percent(of.contradicted)])
+            rows.append([*row, f"{of.later:.1f}", percent(of.contradicted)])
     return table(names, rows)
 
 
