@@ -1,116 +1,43 @@
 """One table of callbacks and one set of laws: a later callback joins the table."""
 
-import shutil
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from lightning.pytorch.callbacks import (
     Callback,
-    EMAWeightAveraging,
     ModelCheckpoint,
-    StochasticWeightAveraging,
-    WeightAveraging,
 )
-from lightning.pytorch.plugins import MixedPrecision
 from lightning.pytorch.plugins.precision import Precision
 
 from helpers.blocks import Blocks
+from helpers.callbacks import (
+    AVERAGING,
+    CALLBACKS,
+    EVERY,
+    EVERY_FROZEN,
+    FROZEN,
+    IN_SCOPE,
+    PRECISIONS,
+    STEPS,
+    WITH_STATE_PER_WEIGHT,
+    scaler,
+    ticket,
+)
 from helpers.projects import Odd, fit, plain_loader, says
+from helpers.states import KeepEveryResume, ending, removed_are_zero, same
 from lightning_lottery import (
     PLATON,
-    SNIP,
-    Constant,
     EarlyBird,
     ExactResume,
-    GraSP,
     LotteryError,
-    MagnitudePruning,
     MaskFreezing,
     NetworkSlimming,
-    Scope,
-    SynFlow,
     Ticket,
 )
 from lightning_lottery.callbacks import MaskCallback
-from lightning_lottery.files import hash_of_tensors
 from lightning_lottery.functional import count
-
-BODY = Scope(exclude=("head.*",))
-STEPS = 12  # of a fit: three epochs of four batches
-IN_SCOPE = ("my_mask.0.weight", "my_mask.2.weight", "tied_a.weight")
-
-
-def ticket() -> Ticket:
-    generator = torch.Generator().manual_seed(0)
-    shapes = {"my_mask.0.weight": (12, 6), "my_mask.2.weight": (12, 12), "tied_a.weight": (12, 12)}
-    masks = {name: torch.rand(shape, generator=generator) < 0.4 for name, shape in shapes.items()}
-    return Ticket(masks | {"tied_b.weight": masks["tied_a.weight"]}, ties={"tied_b.weight": "tied_a.weight"})
-
-
-CALLBACKS: dict[str, Callable[..., MaskCallback]] = {
-    "PLATON": lambda **given: PLATON(0.7, interval=2, begin=1, end=9, **given),
-    "PLATON every step": lambda **given: PLATON(0.7, interval=1, begin=2, end=7, **given),
-    "MagnitudePruning": lambda **given: MagnitudePruning(0.7, interval=2, begin=1, end=9, scope=BODY, **given),
-    "MagnitudePruning rarely": lambda **given: MagnitudePruning(0.7, interval=5, begin=0, end=10, scope=BODY, **given),
-    "MagnitudePruning once": lambda **given: MagnitudePruning(Constant(0.7, begin=5), scope=BODY, **given),
-    "MagnitudePruning at once": lambda **given: MagnitudePruning(Constant(0.7), per="tensor", scope=BODY, **given),
-    "SynFlow": lambda **given: SynFlow(0.7, iterations=5, per="tensor", scope=BODY, **given),
-    "AdSynFlow": lambda **given: SynFlow(
-        0.7, at_step=5, iterations=5, input="mean", batches=2, per="tensor", scope=BODY, **given
-    ),
-    "SNIP": lambda **given: SNIP(0.7, batches=2, scope=BODY, **given),
-    "SNIP in training mode": lambda **given: SNIP(0.7, at_step=5, train_mode=True, scope=BODY, **given),
-    "GraSP": lambda **given: GraSP(0.7, at_step=3, batches=2, scope=BODY, **given),
-    "MaskFreezing": lambda **given: MaskFreezing(ticket(), **given),
-}
-EVERY = pytest.mark.parametrize("make", CALLBACKS.values(), ids=CALLBACKS)
-FROZEN = {name: make for name, make in CALLBACKS.items() if make().frozen}
-EVERY_FROZEN = pytest.mark.parametrize("make", FROZEN.values(), ids=FROZEN)
-
-
-def removed_are_zero(state: dict[str, torch.Tensor], masks: dict[str, torch.Tensor]) -> bool:
-    return all(not state[name][~mask].any() for name, mask in masks.items())
-
-
-def same(a: object, b: object) -> bool:
-    """Bit for bit, through nested containers."""
-    if isinstance(a, torch.Tensor):
-        return isinstance(b, torch.Tensor) and hash_of_tensors({"": a}) == hash_of_tensors({"": b})
-    if isinstance(a, dict):
-        return isinstance(b, dict) and a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
-    if isinstance(a, (list, tuple)):
-        return isinstance(b, (list, tuple)) and len(a) == len(b) and all(map(same, a, b))
-    return a == b
-
-
-class KeepEveryResume(Callback):
-    """Copies each checkpoint that ExactResume writes, so that one unbroken run gives every point to resume from."""
-
-    lottery_place = 2.5
-
-    def __init__(self, folder: Path, into: Path) -> None:
-        self.file, self.into = folder / "resume.ckpt", into
-
-    def _keep(self, trainer, *_):
-        if self.file.is_file():
-            step = torch.load(self.file, weights_only=True)["global_step"]
-            self.into.mkdir(exist_ok=True)
-            shutil.copy(self.file, self.into / f"{step}.ckpt")
-
-    on_train_batch_end = on_validation_end = on_train_end = _keep
-
-
-def ending(trainer, callback: MaskCallback) -> dict[str, object]:
-    state = {**callback.state_dict()}
-    return {
-        "weights": trainer.lightning_module.state_dict(),
-        "callback": state,
-        "optimizer": trainer.optimizers[0].state_dict(),
-        "step": trainer.global_step,
-    }
 
 
 @EVERY
@@ -194,15 +121,6 @@ class ScopeIsZero(Callback):
         assert removed_are_zero(pl_module.state_dict(), self.callback.masks)
 
     on_validation_start = on_validation_epoch_end = on_train_batch_start = on_train_batch_end = on_fit_end = _look
-
-
-WITH_STATE_PER_WEIGHT = {
-    "AdamW": "adamw",
-    "AdamW (fused)": "fused",
-    "Adam (AMSGrad)": "amsgrad",
-    "SGD with momentum and decay": "sgd",
-    "SGD (Nesterov)": "nesterov",
-}
 
 
 @EVERY_FROZEN
@@ -429,13 +347,6 @@ def test_lbfgs_is_refused_where_weights_are_frozen(tmp_path):
     assert bird.tickets
 
 
-AVERAGING = {
-    "EMAWeightAveraging": lambda: EMAWeightAveraging(decay=0.8),
-    "WeightAveraging": WeightAveraging,
-    "StochasticWeightAveraging": lambda: StochasticWeightAveraging(swa_lrs=1e-2, swa_epoch_start=1),
-}
-
-
 @EVERY_FROZEN
 @pytest.mark.parametrize("averaging", AVERAGING.values(), ids=AVERAGING)
 @pytest.mark.parametrize("first", [True, False], ids=["before", "after"])
@@ -483,25 +394,6 @@ def test_a_checkpoint_written_on_an_exception_right_after_the_step_is_zero_where
     masks = checkpoint["callbacks"][callback.state_key]["masks"]
     assert count(masks)[0] < count(masks)[1]
     assert removed_are_zero(checkpoint["state_dict"], masks)
-
-
-def scaler(init_scale: float) -> MixedPrecision:
-    return MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=init_scale, growth_interval=1000))
-
-
-PRECISIONS = {
-    "bf16-mixed": lambda: {"precision": "bf16-mixed"},
-    "bf16-true": lambda: {"precision": "bf16-true"},
-    "float64": lambda: {"precision": "64-true"},
-    "16-mixed with a scaler": lambda: {"plugins": [scaler(1024.0)]},
-    "gradients clipped by norm": lambda: {"gradient_clip_val": 0.1},
-    "gradients clipped by value": lambda: {"gradient_clip_val": 0.01, "gradient_clip_algorithm": "value"},
-    "accumulate_grad_batches": lambda: {"accumulate_grad_batches": 3, "max_epochs": 6},
-    "overfit_batches": lambda: {"overfit_batches": 2, "max_epochs": 6, "train": plain_loader(), "val": plain_loader()},
-    "limit_train_batches": lambda: {"limit_train_batches": 3, "max_epochs": 4},
-    "max_steps": lambda: {"max_steps": STEPS, "max_epochs": -1},
-    "detect_anomaly": lambda: {"detect_anomaly": True},
-}
 
 
 @EVERY

@@ -1,25 +1,14 @@
 """Laws that need two ranks: real processes over gloo, started as a script and by the command."""
 
-import os
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-HERE = Path(__file__).parent
-
-
-def run(*command: str, timeout: float = 240.0) -> subprocess.CompletedProcess[str]:
-    ours = os.pathsep.join((str(HERE), str(HERE.parent)))  # the package beside these tests, wherever one is installed
-    environment = {**os.environ, "PYTHONPATH": ours, "OMP_NUM_THREADS": "1"}
-    for name in [name for name in environment if name.startswith(("PL_", "PYTEST_", "LOTTERY_"))]:
-        del environment[name]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=timeout)
+from helpers.processes import TESTS, run
 
 
 def test_two_ranks_agree_resume_exactly_and_notice_when_they_do_not_agree(tmp_path):
-    done = run(sys.executable, str(HERE / "helpers" / "ranks.py"), str(tmp_path))
+    done = run(sys.executable, str(TESTS / "helpers" / "ranks.py"), str(tmp_path))
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     assert done.stdout.count("ok\n") == 2
 
@@ -55,7 +44,7 @@ def test_the_command_prunes_on_two_ranks(tmp_path):
 FAILS = """
 import sys
 from lightning.pytorch.callbacks import Callback
-from test_contract import CALLBACKS
+from helpers.callbacks import CALLBACKS
 from helpers.projects import Odd, Batches, trainer
 
 class Fails(Callback):
@@ -88,7 +77,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning_lottery import ADF, EarlyBird, ExactResume, HammingFIFO, NetworkSlimming
 from lightning_lottery.files import hash_of_tensors
 from helpers.projects import Batches, trainer
-from test_contract import KeepEveryResume, ending, same
+from helpers.states import KeepEveryResume, ending, same
 
 
 class RankBatches(Batches):
@@ -149,9 +138,9 @@ def test_strategies_that_shard_parameters_are_refused_by_name(strategy, tmp_path
     from lightning.fabric.utilities.exceptions import MisconfigurationException
     from lightning.pytorch import strategies
 
+    from helpers.callbacks import CALLBACKS
     from helpers.projects import Odd, trainer
     from lightning_lottery import NetworkSlimming
-    from test_contract import CALLBACKS
 
     fitted = trainer(tmp_path)
     fitted.strategy.__class__ = type(strategy, (getattr(strategies, strategy),), {"__init__": lambda self: None})

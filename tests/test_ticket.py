@@ -17,6 +17,7 @@ from safetensors import safe_open
 from safetensors.numpy import save as safetensors
 from torch import nn
 
+from helpers.states import same
 from lightning_lottery import files
 from lightning_lottery import ticket as module
 from lightning_lottery.errors import LotteryError
@@ -33,10 +34,6 @@ def mask(*bits):
 
 def random_mask(*shape, density=0.5, seed=0):
     return torch.rand(shape, generator=torch.Generator().manual_seed(seed)) < density
-
-
-def same(a, b):
-    return list(a) == list(b) and all(torch.equal(a[name], b[name]) for name in a)
 
 
 def equal_tickets(a, b):

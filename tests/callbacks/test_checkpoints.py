@@ -1,7 +1,6 @@
 """Checkpoints that do not belong to this fit, and runs that are killed while they write them."""
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -10,9 +9,11 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 
+from helpers.callbacks import BODY, CALLBACKS, EVERY, STEPS, ticket
+from helpers.processes import TESTS, run
 from helpers.projects import Batches, Odd, fit, says, trainer
+from helpers.states import KeepEveryResume, removed_are_zero
 from lightning_lottery import PLATON, Cubic, ExactResume, LotteryError, MagnitudePruning, MaskFreezing, Scope, Snapshots
-from test_contract import BODY, CALLBACKS, EVERY, STEPS, KeepEveryResume, removed_are_zero, ticket
 
 
 def checkpoint(folder: Path, *callbacks: object) -> Path:
@@ -261,10 +262,8 @@ def test_curves_of_a_resumed_run_equal_the_unbroken_runs(step, tmp_path):
 def test_a_run_killed_at_random_moments_ends_as_the_unbroken_one(kills, tmp_path):
     elsewhere = next((path for path in ("/dev/shm", "/run") if os.access(path, os.W_OK)), str(tmp_path))
     assert os.stat(elsewhere).st_dev != os.stat(tmp_path).st_dev or elsewhere == str(tmp_path)
-    here = Path(__file__).parents[1]
-    environment = {**os.environ, "PYTHONPATH": str(here), "TMPDIR": elsewhere}
-    command = [sys.executable, str(here / "helpers" / "kills.py"), str(tmp_path / "run"), str(kills)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
+    script = TESTS / "helpers" / "kills.py"
+    done = run(sys.executable, str(script), str(tmp_path / "run"), str(kills), TMPDIR=elsewhere)
     assert done.returncode == 0 and done.stdout.endswith("ok\n"), done.stderr[-3000:]
 
 

@@ -3,8 +3,6 @@
 import csv
 import io
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -17,7 +15,9 @@ from torch import nn
 
 from helpers import stages
 from helpers.blocks import Blocks, Convs
+from helpers.processes import run
 from helpers.projects import Batches, fit, says, trainer
+from helpers.states import KeepEveryResume, ending, same
 from lightning_lottery import (
     ADF,
     PLATON,
@@ -40,7 +40,6 @@ from lightning_lottery.functional.settling.rules import scores_differ
 from lightning_lottery.functional.settling.watch import Watch
 from lightning_lottery.units.groups import groups_of
 from lightning_lottery.units.removal import parameter_masks
-from test_contract import KeepEveryResume, ending, same
 
 NORMS = {"window": 20, "every": 10}
 RULES = [
@@ -435,10 +434,7 @@ if __name__ == "__main__":
 def test_two_ranks_draw_the_same(tmp_path):
     script = tmp_path / "two.py"
     script.write_text(RANKS)
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(("PL_", "PYTEST_", "LOTTERY_"))}
-    environment |= {"PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(script), str(tmp_path)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
+    done = run(sys.executable, str(script), str(tmp_path))
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count("ok\n") == 2
 

@@ -8,11 +8,12 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from helpers.callbacks import BODY
 from helpers.projects import Batches, Odd, fit, plain_loader, says
+from helpers.states import KeepEveryResume
 from lightning_lottery import SNIP, ExactResume, GraSP, LotteryError, Scope, SynFlow, Ticket
 from lightning_lottery.callbacks import foresight
 from lightning_lottery.functional import count, grasp, hamming, iterative_masks, keep_top, snip, synflow
-from test_contract import BODY, KeepEveryResume
 
 
 class Plain(LightningModule):

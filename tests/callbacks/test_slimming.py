@@ -12,12 +12,13 @@ from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
 from helpers.blocks import Blocks, Convs
+from helpers.callbacks import AVERAGING, PRECISIONS, WITH_STATE_PER_WEIGHT, scaler
 from helpers.projects import OPTIMIZERS, Batches, fit, plain_loader, says, trainer
+from helpers.states import KeepEveryResume, same
 from lightning_lottery import ExactResume, LotteryError, NetworkSlimming
 from lightning_lottery.callbacks.slimming import folded
 from lightning_lottery.units.groups import groups_of
 from lightning_lottery.units.removal import parameter_masks
-from test_contract import AVERAGING, PRECISIONS, WITH_STATE_PER_WEIGHT, KeepEveryResume, same, scaler
 
 INPUTS = torch.randn(5, 6, generator=torch.Generator().manual_seed(3))
 

@@ -13,6 +13,7 @@ from rich.console import Console
 from torch.utils.data import DataLoader
 
 from helpers.stages import STEPS, Died, fit, in_this_process, named
+from helpers.states import same
 from lightning_lottery import LotteryError
 from lightning_lottery.children import child as children
 from lightning_lottery.children import fit as training
@@ -46,10 +47,6 @@ def child(config, tmp_path):
 
 def weights(child):
     return torch.load(child.folder / "last.ckpt", weights_only=True)["state_dict"]
-
-
-def same(one, other):
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
 def dies(child, monkeypatch, step):

@@ -11,11 +11,11 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 from torchmetrics.classification import MulticlassAccuracy
 
+from helpers.processes import run
 from helpers.projects import plain_loader, trainer
 from lightning_lottery import LotteryError
 from lightning_lottery.connectivity.batches import Batches
 from lightning_lottery.connectivity.path import ALPHAS, path
-from test_ranks import run
 
 
 class Judged(LightningModule):

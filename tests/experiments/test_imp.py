@@ -11,13 +11,14 @@ from torch import nn
 from torch.nn import functional as F
 
 from helpers import stages
+from helpers.processes import run
 from helpers.projects import Batches, plain_loader, says, trainer
 from helpers.stages import Died
+from helpers.states import same
 from lightning_lottery import ExactResume, IterativePruning, LotteryError, MagnitudePruning, Scope, Snapshots, Ticket
 from lightning_lottery.children import engine, processes
 from lightning_lottery.experiments import imp, imp_report, recipe
 from lightning_lottery.functional.masks import count
-from test_ranks import run
 
 STEPS = 12  # of a whole fit: 3 epochs of 4 batches
 SIZES = {"net.0.weight": 96, "net.4.weight": 48}
@@ -99,10 +100,6 @@ def began(folder):
 
 def end(folder):
     return checkpoint(folder / "last.ckpt")["state_dict"]
-
-
-def same(one, other):
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
 def masked(weights, ticket):

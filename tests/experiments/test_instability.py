@@ -13,8 +13,10 @@ from rich.console import Console
 from torch import nn
 from torch.nn import functional as F
 
+from helpers.processes import run
 from helpers.projects import Batches, plain_loader, says, trainer
 from helpers.stages import Died
+from helpers.states import same
 from lightning_lottery import (
     PLATON,
     Constant,
@@ -30,7 +32,6 @@ from lightning_lottery.children.child import Child
 from lightning_lottery.children.processes import run_together
 from lightning_lottery.connectivity import lines, path_report
 from lightning_lottery.experiments import instability
-from test_ranks import run
 
 STEPS = 12  # of a whole fit: 3 epochs of 4 batches
 
@@ -89,10 +90,6 @@ def closures(*callbacks, module=Net, data=Data, **options):
 
 def weights(folder):
     return torch.load(folder / "last.ckpt", weights_only=True)["state_dict"]
-
-
-def same(one, other):
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
 @pytest.fixture(scope="module")

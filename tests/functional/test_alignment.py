@@ -5,6 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from helpers.states import same
 from lightning_lottery.functional.alignment import Coupling, average, match_weights, permute
 
 
@@ -30,10 +31,6 @@ def inner(a, b):
     return sum(float((a[name].double() * b[name].double()).sum()) for name in a)
 
 
-def equal(a, b):
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
-
-
 @pytest.mark.parametrize("seed", range(5))
 def test_one_layer_is_put_into_the_best_of_all_orders(seed):
     (a, couplings), (b, _) = mlp([3, 5, 2], seed), mlp([3, 5, 2], 100 + seed)
@@ -47,7 +44,7 @@ def test_one_layer_is_put_into_the_best_of_all_orders(seed):
 def test_a_network_finds_its_own_permutation_however_deep_it_is(sizes, seed):
     state, couplings = mlp(sizes, seed)
     moved = permute(state, couplings, orders_of(couplings, seed))
-    assert equal(permute(moved, couplings, match_weights(state, moved, couplings)), state)
+    assert same(permute(moved, couplings, match_weights(state, moved, couplings)), state)
 
 
 @settings(max_examples=25, deadline=None)
@@ -80,8 +77,8 @@ def test_the_same_seed_gives_the_same_orders_and_nothing_given_is_changed():
     before = [{name: tensor.clone() for name, tensor in state.items()} for state in (a, b)]
     torch.manual_seed(0)
     random = torch.get_rng_state()
-    assert equal(match_weights(a, b, couplings), match_weights(a, b, couplings))
-    assert equal(a, before[0]) and equal(b, before[1]) and torch.equal(torch.get_rng_state(), random)
+    assert same(match_weights(a, b, couplings), match_weights(a, b, couplings))
+    assert same(a, before[0]) and same(b, before[1]) and torch.equal(torch.get_rng_state(), random)
 
 
 def test_tensors_of_which_both_dimensions_move_together_are_matched_too():
@@ -91,7 +88,7 @@ def test_tensors_of_which_both_dimensions_move_together_are_matched_too():
     order = {"h": torch.tensor([3, 1, 0, 2, 6, 4, 5])}
     moved = permute(state, coupling, order)
     assert torch.equal(moved["0.weight"], state["0.weight"][order["h"]][:, order["h"]])
-    assert equal(permute(moved, coupling, match_weights(state, moved, coupling)), state)
+    assert same(permute(moved, coupling, match_weights(state, moved, coupling)), state)
     for seed in range(8):
         other, _ = mlp([7, 7], seed + 1)
         found = permute(other, coupling, match_weights(state, other, coupling))
@@ -123,7 +120,7 @@ def test_what_is_not_a_weight_has_no_say_and_moves_along():
     order = torch.tensor([1, 2, 3, 0])
     b = permute(a, couplings, {"0": order}) | {"0.running_mean": torch.tensor([4.0, 3.0, 2.0, 1.0]) * 1e6}
     found = match_weights(a, b, couplings)
-    assert equal({"0": order[found["0"]]}, {"0": torch.arange(4)})
+    assert same({"0": order[found["0"]]}, {"0": torch.arange(4)})
     assert permute(b, couplings, found)["0.running_mean"].tolist() == [1e6, 4e6, 3e6, 2e6]
 
 
@@ -132,7 +129,7 @@ def test_half_precision_is_matched_in_double():
     state = {name: tensor.bfloat16() for name, tensor in state.items()}
     moved = permute(state, couplings, orders_of(couplings))
     back = permute(moved, couplings, match_weights(state, moved, couplings))
-    assert equal(back, state) and back["0.weight"].dtype == torch.bfloat16
+    assert same(back, state) and back["0.weight"].dtype == torch.bfloat16
 
 
 def test_a_mean_is_that_of_all_states_in_their_own_type_and_counts_are_the_first_s():

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helpers import oracles
+from helpers.states import same
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.functional import selection as module
 from lightning_lottery.functional.masks import (
@@ -63,10 +64,6 @@ def searching(sample, block, on_device=False, room=module._ROOM):
 
 def lists(tensors):
     return {name: tensor.flatten().tolist() for name, tensor in tensors.items()}
-
-
-def same(a, b):
-    return list(a) == list(b) and all(torch.equal(a[name], b[name]) for name in a)
 
 
 def is_part_of(inner, outer):

@@ -13,9 +13,10 @@ from pathlib import Path
 import torch
 from lightning.pytorch.callbacks import Callback
 
+from helpers.callbacks import CALLBACKS
 from helpers.projects import Odd, fit
+from helpers.states import ending, same
 from lightning_lottery import ExactResume
-from test_contract import CALLBACKS, ending, same
 
 torch.set_num_threads(1)
 FOLDER, KILLS = Path(sys.argv[1]), int(sys.argv[2])

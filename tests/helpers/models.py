@@ -138,10 +138,6 @@ def masked(model, units, groups=None):
     return twin
 
 
-def same_state(a, b):
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
-
-
 def state(model):
     return {name: tensor.clone() for name, tensor in model.state_dict().items()}
 

@@ -10,11 +10,12 @@ import torch
 from lightning.pytorch import seed_everything
 from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint
 
+from helpers.callbacks import CALLBACKS, STEPS
 from helpers.projects import Batches, Odd, trainer
+from helpers.states import KeepEveryResume, ending, removed_are_zero, same
 from lightning_lottery import ExactResume, LotteryError
 from lightning_lottery.callbacks import MaskCallback
 from lightning_lottery.files import hash_of_tensors
-from test_contract import CALLBACKS, STEPS, KeepEveryResume, ending, removed_are_zero, same
 
 torch.set_num_threads(1)
 FOLDER = Path(sys.argv[1])

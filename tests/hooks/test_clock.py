@@ -17,7 +17,9 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from torch import nn
 from torch.utils.data import IterableDataset
 
+from helpers.callbacks import BODY, CALLBACKS, EVERY, EVERY_FROZEN, STEPS, ticket
 from helpers.projects import Batches, Odd, fit, plain_loader, says, trainer
+from helpers.states import removed_are_zero
 from lightning_lottery import (
     PLATON,
     SNIP,
@@ -31,7 +33,6 @@ from lightning_lottery import (
     Snapshots,
     Ticket,
 )
-from test_contract import BODY, CALLBACKS, EVERY, EVERY_FROZEN, STEPS, removed_are_zero, ticket
 
 
 class TwoOptimizers(Odd):

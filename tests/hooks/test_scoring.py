@@ -10,12 +10,13 @@ from lightning.pytorch.loggers import CSVLogger
 from torch.utils.data import DataLoader
 from torchmetrics.classification import MulticlassAccuracy
 
+from helpers.callbacks import BODY, STEPS
 from helpers.projects import Batches, Odd, fit, plain_loader
+from helpers.states import KeepEveryResume
 from lightning_lottery import SNIP, ExactResume, GraSP, LotteryError, SynFlow
 from lightning_lottery.files import hash_of_tensors
 from lightning_lottery.hooks.scoring import training_batches, untouched
 from lightning_lottery.zoo.loader import SeededBatches
-from test_contract import BODY, STEPS, KeepEveryResume
 
 
 class Careless(Odd):

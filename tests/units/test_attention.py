@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from helpers.models import encoder, half, masked, randomised, same_state
+from helpers.models import encoder, half, masked, randomised
+from helpers.states import same
 from lightning_lottery.ticket import Ticket
 from lightning_lottery.units.attention import OpenAttention, open_attention_
 from lightning_lottery.units.groups import groups_of
@@ -35,7 +36,7 @@ def test_an_opened_attention_computes_what_the_closed_one_does(batch_first, need
                 torch.testing.assert_close(found[1], expected[1])
     single = torch.randn(5, 8)
     torch.testing.assert_close(opened(single, single, single), closed(single, single, single))
-    assert same_state(closed.state_dict(), opened.state_dict())
+    assert same(closed.state_dict(), opened.state_dict())
     seen = []
     opened.out_proj.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].shape))
     opened(query, key, key)

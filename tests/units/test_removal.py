@@ -14,11 +14,11 @@ from helpers.models import (
     masked,
     output,
     randomised,
-    same_state,
     state,
     text,
     timm_vit,
 )
+from helpers.states import same
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.ticket import Ticket
 from lightning_lottery.units.groups import groups_of
@@ -43,7 +43,7 @@ def test_a_shrunk_model_computes_what_the_masked_one_does(family, ragged):
     assert (expected - output(model, inputs)).abs().max() > 1e-2  # the units did matter
     assert {name: group.size for name, group in groups_of(small).items()} == {n: int(u.sum()) for n, u in units.items()}
     assert sum(p.numel() for p in small.parameters()) < sum(p.numel() for p in model.parameters())
-    assert same_state(before, state(model))
+    assert same(before, state(model))
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])

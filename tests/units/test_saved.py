@@ -4,7 +4,8 @@ import torch
 import transformers
 from torch import nn
 
-from helpers.models import FAMILIES, encoder, half, output, randomised, same_state, state, vgg_like
+from helpers.models import FAMILIES, encoder, half, output, randomised, state, vgg_like
+from helpers.states import same
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.ticket import Ticket
 from lightning_lottery.units.groups import groups_of
@@ -24,7 +25,7 @@ def test_a_saved_pretrained_model_loads_again_with_its_shapes(family, ragged, tm
     small.save_pretrained(tmp_path)
     again = load_shrunk(tmp_path)
     assert type(again) is type(model)
-    assert same_state(state(again), state(small))
+    assert same(state(again), state(small))
     assert torch.equal(output(again, inputs), output(small, inputs))
     plain = not hasattr(small.config, KEPT)
     assert plain <= (not ragged)
@@ -43,7 +44,7 @@ def test_fewer_neurons_alone_are_a_plain_configuration_of_bert_and_distilbert(tm
         assert (getattr(small.config, word), hasattr(small.config, KEPT)) == (12, False)
         assert getattr(model.config, word) == 24
         small.save_pretrained(tmp_path / family)
-        assert same_state(state(type(model).from_pretrained(tmp_path / family)), state(small))
+        assert same(state(type(model).from_pretrained(tmp_path / family)), state(small))
 
 
 def test_a_model_shrunk_loaded_and_shrunk_again_loads_again(tmp_path):
@@ -67,7 +68,7 @@ def test_any_other_model_loads_into_its_unshrunk_self(family, tmp_path):
     before = state(fresh)
     again = load_shrunk(tmp_path, fresh)
     assert torch.equal(output(again, inputs), output(small, inputs))
-    assert same_state(before, state(fresh))
+    assert same(before, state(fresh))
 
 
 def test_a_model_whose_layers_are_made_alike_again_has_a_plain_configuration():

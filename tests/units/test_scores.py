@@ -4,7 +4,8 @@ import warnings
 import pytest
 import torch
 
-from helpers.models import batches, randomised, same_state, state, timm_vit, vgg_like
+from helpers.models import batches, randomised, state, timm_vit, vgg_like
+from helpers.states import same
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.functional.masks import count
 from lightning_lottery.ticket import Ticket
@@ -43,7 +44,7 @@ def test_scoring_leaves_no_trace_also_when_it_fails():
     with pytest.raises(LotteryError):
         unit_scores(model, [(torch.ones(2, 3, 8, 8), torch.tensor([0, 1])), "not a batch"], groups_of(model))
     assert [module.training for module in model.modules()] == modes
-    assert same_state(before, state(model))
+    assert same(before, state(model))
     assert torch.equal(random, torch.get_rng_state())
     assert [name for name, p in model.named_parameters() if not p.requires_grad] == ["2.weight"]
     assert all(p.grad is None for p in model.parameters())

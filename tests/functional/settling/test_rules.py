@@ -70,7 +70,7 @@ def constant(rule, steps, value=None):
     return [(step, mask if value is None else value) for step in range(1, steps + 1)]
 
 
-def same(a, b):
+def same_verdicts(a, b):
     return [tuple(map(repr, verdict)) for verdict in a] == [tuple(map(repr, verdict)) for verdict in b]
 
 
