@@ -15,6 +15,7 @@ from rich.console import Console
 from lightning_lottery.children.child import Child, Row, Work, discard_with_dependents
 from lightning_lottery.children.conditions import check_contract
 from lightning_lottery.children.engine import engine_of, engine_options
+from lightning_lottery.children.environment import IMPORTING
 from lightning_lottery.children.factories import FactoryProject, address_of, imported
 from lightning_lottery.children.fingerprint import leaves
 from lightning_lottery.children.fit import train
