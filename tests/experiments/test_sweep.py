@@ -6,9 +6,10 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 
-from experiments.test_instability import STEPS, Data, Net, same
+from experiments.test_instability import STEPS, Data, Net
 from helpers.projects import trainer
 from helpers.stages import Died
+from helpers.states import same
 from lightning_lottery import Constant, InstabilitySweep, LotteryError, MagnitudePruning, Ticket
 from lightning_lottery.children import engine
 from lightning_lottery.experiments.sweep_report import stable_step

@@ -14,7 +14,7 @@ from functional.settling.test_rules import (
     every_norm_rule,
     every_rule,
     masks_of,
-    same,
+    same_verdicts,
     series_for,
     short,
 )
@@ -38,8 +38,8 @@ def test_live_detection_in_batches_is_detection_replayed_from_the_log(rule):
     if rule.watches == "norms":
         log = json.loads(json.dumps(log))
     live = [verdict for verdict in live if verdict is not None]
-    assert same(live, replay(rule, log))
-    assert same(live, replay(rule, series_for(rule)))
+    assert same_verdicts(live, replay(rule, log))
+    assert same_verdicts(live, replay(rule, series_for(rule)))
     assert len(live) >= 10
     assert len({verdict.statistic for verdict in live}) > 1
 
@@ -133,13 +133,13 @@ def test_a_step_left_out_begins_a_new_series(rule):
     broken = [entry for entry in series if entry[0] != 40]
     new = [entry for entry in series if entry[0] > 40]
     expected = replay(rule, series[:39]) + replay(rule, new)
-    assert same(replay(rule, broken), expected)
+    assert same_verdicts(replay(rule, broken), expected)
 
 
 def test_masks_between_probes_are_neither_looked_at_nor_missed():
     rule = HammingFIFO(length=2, every=10)
     series = series_for(rule)
-    assert same(replay(rule, series), replay(rule, [entry for entry in series if entry[0] % 10 == 0]))
+    assert same_verdicts(replay(rule, series), replay(rule, [entry for entry in series if entry[0] % 10 == 0]))
 
 
 @every_rule
