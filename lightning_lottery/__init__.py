@@ -14,7 +14,7 @@ from lightning_lottery.callbacks import (
     log_spaced,
 )
 from lightning_lottery.connectivity.path import path
-from lightning_lottery.connectivity.path_report import PathReport
+from lightning_lottery.connectivity.report import PathReport
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.experiments.imp import IterativePruning
 from lightning_lottery.experiments.imp_report import ImpReport

@@ -19,7 +19,7 @@ from lightning_lottery.hooks.quiet import without_noise
 
 if TYPE_CHECKING:
     from lightning_lottery.children.child import Child
-    from lightning_lottery.children.slurm import Waves
+    from lightning_lottery.children.cluster import Waves
 
 
 def explain(arguments: Sequence[str]) -> None:
@@ -60,8 +60,8 @@ def path(arguments: Sequence[str]) -> None:
     from rich.console import Console
 
     from lightning_lottery.children.factories import imported
-    from lightning_lottery.connectivity import path_report
     from lightning_lottery.connectivity.path import path as lines_between
+    from lightning_lottery.experiments.report import write
 
     parser = ArgumentParser(prog="lightning-lottery path", description=path.__doc__)
     parser.add_argument("checkpoints", nargs="+", help="Lightning checkpoints or plain state dicts, at least two")
@@ -94,10 +94,11 @@ def path(arguments: Sequence[str]) -> None:
             **{name: given[name] for name in ("align", "save_midpoint")},
         )
         if project.trainer.is_global_zero:
-            path_report.write_report(report, Path(given.out), report.rows(), {})
+            outcome = {"path/error_barrier": report.stability.mean}
+            write(report, Path(given.out), report.rows(), run="path", hparams={}, outcome=outcome)
             console = Console()
-            console.print(path_report.table_of(report))
-            console.print(f"{path_report.verdict_of(report)} Records: {given.out}", soft_wrap=True)
+            console.print(report.table())
+            console.print(f"{' '.join(report.sentences())} Records: {given.out}", soft_wrap=True)
 
 
 def instability(arguments: Sequence[str]) -> None:
@@ -251,7 +252,7 @@ def _doing(given: PlainNamespace) -> dict[str, Any]:
 def _tell_commands(children: "Sequence[Child]", waves: "Callable[[], Waves]", given: PlainNamespace) -> None:
     """Print the commands of children that are not done, or write SLURM job arrays of them."""
     from lightning_lottery.children.child import discard_with_dependents
-    from lightning_lottery.children.slurm import commands, write_slurm
+    from lightning_lottery.children.cluster import commands, write_slurm
 
     discard_with_dependents(children, given.redo, root=Path(given.out))
     if given.slurm:

@@ -10,8 +10,8 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from lightning_lottery.children.yaml_project import BuiltCLI
-from lightning_lottery.connectivity.evaluation import loader_of
-from lightning_lottery.connectivity.path import read_state
+from lightning_lottery.connectivity.batches import loader_of
+from lightning_lottery.connectivity.checkpoints import read_state
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.experiments.sections import SECTIONS
 from lightning_lottery.hooks.quiet import without_logging

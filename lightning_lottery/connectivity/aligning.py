@@ -14,9 +14,8 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 from torchmetrics import Metric
 
-from lightning_lottery.connectivity.batches import share_of, size_of
-from lightning_lottery.connectivity.evaluation import Split
-from lightning_lottery.connectivity.lines import forward_of
+from lightning_lottery.connectivity.batches import Split, share_of, size_of
+from lightning_lottery.connectivity.evaluation import forward_of
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.functional.alignment import Coupling, Couplings, match_weights, permute
 from lightning_lottery.functional.connectivity import State

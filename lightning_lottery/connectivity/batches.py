@@ -1,15 +1,72 @@
-"""Batches to evaluate on: this rank's share of each, cut and joined so that no sample is lost or seen twice."""
+"""Batches to evaluate on: where they come from, and this rank's share of each, no sample lost or seen twice."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sized
 from statistics import mode
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from lightning_lottery.errors import LotteryError
+
+Split = Literal["train", "val", "test"]
+
+
+def loader_of(module: LightningModule, data: Any, split: Split, trainer: Trainer) -> Iterable[Any]:
+    """The one loader of a split, before Lightning has changed anything about it; with all samples for every rank.
+
+    Raises:
+        LotteryError: There is none, or several.
+    """
+    if isinstance(data, (LightningDataModule, LightningModule)) or data is None:
+        source = data if data is not None else module
+        if not is_overridden(f"{split}_dataloader", source):
+            raise LotteryError(f"{type(source).__name__} has no `{split}_dataloader` to take batches from.")
+        # A data module may divide its data by `trainer.world_size` itself; `Batches` would then divide it again.
+        alone: Any = trainer if trainer.world_size == 1 else _AsIfAlone(trainer)
+        source.trainer = alone
+        source.prepare_data()
+        source.setup({"train": "fit", "val": "validate", "test": "test"}[split])
+        loader = getattr(source, f"{split}_dataloader")()
+    else:
+        loader = data
+    if isinstance(loader, (list, tuple, dict)) and len(loader) == 1:
+        loader = next(iter(loader.values() if isinstance(loader, dict) else loader))
+    if isinstance(loader, (list, tuple, dict)) or not isinstance(loader, Iterable):
+        number = f"{len(loader)} loaders" if isinstance(loader, Sized) else "no loader"
+        raise LotteryError(f"Evaluation needs one {split} loader, found {number}.")
+    return loader
+
+
+class _AsIfAlone:
+    """A Trainer that says it has one rank, for data modules that would divide their data over several."""
+
+    world_size, global_rank, local_rank = 1, 0, 0
+
+    def __init__(self, trainer: Trainer) -> None:
+        self._trainer = trainer
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._trainer, name)
+
+
+def split_of(module: LightningModule, data: Any) -> Split:
+    """``"test"`` where module and data know how, else ``"val"``.
+
+    Raises:
+        LotteryError: The module has neither ``test_step`` nor ``validation_step``.
+    """
+    is_loader = not isinstance(data, LightningDataModule) and data is not None
+    source = data if isinstance(data, LightningDataModule) else module
+    if is_overridden("test_step", module) and (is_loader or is_overridden("test_dataloader", source)):
+        return "test"
+    if is_overridden("validation_step", module) and (is_loader or is_overridden("val_dataloader", source)):
+        return "val"
+    raise LotteryError(f"{type(module).__name__} has no `test_step` or `validation_step` to evaluate with.")
 
 
 class Batches:

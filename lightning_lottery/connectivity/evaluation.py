@@ -1,8 +1,8 @@
 """Evaluate one module with many sets of weights: batches are loaded once, every metric is averaged over samples."""
 
-from collections.abc import Callable, Iterable, Sequence, Sized
+from collections.abc import Callable, Sequence
 from itertools import islice
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
@@ -13,7 +13,7 @@ from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signatu
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torchmetrics import Metric
 
-from lightning_lottery.connectivity.batches import Batches
+from lightning_lottery.connectivity.batches import Batches, Split
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.hooks.private import (
     before_transfer,
@@ -26,65 +26,11 @@ from lightning_lottery.hooks.private import (
 )
 from lightning_lottery.hooks.quiet import logging_to
 
-Split = Literal["train", "val", "test"]
-
 Setting = Callable[[LightningModule], None]
 """Sets a module's weights."""
 
 OnBatch = Callable[[LightningModule, Any], None]
 """Sees a module and a batch on its device."""
-
-
-def loader_of(module: LightningModule, data: Any, split: Split, trainer: Trainer) -> Iterable[Any]:
-    """The one loader of a split, before Lightning has changed anything about it; with all samples for every rank.
-
-    Raises:
-        LotteryError: There is none, or several.
-    """
-    if isinstance(data, (LightningDataModule, LightningModule)) or data is None:
-        source = data if data is not None else module
-        if not is_overridden(f"{split}_dataloader", source):
-            raise LotteryError(f"{type(source).__name__} has no `{split}_dataloader` to take batches from.")
-        alone: Any = trainer if trainer.world_size == 1 else _AsIfAlone(trainer)
-        source.trainer = alone
-        source.prepare_data()
-        source.setup({"train": "fit", "val": "validate", "test": "test"}[split])
-        loader = getattr(source, f"{split}_dataloader")()
-    else:
-        loader = data
-    if isinstance(loader, (list, tuple, dict)) and len(loader) == 1:
-        loader = next(iter(loader.values() if isinstance(loader, dict) else loader))
-    if isinstance(loader, (list, tuple, dict)) or not isinstance(loader, Iterable):
-        found = f"{len(loader)} loaders" if isinstance(loader, Sized) else "no loader"
-        raise LotteryError(f"Evaluation needs one {split} loader, found {found}.")
-    return loader
-
-
-class _AsIfAlone:
-    """A Trainer as a data module sees it that would share its data out: here each rank loads all of it."""
-
-    world_size, global_rank, local_rank = 1, 0, 0
-
-    def __init__(self, trainer: Trainer) -> None:
-        self._trainer = trainer
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._trainer, name)
-
-
-def stage_of(module: LightningModule, data: Any) -> Split:
-    """``"test"`` where module and data know how, else ``"val"``.
-
-    Raises:
-        LotteryError: The module has neither ``test_step`` nor ``validation_step``.
-    """
-    given = not isinstance(data, LightningDataModule) and data is not None
-    source = data if isinstance(data, LightningDataModule) else module
-    if is_overridden("test_step", module) and (given or is_overridden("test_dataloader", source)):
-        return "test"
-    if is_overridden("validation_step", module) and (given or is_overridden("val_dataloader", source)):
-        return "val"
-    raise LotteryError(f"{type(module).__name__} has no `test_step` or `validation_step` to evaluate with.")
 
 
 class Evaluator:
@@ -112,13 +58,14 @@ class Evaluator:
         self.module, self.trainer, self.batches, self.split = module, trainer, batches, split
         self.serving = _serving(batches, split, data)
         self.samples = 0  # that the last evaluation used, over all ranks
-        shown = evaluations and trainer.progress_bar_callback is not None and trainer.is_global_zero
+        is_shown = evaluations and trainer.progress_bar_callback is not None and trainer.is_global_zero
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        self.bar = Progress(*columns, disable=not shown)
-        self.places = self.bar.add_task("evaluations", total=evaluations)
+        self.bar = Progress(*columns, disable=not is_shown)
+        self.evaluations = self.bar.add_task("evaluations", total=evaluations)
+        # Lightning's rule: an int limits the number of batches, a float (1.0 as well) is a fraction of them.
         limit = trainer.limit_test_batches if split == "test" else trainer.limit_val_batches
-        ran = limit if isinstance(limit, int) else int(limit * len(batches))
-        self.within = self.bar.add_task("batches", total=min(ran, len(batches)))
+        total = limit if isinstance(limit, int) else int(limit * len(batches))
+        self.within = self.bar.add_task("batches", total=min(total, len(batches)))
         self.bar.start()
 
     def close(self) -> None:
@@ -138,88 +85,89 @@ class Evaluator:
         Raises:
             LotteryError: The module logs nothing.
         """
+        # Such a step is handed the loader's iterator, which only Lightning's own loop makes: a run for each setting.
         draws_itself = is_param_in_hook_signature(step_of(self.module, self.split), "dataloader_iter", explicit=True)
         if draws_itself and len(settings) > 1:
-            return [values for setting in settings for values in self(setting, on_batch=on_batch)]
-        recorder = _Recorder(self, settings, on_batch)
+            return [metrics for setting in settings for metrics in self(setting, on_batch=on_batch)]
+        one_run = _SettingsInOneRun(self, settings, on_batch)
         callbacks: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
-        others = [callback for callback in callbacks if not isinstance(callback, ProgressBar)]
-        self.trainer.callbacks = [*others, recorder]  # type: ignore[attr-defined]
+        without_bars = [callback for callback in callbacks if not isinstance(callback, ProgressBar)]
+        self.trainer.callbacks = [*without_bars, one_run]  # type: ignore[attr-defined]
         try:
-            with logging_to(self.module, recorder.log):
+            with logging_to(self.module, one_run.log):
                 run = self.trainer.test if self.split == "test" else self.trainer.validate
                 run(self.module, datamodule=self.serving, verbose=False)
         finally:
             self.trainer.callbacks = callbacks  # type: ignore[attr-defined]
-        if not recorder.found:
+        if not one_run.results:  # the run's hooks were not even called
             raise LotteryError("There is no batch to evaluate on: the Trainer limits their number to 0.")
-        self.samples = int(sum_over_ranks(recorder.samples, self.trainer))
-        return recorder.found
+        self.samples = int(sum_over_ranks(one_run.means.samples, self.trainer))
+        return one_run.results
 
 
-class _Recorder(Callback):
-    """Evaluates all settings in one run of the Trainer: the last in Lightning's loop, those before it as that does.
+class _SettingsInOneRun(Callback):
+    """Evaluates a module with several sets of weights in one run of the Trainer.
 
-    Entering and leaving a Trainer for each of them would take longer than many a network does. Stands in for
-    ``LightningModule.log`` meanwhile; knows each batch's size instead of guessing it.
+    To enter and leave a Trainer takes longer than to evaluate a small network, so a run is entered once. Lightning's
+    own loop evaluates the last setting. Before that loop begins, this callback does by hand, for each earlier setting,
+    what the loop would do: module and callbacks see the hooks of as many runs.
     """
 
-    def __init__(self, evaluator: "Evaluator", settings: Sequence[Setting], on_batch: OnBatch | None) -> None:
+    def __init__(self, evaluator: Evaluator, settings: Sequence[Setting], on_batch: OnBatch | None) -> None:
         self.evaluator, self.settings, self.on_batch = evaluator, settings, on_batch
-        self.found: list[dict[str, float]] = []
+        self.means = _Means()
+        self.results: list[dict[str, float]] = []
 
-    def _before_all(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def log(self, *arguments: Any, **options: Any) -> None:
+        """Stands in for ``LightningModule.log``."""
+        self.means.log(*arguments, **options)
+
+    def _start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # Here and not before the run: `setup` may build layers anew, and only now are they there and on their device.
         for setting in self.settings[:-1]:
-            self._begin(setting, pl_module)
-            self._run_through(trainer, pl_module)
-        self._begin(self.settings[-1], pl_module)
+            self._set(setting, pl_module)
+            self._repeat_loop(trainer, pl_module)
+        self._set(self.settings[-1], pl_module)
 
-    on_test_start = on_validation_start = _before_all
+    on_test_start = on_validation_start = _start
 
-    def _begin(self, setting: Setting, pl_module: LightningModule) -> None:
-        self.samples = 0  # of the batches that ran: a Trainer may limit them
-        self.weight = 1.0  # of what is logged outside a batch: all samples so far
-        self.totals: dict[str, tuple[float, float]] = {}
-        self.metrics: dict[str, Metric] = {}
+    def _set(self, setting: Setting, pl_module: LightningModule) -> None:
+        self.means = _Means()
         self.evaluator.bar.reset(self.evaluator.within)
-        setting(pl_module)  # may run batches of its own, which metrics must forget
+        setting(pl_module)
+        # The setting may have run batches of its own, for batch norm's statistics: metrics must not count them.
         for child in pl_module.modules():
             if isinstance(child, Metric):
                 child.reset()
 
-    def _run_through(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """What Lightning's loop does from one setting's ``on_test_start`` of this callback to that of the next."""
+    def _repeat_loop(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Do what Lightning does from this callback's ``on_test_start`` in one run to the same point of the next run.
+
+        The order is that of ``_EvaluationLoop.run`` (Lightning 2.6.6). With callbacks ``c`` before this one and ``d``
+        behind it (those that the module configures), two runs in a row are::
+
+            model_eval  start: c          d module  epoch_start  batches  epoch_end  end  model_train
+            model_eval  start: c  (here)  d module  epoch_start  batches  epoch_end  end  model_train
+
+        and what is done here reaches from one "(here)" over the line's end to the next.
+        """
         split, loop = self.evaluator.split, evaluation_loop(trainer)
         prefix = "on_test" if split == "test" else "on_validation"
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-        here = callbacks.index(self)  # those that the module configures stand behind
+        here = callbacks.index(self)
 
         def start(some: Sequence[Callback]) -> None:
             for callback in some:
                 getattr(callback, f"{prefix}_start")(trainer, pl_module)
 
-        def call(hook: str, *given: Any) -> None:
-            call_callbacks(trainer, f"{prefix}_{hook}", *given)
-            call_module(trainer, f"{prefix}_{hook}", *given)
+        def call(hook: str, *arguments: Any) -> None:
+            call_callbacks(trainer, f"{prefix}_{hook}", *arguments)
+            call_module(trainer, f"{prefix}_{hook}", *arguments)
 
         start(callbacks[here + 1 :])
         call_module(trainer, f"{prefix}_start")
         call("epoch_start")
-        limit, with_index = int(loop.max_batches[0]), takes_index(pl_module, split)
-        for index, batch in enumerate(islice(self.evaluator.batches, limit)):
-            loop.batch_progress.is_last_batch = index == limit - 1
-            batch = before_transfer(trainer, pl_module, batch)
-            batch = call_strategy(trainer, "batch_to_device", batch, dataloader_idx=0)
-            loop.batch_progress.increment_ready()
-            call("batch_start", batch, index)
-            loop.batch_progress.increment_started()
-            given = (batch, index) if with_index else (batch,)
-            output = call_strategy(trainer, step_name(split), *given)
-            loop.batch_progress.increment_processed()
-            call("batch_end", output, batch, index)
-            loop.batch_progress.increment_completed()
-            if trainer.received_sigterm:
-                raise SIGTERMException
+        self._repeat_batches(trainer, pl_module, call)
         call("epoch_end")
         call("end")
         if is_overridden(f"{prefix}_model_train", pl_module):
@@ -227,48 +175,105 @@ class _Recorder(Callback):
         else:
             restore_modes(loop, pl_module)
         loop.batch_progress.reset_on_run()
+        # Modes are noted before evaluation mode is set: what is restored at the end of the next run is noted here.
         capture_modes(loop, pl_module)
         call_module(trainer, f"{prefix}_model_eval")
         start(callbacks[:here])
 
-    def _begin_batch(self, *given: Any) -> None:
-        self.weight = float(self.evaluator.batches.sizes[given[3]])
+    def _repeat_batches(self, trainer: Trainer, pl_module: LightningModule, call: Callable[..., None]) -> None:
+        """What ``_EvaluationLoop._evaluation_step`` does (Lightning 2.6.6), for every batch.
 
-    def _end_batch(self, *given: Any) -> None:
+        Its own fetcher is left alone: it is set up once a run, and the last setting needs it.
+        """
+        split, loop = self.evaluator.split, evaluation_loop(trainer)
+        limit, with_index = int(loop.max_batches[0]), takes_index(pl_module, split)
+        for index, batch in enumerate(islice(self.evaluator.batches, limit)):
+            loop.batch_progress.is_last_batch = index == limit - 1
+            batch = before_transfer(trainer, pl_module, batch)
+            batch = call_strategy(trainer, "batch_to_device", batch, dataloader_idx=0)
+            # Modules may read how far the loop is, so the counters rise between the same hooks as they do there.
+            loop.batch_progress.increment_ready()
+            call("batch_start", batch, index)
+            loop.batch_progress.increment_started()
+            output = call_strategy(trainer, step_name(split), *((batch, index) if with_index else (batch,)))
+            loop.batch_progress.increment_processed()
+            call("batch_end", output, batch, index)
+            loop.batch_progress.increment_completed()
+            if trainer.received_sigterm:  # also after the last batch, unlike Lightning: another setting follows
+                raise SIGTERMException
+
+    def _begin_batch(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        self.means.begin_batch(self.evaluator.batches.sizes[batch_idx])
+
+    def _end_batch(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
         self.evaluator.bar.advance(self.evaluator.within)
         if self.on_batch is not None:
-            self.on_batch(given[1], given[3])
-        self.samples += int(self.weight)
-        self.weight = float(self.samples)
+            self.on_batch(pl_module, batch)
+        self.means.end_batch()
 
-    on_test_batch_start = on_validation_batch_start = _begin_batch  # type: ignore[assignment]
-    on_test_batch_end = on_validation_batch_end = _end_batch  # type: ignore[assignment]
+    on_test_batch_start = on_validation_batch_start = _begin_batch
+    on_test_batch_end = on_validation_batch_end = _end_batch
 
     def _end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        values = self._means(trainer)  # while the module is still on its device
-        if not values:
+        # Not after the run: Lightning moves the module, and its metrics with it, off the device there.
+        metrics = self.means.compute(trainer)
+        if not metrics:
             raise LotteryError(
                 f"{type(pl_module).__name__} logs nothing in `{step_name(self.evaluator.split)}`: log there what is to "
                 "be compared, `self.log('test_acc', accuracy)` for instance."
             )
-        self.found.append(values)
-        self.evaluator.bar.advance(self.evaluator.places)
+        self.results.append(metrics)
+        self.evaluator.bar.advance(self.evaluator.evaluations)
 
     on_test_end = on_validation_end = _end
 
-    def log(self, name: str, value: Any, *_: Any, batch_size: int | None = None, **given: Any) -> None:
+
+class _Means:
+    """Averages over samples what a module logs in one evaluation.
+
+    Lightning guesses a batch's size from the first tensor that it finds, and divides what ranks add up by the integer
+    mean of their numbers of samples (2.6.6): both can be wrong. Here the sizes are known and the sums exact.
+    """
+
+    def __init__(self) -> None:
+        self.samples = 0  # of the batches that ran: a Trainer may limit them
+        self.weight = 1.0  # in samples, of what is logged now
+        self.totals: dict[str, tuple[float, float]] = {}
+        self.metrics: dict[str, Metric] = {}
+
+    def begin_batch(self, size: int) -> None:
+        """What is logged from here on belongs to a batch of so many samples."""
+        self.weight = float(size)
+
+    def end_batch(self) -> None:
+        """What is logged from here on belongs to all samples so far, as a value in ``on_test_epoch_end`` does."""
+        self.samples += int(self.weight)
+        self.weight = float(self.samples)
+
+    def log(self, name: str, value: Any, *_: Any, batch_size: int | None = None, **options: Any) -> None:
         """Take a value as ``LightningModule.log`` would, weighted by its batch."""
         if isinstance(value, Metric):
             self.metrics[name] = value
             return
-        if given.get("reduce_fx", "mean") not in ("mean", torch.mean):
+        if options.get("reduce_fx", "mean") not in ("mean", torch.mean):
             return  # only means over samples can be compared
         weight = float(batch_size or self.weight)
         total, count = self.totals.get(name, (0.0, 0.0))
         self.totals[name] = (total + float(value) * weight, count + weight)
 
-    def _means(self, trainer: Trainer) -> dict[str, float]:
+    def compute(self, trainer: Trainer) -> dict[str, float]:
         """What was logged, over all ranks."""
+        # Sorted: ranks add up one value after another, and may have logged them in different orders.
         values = {
             name: sum_over_ranks(total, trainer) / sum_over_ranks(count, trainer)
             for name, (total, count) in sorted(self.totals.items())
@@ -295,6 +300,12 @@ def takes_index(module: LightningModule, split: Split) -> bool:
     return is_param_in_hook_signature(step_of(module, split), "batch_idx", min_args=2)
 
 
+def forward_of(module: LightningModule, split: Split) -> Callable[[Any], Any]:
+    """A module's own test or validation step as a function of a batch alone."""
+    step = step_of(module, split)
+    return (lambda batch: step(batch, 0)) if takes_index(module, split) else step
+
+
 def sum_over_ranks(value: float, trainer: Trainer) -> float:
     """A number of each rank, added up in float64 on all of them."""
     if trainer.world_size < 2:
@@ -307,9 +318,10 @@ def sum_over_ranks(value: float, trainer: Trainer) -> float:
 def _serving(batches: Batches, split: Split, data: Any) -> LightningDataModule:
     """A data module that serves batches as they are, with another one's hooks around their transfer."""
     hooks = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
-    own = [hook for hook in hooks if isinstance(data, LightningDataModule) and is_overridden(hook, data)]
+    overridden = [hook for hook in hooks if isinstance(data, LightningDataModule) and is_overridden(hook, data)]
     methods: dict[str, Any] = {f"{split}_dataloader": lambda self: batches}
-    for hook in own:
-        methods[hook] = lambda self, *given, _hook=hook, **named: getattr(data, _hook)(*given, **named)
+    # No other hooks: where the data module overrides none, Lightning (2.6.6) calls the module's in its place.
+    for hook in overridden:
+        methods[hook] = lambda self, *arguments, _hook=hook, **named: getattr(data, _hook)(*arguments, **named)
     serving: LightningDataModule = type("Serving", (LightningDataModule,), methods)()
     return serving

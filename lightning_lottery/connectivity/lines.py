@@ -1,4 +1,4 @@
-"""Set a module to places on lines between states, and read off what its own step logs there."""
+"""Set a module to points on lines between states, and read off what its own step logs there."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -9,8 +9,10 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
-from lightning_lottery.connectivity.evaluation import Evaluator, Split, step_of, takes_index
-from lightning_lottery.connectivity.path_report import Curve, LayerKey, Pair
+from lightning_lottery.connectivity.checkpoints import tensor_entries
+from lightning_lottery.connectivity.evaluation import Evaluator, Setting, forward_of
+from lightning_lottery.connectivity.judging import Judging
+from lightning_lottery.connectivity.report import EXTENTS, Curve, Layer, Pair
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.functional.connectivity import State, interpolate_, recalibrate_batch_norm_
 from lightning_lottery.hooks.quiet import without_logging
@@ -24,15 +26,13 @@ class Lines:
     Args:
         evaluate: Runs the module's own step over the data.
         submodule: Where in the module the states go.
-        monitor: The metric that must be there.
-        mode: With ``"max"`` it must be a fraction.
+        judging: The metric that must be logged, and whether it must be a fraction.
         training: Batches for batch norm's statistics, where they are estimated anew.
     """
 
     evaluate: Evaluator
     submodule: str
-    monitor: str
-    mode: str
+    judging: Judging
     training: Sequence[Any] = ()
 
     def between(self, a: State, b: State, alphas: Sequence[float], *, recalibrated: bool = False) -> Curve:
@@ -41,8 +41,9 @@ class Lines:
         Raises:
             LotteryError: The monitor is not logged, or is in percent.
         """
-        if not (is_finite(a) and is_finite(b)):
-            return {self.monitor: [math.nan] * len(alphas)}
+        # A diverged network is not evaluated: what it logs may be any number, an accuracy of chance for instance.
+        if not (_is_finite(a) and _is_finite(b)):
+            return {self.judging.monitor: [math.nan] * len(alphas)}
         settings = [self.setting(a, b, alpha, recalibrated=recalibrated) for alpha in alphas]
         return self._curve(self.evaluate(*settings))
 
@@ -50,7 +51,7 @@ class Lines:
         """Curves that have the metrics of all: NaN along lines to networks that are not finite."""
         names = dict.fromkeys(name for curve in curves.values() for name in curve)
         return {
-            pair: {name: curve.get(name, [math.nan] * len(curve[self.monitor])) for name in names}
+            pair: {name: curve.get(name, [math.nan] * len(curve[self.judging.monitor])) for name in names}
             for pair, curve in curves.items()
         }
 
@@ -61,80 +62,80 @@ class Lines:
 
         def prepare(module: LightningModule) -> None:
             recalibrate(module)
-            own = tensors_in(module.get_submodule(self.submodule).state_dict())
-            reached.update({name: tensor.detach().cpu().clone() for name, tensor in own.items()})
+            entries = tensor_entries(module.get_submodule(self.submodule).state_dict())
+            reached.update({name: tensor.detach().cpu().clone() for name, tensor in entries.items()})
 
         (metrics,) = self.evaluate(prepare)
         return metrics, reached
 
     def predictions(self, state: State, predict: Callable[[LightningModule, Any], Tensor]) -> Tensor:
         """What a network predicts for every sample of this rank."""
-        found: list[Tensor] = []
+        predicted: list[Tensor] = []
         setting = self.setting(state, state, 1.0)
-        self.evaluate(setting, on_batch=lambda module, batch: found.append(predict(module, batch).cpu()))
-        return torch.cat(found)
+        self.evaluate(setting, on_batch=lambda module, batch: predicted.append(predict(module, batch).cpu()))
+        return torch.cat(predicted)
 
-    def setting(
-        self, a: State, b: State, alpha: float, *, recalibrated: bool = False
-    ) -> Callable[[LightningModule], None]:
-        """What sets a module to a place on a line, batch norm estimated anew where asked and there are batches."""
+    def setting(self, a: State, b: State, alpha: float, *, recalibrated: bool = False) -> Setting:
+        """What sets a module to a point on a line, batch norm estimated anew where asked and there are batches."""
 
         def prepare(module: LightningModule) -> None:
-            interpolate_(tensors_in(module.get_submodule(self.submodule).state_dict()), a, b, alpha)
+            # The tensors of `state_dict` are the module's own, without a copy: writing into them sets the module.
+            interpolate_(tensor_entries(module.get_submodule(self.submodule).state_dict()), a, b, alpha)
             if recalibrated and self.training:
                 self._recalibrate_(module)
 
         return prepare
 
     def _recalibrate_(self, module: LightningModule) -> None:
-        step = forward_of(module, self.evaluate.split)
+        forward = forward_of(module, self.evaluate.split)
         strategy, precision = module.trainer.strategy, module.trainer.precision_plugin
         moved = (precision.convert_input(strategy.batch_to_device(batch)) for batch in self.training)
+        # The step also logs: what it logs of training batches is none of the evaluation's metrics.
         with without_logging(module), precision.test_step_context():
-            recalibrate_batch_norm_(module, step, moved)
+            recalibrate_batch_norm_(module, forward, moved)
 
     def _curve(self, line: Sequence[Mapping[str, float]]) -> Curve:
-        if self.monitor not in line[0]:
-            raise LotteryError(f"The module does not log '{self.monitor}'; it logs {', '.join(sorted(line[0]))}.")
-        curve = {name: [at[name] for at in line] for name in line[0]}
-        if self.mode == "max" and (highest := max(curve[self.monitor])) > 1:
+        monitor = self.judging.monitor
+        if monitor not in line[0]:
+            raise LotteryError(f"The module does not log '{monitor}'; it logs {', '.join(sorted(line[0]))}.")
+        curve = {name: [point[name] for point in line] for name in line[0]}
+        if self.judging.mode == "max" and (highest := max(curve[monitor])) > 1:
             raise LotteryError(
-                f"'{self.monitor}' goes up to {highest:.4g}: with mode='max' it must be a fraction in [0, 1]. "
+                f"'{monitor}' goes up to {highest:.4g}: with mode='max' it must be a fraction in [0, 1]. "
                 "Log it as a fraction, or judge an error or a loss with mode='min'."
             )
         return curve
 
 
-def forward_of(module: LightningModule, split: Split) -> Callable[[Any], Any]:
-    """A module's own test or validation step as a function of a batch alone."""
-    step = step_of(module, split)
-    return (lambda batch: step(batch, 0)) if takes_index(module, split) else step
-
-
-def is_finite(state: State) -> bool:
-    """Whether the floating-point tensors of a state are; an attention mask may hold minus infinity."""
+def _is_finite(state: State) -> bool:
+    """Whether the tensors of a state are; a buffer may hold minus infinity, as attention masks do."""
     return all(not (tensor.isnan().any() or tensor.isposinf().any()) for tensor in state.values())
 
 
-def tensors_in(state: Mapping[str, Any]) -> dict[str, Tensor]:
-    """A state without what modules keep beside tensors."""
-    return {name: value for name, value in state.items() if isinstance(value, Tensor)}
-
-
-def with_aliases(groups: Mapping[str, Sequence[str]], target: torch.nn.Module) -> dict[str, tuple[str, ...]]:
+def with_aliases(layers: Mapping[str, Sequence[str]], target: torch.nn.Module) -> dict[str, tuple[str, ...]]:
     """Layers with the further names of their tied weights, which a state lists as well."""
     aliases = ties(target)
     return {
         layer: (*names, *(alias for alias, first in aliases.items() if first in names))
-        for layer, names in groups.items()
+        for layer, names in layers.items()
     }
 
 
-def layer_ends(a: State, b: State, groups: Mapping[str, Sequence[str]]) -> Iterator[tuple[LayerKey, State, State]]:
-    """Ends of the lines on which one layer, or all up to it, differ and the rest is the host's."""
+def layer_ends(a: State, b: State, layers: Mapping[str, Sequence[str]]) -> Iterator[tuple[Layer, State, State]]:
+    """Ends of the lines on which one layer, or all up to it, differ and the rest is the host's.
+
+    Args:
+        a: The first network, host 0.
+        b: The second, host 1.
+        layers: In order, each to the names of its parameters and buffers.
+
+    Yields:
+        Which line it is, its end at alpha 1 and its end at alpha 0.
+    """
     so_far: tuple[str, ...] = ()
-    for layer, own in groups.items():
-        so_far = (*so_far, *own)
-        for kind, names in (("single", own), ("cumulative", so_far)):
-            yield (layer, 0, kind), a, {**a, **{name: b[name] for name in names}}
-            yield (layer, 1, kind), {**b, **{name: a[name] for name in names}}, b
+    for layer, names in layers.items():
+        so_far = (*so_far, *names)
+        # Host 0 is all of `a` at alpha 1, and `a` with the layer of `b` at alpha 0; host 1 the other way round.
+        for extent, mixed in zip(EXTENTS, (names, so_far), strict=True):
+            yield Layer(layer, 0, extent), a, {**a, **{name: b[name] for name in mixed}}
+            yield Layer(layer, 1, extent), {**b, **{name: a[name] for name in mixed}}, b

@@ -14,16 +14,17 @@ from rich.console import Console
 
 from lightning_lottery.children.child import Child, Row, Work, discard_with_dependents
 from lightning_lottery.children.conditions import check_contract
-from lightning_lottery.children.engine import engine_of, engine_options
-from lightning_lottery.children.environment import IMPORTING
-from lightning_lottery.children.factories import FactoryProject, address_of, imported
+from lightning_lottery.children.engine import engine_of, of_environment
+from lightning_lottery.children.factories import IMPORTING, FactoryProject, address_of, imported
 from lightning_lottery.children.fingerprint import leaves
 from lightning_lottery.children.fit import train
 from lightning_lottery.children.project import Project, project_of
 from lightning_lottery.children.yaml_project import ConfiguredCallback, YamlProject
-from lightning_lottery.connectivity.path import load_plain, path
-from lightning_lottery.connectivity.path_report import PathReport, table_of, verdict_of, write_report
+from lightning_lottery.connectivity.checkpoints import load_plain
+from lightning_lottery.connectivity.path import path
+from lightning_lottery.connectivity.report import PathReport
 from lightning_lottery.errors import LotteryError
+from lightning_lottery.experiments.report import write
 from lightning_lottery.experiments.settings import InstabilitySettings
 from lightning_lottery.hooks.mask_callback import MaskCallback
 from lightning_lottery.hooks.quiet import without_noise
@@ -301,9 +302,7 @@ def judge_lines(
             **{name: options[name] for name in JUDGED if name not in ("alphas", "predict")},
             allow_diverged=True,
         )
-        if options["is_null_control"]:
-            reason = "the same seed twice is a null control: its barrier is 0"
-            report = replace(report, stability=replace(report.stability, verdict="undecided", reason=reason))
+        report = replace(report, is_null_control=options["is_null_control"])
         if not built.trainer.is_global_zero:
             return None
         report.save(child.folder / "report.json")
@@ -321,7 +320,7 @@ def analyse(child: Child, resume: str) -> list[Row]:
     analysis.run(
         child.config["ckpt_path"],
         settings.seeds,
-        **engine_options(),
+        **of_environment(),
         out=child.folder,
         labels=labels,
     )
@@ -344,10 +343,11 @@ def _finish(
     report = replace(report, names=tuple(f"seed {seed}" for seed in seeds))
     rows = plan.rows({"stage": "instability", **labels})
     hparams = {"start_step": shared["start_step"], "end_step": shared["end_step"], **dict(leaves(shared["hparams"]))}
-    write_report(report, folder, rows, hparams)
+    write(report, folder, rows, run="path", hparams=hparams, outcome={"path/error_barrier": report.stability.mean})
     console = Console()
-    console.print(table_of(report))
-    console.print(verdict_of(report), soft_wrap=True)
+    console.print(report.table())
+    for sentence in report.sentences():
+        console.print(sentence, soft_wrap=True)
     console.print(f"Records: {folder / 'results.jsonl'}. Curves: tensorboard --logdir {folder}", soft_wrap=True)
     return report
 

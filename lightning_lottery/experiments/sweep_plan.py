@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_lottery.children.child import Child, Row, discard_with_dependents
-from lightning_lottery.connectivity.path_report import PathReport
+from lightning_lottery.connectivity.report import PathReport
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.experiments import instability
 from lightning_lottery.experiments.sweep_report import SweepReport

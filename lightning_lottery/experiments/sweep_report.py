@@ -11,7 +11,7 @@ import numpy as np
 from rich.table import Table
 
 from lightning_lottery.children.records import curves_in, write_results
-from lightning_lottery.connectivity.path_report import Pair, PathReport
+from lightning_lottery.connectivity.report import Pair, PathReport
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.figures.drawing import barrier_over_steps, lines_over_steps
 from lightning_lottery.functional.k_star import KStar, k_star
@@ -64,7 +64,7 @@ class SweepReport:
         """Step to how far the error lies above the mean of the ends, at each alpha: mean over parents and pairs."""
         found = {}
         for step, of in self.reports[network].items():
-            along = [np.array(report.errors(pair)) for report in of.values() for pair in report.curves]
+            along = [np.array(report.errors(pair)) for report in of.values() for pair in report.pairs]
             found[step] = np.mean([errors - (errors[0] + errors[-1]) / 2 for errors in along], axis=0).tolist()
         return found
 
@@ -82,7 +82,7 @@ class SweepReport:
                 errors = (report.error_of_ends, None if dense is None else dense.error_of_ends)
                 if dense is None or errors[0] is None or errors[1] is None:
                     continue
-                barrier = float(np.mean([dense.measures(pair)["error_barrier"] for pair in dense.curves]))
+                barrier = float(np.mean([dense.measures(pair)["error_barrier"] for pair in dense.pairs]))
                 if math.isfinite(barrier):
                     found[step, parent] = barrier, errors[0] <= errors[1] + self.margin
         return found
@@ -130,7 +130,7 @@ class SweepReport:
         of = self.reports[network][step]
         own = {str(parent): _finite(self._judge(network, step, parent).mean) for parent in of}
         recalibrated = {}
-        if all(report.recalibrated for report in of.values()):
+        if all("recalibrated" in report.curves for report in of.values()):
             again = _barriers(of, recalibrated=True)
             recalibrated = {"recalibrated": float(np.mean([list(pairs.values()) for pairs in again.values()]))}
         error, _ = self._error_at(network, step)
@@ -146,8 +146,9 @@ class SweepReport:
 
 def _barriers(of: Mapping[int, PathReport], *, recalibrated: bool = False) -> dict[int, dict[Pair, float]]:
     """Parent to pair of children to error barrier."""
+    kind = "recalibrated" if recalibrated else "raw"
     return {
-        parent: {pair: report.measures(pair, recalibrated=recalibrated)["error_barrier"] for pair in report.curves}
+        parent: {pair: report.measures(pair, kind)["error_barrier"] for pair in report.pairs}
         for parent, report in of.items()
     }
 
@@ -287,7 +288,9 @@ def _figures_of(report: SweepReport, summary: Mapping[str, Any], others: Mapping
         for name, sweep in {"": summary, **others}.items()
         for network, of in sweep["networks"].items()
     }
-    alphas = next(report for steps in report.reports.values() for of in steps.values() for report in of.values()).alphas
+    alphas = next(
+        report for steps in report.reports.values() for of in steps.values() for report in of.values()
+    ).judging.alphas
     heat = {network: report.lines(network) for network in report.reports}
     return {
         "barrier": barrier_over_steps(curves, report.threshold),

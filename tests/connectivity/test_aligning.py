@@ -8,12 +8,12 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
-from connectivity.test_path import Judged, line, mlp, permuted, quadrants, saved, trained
+from helpers.lines import Judged, line_between, mlp, permuted, quadrants, saved, trained
 from helpers.models import vgg_like
 from helpers.projects import trainer
 from lightning_lottery import LotteryError
-from lightning_lottery.connectivity import path_report
 from lightning_lottery.connectivity.path import path
+from lightning_lottery.connectivity.report import PathReport
 from lightning_lottery.functional.alignment import Coupling, permute
 from lightning_lottery.units.tracing import permutable
 from lightning_lottery.zoo.networks import resnet, vit
@@ -91,8 +91,8 @@ def test_a_network_against_a_permutation_of_itself_goes_from_a_high_barrier_to_n
     module = OfLogits(build(), inputs)
     report = path(module, loader, files, trainer=trainer(tmp_path, precision="64-true"), align=True, alphas=(0, 0.5, 1))
     assert report.measures((0, 1))["error_barrier"] > 0.2
-    assert report.measures((0, 1), aligned=True)["error_barrier"] == 0
-    assert report.measures((0, 1), aligned=True)["test_loss_barrier"] == pytest.approx(0, abs=1e-6)
+    assert report.measures((0, 1), "aligned")["error_barrier"] == 0
+    assert report.measures((0, 1), "aligned")["test_loss_barrier"] == pytest.approx(0, abs=1e-6)
     assert report.measures((0, 1))["test_loss_barrier"] > 1000 * 1e-6
     assert all(size >= moved for moved, size in report.moved[0, 1].values())
     assert sum(moved for moved, _ in report.moved[0, 1].values()) > 5
@@ -100,13 +100,13 @@ def test_a_network_against_a_permutation_of_itself_goes_from_a_high_barrier_to_n
 
 def test_a_trained_mlp_against_its_permutation_has_a_barrier_and_aligned_none(tmp_path):
     net = trained(0)
-    report = line(tmp_path, net, permuted(net), align=True)
+    report = line_between(tmp_path, net, permuted(net), align=True)
     assert report.measures((0, 1))["error_barrier"] > 0.1
-    assert report.measures((0, 1), aligned=True)["error_barrier"] == pytest.approx(0, abs=1e-6)
-    assert report.measures((0, 1), aligned=True)["test_loss_barrier"] == pytest.approx(0, abs=1e-6)
-    unaligned = line(tmp_path, net, permuted(net))
-    assert report.curves == unaligned.curves and report.stability == unaligned.stability
-    assert unaligned.aligned == unaligned.moved == {}
+    assert report.measures((0, 1), "aligned")["error_barrier"] == pytest.approx(0, abs=1e-6)
+    assert report.measures((0, 1), "aligned")["test_loss_barrier"] == pytest.approx(0, abs=1e-6)
+    unaligned = line_between(tmp_path, net, permuted(net))
+    assert report.curves["raw"] == unaligned.curves["raw"] and report.stability == unaligned.stability
+    assert list(unaligned.curves) == ["raw"] and unaligned.moved == {}
 
 
 def digits_net(seed: int) -> nn.Module:
@@ -138,19 +138,22 @@ def digits_mlp() -> nn.Module:
 def test_the_barrier_between_networks_trained_by_themselves_falls(tmp_path):
     files = saved(tmp_path, *(digits_net(seed) for seed in (0, 1, 2)))
     report = path(Judged(digits_mlp()), digits_loader(), files, trainer=trainer(tmp_path), align=True)
-    for pair in report.curves:
-        raw, aligned = report.measures(pair), report.measures(pair, aligned=True)
+    for pair in report.pairs:
+        raw, aligned = report.measures(pair), report.measures(pair, "aligned")
         assert raw["error_barrier"] > 0.1 and aligned["error_barrier"] < 0.2 * raw["error_barrier"]
         assert aligned["test_loss_barrier"] < 0.2 * raw["test_loss_barrier"]
         for end in (0, -1):  # the same functions
             for name in ("test_acc", "test_loss"):
-                assert report.aligned[pair][name][end] == pytest.approx(report.curves[pair][name][end], rel=1e-4)
+                assert report.curves["aligned"][pair][name][end] == pytest.approx(
+                    report.curves["raw"][pair][name][end], rel=1e-4
+                )
 
 
 def test_the_verdict_is_the_raw_barrier_s_and_the_aligned_one_stands_beside_it_everywhere(tmp_path):
     nets = [trained(seed) for seed in (0, 1, 2)]
-    raw, report = line(tmp_path, *nets), line(tmp_path, *nets, align=True)
-    assert raw.curves == report.curves and raw.stability == report.stability and not raw.aligned and not raw.moved
+    raw, report = line_between(tmp_path, *nets), line_between(tmp_path, *nets, align=True)
+    assert raw.curves["raw"] == report.curves["raw"] and raw.stability == report.stability
+    assert "aligned" not in raw.curves and not raw.moved
     rows = report.rows()
     found = {row["method"] for row in rows if row["metric"] == "error_barrier"}
     assert found == {"raw", "aligned"}
@@ -159,20 +162,15 @@ def test_the_verdict_is_the_raw_barrier_s_and_the_aligned_one_stands_beside_it_e
     assert [row["value"] for row in of_groups if row["metric"] == "units"] == [32] * 3
     assert all(2 <= row["value"] <= 32 for row in of_groups if row["metric"] == "units_moved")
     report.save(tmp_path / "report.json")
-    assert path_report.PathReport.load(tmp_path / "report.json") == report
-    content = json.loads((tmp_path / "report.json").read_text())
-    before = {name: of for name, of in content.items() if name not in ("aligned", "moved", "left", "midpoint")}
-    (tmp_path / "report.json").write_text(json.dumps(before))  # as written when there was no alignment
-    assert path_report.PathReport.load(tmp_path / "report.json").curves == report.curves
-    path_report.write_report(report, tmp_path / "out", rows, {})
-    summary = json.loads((tmp_path / "out/summary.json").read_text())
-    assert summary["pairs"]["0-1"]["aligned"]["error_barrier"] == report.measures((0, 1), aligned=True)["error_barrier"]
-    table = path_report.table_of(report)
+    assert PathReport.load(tmp_path / "report.json") == report
+    summary = json.loads(json.dumps(report.summary()))
+    assert summary["pairs"]["0-1"]["aligned"]["error_barrier"] == report.measures((0, 1), "aligned")["error_barrier"]
+    table = report.table()
     assert [column.header for column in table.columns][3:5] == ["barrier", "aligned"]
     assert "aligned: 2 groups of units" in table.caption
-    drawn = path_report.figures_of(report)["path"].axes[0].get_lines()
+    drawn = report.figures()["path"].axes[0].get_lines()
     dashed = [curve for curve in drawn if curve.get_linestyle() == "--" and len(curve.get_xdata()) == 21]
-    assert [list(curve.get_ydata()) for curve in dashed] == [report.errors(p, aligned=True) for p in report.aligned]
+    assert [list(curve.get_ydata()) for curve in dashed] == [report.errors(p, "aligned") for p in report.pairs]
 
 
 def test_aligned_networks_are_recalibrated_where_the_others_are(tmp_path):
@@ -185,11 +183,11 @@ def test_aligned_networks_are_recalibrated_where_the_others_are(tmp_path):
     places = {"alphas": (0, 0.5, 1), "trainer": trainer(tmp_path, precision="64-true"), "align": True}
     report = path(OfLogits(vgg_like(), inputs), loader, files, recalibrate=2, **places)
     plain = path(OfLogits(vgg_like(), inputs), loader, files, **places)
-    end = report.recalibrated[0, 1]["test_loss"][-1]
-    assert report.aligned[0, 1]["test_loss"] == pytest.approx([end] * 3, rel=1e-6)
-    assert plain.aligned[0, 1]["test_loss"] != pytest.approx([end] * 3, rel=1e-3)
-    assert report.curves == plain.curves
-    assert "recalibrated as well" in path_report.table_of(report).caption
+    end = report.curves["recalibrated"][0, 1]["test_loss"][-1]
+    assert report.curves["aligned"][0, 1]["test_loss"] == pytest.approx([end] * 3, rel=1e-6)
+    assert plain.curves["aligned"][0, 1]["test_loss"] != pytest.approx([end] * 3, rel=1e-3)
+    assert report.curves["raw"] == plain.curves["raw"]
+    assert "recalibrated as well" in report.table().caption
 
 
 class Reading(Judged):
@@ -202,11 +200,11 @@ class Reading(Judged):
 
 def test_units_that_the_step_reads_one_by_one_are_left_alone_and_named(tmp_path):
     net = trained(0)
-    report = line(tmp_path, net, permuted(net), module=Reading(mlp()), align=True)
+    report = line_between(tmp_path, net, permuted(net), module=Reading(mlp()), align=True)
     assert list(report.moved[0, 1]) == ["network.2"]
     assert report.left == {"network.0": "permuting its units changes what the network computes"}
-    assert "not aligned: network.0" in path_report.table_of(report).caption
-    assert report.measures((0, 1), aligned=True)["test_loss_barrier"] > 0.1
+    assert "not aligned: network.0" in report.table().caption
+    assert report.measures((0, 1), "aligned")["test_loss_barrier"] > 0.1
     assert report.summary()["left"] == report.left
 
 
@@ -249,9 +247,9 @@ def test_tied_weights_are_permuted_under_all_their_names(tmp_path):
     twin.load_state_dict({**state, **moved, "down.weight": state["down.weight"][:, order]})
     files = saved(tmp_path, net, twin)
     report = path(Judged(Twice()), quadrants(), files, trainer=trainer(tmp_path), align=True)
-    end = report.curves[0, 1]["test_loss"][-1]
+    end = report.curves["raw"][0, 1]["test_loss"][-1]
     assert report.measures((0, 1))["test_loss_middle"] != pytest.approx(end, abs=0.01)
-    assert report.aligned[0, 1]["test_loss"] == pytest.approx([end] * 21, abs=1e-6)
+    assert report.curves["aligned"][0, 1]["test_loss"] == pytest.approx([end] * 21, abs=1e-6)
     assert report.moved[0, 1] == {"network.up": (8, 8)}
 
 
@@ -261,7 +259,7 @@ def test_a_compiled_network_is_aligned_under_its_own_names(tmp_path):
     module = Judged(torch.compile(mlp(), backend="eager"))
     report = path(module, quadrants(), files, trainer=trainer(tmp_path), align=True, alphas=(0, 0.5, 1))
     assert report.measures((0, 1))["test_loss_barrier"] > 0.1
-    assert report.measures((0, 1), aligned=True)["test_loss_barrier"] == pytest.approx(0, abs=1e-6)
+    assert report.measures((0, 1), "aligned")["test_loss_barrier"] == pytest.approx(0, abs=1e-6)
 
 
 def test_the_check_uses_the_data_module_s_own_transfer_and_leaves_no_trace(tmp_path):
@@ -283,7 +281,7 @@ def test_the_check_uses_the_data_module_s_own_transfer_and_leaves_no_trace(tmp_p
         torch.manual_seed(0)
         report = path(module, Packed(), files, trainer=quiet, align=align, alphas=(0, 0.5, 1))
         random.append(torch.get_rng_state())
-    assert report.measures((0, 1), aligned=True)["test_loss_barrier"] == pytest.approx(0, abs=1e-6)
+    assert report.measures((0, 1), "aligned")["test_loss_barrier"] == pytest.approx(0, abs=1e-6)
     assert torch.equal(*random)
     assert all(torch.equal(before[name], value) for name, value in module.state_dict().items())
     assert module.training and not any(child._forward_hooks for child in module.modules())
@@ -321,4 +319,4 @@ class TestRefusals:
 
         net = trained(0, steps=1)
         with pytest.raises(LotteryError, match="in float64, where the test step of Picky fails: only float32"):
-            line(tmp_path, net, net, module=Picky(mlp()), align=True)
+            line_between(tmp_path, net, net, module=Picky(mlp()), align=True)

@@ -30,7 +30,8 @@ from lightning_lottery import (
 from lightning_lottery.children import engine, factories, records
 from lightning_lottery.children.child import Child
 from lightning_lottery.children.processes import run_together
-from lightning_lottery.connectivity import lines, path_report
+from lightning_lottery.connectivity import lines
+from lightning_lottery.connectivity.report import Layer, PathReport
 from lightning_lottery.experiments import instability
 
 STEPS = 12  # of a whole fit: 3 epochs of 4 batches
@@ -121,9 +122,9 @@ def analysed(parent, tmp_path_factory):
 def test_the_same_seed_twice_is_the_same_network_and_its_barrier_is_exactly_zero(parent, tmp_path):
     report = closures().run(parent / "snapshots/step=5.ckpt", (3, 3), out=tmp_path)
     assert same(weights(tmp_path / "seed-3-1"), weights(tmp_path / "seed-3-2"))
-    for values in report.curves[0, 1].values():
+    for values in report.curves["raw"][0, 1].values():
         assert len(set(values)) == 1
-    assert report.measures((0, 1))["error_barrier"] == 0 and report.between[0, 1]["l2"] == 0
+    assert report.measures((0, 1))["error_barrier"] == 0 and report.distances[0, 1]["l2"] == 0
     assert report.stability.verdict == "undecided" and "null control" in report.stability.reason
 
 
@@ -151,12 +152,12 @@ def test_without_a_checkpoint_all_children_begin_with_one_initialisation(tmp_pat
     assert begin["global_step"] == 0
     found = [json.loads((tmp_path / f"seed-{seed}/conditions.json").read_text()) for seed in (1, 2)]
     assert found[0]["weights"] == found[1]["weights"] and found[0]["start_step"] == 0
-    assert found[0]["end_step"] == STEPS and report.between[0, 1]["l2"] > 0
+    assert found[0]["end_step"] == STEPS and report.distances[0, 1]["l2"] > 0
 
 
 def test_three_seeds_make_three_pairs_and_a_report_of_everything(analysed, parent):
     report, out = analysed
-    assert list(report.curves) == [(0, 1), (0, 2), (1, 2)] and report.names == ("seed 1", "seed 2", "seed 3")
+    assert report.pairs == [(0, 1), (0, 2), (1, 2)] and report.names == ("seed 1", "seed 2", "seed 3")
     rows = [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
     keys = {"stage", "method", "parent", "seeds", "step", "alpha", "sparsity", "metric", "value", "n", "device"}
     assert all(row.keys() == keys for row in rows)
@@ -166,7 +167,7 @@ def test_three_seeds_make_three_pairs_and_a_report_of_everything(analysed, paren
     assert len(table) == len(rows) + 1 and set(table[0].split(",")) == keys
     assert json.loads((out / "summary.json").read_text())["pairs"]["0-1"]["raw"] == {
         **report.measures((0, 1)),
-        **report.between[0, 1],
+        **report.distances[0, 1],
     }
     for name in ("path.png", "layers.png"):
         assert (out / name).read_bytes().startswith(b"\x89PNG")
@@ -176,8 +177,8 @@ def test_a_child_s_end_of_the_line_is_what_the_child_itself_measured(analysed):
     report, out = analysed
     rows = [json.loads(line) for line in (out / "seed-1/results.jsonl").read_text().splitlines()]
     (own,) = (row["value"] for row in rows if row["metric"] == "test_loss")
-    assert report.curves[0, 1]["test_loss"][-1] == report.curves[0, 2]["test_loss"][-1]
-    assert report.curves[0, 1]["test_loss"][-1] == pytest.approx(own, rel=1e-6)
+    assert report.curves["raw"][0, 1]["test_loss"][-1] == report.curves["raw"][0, 2]["test_loss"][-1]
+    assert report.curves["raw"][0, 1]["test_loss"][-1] == pytest.approx(own, rel=1e-6)
 
 
 def test_curves_lie_on_an_alpha_axis_beside_hyper_parameters(analysed):
@@ -186,7 +187,7 @@ def test_curves_lie_on_an_alpha_axis_beside_hyper_parameters(analysed):
     board = accumulators.EventAccumulator(str(out / "path")).Reload()
     scalars = board.Scalars("path/test_loss/0-1")
     assert [event.step for event in scalars] == [0, 250, 500, 750, 1000]
-    np.testing.assert_allclose([event.value for event in scalars], report.curves[0, 1]["test_loss"], rtol=1e-6)
+    np.testing.assert_allclose([event.value for event in scalars], report.curves["raw"][0, 1]["test_loss"], rtol=1e-6)
     assert {"path", "layers"} <= set(board.Tags()["images"])
     assert any("hparams" in tag for tag in board.summary_metadata)
 
@@ -194,19 +195,23 @@ def test_curves_lie_on_an_alpha_axis_beside_hyper_parameters(analysed):
 def test_a_report_is_read_back_as_it_was(analysed):
     report, out = analysed
     report.save(out / "again.json")
-    assert path_report.PathReport.load(out / "again.json") == report
+    assert PathReport.load(out / "again.json") == report
 
 
 def test_all_layers_together_are_the_whole_line(analysed):
     report, _ = analysed
-    layers = report.layers[0, 1]
-    (last,) = {name for name, _, kind in layers if kind == "cumulative"} - {"net.0", "net.1"}
+    layers = {kind: curves[0, 1] for kind, curves in report.curves.items() if isinstance(kind, Layer)}
+    (last,) = {layer.name for layer in layers if layer.extent == "cumulative"} - {"net.0", "net.1"}
     for host in (0, 1):
-        whole = [report.curves[0, 1]["test_loss"][place] for place in (0, 2, 4)]
-        assert layers[last, host, "cumulative"]["test_loss"] == pytest.approx(whole, rel=1e-6)
-    alone = layers["net.0", 0, "single"]["test_loss"]
-    assert alone[-1] == pytest.approx(report.curves[0, 1]["test_loss"][-1], rel=1e-6)  # alpha 1: the host itself
-    assert alone == layers["net.0", 0, "cumulative"]["test_loss"] != layers["net.0", 1, "single"]["test_loss"]
+        whole = [report.curves["raw"][0, 1]["test_loss"][place] for place in (0, 2, 4)]
+        assert layers[Layer(last, host, "cumulative")]["test_loss"] == pytest.approx(whole, rel=1e-6)
+    alone = layers[Layer("net.0", 0, "single")]["test_loss"]
+    assert alone[-1] == pytest.approx(report.curves["raw"][0, 1]["test_loss"][-1], rel=1e-6)  # alpha 1: the host itself
+    assert (
+        alone
+        == layers[Layer("net.0", 0, "cumulative")]["test_loss"]
+        != layers[Layer("net.0", 1, "single")]["test_loss"]
+    )
 
 
 def test_a_ticket_s_masks_are_kept_by_every_child(parent, tmp_path):
@@ -300,7 +305,7 @@ def test_what_is_done_is_not_done_again_and_more_seeds_only_add_children(parent,
     before = {name: (tmp_path / name / "done").stat().st_mtime_ns for name in ("seed-1", "seed-2")}
     assert analysis.run(begin, (1, 2), out=tmp_path) == first
     more = analysis.run(begin, (1, 2, 3), out=tmp_path)
-    assert more.curves[0, 1] == first.curves[0, 1] and len(more.curves) == 3
+    assert more.curves["raw"][0, 1] == first.curves["raw"][0, 1] and len(more.pairs) == 3
     assert {name: (tmp_path / name / "done").stat().st_mtime_ns for name in before} == before
     analysis.run(begin, (1, 2, 3), out=tmp_path, redo=["seed-2"])
     assert (tmp_path / "seed-2/done").stat().st_mtime_ns > before["seed-2"]
@@ -337,7 +342,7 @@ def test_predictions_are_compared_where_a_function_is_named(parent, tmp_path):
         nets[-1].load_state_dict(weights(tmp_path / f"seed-{seed}"))
     batches = list(plain_loader(24))
     differ = [(predicted(nets[0], batch) != predicted(nets[1], batch)).float().mean().item() for batch in batches]
-    assert report.between[0, 1]["disagreement"] == pytest.approx(np.mean(differ))
+    assert report.distances[0, 1]["disagreement"] == pytest.approx(np.mean(differ))
 
 
 def predicted(module, batch):
@@ -355,7 +360,7 @@ def test_a_closure_that_predicts_is_used_as_well(parent, tmp_path):
     begin = parent / "snapshots/step=5.ckpt"
     named = closures(predict=predicted).run(begin, (1, 2), out=tmp_path / "named")
     closure = closures(predict=lambda module, batch: predicted(module, batch)).run(begin, (1, 2), out=tmp_path / "own")
-    assert closure.between == named.between and "disagreement" in named.between[0, 1]
+    assert closure.distances == named.distances and "disagreement" in named.distances[0, 1]
 
 
 def test_children_that_are_tested_on_different_data_are_said(tmp_path):
@@ -561,12 +566,12 @@ def test_on_two_ranks_one_seed_is_one_network_another_seed_another_order_and_lin
     assert found["1"]["weights"] == found["2"]["weights"] and found["1"]["world_size"] == 2
     done = run(sys.executable, str(script), str(one), "1", str(two))
     assert done.returncode == 0, done.stderr[-3000:]
-    reports = [path_report.PathReport.load(folder / "lines/report.json") for folder in (one, two)]
+    reports = [PathReport.load(folder / "lines/report.json") for folder in (one, two)]
     assert reports[0].samples == reports[1].samples == 61
-    for pair, curve in reports[0].curves.items():
+    for pair, curve in reports[0].curves["raw"].items():
         for metric, values in curve.items():
-            np.testing.assert_allclose(values, reports[1].curves[pair][metric], rtol=1e-6)
-    assert reports[1].measures((0, 1))["error_barrier"] == 0 < reports[1].between[0, 2]["l2"]
+            np.testing.assert_allclose(values, reports[1].curves["raw"][pair][metric], rtol=1e-6)
+    assert reports[1].measures((0, 1))["error_barrier"] == 0 < reports[1].distances[0, 2]["l2"]
 
 
 def test_children_trained_at_once_are_those_trained_one_after_another(parent, tmp_path, monkeypatch):
@@ -595,7 +600,7 @@ def test_children_trained_at_once_are_those_trained_one_after_another(parent, tm
 
 def test_lines_say_how_far_they_are(analysed, capsys, tmp_path):
     report, _ = analysed
-    said = path_report.verdict_of(report)
+    said = " ".join(report.sentences())
     assert re.fullmatch(
         r"(un)?(stable|decided): mean error barrier \d\.\d{4}; .*\. Standard error of an error on these 24 samples: .*",
         said,

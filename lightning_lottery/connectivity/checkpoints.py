@@ -1,0 +1,121 @@
+"""Checkpoints of finished networks: their weights, found to fit a module, and the masks that they were trained with."""
+
+from collections.abc import Mapping, Sequence
+from io import BytesIO
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_lottery.errors import LotteryError
+from lightning_lottery.files import write_whole
+from lightning_lottery.functional.masks import hamming
+
+FOR_TRAINING = ("optimizer_states", "lr_schedulers", "callbacks", "MixedPrecision")
+"""Parts of a checkpoint that only training reads, and that a mean of networks does not have."""
+
+
+def load_plain(ckpt_path: Path, device: str) -> Any:
+    """A checkpoint, loaded without executing what is in it.
+
+    Raises:
+        LotteryError: No such file, or one that does not load so.
+    """
+    try:
+        return torch.load(ckpt_path, map_location=device, weights_only=True)
+    except FileNotFoundError as error:
+        raise LotteryError(f"There is no checkpoint '{ckpt_path}'.") from error
+    except UnpicklingError as error:
+        raise LotteryError(
+            f"'{ckpt_path}' does not load as a checkpoint without executing what is in it: it is none, or holds more "
+            "than tensors and plain values (hyper-parameters? `save_hyperparameters(ignore=...)`)."
+        ) from error
+    except Exception as error:  # torch has many for a file that is none
+        raise LotteryError(f"'{ckpt_path}' does not load as a checkpoint: {str(error).splitlines()[0]}") from error
+
+
+def read_state(ckpt_path: Path, module: nn.Module, *, allow_diverged: bool = False) -> dict[str, Tensor]:
+    """The weights and buffers of a checkpoint, on the CPU.
+
+    Args:
+        ckpt_path: A Lightning checkpoint, or a file of a plain state dict.
+        module: What they must fit, name by name and shape by shape.
+        allow_diverged: Weights need not be finite.
+
+    Raises:
+        LotteryError: No such file, not loadable without pickle, names or shapes that differ, or NaN.
+    """
+    loaded = load_plain(ckpt_path, "cpu")
+    state = tensor_entries(loaded.get("state_dict", loaded)) if isinstance(loaded, dict) else {}
+    expected = tensor_entries(module.state_dict())
+    odd = sorted(state.keys() ^ expected.keys())
+    odd += [f"{name} (shape)" for name in state.keys() & expected.keys() if state[name].shape != expected[name].shape]
+    if odd:
+        listed = ", ".join(odd[:4]) + (", ..." if len(odd) > 4 else "")
+        raise LotteryError(
+            f"'{ckpt_path}' is of another model than {type(module).__name__}: {listed}. For a checkpoint of an inner "
+            "network say where it belongs with `submodule`."
+        )
+    # Parameters only: a buffer may hold infinity by design, as attention masks do.
+    weights = {name for name, _ in module.named_parameters()}
+    broken = [name for name, value in state.items() if name in weights and not value.isfinite().all()]
+    if broken and not allow_diverged:
+        raise LotteryError(f"'{ckpt_path}' holds NaN or infinite weights in {', '.join(broken[:4])}.")
+    return state
+
+
+def tensor_entries(state: Mapping[str, Any]) -> dict[str, Tensor]:
+    """A state without what modules keep beside tensors (``get_extra_state``)."""
+    return {name: value for name, value in state.items() if isinstance(value, Tensor)}
+
+
+def check_masks(names: Sequence[str], *, aligned: bool) -> None:
+    """Refuse networks that were trained with different masks, and to permute a network that has masks.
+
+    Args:
+        names: Paths of the networks' checkpoints.
+        aligned: Whether their units are to be permuted.
+
+    Raises:
+        LotteryError: Their masks differ, or remove something from networks that are to be permuted.
+    """
+    first, *others = [_masks_in(load_plain(Path(name), "cpu")) for name in names]
+    for name, masks in zip(names[1:], others, strict=True):
+        if masks.keys() != first.keys() or hamming(masks, first):
+            raise LotteryError(f"'{names[0]}' and '{name}' were trained with different masks: the line mixes them.")
+    if aligned and any(not mask.all() for mask in first.values()):
+        raise LotteryError(
+            f"'{names[0]}' was trained with masks: with its units in another order a network's weights lie outside of "
+            "them, and the line mixes two tickets. Judge without `align`."
+        )
+
+
+def _masks_in(loaded: Any) -> dict[str, Tensor]:
+    """The masks in a checkpoint, whichever of our callbacks held them."""
+    states = loaded.get("callbacks", {}) if isinstance(loaded, dict) else {}
+    ours = [state["masks"] for key, state in states.items() if key.startswith("lightning_lottery.")]
+    return {name: mask for masks in ours for name, mask in masks.items()}
+
+
+def write_in_form_of(example: Path, state: Mapping[str, Tensor], path: Path) -> None:
+    """Write a state as a checkpoint of another's form, without what only training reads.
+
+    Args:
+        example: A Lightning checkpoint, whose hyper-parameters and versions are kept, or a file of a plain state dict.
+        state: What takes the place of its weights and buffers.
+        path: Where to.
+
+    Raises:
+        LotteryError: It cannot be written.
+    """
+    loaded = load_plain(example, "cpu")
+    content = {name: value for name, value in loaded.items() if name not in FOR_TRAINING}
+    if "state_dict" in loaded:
+        content["state_dict"] = {**loaded["state_dict"], **state}
+    else:
+        content |= state
+    file = BytesIO()
+    torch.save(content, file)
+    write_whole(path, file.getvalue(), "midpoint")

@@ -1,0 +1,50 @@
+"""How the lines between networks are judged: the settings that ``path`` and the experiments share."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from lightning_lottery.checks import check_count, check_positive, check_word
+from lightning_lottery.errors import LotteryError
+from lightning_lottery.functional.connectivity import check_alphas
+
+ALPHAS = tuple(k / 20 for k in range(21))
+"""Where a line is evaluated by default: both ends and the middle among them."""
+
+
+@dataclass(frozen=True)
+class Judging:
+    """Which metric is judged, where on the line, and against what.
+
+    Args:
+        monitor: The metric logged in ``test_step`` (or ``validation_step``) that is judged, a fraction.
+        mode: ``"max"`` for an accuracy, ``"min"`` for an error or a loss (then the threshold is in its units).
+        threshold: Error barrier below which networks are called stable, a fraction.
+        alphas: Fractions of the line at which it is evaluated, in [0, 1], both ends among them; kept in rising order.
+        recalibrate: Training batches for estimating batch norm's statistics anew at each alpha; 0 for none.
+        layer_alphas: Fractions of the line, in [0, 1], at which single layers are interpolated; empty for none.
+
+    Raises:
+        LotteryError: One is out of its range.
+    """
+
+    monitor: str = "test_acc"
+    mode: Literal["max", "min"] = "max"
+    threshold: float = 0.02
+    alphas: Sequence[float] = ALPHAS
+    recalibrate: int = 0
+    layer_alphas: Sequence[float] = ()
+
+    def __post_init__(self) -> None:
+        check_word("mode", self.mode, ("max", "min"))
+        check_positive("threshold", self.threshold, "the error barrier below which networks are stable")
+        check_count("recalibrate", self.recalibrate, "a number of training batches", least=0)
+        if any(not 0 <= alpha <= 1 for alpha in self.layer_alphas):
+            raise LotteryError(f"`layer_alphas` are places in [0, 1], got {list(self.layer_alphas)}.")
+        object.__setattr__(self, "alphas", check_alphas(self.alphas))
+        object.__setattr__(self, "layer_alphas", tuple(float(alpha) for alpha in self.layer_alphas))
+
+    def errors(self, curve: Mapping[str, Sequence[float]]) -> list[float]:
+        """The monitor along a line as an error: one minus it where it is better when high."""
+        values = curve[self.monitor]
+        return [1 - value for value in values] if self.mode == "max" else list(values)

@@ -1,0 +1,328 @@
+"""What the lines between networks look like: measures, records, table, figures and curves."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from rich.table import Table
+
+from lightning_lottery.connectivity.judging import Judging
+from lightning_lottery.errors import LotteryError
+from lightning_lottery.figures.drawing import layers_between, lines_between
+from lightning_lottery.files import write_whole
+from lightning_lottery.functional.connectivity import error_barrier, excess
+from lightning_lottery.functional.verdicts import Stability, judge
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Pair = tuple[int, int]
+"""Numbers of two networks, the first of which is the line's end at alpha 1."""
+
+Curve = Mapping[str, Sequence[float]]
+"""Metric to its value at every alpha of a line."""
+
+
+Extent = Literal["single", "cumulative"]
+EXTENTS: tuple[Extent, ...] = ("single", "cumulative")
+"""How much of a network is interpolated: a layer alone, or all layers up to it."""
+
+
+class Layer(NamedTuple):
+    """A line on which one layer, or all layers up to it, differ, and everything else is the host's.
+
+    Args:
+        name: Of the layer.
+        host: 0 for the pair's first network, 1 for its second.
+        extent: ``"single"`` for the layer alone, ``"cumulative"`` for all layers up to it.
+    """
+
+    name: str
+    host: int
+    extent: Extent
+
+    def __str__(self) -> str:
+        return f"{self.extent} layer {self.name} in host {self.host}"
+
+
+Kind = str | Layer
+"""A kind of line: ``"raw"``, ``"recalibrated"``, ``"aligned"``, or a layer's."""
+
+
+@dataclass(frozen=True)
+class PathReport:
+    """What the lines between several networks look like.
+
+    Args:
+        names: Of the networks, in the order of the pairs' numbers.
+        judging: Which metric was judged, where on the lines, and against what.
+        curves: For each kind of line and each pair every metric along the line. ``"raw"``: the straight line;
+            ``"recalibrated"``: with batch norm's statistics estimated anew at each alpha; ``"aligned"``: to the second
+            network with its units in the order of the first's, recalibrated where there are recalibrated ones; a
+            ``Layer``: with only a part of the network interpolated. Kinds that were not asked for are not there.
+        distances: For each pair ``l2`` and ``cosine``, and ``disagreement`` where predictions were compared.
+        samples: In the evaluation set, over all ranks.
+        device: What computed it.
+        moved: For each aligned pair, group of units to how many of them changed places, and how many there are.
+        left: Modules whose weights an alignment leaves in their order, and why.
+        midpoint: Every metric of the mean of all networks; empty where none was written.
+        is_null_control: The networks are children of one seed, whose barrier of 0 says nothing.
+    """
+
+    names: tuple[str, ...]
+    judging: Judging
+    curves: Mapping[Kind, Mapping[Pair, Curve]]
+    distances: Mapping[Pair, Mapping[str, float]]
+    samples: int
+    device: str
+    moved: Mapping[Pair, Mapping[str, tuple[int, int]]] = field(default_factory=dict)
+    left: Mapping[str, str] = field(default_factory=dict)
+    midpoint: Mapping[str, float] = field(default_factory=dict)
+    is_null_control: bool = False
+
+    @property
+    def pairs(self) -> list[Pair]:
+        """The pairs of networks, in order."""
+        return list(self.curves["raw"])
+
+    @property
+    def stability(self) -> Stability:
+        """The verdict on the raw barriers."""
+        barriers = {pair: error_barrier(self.errors(pair)) for pair in self.pairs}
+        stability = judge({0: barriers}, self.judging.threshold, error=self.error_of_ends, samples=self.samples)
+        if self.is_null_control:
+            reason = "the same seed twice is a null control: its barrier is 0"
+            return replace(stability, verdict="undecided", reason=reason)
+        return stability
+
+    @property
+    def error_of_ends(self) -> float | None:
+        """Mean error of the networks themselves; None where the monitor is no share of samples, such as a loss."""
+        ends = [errors[end] for errors in map(self.errors, self.pairs) for end in (0, -1)]
+        mean = sum(ends) / len(ends)
+        return mean if self.judging.mode == "max" or (mean <= 1 and "loss" not in self.judging.monitor) else None
+
+    def errors(self, pair: Pair, kind: Kind = "raw") -> list[float]:
+        """The monitor as an error along a pair's line: one minus it where it is better when high."""
+        return self.judging.errors(self.curves[kind][pair])
+
+    def measures(self, pair: Pair, kind: Kind = "raw") -> dict[str, float]:
+        """Barrier, excess, value in the middle, and ratio of the highest to the ends' mean, of error and of losses."""
+        alphas, curve = self.judging.alphas, self.curves[kind][pair]
+        along: dict[str, Sequence[float]] = {"error": self.errors(pair, kind)}
+        along |= {metric: values for metric, values in curve.items() if "loss" in metric}
+        measures: dict[str, float] = {}
+        for name, values in along.items():
+            ends = (values[0] + values[-1]) / 2
+            measures[f"{name}_barrier"] = error_barrier(values)
+            measures[f"{name}_excess"] = excess(values, alphas)
+            if ends:
+                measures[f"{name}_ratio"] = max(values) / ends
+            if 0.5 in alphas:
+                measures[f"{name}_middle"] = values[alphas.index(0.5)]
+        return measures
+
+    def layer_barriers(self, pair: Pair, extent: Extent = "single") -> dict[str, dict[str, float]]:
+        """For each layer how far the error rises above the mean of the two whole networks, worst host first.
+
+        Args:
+            pair: Of networks.
+            extent: ``"single"`` for one layer at a time, ``"cumulative"`` for all layers up to it.
+
+        Returns:
+            Layer to ``sup`` (over alphas and hosts) and, where 0.5 is an alpha, ``middle`` (mean of the hosts there).
+
+        Source: Adilova et al. 2023, definition 3; they evaluate the middle only.
+        """
+        whole, alphas = self.errors(pair), self.judging.layer_alphas
+        ends = (whole[0] + whole[-1]) / 2
+        barriers: dict[str, dict[str, float]] = {}
+        for layer in self._layers(extent):
+            rises = [error - ends for error in self.errors(pair, layer)]
+            barrier = barriers.setdefault(layer.name, {"sup": max(rises)})
+            barrier["sup"] = max(barrier["sup"], *rises)
+            if 0.5 in alphas:
+                barrier["middle"] = barrier.get("middle", 0.0) + rises[alphas.index(0.5)] / 2
+        return barriers
+
+    def rows(self, seeds: Sequence[int | str] = (), **labels: Any) -> list[dict[str, Any]]:
+        """Records: one row for every pair, alpha and metric, then one for every pair and measure.
+
+        Args:
+            seeds: Of the networks, where they were trained with different ones; default: their names.
+            labels: What every row says beside: ``stage``, ``parent``, ``step``, ``sparsity``.
+        """
+        rows: list[dict[str, Any]] = []
+        ends = list(seeds or self.names)
+
+        def add(networks: Sequence[int | str], method: str, alpha: float | None, metrics: Mapping[str, float]) -> None:
+            row = {"stage": "path", "parent": None, "step": None, "sparsity": None, **labels, "seeds": list(networks)}
+            row |= {"n": self.samples, "device": self.device, "method": method, "alpha": alpha}
+            rows.extend({**row, "metric": metric, "value": value} for metric, value in metrics.items())
+
+        for pair in self.pairs:
+            networks = [ends[number] for number in pair]
+            for kind, curves in self.curves.items():
+                for metric, values in curves[pair].items():
+                    for alpha, value in zip(self._alphas_of(kind), values, strict=True):
+                        add(networks, str(kind), alpha, {metric: value})
+            for method, measures in self._measures_of(pair):
+                add(networks, method, None, measures)
+        add(ends, "midpoint", None, self.midpoint)
+        return rows
+
+    def summary(self) -> dict[str, Any]:
+        """Verdict and measures of every pair, plain values."""
+        pairs = {f"{i}-{j}": dict(self._measures_of((i, j))) for i, j in self.pairs}
+        summary = {"networks": self.names, "n": self.samples, "stability": asdict(self.stability), "pairs": pairs}
+        if "aligned" in self.curves:
+            summary["left"] = dict(self.left)
+        if self.midpoint:
+            summary["midpoint"] = dict(self.midpoint)
+        return summary
+
+    def figures(self) -> dict[str, "Figure"]:
+        """``path``: error and loss along the lines; ``layers`` where layers were interpolated: a bar for each."""
+        alphas, threshold = self.judging.alphas, self.judging.threshold
+        losses = [metric for metric in self.curves["raw"][self.pairs[0]] if "loss" in metric][:1]
+
+        def along(kind: Kind) -> dict[str, Sequence[Sequence[float]]]:
+            curves = self.curves.get(kind, {})
+            errors = [self.errors(pair, kind) for pair in curves]
+            return {"error": errors, **{loss: [curve[loss] for curve in curves.values()] for loss in losses}}
+
+        figures = {"path": lines_between(alphas, along("raw"), threshold, {"aligned": along("aligned")})}
+        if self._layers("single"):
+            bars: dict[str, dict[str, list[float]]] = {}
+            for extent in EXTENTS:
+                barriers = [self.layer_barriers(pair, extent) for pair in self.pairs]
+                bars[extent] = {layer: [pair[layer]["sup"] for pair in barriers] for layer in barriers[0]}
+            figures["layers"] = layers_between(bars, threshold)
+        return figures
+
+    def scalars(self) -> Iterator[tuple[str, float, int]]:
+        """Name, value and step of every point: the lines' metrics on an axis of 1000 alpha."""
+        for kind, name in (("raw", "path"), ("recalibrated", "recalibrated"), ("aligned", "aligned")):
+            for (i, j), curve in self.curves.get(kind, {}).items():
+                for metric, values in curve.items():
+                    for alpha, value in zip(self.judging.alphas, values, strict=True):
+                        yield f"{name}/{metric}/{i}-{j}", value, round(1000 * alpha)
+
+    def table(self) -> Table:
+        """A row for each pair: ends, barrier, excess and distance."""
+        table = Table(title=f"{self.judging.monitor} over {self.samples} samples")
+        are_short = all(len(name) < 12 for name in self.names)
+        beside = [kind for kind in ("recalibrated", "aligned") if kind in self.curves]
+        for column in ("pair", "error at 1", "at 0", "barrier", *beside, "excess", "L2"):
+            table.add_column(column, justify="left" if column == "pair" else "right", no_wrap=True)
+        for i, j in self.pairs:
+            errors, measures = self.errors((i, j)), self.measures((i, j))
+            barriers = [self.measures((i, j), kind)["error_barrier"] for kind in ("raw", *beside)]
+            numbers = (errors[-1], errors[0], *barriers, measures["error_excess"], self.distances[i, j]["l2"])
+            pair = f"{self.names[i]} - {self.names[j]}" if are_short else f"{i} - {j}"
+            table.add_row(pair, *(f"{number:.4f}" for number in numbers))
+        notes = [] if are_short else [f"{number}: {name}" for number, name in enumerate(self.names)]
+        table.caption = "\n".join([*notes, *self._notes()]) or None
+        return table
+
+    def sentences(self) -> list[str]:
+        """The verdict, and the test set's own standard error."""
+        stability = self.stability
+        verdict = f"{stability.verdict}: mean error barrier {stability.mean:.4f}; {stability.reason}."
+        if stability.test_standard_error is None:
+            return [verdict]
+        error = f"{stability.test_standard_error:.4f}"
+        return [f"{verdict} Standard error of an error on these {self.samples} samples: {error}."]
+
+    def save(self, path: Path) -> None:
+        """Write everything to a JSON file that ``load`` reads.
+
+        Raises:
+            LotteryError: It cannot be written.
+        """
+        content = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        content["judging"] = asdict(self.judging)
+        # JSON has no keys but strings: mappings from kinds and pairs become lists of their entries.
+        content["curves"] = [(kind, *entry) for kind, curves in self.curves.items() for entry in curves.items()]
+        for name in ("distances", "moved"):
+            content[name] = list(content[name].items())
+        write_whole(path, json.dumps(content).encode(), "report")
+
+    @classmethod
+    def load(cls, path: Path) -> "PathReport":
+        """Read back what ``save`` wrote, now or before the kinds of lines were one mapping.
+
+        Raises:
+            LotteryError: It holds something else.
+        """
+        try:
+            content = json.loads(path.read_text())
+            content = content if "judging" in content else _with_one_mapping(content)
+            curves: dict[Kind, dict[Pair, Curve]] = {}
+            for kind, pair, curve in content["curves"]:
+                curves.setdefault(Layer(*kind) if isinstance(kind, list) else kind, {})[tuple(pair)] = curve
+            content |= {"names": tuple(content["names"]), "judging": Judging(**content["judging"]), "curves": curves}
+            content["distances"] = {tuple(pair): values for pair, values in content["distances"]}
+            content["moved"] = {
+                tuple(pair): {group: tuple(counts) for group, counts in groups.items()}
+                for pair, groups in content["moved"]
+            }
+            return cls(**content)
+        except (ValueError, KeyError, TypeError) as error:
+            raise LotteryError(
+                f"'{path}' is no report of lines between networks ({error!r}): judge them anew."
+            ) from error
+
+    def _alphas_of(self, kind: Kind) -> Sequence[float]:
+        return self.judging.layer_alphas if isinstance(kind, Layer) else self.judging.alphas
+
+    def _layers(self, extent: Extent) -> list[Layer]:
+        return [kind for kind in self.curves if isinstance(kind, Layer) and kind.extent == extent]
+
+    def _measures_of(self, pair: Pair) -> Iterator[tuple[str, dict[str, float]]]:
+        """What records call a method, to its measures."""
+        yield "raw", {**self.measures(pair), **self.distances[pair]}
+        for kind in ("recalibrated", "aligned"):
+            if kind in self.curves:
+                yield kind, self.measures(pair, kind)
+        for group, (moved, size) in self.moved.get(pair, {}).items():
+            yield f"aligned group {group}", {"units": size, "units_moved": moved}
+        for extent in EXTENTS:
+            for layer, barrier in self.layer_barriers(pair, extent).items():
+                yield f"{extent} layer {layer}", {f"error_barrier_{which}": value for which, value in barrier.items()}
+
+    def _notes(self) -> list[str]:
+        """What the numbers of an alignment and of a midpoint rest on."""
+        notes = []
+        if self.moved:
+            counts = [count for groups in self.moved.values() for count in groups.values()]
+            moved, size = (sum(numbers) for numbers in zip(*counts, strict=True))
+            groups = len(next(iter(self.moved.values())))
+            notes.append(f"aligned: {groups} groups of units, {moved} of {size} units moved over all pairs")
+        if self.left:
+            more = f" and {len(self.left) - 4} more" if len(self.left) > 4 else ""
+            notes.append(f"not aligned: {', '.join(list(self.left)[:4])}{more} (summary.json says why)")
+        if {"aligned", "recalibrated"} <= self.curves.keys():
+            notes.append("aligned networks are recalibrated as well")
+        if self.midpoint:
+            notes.append(f"mean of all networks: {self.judging.monitor} {self.midpoint[self.judging.monitor]:.4f}")
+        return notes
+
+
+def _with_one_mapping(before: Mapping[str, Any]) -> dict[str, Any]:
+    """The content of a report that was written when every kind of line had a field of its own."""
+    curves = [("raw", *entry) for entry in before["curves"]]
+    curves += [(kind, *entry) for kind in ("recalibrated", "aligned") for entry in before.get(kind, [])]
+    curves += [(layer, pair, curve) for pair, layers in before["layers"] for layer, curve in layers]
+    settings = ("monitor", "mode", "threshold", "alphas", "layer_alphas")
+    return {
+        **{name: before[name] for name in ("names", "samples", "device")},
+        **{name: before[name] for name in ("left", "midpoint") if name in before},
+        "judging": {name: before[name] for name in settings},
+        "curves": curves,
+        "distances": before["between"],
+        "moved": before.get("moved", []),
+        "is_null_control": "null control" in before["stability"]["reason"],
+    }

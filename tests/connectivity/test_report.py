@@ -1,0 +1,104 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from helpers.lines import line_between, trained
+from lightning_lottery import LotteryError
+from lightning_lottery.connectivity.report import Layer, PathReport
+
+BEFORE = Path(__file__).with_name("report_before.json")
+"""Three networks with single layers, aligned, and their mean: as written when each kind of line had its own field."""
+
+
+def test_three_networks_give_three_pairs_and_a_verdict_and_two_give_none(tmp_path):
+    report = line_between(tmp_path, *(trained(seed) for seed in (0, 1, 2)))
+    assert report.pairs == [(0, 1), (0, 2), (1, 2)]
+    assert report.stability.standard_error is not None
+    assert line_between(tmp_path, trained(0), trained(1)).stability.reason == "one pair gives an estimate, no verdict"
+    rows = report.rows()
+    assert {"stage", "method", "parent", "seeds", "alpha", "metric", "value", "n"} <= rows[0].keys()
+    assert sum(row["metric"] == "error_barrier" for row in rows) == 3
+
+
+def test_a_report_written_before_the_kinds_of_lines_were_one_mapping_still_loads(tmp_path):
+    content, report = json.loads(BEFORE.read_text()), PathReport.load(BEFORE)
+    assert report.names == ("seed 0", "seed 1", "seed 2") and report.judging.alphas == (0.0, 0.5, 1.0)
+    for kind, name in (("raw", "curves"), ("aligned", "aligned")):
+        assert [[list(pair), curve] for pair, curve in report.curves[kind].items()] == content[name]
+    ((pair, layers), *_) = content["layers"]
+    assert [[list(kind), curves[tuple(pair)]] for kind, curves in report.curves.items() if kind[1:] in LAYERS] == layers
+    assert report.distances[1, 2] == content["between"][2][1] and report.midpoint == content["midpoint"]
+    for name, value in content["stability"].items():
+        assert getattr(report.stability, name) == pytest.approx(value), name
+    report.save(tmp_path / "now.json")
+    assert PathReport.load(tmp_path / "now.json") == report
+
+
+LAYERS = [(host, extent) for host in (0, 1) for extent in ("single", "cumulative")]
+
+
+def test_a_report_written_before_there_was_an_alignment_still_loads(tmp_path):
+    content = json.loads(BEFORE.read_text())
+    before = {key: value for key, value in content.items() if key not in ("aligned", "moved", "left", "midpoint")}
+    (tmp_path / "report.json").write_text(json.dumps(before))
+    report = PathReport.load(tmp_path / "report.json")
+    assert "aligned" not in report.curves and report.curves["raw"] == PathReport.load(BEFORE).curves["raw"]
+
+
+def test_what_is_no_report_is_refused_in_a_sentence(tmp_path):
+    for number, text in enumerate(("{", "[]", '{"names": ["a"]}', '{"judging": {"monitors": 3}}')):
+        file = tmp_path / f"{number}.json"
+        file.write_text(text)
+        with pytest.raises(
+            LotteryError, match=rf"'.*{number}.json' is no report of lines between networks .*judge them"
+        ):
+            PathReport.load(file)
+
+
+def test_a_null_control_is_undecided_whatever_its_barriers_are(tmp_path):
+    report = PathReport.load(BEFORE)
+    control = replace(report, is_null_control=True)
+    assert control.stability.verdict == "undecided" and "null control" in control.stability.reason
+    assert control.stability.mean == report.stability.mean and not report.is_null_control
+    control.save(tmp_path / "report.json")
+    assert PathReport.load(tmp_path / "report.json").stability == control.stability
+    before = json.loads(BEFORE.read_text())
+    before["stability"]["reason"] = "the same seed twice is a null control: its barrier is 0"
+    (tmp_path / "before.json").write_text(json.dumps(before))
+    assert PathReport.load(tmp_path / "before.json").is_null_control
+
+
+def test_records_hold_every_point_of_every_kind_of_line_and_every_measure_of_every_pair():
+    report = PathReport.load(BEFORE)
+    rows = report.rows(seeds=(4, 5, 6), stage="here", step=3)
+    points = [row for row in rows if row["alpha"] is not None]
+    assert len(points) == sum(
+        len(values) for curves in report.curves.values() for curve in curves.values() for values in curve.values()
+    )
+    methods = {row["method"] for row in points}
+    assert {"raw", "aligned", "single layer network.0 in host 0", "cumulative layer network.4 in host 1"} <= methods
+    assert {row["alpha"] for row in points if "layer" in row["method"]} == {0.5}
+    assert {tuple(row["seeds"]) for row in rows if row["method"] != "midpoint"} == {(4, 5), (4, 6), (5, 6)}
+    assert {(row["stage"], row["step"]) for row in rows} == {("here", 3)}
+    barriers = {tuple(row["seeds"]): row["value"] for row in rows if (row["method"], row["metric"]) == RAW_BARRIER}
+    assert barriers[4, 6] == report.measures((0, 2))["error_barrier"]
+
+
+RAW_BARRIER = ("raw", "error_barrier")
+
+
+def test_scalars_are_the_lines_of_whole_networks_on_an_axis_of_1000_alpha():
+    report = PathReport.load(BEFORE)
+    scalars = list(report.scalars())
+    losses = {step: value for name, value, step in scalars if name == "aligned/test_loss/0-2"}
+    assert losses == dict(zip((0, 500, 1000), report.curves["aligned"][0, 2]["test_loss"], strict=True))
+    assert {name.split("/")[0] for name, *_ in scalars} == {"path", "aligned"}
+
+
+def test_figures_are_the_lines_and_a_bar_for_each_layer_where_layers_were_interpolated():
+    report = PathReport.load(BEFORE)
+    assert list(report.figures()) == ["path", "layers"]
+    whole = {kind: curves for kind, curves in report.curves.items() if not isinstance(kind, Layer)}
+    assert list(replace(report, curves=whole).figures()) == ["path"]
