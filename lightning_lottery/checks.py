@@ -5,6 +5,7 @@ Each raises ``LotteryError`` with what the argument is, what would be allowed, a
 
 import math
 from collections.abc import Collection, Sequence
+from pathlib import Path
 from typing import Any
 
 from lightning_lottery.errors import LotteryError
@@ -114,6 +115,31 @@ def check_word(name: str, value: Any, words: Sequence[Any]) -> None:
         first, last = [repr(word) for word in words[:-1]], repr(words[-1])
         allowed = f"{', '.join(first)} or {last}" if first else last
         raise LotteryError(f"`{name}` is {allowed}, got {value!r}.")
+
+
+def check_words(name: str, values: Any, words: Sequence[Any]) -> None:
+    """Refuse anything but a list of at least one of several words.
+
+    Raises:
+        LotteryError: ``values`` is no list, an empty one, or holds another word.
+
+    Example:
+        >>> check_words("kinds", ["layer"], ("head", "neuron"))
+        Traceback (most recent call last):
+        lightning_lottery.errors.LotteryError: `kinds` is a list of 'head', 'neuron', got ['layer'].
+    """
+    if isinstance(values, str) or not isinstance(values, Collection) or not values or set(values) - set(words):
+        raise LotteryError(f"`{name}` is a list of {', '.join(map(repr, words))}, got {values!r}.")
+
+
+def check_name(name: Any) -> None:
+    """Refuse a callback's ``name`` that cannot be part of a file's name; None is no name.
+
+    Raises:
+        LotteryError: It cannot.
+    """
+    if name is not None and (not isinstance(name, str) or not name or Path(name).name != name):
+        raise LotteryError(f"`name` becomes part of file names and must be a plain word, got {name!r}.")
 
 
 def check_different(name: str, values: Collection[Any], what: str, *, least: int = 1) -> None:

@@ -1,7 +1,6 @@
 """Network slimming: a trained coefficient for every head, neuron and channel says what it is worth."""
 
-import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
+from lightning_lottery.checks import check_words, is_number
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.hooks.clock import enter
 from lightning_lottery.hooks.loggers import log_to_all
@@ -19,26 +19,17 @@ from lightning_lottery.hooks.private import averaged_copy, batches_that_stepped
 from lightning_lottery.hooks.strategies import refuse_sharding
 from lightning_lottery.scope import plain_name
 from lightning_lottery.units.attention import open_attention_
+from lightning_lottery.units.coefficients import (
+    NAME,
+    attach_,
+    coefficients_of,
+    fold_,
+    folded,
+    forget_compiled,
+    shared_parameters,
+)
 from lightning_lottery.units.groups import groups_of
-from lightning_lottery.units.parts import Group, owners_of
-
-KINDS = ("head", "neuron", "channel")
-NAME = "slimming"
-"""What the module of coefficients is called inside of the layer whose input it scales."""
-
-_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
-
-
-class Coefficients(nn.Module):
-    """One factor for each unit, 1 at first; multiplies the units that lie in a row in the last dimension."""
-
-    def __init__(self, size: int, like: Tensor) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(size, dtype=like.dtype, device=like.device))
-
-    def forward(self, units: Tensor) -> Tensor:
-        factors = self.weight.to(units.dtype)
-        return (units.view(*units.shape[:-1], len(factors), -1) * factors.unsqueeze(-1)).reshape(units.shape)
+from lightning_lottery.units.parts import BATCH_NORMS, KINDS, Group, owners_of
 
 
 class NetworkSlimming(Callback):
@@ -82,10 +73,11 @@ class NetworkSlimming(Callback):
         kinds: Sequence[str] = KINDS,
         patterns: dict[str, list[Any]] | None = None,
     ) -> None:
-        if isinstance(l1, bool) or not isinstance(l1, (int, float)) or not 0 <= l1 < float("inf"):
+        if not is_number(l1) or not 0 <= l1 < float("inf"):
             raise LotteryError(f"`l1` is the weight of a penalty and must be >= 0, got {l1!r}.")
+        check_words("kinds", kinds, KINDS)
         self.l1 = l1
-        self.kinds = check_kinds("kinds", kinds)
+        self.kinds = tuple(kind for kind in KINDS if kind in kinds)
         self.patterns = patterns
         self._reset()
 
@@ -93,9 +85,9 @@ class NetworkSlimming(Callback):
         self._hooks: list[RemovableHandle] = []
         self._groups: dict[str, Group] = {}
         self._layers: dict[str, nn.Module] = {}  # those whose input is scaled, by group
-        self._of_optimizer: dict[Optimizer, list[nn.Parameter]] = {}
-        self._apart: list[tuple[dict[str, Any], list[nn.Parameter]]] = []
-        self._scales: dict[str, nn.Parameter] = {}
+        self._scales: dict[str, nn.Parameter] = {}  # of batch norms, by group
+        self._by_optimizer: dict[Optimizer, list[nn.Parameter]] = {}
+        self._decayed: list[tuple[dict[str, Any], list[nn.Parameter]]] = []  # groups of a step, and all that they hold
         self._has_checked = False
         self._logged_at = -1
 
@@ -107,8 +99,8 @@ class NetworkSlimming(Callback):
     @property
     def coefficients(self) -> dict[str, nn.Parameter]:
         """The coefficients of each group, of shape (size,), while a fit runs."""
-        own = {name: getattr(layer, NAME).weight for name, layer in self._layers.items()}
-        return {name: own.get(name, self._scales.get(name)) for name in self._groups}  # type: ignore[misc]
+        by_name = self._scales | {name: coefficients_of(layer) for name, layer in self._layers.items()}
+        return {name: by_name[name] for name in self._groups}
 
     def fold(self) -> None:
         """Multiply the coefficients into the weights that read the units, and take them out of the module."""
@@ -116,7 +108,7 @@ class NetworkSlimming(Callback):
             fold_(layer)
         for hook in self._hooks:
             hook.remove()
-        _forget_compiled()
+        forget_compiled()
         self._reset()
 
     # Hooks, in the order in which Lightning calls them.
@@ -131,10 +123,10 @@ class NetworkSlimming(Callback):
         self._groups, self._layers, self._scales = {}, {}, {}
         refuse_sharding(trainer, "NetworkSlimming")
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-        for other in callbacks:
-            if averaged_copy(other) is not None:
+        for callback in callbacks:
+            if averaged_copy(callback) is not None:
                 raise LotteryError(
-                    f"{type(other).__name__} has copied the module before NetworkSlimming added its coefficients: put "
+                    f"{type(callback).__name__} has copied the module before NetworkSlimming added its coefficients: put "
                     "NetworkSlimming first in the list of callbacks."
                 )
         self._attach(pl_module)
@@ -142,8 +134,8 @@ class NetworkSlimming(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._find_optimizers(trainer)
         counts = {kind: sum(g.size for g in self._groups.values() if g.kind == kind) for kind in self.kinds}
-        found = ", ".join(f"{count} {kind}s" for kind, count in counts.items() if count)
-        rank_zero_info(f"NetworkSlimming: coefficients of {found} in {len(self._groups)} layers, l1 {self.l1}.")
+        units = ", ".join(f"{count} {kind}s" for kind, count in counts.items() if count)
+        rank_zero_info(f"NetworkSlimming: coefficients of {units} in {len(self._groups)} layers, l1 {self.l1}.")
         dtype = next(iter(self.coefficients.values())).dtype
         if torch.finfo(dtype).bits < 32:
             rank_zero_warn(
@@ -154,20 +146,21 @@ class NetworkSlimming(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._find_optimizers(trainer)  # a learning-rate finder may have made new ones
-        for optimizer in self._of_optimizer:
-            self._hooks.append(optimizer.register_step_pre_hook(self._without_decay))
-            self._hooks.append(optimizer.register_step_post_hook(self._as_it_was))
+        for optimizer in self._by_optimizer:
+            self._hooks.append(optimizer.register_step_pre_hook(self._part_coefficients))
+            self._hooks.append(optimizer.register_step_post_hook(self._rejoin_coefficients))
 
     @torch.no_grad()
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        """Add the penalty's gradient; a fused optimizer's gradients are still scaled here, and so is what is added."""
-        gradients = [c.grad for c in self._of_optimizer.get(optimizer, ()) if c.grad is not None]
+        """Add the penalty's gradient."""
+        gradients = [c.grad for c in self._by_optimizer.get(optimizer, ()) if c.grad is not None]
         if not self._has_checked:
             self._has_checked = True
             self._warn_of_unreached(optimizer)
         if not gradients or not self.l1:
             return
-        signs = torch._foreach_sign([c.detach() for c in self._of_optimizer[optimizer] if c.grad is not None])
+        signs = torch._foreach_sign([c.detach() for c in self._by_optimizer[optimizer] if c.grad is not None])
+        # A fused optimizer divides by the scale inside of its step; for any other, Lightning has divided already.
         scaler = getattr(trainer.precision_plugin, "scaler", None)
         if scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False):
             signs = scaler.scale(signs)
@@ -180,7 +173,7 @@ class NetworkSlimming(Callback):
             self._log(trainer)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        self._as_it_was()  # for whoever saves now: the step may have been cut short
+        self._rejoin_coefficients()  # for whoever saves now: the step may have been cut short
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.fold()
@@ -193,17 +186,17 @@ class NetworkSlimming(Callback):
     def state_dict(self) -> dict[str, Any]:
         return {"l1": self.l1, "groups": list(self._groups)}
 
-    # Own business.
+    # Units and optimizers.
 
     def _find_optimizers(self, trainer: Trainer) -> None:
         """Which optimizer trains which coefficients; each has one."""
-        coefficients, self._of_optimizer = self.coefficients, {}
+        coefficients, self._by_optimizer = self.coefficients, {}
         for optimizer in trainer.optimizers:
             if not isinstance(optimizer, Optimizer):
                 raise LotteryError("NetworkSlimming needs optimizers of torch.optim.Optimizer's kind.")
             held = {id(p) for group in optimizer.param_groups for p in group["params"]}
-            self._of_optimizer[optimizer] = [c for c in coefficients.values() if id(c) in held]
-        trained = {id(c) for of in self._of_optimizer.values() for c in of}
+            self._by_optimizer[optimizer] = [c for c in coefficients.values() if id(c) in held]
+        trained = {id(c) for trained_by_one in self._by_optimizer.values() for c in trained_by_one}
         if missing := [name for name, c in coefficients.items() if id(c) not in trained]:
             raise LotteryError(
                 f"No optimizer trains the coefficients of '{missing[0]}' ({len(missing)} of {len(self._groups)} "
@@ -217,40 +210,41 @@ class NetworkSlimming(Callback):
                 f"{type(module).__name__} has no parameters yet when NetworkSlimming adds its coefficients: build its "
                 "layers in `__init__`, not in `setup` or `configure_model`."
             )
-        found = groups_of(module, self.patterns)
+        groups = groups_of(module, self.patterns)
+        # `nn.MultiheadAttention` reads the weight of its output projection and never calls it (torch 2.14): a hook there
+        # would not run, and the coefficients of its heads would get no gradient.
         open_attention_(module)
         modules = {plain_name(name): child for name, child in module.named_modules()}
-        owners, shared = owners_of(module), set(_shared(module))
-        for name, group in found.items():
-            if group.kind not in self.kinds:
-                continue
-            if group.kind == "channel":
+        owners, shared = owners_of(module), set(shared_parameters(module))
+        for name, group in groups.items():
+            if group.kind == "channel" and "channel" in self.kinds:
                 norms = (part.parameter for part in group.producers if part.parameter.endswith(".weight"))
-                scales = [owners[n][0].get_parameter("weight") for n in norms if isinstance(owners[n][0], _BATCH_NORMS)]
+                scales = [owners[n][0].get_parameter("weight") for n in norms if isinstance(owners[n][0], BATCH_NORMS)]
                 if scales:
                     self._groups[name], self._scales[name] = group, scales[0]
-                continue
-            layer = modules[group.consumers[0].parameter.removesuffix(".weight")]
-            weight = layer.get_parameter("weight")
-            if id(weight) in shared:
-                raise LotteryError(
-                    f"NetworkSlimming cannot fold the coefficients of '{name}': the weight that reads its {group.kind}s"
-                    " is tied to another module's."
-                )
-            if hasattr(layer, NAME):
-                raise LotteryError(
-                    f"'{name}' still has coefficients of a fit that was broken off: go on with its NetworkSlimming, or "
-                    "call its `fold()` first."
-                )
-            layer.add_module(NAME, Coefficients(group.size, weight))
-            self._hooks.append(layer.register_forward_pre_hook(_scaled))
-            self._groups[name], self._layers[name] = group, layer
-        _forget_compiled()
+            elif group.kind in self.kinds:
+                layer = modules[group.consumers[0].parameter.removesuffix(".weight")]
+                self._refuse_layer(layer, group, shared)
+                self._hooks.append(attach_(layer, group.size))
+                self._groups[name], self._layers[name] = group, layer
+        forget_compiled()
         if not self._groups:
-            kinds = sorted({group.kind for group in found.values()})
+            kinds = sorted({group.kind for group in groups.values()})
             raise LotteryError(
                 f"NetworkSlimming finds no {' or '.join(self.kinds)} with a coefficient in {type(module).__name__}, "
                 f"which has units of the kind {' and '.join(kinds)}: name another one in `kinds`."
+            )
+
+    def _refuse_layer(self, layer: nn.Module, group: Group, shared: Collection[int]) -> None:
+        if id(layer.get_parameter("weight")) in shared:
+            raise LotteryError(
+                f"NetworkSlimming cannot fold the coefficients of '{group.name}': the weight that reads its "
+                f"{group.kind}s is tied to another module's."
+            )
+        if hasattr(layer, NAME):
+            raise LotteryError(
+                f"'{group.name}' still has coefficients of a fit that was broken off: go on with its NetworkSlimming, "
+                "or call its `fold()` first."
             )
 
     def _fit_state(self, module: LightningModule, state: dict[str, Any], *_: Any) -> None:
@@ -267,27 +261,29 @@ class NetworkSlimming(Callback):
                 del state[key]
             state.update(plain)
 
-    def _without_decay(self, optimizer: Optimizer, *_: Any) -> None:
+    def _part_coefficients(self, optimizer: Optimizer, *_: Any) -> None:
         """Put decayed coefficients into a group of their own while the optimizer steps; schedulers never see it."""
-        self._as_it_was()
-        own = {id(getattr(layer, NAME).weight) for layer in self._layers.values()}
+        # For the step alone: a group that stayed would be one more than the project's schedulers were built for, and
+        # its checkpoints would load into no optimizer without NetworkSlimming.
+        self._rejoin_coefficients()
+        ids = {id(coefficients_of(layer)) for layer in self._layers.values()}
         for group in list(optimizer.param_groups):
-            apart = [p for p in group["params"] if id(p) in own] if group.get("weight_decay") else []
-            if apart:
-                self._apart.append((group, group["params"]))
-                group["params"] = [p for p in group["params"] if id(p) not in own]
-                optimizer.param_groups.append({**group, "params": apart, "weight_decay": 0.0, NAME: True})
+            decayed = [p for p in group["params"] if id(p) in ids] if group.get("weight_decay") else []
+            if decayed:
+                self._decayed.append((group, group["params"]))
+                group["params"] = [p for p in group["params"] if id(p) not in ids]
+                optimizer.param_groups.append({**group, "params": decayed, "weight_decay": 0.0, NAME: True})
 
-    def _as_it_was(self, *_: Any) -> None:
-        for group, params in self._apart:
+    def _rejoin_coefficients(self, *_: Any) -> None:
+        for group, params in self._decayed:
             group["params"] = params
-        self._apart = []
-        for optimizer in self._of_optimizer:
+        self._decayed = []
+        for optimizer in self._by_optimizer:
             optimizer.param_groups[:] = [group for group in optimizer.param_groups if NAME not in group]
 
     def _warn_of_unreached(self, optimizer: Optimizer) -> None:
         unreached = [n for n, c in self.coefficients.items() if c.grad is None]
-        held = {id(c) for c in self._of_optimizer.get(optimizer, ())}
+        held = {id(c) for c in self._by_optimizer.get(optimizer, ())}
         if names := [n for n in unreached if id(self.coefficients[n]) in held]:
             rank_zero_warn(
                 f"NetworkSlimming: no gradient reaches the coefficients of {', '.join(names)}: the layer that reads "
@@ -304,64 +300,3 @@ class NetworkSlimming(Callback):
             for what, value in zip(("mean", "min"), pair, strict=True)
         }
         log_to_all(trainer, named)
-
-
-def folded(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict without slimming coefficients: those in it are multiplied into the weights that they scale.
-
-    Example:
-        >>> state = {"fc2.weight": torch.ones(1, 2), "fc2.slimming.weight": torch.tensor([1.0, 0.5])}
-        >>> folded(state)
-        {'fc2.weight': tensor([[1.0000, 0.5000]])}
-    """
-    plain = {key: value for key, value in state.items() if not key.endswith(f".{NAME}.weight")}
-    for key in state.keys() - plain.keys():
-        weight = f"{key.removesuffix(f'{NAME}.weight')}weight"
-        if weight in plain:
-            plain[weight] = _times(plain[weight], state[key])
-    return plain
-
-
-@torch.no_grad()
-def fold_(layer: nn.Module) -> None:
-    """Multiply a layer's coefficients into its weight, and take them out."""
-    weight, coefficients = layer.get_parameter("weight"), layer.get_submodule(NAME).get_parameter("weight")
-    weight.copy_(_times(weight, coefficients))
-    coefficients.fill_(1)  # compiled code may still read them
-    delattr(layer, NAME)
-
-
-def check_kinds(argument: str, kinds: Sequence[str]) -> tuple[str, ...]:
-    """Kinds of units without repetitions, in the order of ``KINDS``.
-
-    Raises:
-        LotteryError: None, or one that there is not.
-    """
-    if isinstance(kinds, str) or not kinds or any(kind not in KINDS for kind in kinds):
-        raise LotteryError(f"`{argument}` is a list of {', '.join(map(repr, KINDS))}, got {kinds!r}.")
-    return tuple(kind for kind in KINDS if kind in kinds)
-
-
-def _times(weight: Tensor, coefficients: Tensor) -> Tensor:
-    """A weight (out, in) whose columns are multiplied by the coefficient of the unit that they read."""
-    return weight * coefficients.to(weight).repeat_interleave(weight.shape[1] // len(coefficients))
-
-
-def _scaled(layer: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-    """A layer's inputs, the first multiplied by its coefficients."""
-    return (getattr(layer, NAME)(args[0]), *args[1:])
-
-
-def _forget_compiled() -> None:
-    """Let everything compile anew: compiled code does not notice hooks that come or go, not even on another module."""
-    if "torch._dynamo" in sys.modules:
-        torch.compiler.reset()
-
-
-def _shared(module: nn.Module) -> Iterator[int]:
-    """The ``id`` of each parameter that several modules hold."""
-    seen: dict[int, nn.Module] = {}
-    for child in module.modules():
-        for parameter in child.parameters(recurse=False):
-            if seen.setdefault(id(parameter), child) is not child:
-                yield id(parameter)

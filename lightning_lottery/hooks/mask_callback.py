@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim import LBFGS, Optimizer
 from torch.utils.hooks import RemovableHandle
 
+from lightning_lottery.checks import check_name
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.files import hash_of_tensors
 from lightning_lottery.functional.masks import Masks, Scores, keep_top, overlap
@@ -25,7 +26,7 @@ from lightning_lottery.hooks.clock import (
 )
 from lightning_lottery.hooks.loggers import folder_of, log_to_all
 from lightning_lottery.hooks.masked import Masked, check_agreement, cloned
-from lightning_lottery.hooks.private import restore_loader
+from lightning_lottery.hooks.resuming import check_state, start_clock
 from lightning_lottery.hooks.strategies import refuse_sharding
 from lightning_lottery.scope import Scope, size_of, ties
 from lightning_lottery.ticket import Ticket, ticket_of, versions
@@ -74,8 +75,7 @@ class MaskCallback(Callback):
             raise LotteryError(f"`per` is 'all' or 'tensor', got {per!r}.")
         if scope is not None and not isinstance(scope, Scope):
             raise LotteryError(f"`scope` is a Scope, such as Scope(include=('encoder.*',)), got {scope!r}.")
-        if name is not None and (not isinstance(name, str) or not name or Path(name).name != name):
-            raise LotteryError(f"`name` becomes part of file names and must be a plain word, got {name!r}.")
+        check_name(name)
         self.schedule = schedule
         self.interval = interval
         self.scope = scope or Scope()
@@ -140,7 +140,7 @@ class MaskCallback(Callback):
     def provenance(self) -> dict[str, Any]:
         """What a ticket says of its origin: plain JSON values."""
         return {
-            "method": type(self).__name__,
+            "method": self.method_name,
             "scope": repr(self.scope),
             "step": self.step,
             "seed": int(seed) if (seed := os.environ.get("PL_GLOBAL_SEED")) else None,
@@ -184,9 +184,14 @@ class MaskCallback(Callback):
         return self._resolved
 
     @property
+    def method_name(self) -> str:
+        """What records, tickets and checkpoints call the method."""
+        return type(self).__name__
+
+    @property
     def label(self) -> str:
         """What messages call it."""
-        return type(self).__name__ + (f" '{self.name}'" if self.name else "")
+        return self.method_name + (f" '{self.name}'" if self.name else "")
 
     def ticket(self) -> Ticket:
         """The present masks and their provenance.
@@ -249,15 +254,7 @@ class MaskCallback(Callback):
         is_new = self.clock.is_new
         self._restored = None
         self._is_shown = False
-        missed = self.clock.start(trainer)
-        if is_new and self.step > 0:
-            rank_zero_info(f"{self.label} begins with this fit at step {self.step}: the checkpoint has no state of it.")
-        if missed:
-            rank_zero_warn(
-                f"{self.label}: the checkpoint was saved between an optimizer step and this callback's hook, so it "
-                f"lacks what step {self.step} would have added. Save in a Checkpoint callback instead."
-            )
-        restore_loader(trainer)
+        start_clock(self.clock, trainer, self.label)
         if not self.frozen:
             return
         self._make_true(trainer)
@@ -338,7 +335,7 @@ class MaskCallback(Callback):
     def state_dict(self) -> dict[str, Any]:
         return {
             "version": STATE_VERSION,
-            "method": type(self).__name__,
+            "method": self.method_name,
             "settings": self.settings(),
             "clock": self.clock.state_dict(),
             "masks": cloned(self._masked.masks),
@@ -351,18 +348,7 @@ class MaskCallback(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         if not self._is_fitting:
             return  # a checkpoint is tested or validated: that is no reason to go on from it
-        if state_dict["version"] > STATE_VERSION:
-            raise LotteryError(
-                f"The checkpoint holds state of {self.label} in version {state_dict['version']}, this "
-                f"lightning_lottery reads up to {STATE_VERSION}: upgrade it."
-            )
-        saved = {"method": state_dict["method"], **state_dict["settings"]}
-        for key, own in {"method": type(self).__name__, **self.settings()}.items():
-            if saved[key] != own:
-                raise LotteryError(
-                    f"The checkpoint was written with {key} {saved[key]}, this fit asks for {own}: resume with the "
-                    "same callback, or give this one a `name` to start it afresh."
-                )
+        check_state(state_dict, STATE_VERSION, self.label, {"method": self.method_name, **self.settings()})
         if state_dict["masks"]:  # none were there yet when a learning-rate finder saved in `on_fit_start`
             self._restored = state_dict
 
@@ -415,16 +401,20 @@ class MaskCallback(Callback):
         target = self._resolved(self.step)
         with torch.no_grad():
             masks = self.find_masks(params, target, before if self.frozen else None)
-        self._target = target
-        check_agreement(trainer, masks, f"{self.label} at step {self.step}")
-        self._masked = Masked(masks, params)
-        self._make_true(trainer)
-        self._is_shown = False
+        self._install(trainer, masks, target)
         stayed = overlap(masks, before)
         total = sum(mask.numel() for mask in masks.values())
         kept, kept_before = (sum(of.counts[name][0] for name in masks) for of in (self._masked, previous))
         changes = {"mask/change": (kept + kept_before - 2 * stayed) / total, "mask/regrowth": (kept - stayed) / total}
         self._log(trainer, target, changes)
+
+    def _install(self, trainer: Trainer, masks: Masks, target: float) -> None:
+        """Take over masks that every rank has found alike, made for the sparsity ``target``."""
+        check_agreement(trainer, masks, f"{self.label} at step {self.step}")
+        self._target = target
+        self._masked = Masked(masks, self._masked.params)
+        self._make_true(trainer)
+        self._is_shown = False
 
     def _make_true(self, trainer: Trainer) -> None:
         """Make everything that keeps weights agree with the masks."""

@@ -8,6 +8,9 @@ from torch import Tensor, nn
 
 from lightning_lottery.scope import plain_name
 
+KINDS = ("head", "neuron", "channel")
+"""Of units, in the order in which they are listed and scored."""
+
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _MIXES_CHANNELS = (nn.Softmax, nn.Softmax2d, nn.Softmin, nn.LogSoftmax, nn.GLU, nn.MultiheadAttention)

@@ -92,6 +92,20 @@ def unit_scores(
         return fisher(_mask_gradients(weights, groups, (loss or loss_of)(model, batch)) for batch in calibration)
 
 
+def weight_norms(model: nn.Module, groups: Groups) -> list[Tensor]:
+    """The Euclidean norm of every unit's weights (biases and norms aside), for each group in turn."""
+    owners, norms = owners_of(model), []
+    for group in groups.values():
+        squares: Tensor | float = 0.0
+        for part in (*group.producers, *group.consumers):
+            weight = tensor_at(owners, part.parameter).detach()
+            if weight.dim() > 1:
+                along = weight.narrow(part.dim, part.start, group.size * part.block).movedim(part.dim, 0)
+                squares = squares + along.reshape(group.size, -1).square().sum(1)
+        norms.append(torch.as_tensor(squares).sqrt())
+    return norms
+
+
 def loss_of(model: nn.Module, batch: Any) -> Tensor:
     """The mean loss of a batch: the model's own for a mapping with labels, cross-entropy for (inputs, targets).
 

@@ -1,0 +1,88 @@
+"""Slimming coefficients: a factor for each unit on the input of the layer that reads it, and how it is folded away."""
+
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+NAME = "slimming"
+"""What the module of coefficients is called inside of the layer whose input it scales."""
+
+
+class Coefficients(nn.Module):
+    """One factor for each unit, 1 at first; multiplies the units that lie in a row in the last dimension."""
+
+    def __init__(self, size: int, like: Tensor) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size, dtype=like.dtype, device=like.device))
+
+    def forward(self, units: Tensor) -> Tensor:
+        factors = self.weight.to(units.dtype)
+        # A unit is `width` entries in a row, a head's context `head_dim` of them, a neuron one:
+        # (..., size * width) -> (..., size, width) * (size, 1) -> (..., size * width)
+        return (units.view(*units.shape[:-1], len(factors), -1) * factors.unsqueeze(-1)).reshape(units.shape)
+
+
+def attach_(layer: nn.Module, size: int) -> RemovableHandle:
+    """Let coefficients of 1 scale a layer's input from now on; the handle takes the hook off again."""
+    layer.add_module(NAME, Coefficients(size, layer.get_parameter("weight")))
+    return layer.register_forward_pre_hook(_scaled)
+
+
+def coefficients_of(layer: nn.Module) -> nn.Parameter:
+    """Those that ``attach_`` gave the layer, of shape (size,)."""
+    return layer.get_submodule(NAME).get_parameter("weight")
+
+
+@torch.no_grad()
+def fold_(layer: nn.Module) -> None:
+    """Multiply a layer's coefficients into its weight, and take them out."""
+    weight, coefficients = layer.get_parameter("weight"), coefficients_of(layer)
+    weight.copy_(_scaled_columns(weight, coefficients))
+    coefficients.fill_(1)  # compiled code may still read them
+    delattr(layer, NAME)
+
+
+def folded(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict without slimming coefficients: those in it are multiplied into the weights that they scale.
+
+    Example:
+        >>> state = {"fc2.weight": torch.ones(1, 2), "fc2.slimming.weight": torch.tensor([1.0, 0.5])}
+        >>> folded(state)
+        {'fc2.weight': tensor([[1.0000, 0.5000]])}
+    """
+    plain = {key: value for key, value in state.items() if not key.endswith(f".{NAME}.weight")}
+    for key in state.keys() - plain.keys():
+        weight = f"{key.removesuffix(f'{NAME}.weight')}weight"
+        if weight in plain:
+            plain[weight] = _scaled_columns(plain[weight], state[key])
+    return plain
+
+
+def forget_compiled() -> None:
+    """Let everything compile anew: compiled code does not notice hooks that come or go, not even on another module."""
+    # Where nobody has imported Dynamo nothing is compiled, and importing it takes two seconds (torch 2.14).
+    if "torch._dynamo" in sys.modules:
+        torch.compiler.reset()
+
+
+def shared_parameters(module: nn.Module) -> Iterator[int]:
+    """The ``id`` of each parameter that several modules hold."""
+    holders: dict[int, nn.Module] = {}
+    for child in module.modules():
+        for parameter in child.parameters(recurse=False):
+            if holders.setdefault(id(parameter), child) is not child:
+                yield id(parameter)
+
+
+def _scaled_columns(weight: Tensor, coefficients: Tensor) -> Tensor:
+    """A weight (out, in) whose columns are multiplied by the coefficient of the unit that they read."""
+    return weight * coefficients.to(weight).repeat_interleave(weight.shape[1] // len(coefficients))
+
+
+def _scaled(layer: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """A layer's inputs, the first multiplied by its coefficients."""
+    return (getattr(layer, NAME)(args[0]), *args[1:])

@@ -1,0 +1,202 @@
+"""Units watched while a network trains: scores wait on their device, then rules judge the masks made of them."""
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from lightning_lottery.figures.drawing import mask_distances, norms_with_draws
+from lightning_lottery.files import write_image, write_table
+from lightning_lottery.functional.settling.detector import Verdict
+from lightning_lottery.functional.settling.rules import Rule
+from lightning_lottery.functional.settling.watch import Per, Probe, Watch
+from lightning_lottery.units.parts import KINDS, Group, Groups
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_ROWS = 100  # steps whose scores wait on the device at most
+
+
+class Noted(NamedTuple):
+    """Scores that were fetched: a row for each step, and what loggers call that step."""
+
+    steps: list[int]
+    labels: list[int]
+    rows: Tensor
+
+
+class Judged(NamedTuple):
+    """The probes of some steps, in order, and for each of those steps the norm of every series of masks."""
+
+    probes: list[Probe]
+    norms: dict[int, dict[str, float]]
+
+
+class UnitWatcher:
+    """Notes the scores of all units step by step, and lets rules judge the masks made of them.
+
+    Scores stand kind by kind and layer by layer, in the order of ``groups``. They are noted where they are; ``take``
+    fetches all that wait at once, since asking a GPU for a row in every step would stop it in every step.
+
+    Args:
+        groups: The units, ``in_order``.
+        rules: Rules by name.
+        sparsities: Fractions of the units of a kind that masks remove.
+        per: Kind to ``"tensor"`` (ranked in each layer) or ``"all"``.
+        kinds: Kinds whose masks the rules watch (default: all there are).
+
+    Example:
+        >>> from lightning_lottery.functional.settling.rules import HammingFIFO
+        >>> from lightning_lottery.units.groups import groups_of
+        >>> net = torch.nn.TransformerEncoderLayer(4, nhead=2, dim_feedforward=2, batch_first=True)
+        >>> per = {"head": "tensor", "neuron": "all"}
+        >>> watcher = UnitWatcher(in_order(groups_of(net)), {"H": HammingFIFO(2, every=1)}, [0.5], per, ["head"])
+        >>> for step in (1, 2):
+        ...     watcher.note(step, step - 1, torch.tensor([1.0, 2.0, 3.0, 4.0]))
+        >>> [probe.verdict.settled for probe in watcher.judge(watcher.take()).probes]
+        [True]
+    """
+
+    def __init__(
+        self,
+        groups: Groups,
+        rules: Mapping[str, Rule],
+        sparsities: Sequence[float],
+        per: Mapping[str, Per],
+        kinds: Sequence[str] | None = None,
+    ) -> None:
+        self.groups = dict(groups)
+        self.kinds = tuple(kinds or layers_by_kind(groups))
+        self.watch = Watch(layers_by_kind(groups), rules, sparsities, per, self.kinds)
+        self.probes: list[Probe] = []
+        """What the rules said, in order."""
+        self.steps_of_draws: Collection[int] = ()
+        """Steps whose masks somebody will ask for whatever the rules say."""
+        self._rows: Tensor | None = None  # a buffer that stays; the first rows of it wait
+        self._waiting: list[tuple[int, int]] = []  # their steps and labels
+
+    # Noting.
+
+    def looks_at(self, step: int) -> bool:
+        """Whether the scores of this step are to be noted: rules on norms see every step, those on masks their own."""
+        sees_all = any(rule.watches == "norms" for rule in self.watch.rules.values())
+        return sees_all or self._is_probe(step)
+
+    def note(self, step: int, label: int, scores: Tensor) -> None:
+        """Keep the scores of a step, which loggers call ``label``, until they are fetched."""
+        if self._rows is None or self._rows.device != scores.device:
+            # Rows of a checkpoint are on the CPU, and the fit that goes on from it may be elsewhere.
+            waiting, self._rows = self._rows, scores.new_empty(_ROWS, len(scores))
+            if waiting is not None:
+                self._rows[: len(waiting)] = waiting
+        self._rows[len(self._waiting)] = scores
+        self._waiting.append((step, label))
+
+    def is_due(self, step: int) -> bool:
+        """Whether what waits is to be fetched after this step."""
+        return bool(self._waiting) and (self._is_probe(step) or len(self._waiting) == _ROWS)
+
+    def take(self) -> Noted:
+        """Fetch all that waits; nothing waits any more."""
+        rows = torch.empty(0) if self._rows is None else self._rows[: len(self._waiting)].cpu()  # the one transfer
+        steps, labels = ([pair[i] for pair in self._waiting] for i in (0, 1))
+        self._waiting = []
+        return Noted(steps, labels, rows)
+
+    def _is_probe(self, step: int) -> bool:
+        return step in self.steps_of_draws or any(step % rule.every == 0 for rule in self.watch.rules.values())
+
+    # Judging.
+
+    def judge(self, noted: Noted) -> Judged:
+        """What the rules say at the probes that were due at these steps, and the norms of them all."""
+        lengths = {name: len(series) for name, series in self.watch.norms.items()}
+        probes = self.watch.push(noted.steps, noted.rows)
+        self.probes += probes
+        norms: dict[int, dict[str, float]] = {}
+        for name, series in self.watch.norms.items():
+            for step, norm in series[lengths[name] :]:
+                norms.setdefault(step, {})[name] = norm
+        return Judged(probes, norms)
+
+    def scarce(self) -> Iterator[str]:
+        """Sentences about layers that a sparsity would empty whatever the scores will be."""
+        for kind, layers in self.watch.layers.items():
+            for sparsity in self.watch.sparsities:
+                emptied = [name for name, size in layers.items() if round((1 - sparsity) * size) == 0]
+                if emptied and self.watch.per[kind] == "tensor":
+                    yield (
+                        f": sparsity {sparsity} leaves no {kind} of '{emptied[0]}' and {len(emptied) - 1} more layers: "
+                        f"one each is kept. Ask for less, or rank {kind}s over all layers (per 'all')."
+                    )
+
+    def shortfalls(self, sparsity: float, units: Mapping[str, Tensor]) -> Iterator[str]:
+        """Sentences about what the masks of the last step are not as asked for: a kind left whole, a layer refilled."""
+        emptied = self.watch.emptied(sparsity)
+        for kind, layers in self.watch.layers.items():
+            if not layers.keys() & units.keys():
+                yield f" removes no {kind}s: their scores do not tell those of a layer apart, or are not finite."
+            if self.watch.per[kind] == "all" and (names := [name for name in layers if name in emptied]):
+                yield (
+                    f": sparsity {sparsity} over all layers leaves no {kind} of {', '.join(names)}: one each is kept. "
+                    f"Ask for less, or rank {kind}s in each layer (per 'tensor')."
+                )
+
+    # Keeping.
+
+    def write(self, folder: Path, draws: Mapping[str, Mapping[str, int]]) -> "dict[str, Figure]":
+        """Write ``norms.csv``, ``probes.csv`` and the figures ``norms.png`` and ``distances.png``.
+
+        Args:
+            folder: Where to.
+            draws: Series to rule to the step at which it drew.
+
+        Returns:
+            The figures by name.
+        """
+        norms = sorted((step, name, norm) for name, series in self.watch.norms.items() for step, norm in series)
+        rows = [{"step": step, "series": name, "norm": norm} for step, name, norm in norms]
+        write_table(folder / "norms.csv", rows, "norms", columns=("step", "series", "norm"))
+        rows = [{"rule": p.rule, "kind": p.kind, "sparsity": p.sparsity, **p.verdict._asdict()} for p in self.probes]
+        write_table(folder / "probes.csv", rows, "probes", columns=("rule", "kind", "sparsity", *Verdict._fields))
+        matrices = {name: self.watch.distances(name) for name in draws}
+        figures = {
+            "norms": norms_with_draws({name: series for name, series in self.watch.norms.items() if series}, draws),
+            "distances": mask_distances({name: (steps, d.tolist()) for name, (steps, d) in matrices.items()}),
+        }
+        for name, figure in figures.items():
+            write_image(folder / f"{name}.png", figure)
+        return figures
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that later probes depend on, as plain data and tensors on the CPU."""
+        waiting = None if self._rows is None else self._rows[: len(self._waiting)]
+        return {
+            "watch": self.watch.state_dict(),
+            "rows": None if waiting is None else waiting.detach().to("cpu", copy=True),
+            "waiting": [list(pair) for pair in self._waiting],
+            "probes": [[probe.rule, probe.kind, probe.sparsity, list(probe.verdict)] for probe in self.probes],
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from where ``state_dict`` was taken, under the same arguments."""
+        self.watch.load_state_dict(state["watch"])
+        self._waiting = [(step, label) for step, label in state["waiting"]]
+        if state["rows"] is not None:
+            self._rows = torch.empty(_ROWS, state["rows"].shape[1], dtype=state["rows"].dtype)
+            self._rows[: len(state["rows"])] = state["rows"]
+        self.probes = [Probe(rule, kind, sparsity, Verdict(*v)) for rule, kind, sparsity, v in state["probes"]]
+
+
+def in_order(groups: Groups) -> dict[str, Group]:
+    """Groups kind by kind, in the order of ``KINDS``: that of ``layers_by_kind``, and so of the scores."""
+    return {name: group for kind in KINDS for name, group in groups.items() if group.kind == kind}
+
+
+def layers_by_kind(groups: Groups) -> dict[str, dict[str, int]]:
+    """Each kind that is there to its groups and their sizes, kinds in the order of ``KINDS``."""
+    layers = {kind: {name: g.size for name, g in groups.items() if g.kind == kind} for kind in KINDS}
+    return {kind: sizes for kind, sizes in layers.items() if sizes}
