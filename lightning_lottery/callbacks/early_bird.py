@@ -2,36 +2,41 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 
-from lightning_lottery.callbacks.draws import PER, check_arguments, cut_out_, weight_norms, write_records
+from lightning_lottery.checks import check_name, check_word, check_words, is_count
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.files import hash_of_tensors
-from lightning_lottery.functional.schedules import Schedule
-from lightning_lottery.functional.settling.detector import Verdict
+from lightning_lottery.functional.masks import check_sparsity
 from lightning_lottery.functional.settling.rules import Rule
-from lightning_lottery.functional.settling.watch import Per, Probe, Watch, names_of
-from lightning_lottery.hooks.clock import steps_of_fit
+from lightning_lottery.functional.settling.watch import Per, Probe, names_of
+from lightning_lottery.hooks.clock import StepClock, enter, steps_of_fit
+from lightning_lottery.hooks.late_freezing import LateFreezing
 from lightning_lottery.hooks.loggers import draw_to_all, folder_of, log_to_all
-from lightning_lottery.hooks.mask_callback import MaskCallback
-from lightning_lottery.hooks.masked import Masked, check_agreement
+from lightning_lottery.hooks.masked import check_agreement
 from lightning_lottery.hooks.private import batches_that_stepped
-from lightning_lottery.scope import named_parameters, ties
-from lightning_lottery.ticket import Ticket, ticket_of
+from lightning_lottery.hooks.resuming import check_state, start_clock
+from lightning_lottery.hooks.strategies import refuse_sharding
+from lightning_lottery.ticket import Ticket, versions
 from lightning_lottery.units.attention import open_attention_
 from lightning_lottery.units.groups import groups_of
-from lightning_lottery.units.parts import Group
-from lightning_lottery.units.removal import parameter_masks
+from lightning_lottery.units.parts import KINDS, Group
+from lightning_lottery.units.scores import weight_norms
+from lightning_lottery.units.tickets import cut_out_, readers, unit_ticket
+from lightning_lottery.units.watcher import Judged, Noted, UnitWatcher, in_order, layers_by_kind
 
-_ROWS = 100  # steps whose scores wait on the device at most
+STATE_VERSION = 2
+"""In version 1 the masks of a draw lay here; they are the freezing callback's now."""
+
+PER: dict[str, Per] = {"head": "tensor", "neuron": "all", "channel": "all"}
+"""Heads are ranked in each layer, neurons and channels over all layers."""
 
 
 @runtime_checkable
@@ -45,14 +50,16 @@ class _GivesCoefficients(Protocol):
     def coefficients(self) -> dict[str, nn.Parameter]: ...
 
 
-class EarlyBird(MaskCallback):
+class EarlyBird(Callback):
     """Draw tickets of heads, neurons and channels as soon as a rule says that their masks have settled.
 
     At every step the units' scores are noted on their device; at each probe they are fetched, together, and made into
     masks at every sparsity. Each rule watches each kind of unit by itself. The first time one has settled, a ticket is
     drawn: the masks of all units at that step, saved as ``early_bird/RULE-KIND-SPARSITY.safetensors`` with step,
-    statistic and p-value in its provenance. Beside it when the fit ends: ``norms.csv``, ``probes.csv``, and figures of
-    the norms with the draws marked and of the distances of masks to one another.
+    statistic and p-value in its provenance, the first of all also as ``early_bird/first.safetensors``. Beside them when
+    the fit ends: ``norms.csv``, ``probes.csv``, and figures of the norms with the draws marked and of the distances of
+    masks to one another. Where the first draw removes units, the network has its masks: it is ``ticket.safetensors``,
+    as of every callback that masks.
 
     Args:
         rules: When have masks settled? ``HammingFIFO``, ``SlopeHAC``, ``MannKendall``, ``ADF``, ``SlopeEquivalence``.
@@ -72,7 +79,7 @@ class EarlyBird(MaskCallback):
             steps (int), fractions of the fit (float, 1.0 is its last step), or ``"random"``, a step that the seed of
             ``seed_everything`` draws uniformly from the fit.
         patterns: For ``"weights"``: names of blocks to look for, as ``groups_of`` takes them.
-        name: Tells several callbacks of one Trainer apart.
+        name: Tells several callbacks of one Trainer apart; the folder is then ``early_bird-NAME``.
 
     Raises:
         LotteryError: No rule and no ``at``, the same rule twice, an unknown word, or a fraction out of range; in
@@ -89,7 +96,8 @@ class EarlyBird(MaskCallback):
     masks keep exactly ``round((1 - sparsity) * n)`` units, and scores that are all equal draw nothing.
     """
 
-    role = "early_bird"
+    lottery_place: ClassVar[int] = 1
+    """Looks at weights after all callbacks that may write them."""
 
     def __init__(
         self,
@@ -104,30 +112,38 @@ class EarlyBird(MaskCallback):
         patterns: dict[str, list[Any]] | None = None,
         name: str | None = None,
     ) -> None:
-        check_arguments(rules, sparsities, scores, {} if per is None else per, watch, action, at)
+        _check_what_draws(rules, at)
+        _check_rankings(sparsities, {} if per is None else per)
+        check_word("scores", scores, ("coefficients", "signed coefficients", "weights"))
+        check_word("action", action, ("record", "stop", "prune", "shrink"))
+        if watch is not None:
+            check_words("watch", watch, KINDS)
+        check_name(name)
         self.rules = names_of(rules)
         self.sparsities = tuple(sparsities)
         self.source = scores
         self.per_kind: dict[str, Per] = {**PER, **(per or {})}
-        self.watch = tuple(watch) if watch else None
+        self.watch = None if watch is None else tuple(watch)
         self.action = action
         self.at = tuple(at)
         self.patterns = patterns
-        super().__init__(None, interval=1, scope=None, name=name)
+        self.name = name
+        self.clock = StepClock()
+        removes = action in ("prune", "shrink")
+        self.freezing = LateFreezing("EarlyBird", self._readers, name=name) if removes else None
+        """The callback that keeps removed units at zero, where a draw removes some."""
+        self._is_fitting = True
+        self._reset()
 
     def _reset(self) -> None:
-        super()._reset()
-        self._trainer: Trainer
-        self._groups: dict[str, Group] = {}
+        self.clock.reset()
+        self._watcher: UnitWatcher | None = None
         self._coefficients: list[Tensor] = []
-        self._watch: Watch | None = None
-        self._saved: Mapping[str, Any] | None = None
-        self._rows: Tensor | None = None  # of scores that wait on the device
-        self._waiting: list[tuple[int, int]] = []  # their steps, and what loggers call those
-        self._probes: list[Probe] = []
+        self._restored: Mapping[str, Any] | None = None
+        self._weights_hash: dict[str, str] = {}
         self._tickets: dict[str, Ticket] = {}
         self._acted: str | None = None  # the ticket by which the first draw acted
-        self._baselines: dict[int, list[str]] = {}
+        self._times: dict[int, list[str]] = {}  # steps to the names of what is drawn there whatever the rules say
         self._random_step = 0  # not drawn yet
 
     # What anybody may ask.
@@ -140,12 +156,18 @@ class EarlyBird(MaskCallback):
     @property
     def probes(self) -> list[Probe]:
         """What the rules said, in order."""
-        return list(self._probes)
+        return [] if self._watcher is None else list(self._watcher.probes)
 
     @property
     def norms(self) -> dict[str, list[tuple[int, float]]]:
         """Step and nuclear norm of the masks, for each kind and sparsity, up to the last probe."""
-        return {} if self._watch is None else {name: list(of) for name, of in self._watch.norms.items()}
+        norms = {} if self._watcher is None else self._watcher.watch.norms
+        return {name: list(series) for name, series in norms.items()}
+
+    @property
+    def label(self) -> str:
+        """What messages call it."""
+        return "EarlyBird" + (f" '{self.name}'" if self.name else "")
 
     def ticket(self) -> Ticket:
         """The first ticket that a rule drew.
@@ -153,271 +175,263 @@ class EarlyBird(MaskCallback):
         Raises:
             LotteryError: None has.
         """
-        for ticket in self._tickets.values():
-            if ticket.provenance["settled"]:
+        for name, ticket in self._tickets.items():
+            if self._has_settled(name):
                 return ticket
         raise LotteryError(f"{self.label} has drawn no ticket: no rule has found settled masks. See `tickets`.")
 
-    # What the base asks.
+    # Hooks, in the order in which Lightning calls them.
 
-    def select(self, module: nn.Module) -> dict[str, nn.Parameter]:
-        """The weights that read the units, where they are going to be masked."""
-        return self._readers(module) if self.action in ("prune", "shrink") else {}
-
-    def summary(self, module: nn.Module) -> str:
-        """What is watched, for the log."""
-        sizes = {kind: sum(layers.values()) for kind, layers in self._layers.items()}
-        units = ", ".join(f"{size} {kind}s" for kind, size in sizes.items())
-        return f"watches {units} at {', '.join(map(str, self.sparsities))} by {', '.join(self.rules) or 'no rule'}."
-
-    def settings(self) -> dict[str, str | int | float | None]:
-        """What must be alike in a resumed fit."""
-        own = (self.rules, self.sparsities, self.source, self.per_kind, self.watch, self.action, self.at)
-        words = ("rules", "sparsities", "scores", "per", "watch", "action", "at")
-        return {word: str(value) for word, value in zip(words, own, strict=True)}
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        enter(self, trainer)
+        self._is_fitting = stage == TrainerFn.FITTING
+        if not self._is_fitting:
+            return
+        if trainer.global_step == 0:  # otherwise a second `fit` of the same Trainer, which goes on
+            self._reset()
+        refuse_sharding(trainer, self.label)
+        if self.freezing is not None:
+            self.freezing.join(trainer, pl_module)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._find_units(trainer, pl_module)
-        if self._watch is None or self._watch.layers != self._layers:  # not a fit that goes on
-            self._watch, self._masked = None, Masked()
-        super().on_fit_start(trainer, pl_module)
-
-    def begin_method(self, trainer: Trainer, schedule: Schedule | None) -> None:
-        module = trainer.lightning_module
-        total = steps_of_fit(trainer, module)
-        if self._saved is not None:
-            self._random_step = self._saved["random_step"]
-        if self._restored is None:
-            self._weights_hash["initial_weights"] = hash_of_tensors(self._readers(module))
+        groups, state = self._find_units(trainer, pl_module), self._restored
+        if state is None:
+            self._weights_hash["initial_weights"] = hash_of_tensors(readers(pl_module, groups))
+        else:
+            self.clock.load_state_dict(state["clock"])
+            self._weights_hash, self._random_step = dict(state["weights_hash"]), state["random_step"]
+        total = steps_of_fit(trainer, pl_module)
         self._refuse_late(trainer, total)
-        self._baselines = {}
+        self._times = {}
         for when in self.at:
-            self._baselines.setdefault(self._step_of(when, total, trainer), []).append(f"at={when}")
-        self._say_floors()
-        watched = self.watch or tuple(self._layers)
-        if self._watch is None:
-            self._watch = Watch(self._layers, self.rules, self.sparsities, self.per_kind, watched)
-        if self._saved is not None:
-            self._take_back(self._saved, module)
-            self._saved = None
+            self._times.setdefault(self._step_of(when, total, trainer), []).append(f"at={when}")
+        if self._watcher is None or self._watcher.groups != groups:  # otherwise a fit that goes on
+            self._watcher = UnitWatcher(groups, self.rules, self.sparsities, self.per_kind, self.watch)
+        self._watcher.times = self._times.keys()
+        if state is not None:
+            self._take_back(state, pl_module)
+        units = ", ".join(f"{sum(sizes.values())} {kind}s" for kind, sizes in layers_by_kind(groups).items())
+        by = f"{', '.join(map(str, self.sparsities))} by {', '.join(self.rules) or 'no rule'}"
+        rank_zero_info(f"{self.label}: watches {units} at {by}.")
+        for sentence in self._watcher.scarce():
+            rank_zero_warn(f"{self.label}{sentence}")
 
-    def observe(self, params: Mapping[str, nn.Parameter], step: int) -> None:
-        if not self._is_watching or not (self._sees_every_step or self._is_probe(step)):
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._restored = None
+        start_clock(self.clock, trainer, self.label)
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        watcher = self._watcher
+        if not self.clock.tick(trainer) or watcher is None or not self._is_watching:
             return
-        now = self._scores_now()
-        if self._rows is None or self._rows.device != now.device:
-            waiting = self._rows
-            self._rows = now.new_empty(_ROWS, len(now))
-            if waiting is not None:
-                self._rows[: len(waiting)] = waiting
-        self._rows[len(self._waiting)] = now
-        self._waiting.append((step, batches_that_stepped(self._trainer)))
+        if watcher.looks_at(self.clock.step):
+            watcher.note(self.clock.step, batches_that_stepped(trainer), self._scores(pl_module, watcher))
+        if watcher.is_due(self.clock.step):
+            self._update(trainer, pl_module, watcher)
 
-    def method_state(self) -> dict[str, Any]:
-        waiting = 0 if self._rows is None else len(self._waiting)
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._watcher is not None and self._is_watching:
+            self._update(trainer, pl_module, self._watcher)
+            self._finish(pl_module, self._watcher)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        folder = folder_of(trainer) / self._folder  # collective: asked for on every rank
+        if self._watcher is None or not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        for name, ticket in self._tickets.items():
+            ticket.save(folder / f"{name}.safetensors")
+        settled = {name: ticket.provenance["step"] for name, ticket in self._tickets.items() if self._has_settled(name)}
+        if settled:
+            self.ticket().save(folder / "first.safetensors")
+        draws = {
+            series: {rule: settled[f"{rule}-{series}"] for rule in self.rules if f"{rule}-{series}" in settled}
+            for series in self._watcher.watch.norms
+        }
+        for name, figure in self._watcher.write(folder, draws).items():
+            draw_to_all(trainer, self._key(name), figure, self.clock.step)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if self.action == "shrink" and self.freezing and self._acted and self._watcher and stage == "fit":
+            cut_out_(pl_module, self._watcher.groups, self._tickets[self._acted].units, self.patterns)
+            rank_zero_info(f"{self.label}: the module is smaller now, by the units that '{self._acted}' removes.")
+            self._acted = self._watcher = None
+            self.freezing.forget()
+
+    # State.
+
+    @property
+    def state_key(self) -> str:
+        return "lightning_lottery.early_bird" + (f".{self.name}" if self.name else "")
+
+    def state_dict(self) -> dict[str, Any]:
+        nothing: dict[str, Any] = {"watch": None, "rows": None, "waiting": [], "probes": []}
         return {
-            "watch": None if self._watch is None else self._watch.state_dict(),
-            "rows": None if self._rows is None else self._rows[:waiting].detach().to("cpu", copy=True),
-            "waiting": [list(pair) for pair in self._waiting],
-            "probes": [[probe.rule, probe.kind, probe.sparsity, list(probe.verdict)] for probe in self._probes],
+            "version": STATE_VERSION,
+            "method": "EarlyBird",
+            "settings": self._settings(),
+            "clock": self.clock.state_dict(),
+            "weights_hash": dict(self._weights_hash),
+            **(nothing if self._watcher is None else self._watcher.state_dict()),
             "tickets": {n: {"units": dict(t.units), "from": dict(t.provenance)} for n, t in self._tickets.items()},
             "acted": self._acted,
             "random_step": self._random_step,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        super().load_state_dict(state_dict)
-        if self._is_fitting and state_dict["watch"] is not None:
+        if not self._is_fitting:
+            return  # a checkpoint is tested or validated: that is no reason to go on from it
+        if state_dict["version"] < STATE_VERSION:
+            raise LotteryError(
+                f"The checkpoint holds state of {self.label} in version {state_dict['version']}, which this "
+                "lightning_lottery reads no more: finish that fit with the one that began it, or start it afresh."
+            )
+        check_state(state_dict, STATE_VERSION, self.label, {"method": "EarlyBird", **self._settings()})
+        if state_dict["watch"] is not None:  # nothing was watched yet when a learning-rate finder saved
             self._restored = state_dict
 
-    def load_method_state(self, state: Mapping[str, Any]) -> None:
-        self._saved = state  # until the units are known
+    def _settings(self) -> dict[str, str]:
+        """What must be alike in a resumed fit."""
+        words = ("rules", "sparsities", "scores", "per", "watch", "action", "at")
+        settings = (self.rules, self.sparsities, self.source, self.per_kind, self.watch, self.action, self.at)
+        return {word: str(value) for word, value in zip(words, settings, strict=True)}
 
-    # Hooks.
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        super().setup(trainer, pl_module, stage)
-        self._trainer = trainer
-
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        super().on_train_end(trainer, pl_module)
-        if self._is_watching:
-            self._update(trainer)
-            self._finish()
-
-    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._masked.mask_weights_()
-        folder = folder_of(trainer)  # collective: asked for on every rank
-        if trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
-            for name, ticket in self._tickets.items():
-                ticket.save(folder / self._folder / f"{name}.safetensors")
-            if any(ticket.provenance["settled"] for ticket in self._tickets.values()):
-                self.ticket().save(folder / self._ticket_file)
-            self._write_records(folder / self._folder, trainer)
-
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        super().teardown(trainer, pl_module, stage)
-        if self.action == "shrink" and self._acted and stage == "fit":
-            cut_out_(pl_module, self._groups, self._tickets[self._acted].units, self.patterns)
-            rank_zero_info(f"{self.label}: the module is smaller now, by the units that '{self._acted}' removes.")
-            self._acted = self._watch = None
-            self._masked = Masked()  # nothing is masked any more: whoever saves now saves the smaller module
+    def _take_back(self, state: Mapping[str, Any], module: nn.Module) -> None:
+        """Go on from a checkpoint's state, now that the units are known."""
+        assert self._watcher is not None
+        self._watcher.load_state_dict(state)
+        self._tickets = {
+            name: unit_ticket(module, self._watcher.groups, ticket["units"], ticket["from"])
+            for name, ticket in state["tickets"].items()
+        }
+        self._acted = state["acted"]
+        if self.freezing is not None and self._acted:
+            self.freezing.installed = self._tickets[self._acted]  # its masks lie in its own state
 
     # Units and their scores.
 
-    @property
-    def _layers(self) -> dict[str, dict[str, int]]:
-        """Kind to the sizes of its layers, kinds in the order of ``PER``."""
-        of = {kind: {n: g.size for n, g in self._groups.items() if g.kind == kind} for kind in PER}
-        return {kind: layers for kind, layers in of.items() if layers}
-
-    def _find_units(self, trainer: Trainer, module: LightningModule) -> None:
+    def _find_units(self, trainer: Trainer, module: LightningModule) -> dict[str, Group]:
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-        slimming = [callback for callback in callbacks if isinstance(callback, _GivesCoefficients)]
-        if self.source != "weights" and not slimming:
+        slimming = next((callback for callback in callbacks if isinstance(callback, _GivesCoefficients)), None)
+        if slimming is None and self.source != "weights":
             raise LotteryError(
                 f"{self.label} reads slimming coefficients, and this Trainer has no NetworkSlimming: add one to its "
                 "callbacks, or read scores='weights'."
             )
-        found = slimming[0].groups if slimming else groups_of(module, self.patterns)
-        self._groups = {name: group for kind in PER for name, group in found.items() if group.kind == kind}
-        if missing := [kind for kind in self.watch or () if kind not in self._layers]:
+        groups = in_order(groups_of(module, self.patterns) if slimming is None else slimming.groups)
+        kinds = layers_by_kind(groups)
+        if missing := [kind for kind in self.watch or () if kind not in kinds]:
             raise LotteryError(
                 f"{self.label} is to watch '{missing[0]}', and {type(module).__name__} has units of the kind "
-                f"{' and '.join(self._layers)} only."
+                f"{' and '.join(kinds)} only."
             )
-        if self.source != "weights":
-            self._coefficients = [slimming[0].coefficients[name].detach() for name in self._groups]
+        if slimming is not None and self.source != "weights":
+            # Parameters for the whole fit: optimizers and checkpoints write into them in place.
+            self._coefficients = [slimming.coefficients[name].detach() for name in groups]
         open_attention_(module)
+        return groups
 
-    def _scores_now(self) -> Tensor:
-        """The scores of all units, kind by kind and layer by layer, on their device."""
-        if self.source == "weights":
-            return torch.cat([norm.float() for norm in weight_norms(self._trainer.lightning_module, self._groups)])
-        flat = torch.cat([coefficients.float() for coefficients in self._coefficients])
-        return flat if self.source == "signed coefficients" else flat.abs()
+    def _scores(self, module: nn.Module, watcher: UnitWatcher) -> Tensor:
+        """The scores of all units in the watcher's order, on their device."""
+        parts = weight_norms(module, watcher.groups) if self.source == "weights" else self._coefficients
+        scores = torch.cat([part.float() for part in parts])
+        return scores.abs() if self.source == "coefficients" else scores
 
     def _readers(self, module: nn.Module) -> dict[str, nn.Parameter]:
-        """The weights that read the units, by their first names."""
-        first = ties(module)
-        names = {part.parameter for group in self._groups.values() for part in group.consumers}
-        wanted = {first.get(name, name) for name in names}
-        return {name: param for name, param in named_parameters(module).items() if name in wanted}
+        """The weights that a draw may mask, once the units are known."""
+        return {} if self._watcher is None else readers(module, self._watcher.groups)
 
-    # When.
+    # Draws.
 
     @property
     def _is_watching(self) -> bool:
-        return self._watch is not None and (self.action == "record" or self._acted is None)
-
-    @property
-    def _sees_every_step(self) -> bool:
-        return any(rule.watches == "norms" for rule in self.rules.values())
-
-    def _is_probe(self, step: int) -> bool:
-        return step in self._baselines or any(step % rule.every == 0 for rule in self.rules.values())
-
-    def _is_due(self, step: int) -> bool:
-        return bool(self._waiting) and (self._is_probe(step) or len(self._waiting) == _ROWS)
-
-    def _update(self, trainer: Trainer) -> None:
-        """Fetch the scores that wait, let the rules judge them, and draw."""
-        if not self._waiting or self._watch is None or self._rows is None:
-            return
-        rows = self._rows[: len(self._waiting)].cpu()  # the one transfer
-        steps, labels = ([pair[i] for pair in self._waiting] for i in (0, 1))
-        self._waiting = []
-        check_agreement(trainer, {"scores": rows}, f"{self.label} at step {self.step}")
-        before = {name: len(of) for name, of in self._watch.norms.items()}
-        probes = self._watch.push(steps, rows)
-        self._probes += probes
-        self._log_norms(trainer, dict(zip(steps, labels, strict=True)), before)
-        self._log_probes(trainer, probes)
-        for name in self._baselines.get(steps[-1], ()):
-            for sparsity in self.sparsities:
-                self._draw(f"{name}-{sparsity:g}", sparsity, {"rule": name, "settled": False})
-        for probe in sorted(probes, key=lambda probe: self.sparsities.index(probe.sparsity)):
-            name = f"{probe.rule}-{probe.series}"
-            if probe.verdict.settled and not self._has_settled(name) and self._is_watching:
-                self._draw(name, probe.sparsity, self._origin(probe))
-                if self.action != "record" and name in self._tickets:
-                    self._acted = name
-        if self._acted:
-            self._act(trainer, self._tickets[self._acted])
+        return self.action == "record" or self._acted is None
 
     def _has_settled(self, name: str) -> bool:
         return name in self._tickets and bool(self._tickets[name].provenance["settled"])
 
-    def _origin(self, probe: Probe) -> dict[str, Any]:
-        verdict = probe.verdict._asdict()
-        del verdict["holds"]
-        return {"rule": repr(self.rules[probe.rule]), "watched": probe.kind, **verdict}
+    def _update(self, trainer: Trainer, module: LightningModule, watcher: UnitWatcher) -> None:
+        """Fetch the scores that wait, let the rules judge them, draw, and act."""
+        noted = watcher.take()
+        if not noted.steps:
+            return
+        # Before anything is judged: ranks with other scores would draw at other steps, and the next collective of one
+        # would meet none of the others.
+        check_agreement(trainer, {"scores": noted.rows}, f"{self.label} at step {self.clock.step}")
+        judged = watcher.judge(noted)
+        self._log(trainer, noted, judged)
+        # Everything is drawn from the masks of the last step that was noted. That is the probe's own step: whatever
+        # waits is fetched as soon as one is due, so no probe lies among the steps before.
+        for when in self._times.get(noted.steps[-1], ()):
+            for sparsity in self.sparsities:
+                self._draw(module, watcher, f"{when}-{sparsity:g}", sparsity, {"rule": when, "settled": False})
+        # By sparsity, and within one by rule as they stand: which draw acts must not depend on anything else.
+        for probe in sorted(judged.probes, key=lambda probe: self.sparsities.index(probe.sparsity)):
+            name = f"{probe.rule}-{probe.series}"
+            if not probe.verdict.settled or self._has_settled(name) or not self._is_watching:
+                continue
+            verdict = {word: value for word, value in probe.verdict._asdict().items() if word != "holds"}
+            origin = {"rule": repr(self.rules[probe.rule]), "watched": probe.kind, **verdict}
+            self._draw(module, watcher, name, probe.sparsity, origin)
+            if self.action != "record" and name in self._tickets:
+                self._acted = name  # the rest of these probes comes too late
+                self._act(trainer, self._tickets[name], probe.sparsity)
 
-    def _draw(self, name: str, sparsity: float, origin: Mapping[str, Any]) -> None:
-        """Make the ticket of the last step that was pushed."""
-        assert self._watch is not None
-        module = self._trainer.lightning_module
-        units = self._watch.masks(sparsity)
+    def _draw(
+        self, module: nn.Module, watcher: UnitWatcher, name: str, sparsity: float, origin: Mapping[str, Any]
+    ) -> None:
+        """Make the ticket of the last step that was judged."""
+        units = watcher.watch.masks(sparsity)
         if not units:
             rank_zero_warn(
-                f"{self.label} draws no '{name}': the scores at step {self.step} are all equal, or not finite."
+                f"{self.label} draws no '{name}': the scores at step {self.clock.step} are all equal, or not finite."
             )
             return
-        self._say_what_is_otherwise(sparsity, units)
-        self._weights_hash["weights"] = hash_of_tensors(self._readers(module))
+        for sentence in watcher.shortfalls(sparsity, units):
+            rank_zero_warn(f"{self.label} at step {watcher.watch.last_step}{sentence}")
+        self._weights_hash["weights"] = hash_of_tensors(readers(module, watcher.groups))
         provenance = {
-            **self.provenance(),
-            "step": self._watch.last_step,
+            "method": "EarlyBird",
             "scope": None,
+            "step": watcher.watch.last_step,
+            "seed": int(seed) if (seed := os.environ.get("PL_GLOBAL_SEED")) else None,
+            "versions": versions("torch", "lightning", "lightning_lottery"),
+            **self._weights_hash,
             "unit_sparsity": sparsity,
             "scores": self.source,
             **origin,
         }
-        self._tickets[name] = self._ticket_of(module, units, provenance)
+        self._tickets[name] = unit_ticket(module, watcher.groups, units, provenance)
         if origin["settled"]:
             p_value = "" if origin["p_value"] is None else f", p-value {origin['p_value']:.4g}"
             rank_zero_info(
                 f"{self.label}: '{name}' drawn at step {origin['step']} (statistic {origin['statistic']:.4g}{p_value})."
             )
 
-    def _ticket_of(self, module: nn.Module, units: Mapping[str, Tensor], provenance: Mapping[str, Any]) -> Ticket:
-        masks, first = parameter_masks(module, units, self._groups), ties(module)
-        masks = {first.get(name, name): mask for name, mask in masks.items()}
-        return replace(ticket_of(masks, first, self._model_size, provenance), units=dict(units))
-
-    def _act(self, trainer: Trainer, ticket: Ticket) -> None:
-        if self.action == "stop":
+    def _act(self, trainer: Trainer, ticket: Ticket, sparsity: float) -> None:
+        if self.freezing is None:
             trainer.should_stop = True
-            return
-        masks = {name: mask for name, mask in ticket.masks.items() if name in self._masked.params}
-        check_agreement(trainer, masks, f"{self.label} at step {self.step}")
-        self._masked = Masked({**self._masked.masks, **masks}, self._masked.params)
-        self._target = float(ticket.provenance["unit_sparsity"])
-        self._make_true(trainer)
-        self._is_shown = False
-        self._log(trainer, self._target, {})
+        else:
+            self.freezing.install(ticket, sparsity)
 
-    def _finish(self) -> None:
+    def _finish(self, module: nn.Module, watcher: UnitWatcher) -> None:
         """What the rules that never settled leave behind when the fit ends."""
-        assert self._watch is not None
-        names = {f"{r}-{k}-{s:g}": (r, k, s) for s in self.sparsities for r in self.rules for k in self._watched}
+        names = {f"{r}-{k}-{s:g}": (r, k, s) for s in self.sparsities for r in self.rules for k in watcher.kinds}
         never = [name for name in names if not self._has_settled(name)]
-        if never and self.action == "record":
+        if self.action != "record":
+            rank_zero_warn(
+                f"{self.label} was to {self.action} at the first draw, and no rule has found settled masks in the "
+                f"{self.clock.step} steps of this fit: nothing was done. Train longer, or ask for less certainty."
+            )
+        elif never:
             rank_zero_info(
                 f"{self.label}: never settled: {', '.join(never)}. Their tickets are those of the last step."
             )
             for name in never:
                 rule, kind, sparsity = names[name]
-                self._draw(name, sparsity, {"rule": repr(self.rules[rule]), "watched": kind, "settled": False})
-        elif self.action != "record":
-            rank_zero_warn(
-                f"{self.label} was to {self.action} at the first draw, and no rule has found settled masks in the "
-                f"{self.step} steps of this fit: nothing was done. Train longer, or ask for less certainty."
-            )
+                origin = {"rule": repr(self.rules[rule]), "watched": kind, "settled": False}
+                self._draw(module, watcher, name, sparsity, origin)
 
-    @property
-    def _watched(self) -> tuple[str, ...]:
-        return self.watch or tuple(self._layers)
+    # When.
 
     def _refuse_late(self, trainer: Trainer, total: int | None) -> None:
         """Say which rules cannot settle within the fit; refuse where none can."""
@@ -425,14 +439,14 @@ class EarlyBird(MaskCallback):
             return
         late = {name: rule.earliest for name, rule in self.rules.items() if rule.earliest > total}
         listed = ", ".join(f"{name} (step {earliest})" for name, earliest in late.items())
-        what = (
+        sentence = (
             f"{self.label}: this fit ends at step {total}, before these rules can settle: {listed}. Train longer, or "
+            "give them a smaller `every`, `smoothing`, `window`, `length`, `patience` or `min_steps`."
         )
-        what += "give them a smaller `every`, `smoothing`, `window`, `length`, `patience` or `min_steps`."
         if late and len(late) == len(self.rules) and not self.at:
-            raise LotteryError(what)
+            raise LotteryError(sentence)
         if late:
-            rank_zero_warn(what)
+            rank_zero_warn(sentence)
 
     def _step_of(self, when: int | float | str, total: int | None, trainer: Trainer) -> int:
         if isinstance(when, int):
@@ -459,77 +473,51 @@ class EarlyBird(MaskCallback):
             )
         return int(np.random.default_rng(int(seed)).integers(1, total + 1))
 
-    def _say_floors(self) -> None:
-        """Warn where a layer of few units would be emptied."""
-        for kind, layers in self._layers.items():
-            for sparsity in self.sparsities:
-                emptied = [n for n, size in layers.items() if round((1 - sparsity) * size) == 0]
-                if emptied and self.per_kind[kind] == "tensor":
-                    rank_zero_warn(
-                        f"{self.label}: sparsity {sparsity} leaves no {kind} of '{emptied[0]}' and {len(emptied) - 1} "
-                        f"more layers: one each is kept. Ask for less, or rank {kind}s over all layers (per 'all')."
-                    )
-
-    def _say_what_is_otherwise(self, sparsity: float, units: Mapping[str, Tensor]) -> None:
-        """Warn where a ticket is not what was asked: a kind left whole, layers kept from being emptied."""
-        assert self._watch is not None
-        at, emptied = f"{self.label} at step {self._watch.last_step}", self._watch.emptied(sparsity)
-        for kind, layers in self._layers.items():
-            if not layers.keys() & units.keys():
-                rank_zero_warn(
-                    f"{at} removes no {kind}s: their scores do not tell those of a layer apart, or are not finite."
-                )
-            if self.per_kind[kind] == "all" and (names := [name for name in layers if name in emptied]):
-                rank_zero_warn(
-                    f"{at}: sparsity {sparsity} over all layers leaves no {kind} of {', '.join(names)}: one each is "
-                    f"kept. Ask for less, or rank {kind}s in each layer (per 'tensor')."
-                )
-
-    def _take_back(self, state: Mapping[str, Any], module: nn.Module) -> None:
-        assert self._watch is not None
-        self._watch.load_state_dict(state["watch"])
-        self._waiting = [(step, label) for step, label in state["waiting"]]
-        if state["rows"] is not None:
-            self._rows = torch.empty(_ROWS, state["rows"].shape[1], dtype=state["rows"].dtype)
-            self._rows[: len(state["rows"])] = state["rows"]
-        self._probes = [Probe(r, k, s, Verdict(*v)) for r, k, s, v in state["probes"]]
-        self._acted = state["acted"]
-        own = {name: (t["units"], t["from"]) for name, t in state["tickets"].items()}
-        self._tickets = {name: self._ticket_of(module, units, origin) for name, (units, origin) in own.items()}
-
     # Records.
 
     @property
     def _folder(self) -> str:
         return f"early_bird-{self.name}" if self.name else "early_bird"
 
-    def _log_norms(self, trainer: Trainer, labels: Mapping[int, int], before: Mapping[str, int]) -> None:
-        """Every step's norms, under what loggers called that step."""
-        assert self._watch is not None
-        at: dict[int, dict[str, float]] = {}
-        for name, of in self._watch.norms.items():
-            for step, norm in of[before[name] :]:
-                at.setdefault(step, {})[self._key(f"early_bird/norm/{name}")] = norm
-        for step, values in at.items():
-            log_to_all(trainer, values, labels[step])
+    def _key(self, key: str) -> str:
+        return f"{self.name}/early_bird/{key}" if self.name else f"early_bird/{key}"
 
-    def _log_probes(self, trainer: Trainer, probes: Sequence[Probe]) -> None:
-        values: dict[str, float] = {}
-        for probe in probes:
-            found = {**probe.verdict._asdict(), "step": None, "holds": None}
-            place = f"early_bird/{probe.rule}/{probe.series}"
-            values |= {f"{place}/{word}": float(value) for word, value in found.items() if value is not None}
+    def _log(self, trainer: Trainer, noted: Noted, judged: Judged) -> None:
+        """Every step's norms under what loggers called that step, and what each probe said."""
+        labels = dict(zip(noted.steps, noted.labels, strict=True))
+        for step, norms in judged.norms.items():
+            log_to_all(trainer, {self._key(f"norm/{series}"): norm for series, norm in norms.items()}, labels[step])
+        values = {
+            self._key(f"{probe.rule}/{probe.series}/{word}"): float(value)
+            for probe in judged.probes
+            for word, value in probe.verdict._asdict().items()
+            if word not in ("step", "holds") and value is not None
+        }
         if values:
-            self._to_loggers(trainer, values)
+            log_to_all(trainer, values)
 
-    def _write_records(self, folder: Path, trainer: Trainer) -> None:
-        """The norms of every step, what every probe said, and both as figures, also for loggers that take them."""
-        if self._watch is None:
-            return
-        draws: dict[str, dict[str, int]] = {name: {} for name in self._watch.norms}
-        for rule in self.rules:
-            for name in draws:
-                if self._has_settled(f"{rule}-{name}"):
-                    draws[name][rule] = self._tickets[f"{rule}-{name}"].provenance["step"]
-        for name, figure in write_records(folder, self._watch, self._probes, draws).items():
-            draw_to_all(trainer, self._key(f"early_bird/{name}"), figure, self.step)
+
+def _check_what_draws(rules: Sequence[Rule], at: Sequence[int | float | str]) -> None:
+    if not isinstance(rules, Sequence) or any(not isinstance(rule, Rule) for rule in rules):
+        raise LotteryError(f"`rules` is a list of rules such as HammingFIFO(), SlopeHAC(), got {rules!r}.")
+    if len(names_of(rules)) < len(rules):
+        raise LotteryError(f"`rules` names the same rule twice: {list(rules)}.")
+    if not rules and not at:
+        raise LotteryError("EarlyBird without a rule and without steps `at` which to draw has nothing to do.")
+    if isinstance(at, str) or not isinstance(at, Sequence):
+        raise LotteryError(f"`at` is a list of steps and fractions of the fit, got {at!r}.")
+    for when in at:
+        if not is_count(when, least=1) and not (isinstance(when, float) and 0 < when <= 1) and when != "random":
+            raise LotteryError(
+                f"`at` is optimizer steps >= 1 (int), fractions of the fit in (0, 1] or 'random', got {when!r}."
+            )
+
+
+def _check_rankings(sparsities: Sequence[float], per: Mapping[str, str]) -> None:
+    if not isinstance(sparsities, Sequence) or not sparsities or len(set(sparsities)) < len(sparsities):
+        raise LotteryError(f"`sparsities` is a list of different fractions to remove, got {sparsities!r}.")
+    for sparsity in sparsities:
+        check_sparsity(sparsity)
+    is_known = isinstance(per, Mapping) and not per.keys() - PER.keys() and {*per.values()} <= {"all", "tensor"}
+    if not is_known:
+        raise LotteryError(f"`per` gives {', '.join(map(repr, PER))} 'all' or 'tensor', got {per!r}.")

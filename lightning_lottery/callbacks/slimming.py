@@ -7,7 +7,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
@@ -126,8 +126,8 @@ class NetworkSlimming(Callback):
         for callback in callbacks:
             if averaged_copy(callback) is not None:
                 raise LotteryError(
-                    f"{type(callback).__name__} has copied the module before NetworkSlimming added its coefficients: put "
-                    "NetworkSlimming first in the list of callbacks."
+                    f"{type(callback).__name__} has copied the module before NetworkSlimming added its coefficients: "
+                    "put NetworkSlimming first in the list of callbacks."
                 )
         self._attach(pl_module)
 
@@ -211,8 +211,8 @@ class NetworkSlimming(Callback):
                 "layers in `__init__`, not in `setup` or `configure_model`."
             )
         groups = groups_of(module, self.patterns)
-        # `nn.MultiheadAttention` reads the weight of its output projection and never calls it (torch 2.14): a hook there
-        # would not run, and the coefficients of its heads would get no gradient.
+        # `nn.MultiheadAttention` reads the weight of its output projection and never calls it (torch 2.14): a hook
+        # there would not run, and the coefficients of its heads would get no gradient.
         open_attention_(module)
         modules = {plain_name(name): child for name, child in module.named_modules()}
         owners, shared = owners_of(module), set(shared_parameters(module))

@@ -20,6 +20,7 @@ class Coefficients(nn.Module):
         self.weight = nn.Parameter(torch.ones(size, dtype=like.dtype, device=like.device))
 
     def forward(self, units: Tensor) -> Tensor:
+        """The units, scaled."""
         factors = self.weight.to(units.dtype)
         # A unit is `width` entries in a row, a head's context `head_dim` of them, a neuron one:
         # (..., size * width) -> (..., size, width) * (size, 1) -> (..., size * width)

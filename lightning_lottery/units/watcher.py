@@ -73,8 +73,8 @@ class UnitWatcher:
         self.watch = Watch(layers_by_kind(groups), rules, sparsities, per, self.kinds)
         self.probes: list[Probe] = []
         """What the rules said, in order."""
-        self.steps_of_draws: Collection[int] = ()
-        """Steps whose masks somebody will ask for whatever the rules say."""
+        self.times: Collection[int] = ()
+        """Steps whose masks are asked for whatever the rules say."""
         self._rows: Tensor | None = None  # a buffer that stays; the first rows of it wait
         self._waiting: list[tuple[int, int]] = []  # their steps and labels
 
@@ -107,7 +107,7 @@ class UnitWatcher:
         return Noted(steps, labels, rows)
 
     def _is_probe(self, step: int) -> bool:
-        return step in self.steps_of_draws or any(step % rule.every == 0 for rule in self.watch.rules.values())
+        return step in self.times or any(step % rule.every == 0 for rule in self.watch.rules.values())
 
     # Judging.
 

@@ -33,13 +33,14 @@ from lightning_lottery import (
     Ticket,
     shrink,
 )
-from lightning_lottery.callbacks.draws import cut_out_, weight_norms
 from lightning_lottery.command.main import main
 from lightning_lottery.functional import count, keep_top, layers_by_units, nuclear_norm, replay
 from lightning_lottery.functional.settling.rules import scores_differ
 from lightning_lottery.functional.settling.watch import Watch
 from lightning_lottery.units.groups import groups_of
 from lightning_lottery.units.removal import parameter_masks
+from lightning_lottery.units.scores import weight_norms
+from lightning_lottery.units.tickets import cut_out_
 
 NORMS = {"window": 20, "every": 10}
 RULES = [
@@ -111,6 +112,7 @@ def test_a_ticket_holds_the_masks_of_all_units_at_the_step_of_its_draw_and_says_
     diary, callback = Diary(), bird(RULES, (0.25, 0.5))
     fit(tmp_path, NetworkSlimming(), diary, callback, module=Blocks(), **LONG)
     files = {path.stem: Ticket.load(path) for path in (tmp_path / "early_bird").glob("*.safetensors")}
+    drawn_first = files.pop("first")
     assert (
         files.keys()
         == callback.tickets.keys()
@@ -134,7 +136,8 @@ def test_a_ticket_holds_the_masks_of_all_units_at_the_step_of_its_draw_and_says_
     hac = files["SlopeHAC-head-0.5"].provenance
     assert not hac["settled"] or (hac["lags"] == 2 and hac["p_value"] > 0.2)
     first = next(t for t in callback.tickets.values() if t.provenance["settled"])
-    assert same(dict(Ticket.load(tmp_path / "ticket.safetensors").units), dict(first.units))
+    assert same(dict(drawn_first.units), dict(first.units)) and drawn_first.provenance == first.provenance
+    assert not (tmp_path / "ticket.safetensors").exists()  # the network has no masks
 
 
 def test_a_ticket_trains_and_shrinks_the_plain_module(tmp_path):
@@ -164,7 +167,7 @@ def test_baselines_are_drawn_at_their_steps_whatever_the_rules_say(tmp_path):
             **keep_top(scores_of(diary.notes[2], "neuron"), 0.5),
         },
     )
-    assert not (tmp_path / "ticket.safetensors").exists()
+    assert not (tmp_path / "early_bird" / "first.safetensors").exists()
     with pytest.raises(LotteryError, match="no rule has found settled masks"):
         callback.ticket()
 
@@ -283,7 +286,7 @@ class Sees(Callback):
         self.callback, self.looks = callback, 0
 
     def _look(self, trainer, pl_module, *_):
-        for name, mask in self.callback.masks.items():
+        for name, mask in self.callback.freezing.masks.items():
             assert not pl_module.get_parameter(name)[~mask].any()
             self.looks += bool((~mask).any())
 
@@ -296,13 +299,14 @@ def test_the_first_draw_prunes_and_the_rest_trains_on(tmp_path):
     trainer = fit(tmp_path, NetworkSlimming(), callback, sees, module=module, **LONG)
     assert trainer.global_step == 40 and sees.looks > 50
     units = callback.ticket().units
-    assert same(callback.masks, {n: m for n, m in parameter_masks(module, units).items()})
+    assert same(callback.freezing.masks, {n: m for n, m in parameter_masks(module, units).items()})
     kept, total = count(dict(units))
     assert kept == total / 2
-    for name, mask in callback.masks.items():
+    for name, mask in callback.freezing.masks.items():
         weight = module.get_parameter(name)
         assert not weight[~mask].any() and weight[mask].all()
-    assert callback.sparsity == 0.5
+    assert callback.freezing.sparsity == 0.5
+    assert same(dict(Ticket.load(tmp_path / "ticket.safetensors").units), dict(units))
     assert len(callback.tickets) == 1 and max(step for step, _ in callback.norms["head-0.5"]) == 15
 
 
@@ -357,7 +361,7 @@ def test_a_fit_that_was_to_prune_and_could_not_says_so(tmp_path):
 # Resume, ranks, devices
 
 
-@pytest.mark.parametrize("action", ["record", "prune"])
+@pytest.mark.parametrize("action", ["record", "prune", "shrink"])
 def test_resumed_after_any_step_equals_the_unbroken_run(action, tmp_path):
     def run(folder, *more, **given):
         callback = bird(RULES if action == "record" else EAGER, at=[7], action=action)
@@ -366,12 +370,15 @@ def test_resumed_after_any_step_equals_the_unbroken_run(action, tmp_path):
             folder, NetworkSlimming(), callback, ExactResume(every=1), *more, module=Blocks(), **slow, **given
         )
         files = {p.name: p.read_bytes() for p in (folder / "early_bird").iterdir() if p.suffix != ".png"}
-        norms = {name: series for name, series in callback.norms.items()}
-        return {**ending(trainer, callback), "files": files, "norms": norms, "probes": repr(callback.probes)}
+        files |= {p.name: p.read_bytes() for p in folder.glob("*.safetensors")}
+        frozen = callback.freezing and callback.freezing.state_dict()
+        state = {"norms": callback.norms, "probes": repr(callback.probes), "frozen": frozen}
+        return {**ending(trainer, callback), "files": files, **state}
 
     keep = KeepEveryResume(tmp_path / "whole", tmp_path / "points")
     unbroken = run(tmp_path / "whole", keep)
-    assert len(unbroken["files"]) >= 4
+    assert len(unbroken["files"]) >= (6 if action == "record" else 3)
+    assert ("ticket.safetensors" in unbroken["files"]) == (action != "record")
     for point in sorted((tmp_path / "points").iterdir(), key=lambda path: int(path.stem))[2::8]:
         resumed = run(tmp_path / point.stem, ckpt=point)
         for key in unbroken:
@@ -446,7 +453,88 @@ def test_somebody_elses_masks_and_a_second_watch_do_not_disturb(tmp_path):
     assert not any("slimming" in name for name in Ticket.load(tmp_path / "ticket.safetensors").masks)
 
 
+def test_platon_and_a_recording_early_bird_train_and_resume_beside_each_other_as_each_does_alone(tmp_path):
+    def run(folder, *callbacks, **given):
+        torch.manual_seed(0)
+        trainer = fit(folder, NetworkSlimming(), *callbacks, module=Blocks(), max_epochs=8, **given)
+        files = {
+            p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.suffix in (".safetensors", ".csv")
+        }
+        states = {callback.state_key: callback.state_dict() for callback in callbacks[:2]}
+        return {"weights": trainer.lightning_module.state_dict(), "states": states, "files": files}
+
+    def pair():
+        return PLATON(0.5, interval=2, begin=2, end=30), bird(RULES, at=[7])
+
+    keep = KeepEveryResume(tmp_path / "whole", tmp_path / "points")
+    whole = run(tmp_path / "whole", *pair(), ExactResume(every=1), keep)
+    alone = run(tmp_path / "alone", pair()[0], ExactResume(every=1))
+    assert same(whole["weights"], alone["weights"])  # it only watches
+    names = {str(name) for name in whole["files"]}
+    assert names >= {
+        "ticket.safetensors",
+        "early_bird/first.safetensors",
+        "early_bird/norms.csv",
+        "early_bird/probes.csv",
+    }
+    assert whole["files"][Path("ticket.safetensors")] == alone["files"][Path("ticket.safetensors")]
+    assert Ticket.load(tmp_path / "whole" / "ticket.safetensors").provenance["method"] == "PLATON"
+    for step in (6, 17, 25):
+        point = tmp_path / "points" / f"{step}.ckpt"
+        assert same(run(tmp_path / str(step), *pair(), ExactResume(), ckpt=point), whole), step
+
+
+def test_what_a_draw_masks_and_what_platon_masks_are_parted_before_the_first_step(tmp_path):
+    pruning, platon = bird(action="prune", name="bird"), PLATON(0.5, interval=2, begin=2, end=30)
+    for first, second in ((pruning, platon), (platon, pruning)):
+        with pytest.raises(LotteryError, match="both mask 'body.layers.0.linear2.weight': part their scopes"):
+            fit(tmp_path, NetworkSlimming(), first, second, module=Blocks(), **LONG)
+
+
+def test_a_second_fit_of_the_same_trainer_goes_on_watching_and_keeps_what_was_pruned(tmp_path):
+    callback, module = bird(action="prune"), Blocks()
+    fitted = fit(tmp_path, NetworkSlimming(), callback, module=module, max_epochs=5)
+    masks, tickets = callback.freezing.masks, callback.tickets
+    assert [type(c).__name__ for c in fitted.callbacks].count("LateFreezing") == 1
+    fitted.fit_loop.max_epochs = 8
+    fitted.fit(module, Batches(), Batches(batches=1))
+    assert callback.clock.step == fitted.global_step == 32
+    assert [type(c).__name__ for c in fitted.callbacks].count("LateFreezing") == 1
+    assert same(callback.freezing.masks, masks) and callback.tickets.keys() == tickets.keys()
+    assert all(not module.get_parameter(name)[~mask].any() for name, mask in masks.items())
+
+
+def test_state_of_an_older_version_or_of_other_settings_is_refused_in_a_sentence(tmp_path):
+    callback = bird(at=[3])
+    fit(tmp_path, NetworkSlimming(), callback, module=Blocks(), **LONG)
+    state = callback.state_dict()
+    with pytest.raises(
+        LotteryError, match="state of EarlyBird in version 1, .* finish that fit with the one that began"
+    ):
+        bird(at=[3]).load_state_dict({**state, "version": 1})
+    with pytest.raises(LotteryError, match="in version 3, this lightning_lottery reads up to 2: upgrade it"):
+        bird(at=[3]).load_state_dict({**state, "version": 3})
+    with pytest.raises(LotteryError, match=r"written with at \(3,\), this fit asks for \(4,\)"):
+        bird(at=[4]).load_state_dict(state)
+
+
 # Records
+
+
+def logged_keys(tmp_path, *callbacks):
+    logger = CSVLogger(tmp_path, name="log", version="")
+    fit(tmp_path, NetworkSlimming(), *callbacks, module=Blocks(), logger=logger, **LONG)
+    with open(tmp_path / "log" / "metrics.csv") as file:
+        return set(next(csv.reader(file)))
+
+
+def test_who_watches_logs_no_sparsity_and_who_removes_logs_that_of_the_weights_it_masks(tmp_path):
+    for action in ("record", "stop"):
+        watched = logged_keys(tmp_path / action, bird(action=action))
+        assert any(key.startswith("early_bird/norm/") for key in watched)
+        assert not any(key.startswith(("sparsity/", "mask/")) for key in watched)
+    removed = logged_keys(tmp_path / "prune", bird(action="prune"))
+    assert {"sparsity/scope", "sparsity/target", "sparsity/body.layers.0.linear2.weight", "mask/revived"} <= removed
 
 
 def test_norms_of_every_step_and_verdicts_of_every_probe_are_logged_and_written(tmp_path):
@@ -478,8 +566,8 @@ REFUSED = {
     "no sparsity": (lambda: EarlyBird(EAGER, []), "`sparsities`"),
     "a sparsity twice": (lambda: EarlyBird(EAGER, [0.5, 0.5]), "`sparsities`"),
     "a sparsity of one": (lambda: EarlyBird(EAGER, [1.0]), r"\[0, 1\)"),
-    "unknown scores": (lambda: bird(scores="gradients"), "`scores` is one of 'coefficients'.*'gradients'"),
-    "unknown action": (lambda: bird(action="cut"), "`action` is one of 'record'.*'cut'"),
+    "unknown scores": (lambda: bird(scores="gradients"), "`scores` is 'coefficients', .*'gradients'"),
+    "unknown action": (lambda: bird(action="cut"), "`action` is 'record', .*'cut'"),
     "unknown kind": (lambda: bird(watch=["heads"]), "`watch`.*'head'"),
     "unknown ranking": (lambda: bird(per={"head": "layer"}), "`per`.*'head': 'layer'"),
     "a ranking for all kinds": (lambda: bird(per="tensor"), "`per`.*'tensor'"),
