@@ -1,8 +1,10 @@
 """Every recipe of the repository, its stages in order, small: with the folder's `tiny.yaml` laid over each."""
 
+import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from helpers.stages import in_this_process
 from lightning_lottery.children import processes
@@ -34,6 +36,25 @@ def test_the_stages_of_a_recipe_run_in_order(folder, tmp_path, monkeypatch):
         assert (tmp_path / folder.name / "seed-0" / stage / "done").is_file()
     for found in summary.values():
         assert 0 <= found["test_acc"]["mean"] <= 1
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: str(folder.relative_to(ROOT)))
+def test_stages_have_numbers_of_two_digits_and_what_two_of_them_train_stands_in_one_file(folder):
+    stages = recipe.stages_of(folder)
+    assert all(re.match(r"\d\d-", stage.name) for stage in stages)
+    written = [yaml.safe_load(stage.path.read_text()) for stage in stages]
+    for key in ("model", "data"):
+        written_out = [repr(content[key]) for content in written if isinstance(content[key], dict)]
+        assert len(set(written_out)) == len(written_out), f"stages of {folder.name} repeat `{key}`"
+        for name in {content[key] for content in written if isinstance(content[key], str)}:
+            assert (folder / name).is_file()
+
+
+def test_the_table_of_recipes_tells_every_recipe_once_and_measured_ones_first():
+    rows = re.findall(r"^\| \[(\w+)\]\(\1/README.md\) \|.*\| (.+) \|$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    assert sorted(name for name, _ in rows) == [folder.name for folder in FOLDERS]
+    unmeasured = ["not yet measured" in measured for _, measured in rows]
+    assert unmeasured == sorted(unmeasured)
 
 
 @pytest.mark.parametrize("path", sorted(ROOT.rglob("*.yaml")), ids=lambda path: str(path.relative_to(ROOT)))

@@ -40,7 +40,7 @@ def run(arguments: Sequence[str]) -> None:
     from lightning_lottery.experiments import recipe
 
     parser = ArgumentParser(prog="lightning-lottery run", description=run.__doc__)
-    parser.add_argument("recipe", help="folder with stages such as 1-dense.fit.yaml")
+    parser.add_argument("recipe", help="folder with stages such as 01-dense.fit.yaml")
     parser.add_argument("--seeds", default="0", help="comma-separated, one run of all stages for each")
     parser.add_argument("--out", default="runs", help="where runs go")
     parser.add_argument("--redo", action="append", default=[], help="stage to run again, and what depends on it")

@@ -28,7 +28,7 @@ STAGES = (*COMMANDS, *SECTIONS)
 
 @dataclass(frozen=True)
 class Stage:
-    """One file of a recipe, ``2-platon.fit.yaml``: its place, its name ``2-platon``, and its subcommand."""
+    """One file of a recipe, ``02-platon.fit.yaml``: its place, its name ``02-platon``, and its subcommand."""
 
     path: Path
     place: int
@@ -59,7 +59,7 @@ def stages_of(recipe: Path) -> list[Stage]:
             stages.append(Stage(path, int(place), name, command))
     stages.sort(key=lambda stage: stage.place)
     if not stages:
-        raise LotteryError(f"'{recipe}' has no stage: stages are files such as 1-dense.fit.yaml, 2-platon.fit.yaml.")
+        raise LotteryError(f"'{recipe}' has no stage: stages are files such as 01-dense.fit.yaml, 02-platon.fit.yaml.")
     for one, next_one in zip(stages, stages[1:], strict=False):
         if one.place == next_one.place:
             raise LotteryError(f"'{one.path.name}' and '{next_one.path.name}' of '{recipe}' have the same number.")
@@ -80,7 +80,7 @@ def run(
 
     A stage's files go to ``OUT/RECIPE/seed-S/STAGE/``. In its YAML ``${oc.env:LOTTERY_RUN}`` is ``OUT/RECIPE/seed-S``,
     by which stages name one another's files. At the end a table over seeds, ``results.jsonl``, ``summary.json``
-    and ``summary.png``. ``${stable_step:1-when-stable}`` is the step k* that the sweep of that stage found; without
+    and ``summary.png``. ``${stable_step:01-when-stable}`` is the step k* that the sweep of that stage found; without
     one the stage that names it is refused.
 
     Args:
@@ -132,9 +132,9 @@ def summarise(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Stage to metric to mean, standard deviation, count and values over runs; ``sparsity`` as one more metric.
 
     Example:
-        >>> row = {"stage": "1-dense", "metric": "test_acc", "sparsity": 0.0}
+        >>> row = {"stage": "01-dense", "metric": "test_acc", "sparsity": 0.0}
         >>> rows = [row | {"seeds": [0], "value": 0.5}, row | {"seeds": [1], "value": 1.0}]
-        >>> summarise(rows)["1-dense"]["test_acc"]["mean"]
+        >>> summarise(rows)["01-dense"]["test_acc"]["mean"]
         0.75
     """
     values: dict[str, dict[str, dict[tuple[int | None, ...], float]]] = {}

@@ -305,7 +305,7 @@ def test_the_environment_is_left_as_it_was(finished, ran, monkeypatch):
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        ([], "has no stage: stages are files such as 1-dense.fit.yaml"),
+        ([], "has no stage: stages are files such as 01-dense.fit.yaml"),
         (["tiny.yaml", "dense.fit.yaml", "1-dense.fit.yml"], "has no stage"),
         (["1-a.fit.yaml", "01-b.fit.yaml"], "'(1-a|01-b).fit.yaml' and '(1-a|01-b).fit.yaml' .* have the same number"),
         (["1-a.train.yaml"], "asks for the subcommand 'train'; there are fit, validate, test, predict"),
