@@ -7,7 +7,8 @@ from lightning_lottery.units.patterns import PATTERNS
 from lightning_lottery.units.removal import parameter_masks, shrink
 from lightning_lottery.units.residual import coupled_channels
 from lightning_lottery.units.saved import Size, comparison, load_shrunk, measure, save_shrunk
-from lightning_lottery.units.scores import unit_masks, unit_scores
+from lightning_lottery.units.scores import unit_masks, unit_scores, weight_norms
+from lightning_lottery.units.tickets import cut_out_, unit_ticket
 from lightning_lottery.units.tracing import permutable
 
 __all__ = [
@@ -18,9 +19,12 @@ __all__ = [
     "coupled_channels",
     "permutable",
     "unit_scores",
+    "weight_norms",
     "unit_masks",
+    "unit_ticket",
     "parameter_masks",
     "shrink",
+    "cut_out_",
     "save_shrunk",
     "load_shrunk",
     "Size",

@@ -97,11 +97,10 @@ def weight_norms(model: nn.Module, groups: Groups) -> list[Tensor]:
     owners, norms = owners_of(model), []
     for group in groups.values():
         squares: Tensor | float = 0.0
-        for part in (*group.producers, *group.consumers):
+        for part in group.parts:
             weight = tensor_at(owners, part.parameter).detach()
             if weight.dim() > 1:
-                along = weight.narrow(part.dim, part.start, group.size * part.block).movedim(part.dim, 0)
-                squares = squares + along.reshape(group.size, -1).square().sum(1)
+                squares = squares + part.entries_by_unit(weight, group.size).square().sum(1)
         norms.append(torch.as_tensor(squares).sqrt())
     return norms
 

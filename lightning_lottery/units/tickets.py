@@ -17,7 +17,7 @@ def readers(model: nn.Module, groups: Groups) -> dict[str, nn.Parameter]:
     """The weights that read the units of groups, by their first names, in the model's order."""
     aliases = ties(model)
     names = {aliases.get(part.parameter, part.parameter) for group in groups.values() for part in group.consumers}
-    return {name: param for name, param in named_parameters(model).items() if name in names}
+    return {name: parameter for name, parameter in named_parameters(model).items() if name in names}
 
 
 def unit_ticket(model: nn.Module, groups: Groups, units: Units, provenance: Mapping[str, Any]) -> Ticket:

@@ -11,7 +11,6 @@ import torch
 import yaml
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import CSVLogger
-from torch import nn
 
 from helpers import stages
 from helpers.blocks import Blocks, Convs
@@ -40,7 +39,6 @@ from lightning_lottery.functional.settling.watch import Watch
 from lightning_lottery.units.groups import groups_of
 from lightning_lottery.units.removal import parameter_masks
 from lightning_lottery.units.scores import weight_norms
-from lightning_lottery.units.tickets import cut_out_
 
 NORMS = {"window": 20, "every": 10}
 RULES = [
@@ -253,19 +251,6 @@ def test_channels_are_drawn_from_the_scales_of_their_batch_norm(tmp_path):
     assert same(dict(ticket.units), keep_top(at, 0.5))
 
 
-def test_the_weight_norm_of_a_unit_is_that_of_all_its_entries_in_matrices():
-    module = Blocks()
-    groups = groups_of(module)
-    norms = dict(zip(groups, weight_norms(module, groups), strict=True))
-    layer = module.body.layers[0]
-    expected = (layer.linear1.weight.square().sum(1) + layer.linear2.weight.square().sum(0)).sqrt()
-    torch.testing.assert_close(norms["body.layers.0.linear1"], expected.detach())
-    attention = layer.self_attn
-    rows = attention.in_proj_weight.view(3, 4, 2, 8).square().sum((0, 2, 3))
-    columns = attention.out_proj.weight.view(8, 4, 2).square().sum((0, 2))
-    torch.testing.assert_close(norms["body.layers.0.self_attn"], (rows + columns).sqrt().detach())
-
-
 # What a draw does
 
 
@@ -331,26 +316,6 @@ def test_a_module_that_units_were_cut_out_of_is_tested_and_saved_as_it_is(tmp_pa
     assert same(torch.load(tmp_path / "small.ckpt", weights_only=True)["state_dict"], small)
     fitted.test(module, Batches(seed=4), verbose=False)
     assert same(module.state_dict(), small)
-
-
-def test_a_hugging_face_network_that_is_cut_out_of_a_module_saves_and_loads(tmp_path):
-    from lightning_lottery.zoo import vit
-
-    module = nn.Module()
-    module.network = vit(hidden_size=8, layers=2, heads=4, mlp_size=16)
-    units = {n: torch.arange(g.size) < g.size // 2 for n, g in groups_of(module).items()}
-    cut_out_(module, groups_of(module), units)
-    module.network.save_pretrained(tmp_path)
-    again = type(module.network).from_pretrained(tmp_path)
-    x = torch.randn(2, 1, 8, 8)
-    torch.testing.assert_close(again.eval()(x).logits, module.network.eval()(x).logits)
-
-
-def test_blocks_of_the_module_itself_are_cut_out_too():
-    module = nn.Module()
-    module.fc1, module.fc2 = nn.Linear(4, 6), nn.Linear(6, 3)
-    cut_out_(module, groups_of(module), {"fc1": torch.arange(6) < 2})
-    assert (module.fc1.out_features, module.fc2.in_features) == (2, 2)
 
 
 def test_a_fit_that_was_to_prune_and_could_not_says_so(tmp_path):

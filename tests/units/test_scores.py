@@ -4,6 +4,7 @@ import warnings
 import pytest
 import torch
 
+from helpers.blocks import Blocks
 from helpers.models import batches, randomised, state, timm_vit, vgg_like
 from helpers.states import same
 from lightning_lottery.errors import LotteryError
@@ -11,7 +12,7 @@ from lightning_lottery.functional.masks import count
 from lightning_lottery.ticket import Ticket
 from lightning_lottery.units.groups import groups_of
 from lightning_lottery.units.removal import shrink
-from lightning_lottery.units.scores import loss_of, unit_masks, unit_scores
+from lightning_lottery.units.scores import loss_of, unit_masks, unit_scores, weight_norms
 
 
 def test_the_score_of_a_unit_is_the_mean_squared_slope_of_the_loss_as_its_mask_moves_from_one():
@@ -115,3 +116,16 @@ def test_a_budget_is_split_so_that_what_is_worth_least_goes(worthless, kept):
 def test_a_budget_and_fractions_together_are_refused():
     with pytest.raises(LotteryError, match="`flops`"):
         unit_masks(timm_vit(), batches(), flops=0.5, heads=0.5)
+
+
+def test_the_weight_norm_of_a_unit_is_that_of_all_its_entries_in_matrices():
+    module = Blocks()
+    groups = groups_of(module)
+    norms = dict(zip(groups, weight_norms(module, groups), strict=True))
+    layer = module.body.layers[0]
+    expected = (layer.linear1.weight.square().sum(1) + layer.linear2.weight.square().sum(0)).sqrt()
+    torch.testing.assert_close(norms["body.layers.0.linear1"], expected.detach())
+    attention = layer.self_attn
+    rows = attention.in_proj_weight.view(3, 4, 2, 8).square().sum((0, 2, 3))
+    columns = attention.out_proj.weight.view(8, 4, 2).square().sum((0, 2))
+    torch.testing.assert_close(norms["body.layers.0.self_attn"], (rows + columns).sqrt().detach())
