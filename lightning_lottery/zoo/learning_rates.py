@@ -4,6 +4,7 @@ import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
+from lightning_lottery.checks import check_fraction
 from lightning_lottery.errors import LotteryError
 
 
@@ -76,8 +77,7 @@ class CosineRate(LearningRate):
 
     def __post_init__(self) -> None:
         _check_moment("warmup", self.warmup)
-        if not 0 <= self.final <= 1:
-            raise LotteryError(f"final is a factor of the base learning rate in [0, 1], got {self.final}.")
+        check_fraction("final", self.final, "a factor of the base learning rate", one=True)
 
     def factor_at(self, step: int, total_steps: int) -> float:
         """The factor, ``final`` from ``total_steps`` on; see ``LearningRate.factor_at``."""
@@ -125,8 +125,7 @@ class MilestoneRate(LearningRate):
             raise LotteryError(f"Give all milestones as steps (int) or all as fractions (float), got at={self.at}.")
         if any(later <= earlier for earlier, later in zip(self.at, self.at[1:], strict=False)):
             raise LotteryError(f"Milestones must increase, got at={self.at}.")
-        if not 0 < self.factor < 1:
-            raise LotteryError(f"factor must be in (0, 1), got {self.factor}.")
+        check_fraction("factor", self.factor, "what the rate is multiplied by at a milestone", zero=False)
 
     def factor_at(self, step: int, total_steps: int) -> float:
         """The factor, lower from the milestone's own step on; see ``LearningRate.factor_at``."""
