@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from lightning_lottery.errors import LotteryError
 
 Split = Literal["train", "val", "test"]
+"""Which of a project's loaders, and with it which of the module's steps."""
 
 
 def loader_of(module: LightningModule, data: Any, split: Split, trainer: Trainer) -> Iterable[Any]:
@@ -88,10 +89,10 @@ class Batches:
         self.sizes: list[int] = []
         used = 0
         for batch in self._load():
-            self.sizes.append(size_of(batch))
+            self.sizes.append(samples_in(batch))
             used += bytes_of(batch)
             if used > memory:
-                self.kept = None
+                self.kept = None  # all or nothing: a part kept would only save a part of each pass
             if self.kept is not None:
                 self.kept.append(batch)
         if not self.sizes:
@@ -103,11 +104,6 @@ class Batches:
     def __iter__(self) -> Iterator[Any]:
         return iter(self.kept) if self.kept is not None else self._load()
 
-    @property
-    def samples(self) -> int:
-        """How many samples this rank has."""
-        return sum(self.sizes)
-
     def _load(self) -> Iterator[Any]:
         for batch in self._whole():
             yield batch if self.world_size == 1 else share_of(batch, self.rank, self.world_size)
@@ -117,9 +113,10 @@ class Batches:
         if self.world_size == 1:
             yield from self.loader
             return
+        # A batch waits until the next has been seen, which may have to be joined to it.
         waiting: list[Any] = []
         for batch in self.loader:
-            if waiting and size_of(batch) < self.world_size:
+            if waiting and samples_in(batch) < self.world_size:
                 waiting[-1] = _joined(waiting[-1], batch)
                 continue
             yield from waiting
@@ -127,7 +124,7 @@ class Batches:
         yield from waiting
 
 
-def size_of(batch: Any) -> int:
+def samples_in(batch: Any) -> int:
     """How many samples a batch has: the first dimension that most of its tensors agree on.
 
     Raises:
@@ -140,11 +137,10 @@ def size_of(batch: Any) -> int:
     return mode(sizes)
 
 
-def _joined(one: Any, other: Any) -> Any:
+def _joined(first: Any, second: Any) -> Any:
     """Two batches as one."""
-    left, structure = tree_flatten(one)
-    right = tree_flatten(other)[0]
-    sizes = size_of(one), size_of(other)
+    (left, structure), (right, _) = tree_flatten(first), tree_flatten(second)
+    sizes = samples_in(first), samples_in(second)
 
     def join(a: Any, b: Any) -> Any:
         is_of_samples = isinstance(a, Tensor) and a.ndim and (a.shape[0], b.shape[0]) == sizes
@@ -168,7 +164,7 @@ def share_of(batch: Any, part: int, parts: int) -> Any:
     Raises:
         LotteryError: The batch has fewer samples than parts, or tensors that disagree on how many it has.
     """
-    size = size_of(batch)
+    size = samples_in(batch)
     sizes: set[int] = set()
     apply_to_collection(batch, Tensor, lambda tensor: sizes.add(tensor.shape[0]) if tensor.ndim else None)
     if len(sizes) > 1:
@@ -178,13 +174,14 @@ def share_of(batch: Any, part: int, parts: int) -> Any:
         )
     if size < parts:
         raise LotteryError(f"A batch of {size} samples cannot be shared by {parts} ranks: use larger batches.")
+    # A part ends where the next begins: every sample is in exactly one, whatever remains of size / parts.
     mine = slice(size * part // parts, size * (part + 1) // parts)
 
     def cut(value: Any) -> Any:
         if isinstance(value, Tensor):
             return value[mine] if value.ndim and len(value) == size else value
         if len(value) == size and not any(isinstance(item, (Tensor, Mapping, list, tuple)) for item in value):
-            return value[mine]  # a name of each sample, for instance
+            return value[mine]  # a list of each sample's name, for instance
         items = [apply_to_collection(item, (Tensor, list, tuple), cut) for item in value]
         return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
 

@@ -86,20 +86,14 @@ def path(
     tools = _prepare(networks, module, data, trainer, judging, submodule=submodule, align=align, memory=memory)
     evaluations = tools.evaluations_of(len(networks.pairs), judging)
     evaluations += (len(names) if predict else 0) + (save_midpoint is not None)
-    with (
-        closing(
-            Evaluator(module, trainer, tools.batches, tools.split, data=data, evaluations=evaluations)
-        ) as evaluator,
-        _weights_kept(networks.target),
-    ):
+    evaluator = Evaluator(module, trainer, tools.batches, tools.split, data=data, evaluations=evaluations)
+    midpoint: dict[str, float] = {}
+    with closing(evaluator), _weights_kept(networks.target):
         lines = Lines(evaluator, submodule, judging, tools.training)
         measured = _measure(networks, lines, tools)
         predictions = [lines.predictions(state, predict) for state in networks.states] if predict else []
-        midpoint = (
-            {}
-            if save_midpoint is None
-            else _save_midpoint(networks, measured.in_first_order, lines, Path(save_midpoint))
-        )
+        if save_midpoint is not None:
+            midpoint = _save_midpoint(networks, measured.in_first_order, lines, Path(save_midpoint))
     return PathReport(
         names=names,
         judging=judging,
@@ -246,10 +240,11 @@ def _measure(networks: _Networks, lines: Lines, tools: _Tools) -> _Measured:
         if tools.aligner:
             twin, moved[i, j] = tools.aligner(a, b)
             curves["aligned"][i, j] = lines.between(a, twin, alphas, recalibrated=True)
-            if i == 0:
+            if i == 0:  # a mean needs all networks in one order, and there is one order for each pair
                 in_first_order[j] = twin
         for layer, end, start in layer_ends(a, b, tools.layers):
             curves[layer][i, j] = lines.between(end, start, layer_alphas)
+    # A line to a diverged network is not evaluated, so only here it is known which metrics the module logs.
     curves["raw"] = lines.with_every_metric(curves["raw"])
     return _Measured(dict(curves), moved, in_first_order)
 
