@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 from torchmetrics import Metric
 
-from lightning_lottery.connectivity.batches import Split, share_of, samples_in
+from lightning_lottery.connectivity.batches import Split, samples_in, share_of
 from lightning_lottery.connectivity.evaluation import forward_of
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.functional.alignment import Coupling, Couplings, match_weights, permute

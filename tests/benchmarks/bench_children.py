@@ -30,14 +30,14 @@ def make_data() -> Digits:
     return Digits()
 
 
-def make_trainer(**given: Any) -> Trainer:
+def make_trainer(**arguments: Any) -> Trainer:
     """As long as makes starting a process small beside it."""
-    return Trainer(max_epochs=EPOCHS, accelerator="cpu", devices=1, enable_progress_bar=False, **given)
+    return Trainer(max_epochs=EPOCHS, accelerator="cpu", devices=1, enable_progress_bar=False, **arguments)
 
 
-def make_short_trainer(**given: Any) -> Trainer:
+def make_short_trainer(**arguments: Any) -> Trainer:
     """A twentieth of it."""
-    return Trainer(max_epochs=2, accelerator="cpu", devices=1, enable_progress_bar=False, **given)
+    return Trainer(max_epochs=2, accelerator="cpu", devices=1, enable_progress_bar=False, **arguments)
 
 
 def run(toy: bool = False) -> list[Row]:

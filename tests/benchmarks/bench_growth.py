@@ -39,7 +39,7 @@ def _at(entries: int, rounds: int) -> dict[str, list[float]]:
 
     for step in (1, 10, 20):
         observe(step)
-    scores = {name: score(of) for name, of in averages.items()}
+    scores = {name: score(average) for name, average in averages.items()}
     variants = {
         "PLATON, a step": lambda: observe(1),
         "PLATON, a window's end": lambda: observe(10),

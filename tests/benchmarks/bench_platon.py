@@ -40,7 +40,7 @@ class Naive(Callback):
                 window = torch.zeros_like(param)
             self.state[name] = [window + (param * param.grad).abs().detach(), sensitivity, uncertainty]
         if self.step % interval == 0:
-            scores = {name: of[1] * of[2] for name, of in self.state.items()}
+            scores = {name: state[1] * state[2] for name, state in self.state.items()}
             joined = torch.cat([score.view(-1) for score in scores.values()])
             threshold = joined.kthvalue(int(joined.numel() * self.beside.sparsity) + 1).values.item()
             for name, param in params.items():
@@ -99,8 +99,8 @@ class Shadow(Callback):
     def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
         step, interval = trainer.global_step, self.platon.interval
         if step > interval and step % interval == 1:
-            own = keep_top({name: score(of) for name, of in self.averages.items()}, self.platon.sparsity)
-            self.differing.append(100 * hamming(own, self.platon.masks))
+            masks = keep_top({name: score(average) for name, average in self.averages.items()}, self.platon.sparsity)
+            self.differing.append(100 * hamming(masks, self.platon.masks))
         for name, param in self.platon.parameters.items():
             state = self.averages.setdefault(name, averages_like(param))
             observe_(state, param, param.grad, step=step, interval=interval, beta1=0.85, beta2=0.95)

@@ -42,10 +42,10 @@ def _overhead(work: Callable[[str], object]) -> float:
     within: list[float] = []
 
     def timed(method: Callable[..., object]) -> Callable[..., object]:
-        def call(*given: object, **named: object) -> object:
+        def call(*arguments: object, **named: object) -> object:
             start = time.perf_counter()
             try:
-                return method(*given, **named)
+                return method(*arguments, **named)
             finally:
                 within.append(time.perf_counter() - start)
 

@@ -51,8 +51,8 @@ def _naive(network: nn.Module, weights: list[nn.Parameter], image: Tensor, itera
             for weight, value in zip(weights, masked, strict=True):
                 weight.copy_(value.abs())
         output = network(image)
-        found = torch.autograd.grad(getattr(output, "logits", output).sum(), weights)
-        scores = [(gradient * weight).detach().abs() for gradient, weight in zip(found, weights, strict=True)]
+        gradients = torch.autograd.grad(getattr(output, "logits", output).sum(), weights)
+        scores = [(gradient * weight).detach().abs() for gradient, weight in zip(gradients, weights, strict=True)]
         joined = torch.cat([score.flatten() for score in scores])
         removed = int((1 - 0.1 ** (iteration / iterations)) * joined.numel())
         threshold = joined.kthvalue(max(1, removed)).values

@@ -31,9 +31,9 @@ class Row(NamedTuple):
         ratios = [a / b for a, b in zip(self.above, self.below, strict=True)]
         return min(ratios), max(ratios)
 
-    def and_those_of(self, other: "Row") -> "Row":
+    def and_those_of(self, rounds: "Row") -> "Row":
         """The rounds of both."""
-        return self._replace(above=self.above + other.above, below=self.below + other.below)
+        return self._replace(above=self.above + rounds.above, below=self.below + rounds.below)
 
     def __str__(self) -> str:
         """As the table shows it."""

@@ -30,9 +30,9 @@ class Stopwatch:
         self.around = (_Before(self), _After(self))
         hook = measured.on_before_optimizer_step
 
-        def between_marks(*given: Any) -> None:  # a later callback with this hook would look at gradients
+        def between_marks(*arguments: Any) -> None:  # a later callback with this hook would look at gradients
             self.mark()
-            hook(*given)
+            hook(*arguments)
             self.mark()
 
         measured.on_before_optimizer_step = between_marks
@@ -72,8 +72,8 @@ class Stopwatch:
     def by(self, steps: int, *, skip: int) -> tuple[list[float], list[float], list[float]]:
         """Extra, optimizer's and dense seconds per step, each the mean over so many steps after the first ``skip``."""
         return tuple(
-            [sum(of[i : i + steps]) / steps for i in range(skip, len(of) - steps + 1, steps)]
-            for of in (self.extra, self.optimizer, self.dense)
+            [sum(seconds[i : i + steps]) / steps for i in range(skip, len(seconds) - steps + 1, steps)]
+            for seconds in (self.extra, self.optimizer, self.dense)
         )
 
 

@@ -29,16 +29,16 @@ def main(only: list[str]) -> None:
         end=" ",
     )
     print(f"{date.today()}.\n\n| what | measured | lowest to highest round | goal |\n|---|---|---|---|", flush=True)
-    found: dict[str, list[Row]] = {}
+    rows_by_area: dict[str, list[Row]] = {}
     for number in range(1, PASSES + 1):
         for area in only or AREAS:
             with ProcessPoolExecutor(1, get_context("spawn")) as process:
                 rows = process.submit(measured, area).result()
             print(f"pass {number} of {PASSES}: {area}", file=sys.stderr)
-            before = found.get(area)
-            found[area] = [a.and_those_of(b) for a, b in zip(before, rows, strict=True)] if before else rows
+            before = rows_by_area.get(area)
+            rows_by_area[area] = [a.and_those_of(b) for a, b in zip(before, rows, strict=True)] if before else rows
             if number == PASSES:
-                print(*found[area], sep="\n", flush=True)
+                print(*rows_by_area[area], sep="\n", flush=True)
 
 
 def measured(area: str) -> list[Row]:

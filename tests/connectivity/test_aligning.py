@@ -64,7 +64,7 @@ def centred(net: nn.Module, inputs: torch.Tensor) -> nn.Module:
 def reordered(net: nn.Module) -> dict[str, torch.Tensor]:
     groups, generator = permutable(net).groups, torch.Generator().manual_seed(1)
     couplings = {name: Coupling(group.size, (*group.producers, *group.consumers)) for name, group in groups.items()}
-    orders = {name: torch.randperm(of.size, generator=generator) for name, of in couplings.items()}
+    orders = {name: torch.randperm(coupling.size, generator=generator) for name, coupling in couplings.items()}
     return permute(net.state_dict(), couplings, orders)
 
 
@@ -85,8 +85,8 @@ def test_a_network_against_a_permutation_of_itself_goes_from_a_high_barrier_to_n
     twin = build().eval()
     twin.load_state_dict(reordered(net))
     with torch.no_grad():
-        one, other = (getattr(out, "logits", out) for out in (net(inputs), twin(inputs)))
-    torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)  # in float32, of logits that are far from 0
+        before, after = (getattr(out, "logits", out) for out in (net(inputs), twin(inputs)))
+    torch.testing.assert_close(before, after, rtol=1e-3, atol=1e-4)  # in float32, of logits that are far from 0
     files = saved(tmp_path, net, twin)
     module = OfLogits(build(), inputs)
     report = path(module, loader, files, trainer=trainer(tmp_path, precision="64-true"), align=True, alphas=(0, 0.5, 1))
@@ -155,8 +155,8 @@ def test_the_verdict_is_the_raw_barrier_s_and_the_aligned_one_stands_beside_it_e
     assert raw.curves["raw"] == report.curves["raw"] and raw.stability == report.stability
     assert "aligned" not in raw.curves and not raw.moved
     rows = report.rows()
-    found = {row["method"] for row in rows if row["metric"] == "error_barrier"}
-    assert found == {"raw", "aligned"}
+    methods = {row["method"] for row in rows if row["metric"] == "error_barrier"}
+    assert methods == {"raw", "aligned"}
     assert sum(row["method"] == "aligned" and row["metric"] == "test_acc" for row in rows) == 3 * 21
     of_groups = [row for row in rows if row["method"] == "aligned group network.0"]
     assert [row["value"] for row in of_groups if row["metric"] == "units"] == [32] * 3
@@ -180,9 +180,9 @@ def test_aligned_networks_are_recalibrated_where_the_others_are(tmp_path):
     loader, twin = labelled_by(net, inputs), vgg_like()
     twin.load_state_dict(reordered(net))
     files = saved(tmp_path, net, twin)
-    places = {"alphas": (0, 0.5, 1), "trainer": trainer(tmp_path, precision="64-true"), "align": True}
-    report = path(OfLogits(vgg_like(), inputs), loader, files, recalibrate=2, **places)
-    plain = path(OfLogits(vgg_like(), inputs), loader, files, **places)
+    settings = {"alphas": (0, 0.5, 1), "trainer": trainer(tmp_path, precision="64-true"), "align": True}
+    report = path(OfLogits(vgg_like(), inputs), loader, files, recalibrate=2, **settings)
+    plain = path(OfLogits(vgg_like(), inputs), loader, files, **settings)
     end = report.curves["recalibrated"][0, 1]["test_loss"][-1]
     assert report.curves["aligned"][0, 1]["test_loss"] == pytest.approx([end] * 3, rel=1e-6)
     assert plain.curves["aligned"][0, 1]["test_loss"] != pytest.approx([end] * 3, rel=1e-3)

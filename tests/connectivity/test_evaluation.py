@@ -23,9 +23,11 @@ def noting(seen: list, who: str, prefix: str, hooks: tuple[str, ...]) -> dict:
     """Methods that write down their call: whose, which, with what, in which modes."""
 
     def method(hook):
-        def note(self, *given):
-            module = next((one for one in (self, *given) if isinstance(one, LightningModule)), None)
-            plain = [float(one) if isinstance(one, torch.Tensor) else one for one in given if not hasattr(one, "fit")]
+        def note(self, *arguments):
+            module = next((one for one in (self, *arguments) if isinstance(one, LightningModule)), None)
+            plain = [
+                float(one) if isinstance(one, torch.Tensor) else one for one in arguments if not hasattr(one, "fit")
+            ]
             plain = [sum(float(t.sum()) for t in one) if isinstance(one, list) else one for one in plain]
             plain = [one for one in plain if not isinstance(one, LightningModule)]
             weight = float(module.weight)
@@ -87,27 +89,27 @@ def project(seen: list, split: str, *, step: str = "indexed", logs: bool = True,
         return turn
 
     noted = type("Noted", (), noting(seen, "module", prefix, (*HOOKS, *MODES)))
-    own = {f"{prefix}_{hook}": getattr(noted, f"{prefix}_{hook}") for hook in HOOKS}
-    own |= {f"{prefix}_start": start, f"{prefix}_epoch_start": begin_epoch, f"{prefix}_epoch_end": end_epoch}
-    own |= {f"{prefix}_model_eval": turning(False, "model_eval")}
+    methods = {f"{prefix}_{hook}": getattr(noted, f"{prefix}_{hook}") for hook in HOOKS}
+    methods |= {f"{prefix}_start": start, f"{prefix}_epoch_start": begin_epoch, f"{prefix}_epoch_end": end_epoch}
+    methods |= {f"{prefix}_model_eval": turning(False, "model_eval")}
     if step != "plain":
-        own |= {f"{prefix}_model_train": turning(True, "model_train")}
+        methods |= {f"{prefix}_model_train": turning(True, "model_train")}
     steps = {
         "indexed": lambda self, batch, batch_idx: self.evaluate(batch),
         "numbered": lambda self, batch, number: self.evaluate(batch),
         "plain": lambda self, batch: self.evaluate(batch),
-        "any": lambda self, *given: self.evaluate(given[0]) if given[1:] else None,
+        "any": lambda self, *arguments: self.evaluate(arguments[0]) if arguments[1:] else None,
         "options": lambda self, batch, *, scale=1.0: self.evaluate(batch),
     }
-    own["test_step" if split == "test" else "validation_step"] = steps[step]
+    methods["test_step" if split == "test" else "validation_step"] = steps[step]
     for hook in TRANSFERS:
 
-        def transfer(self, batch, *given, hook=hook, **named):
+        def transfer(self, batch, *arguments, hook=hook, **named):
             seen.append(("module", hook, float(batch[0].sum()), batch[0].dtype))
-            return getattr(LightningModule, hook)(self, batch, *given, **named)
+            return getattr(LightningModule, hook)(self, batch, *arguments, **named)
 
-        own[hook] = transfer
-    module = type("Project", (Module,), own)()
+        methods[hook] = transfer
+    module = type("Project", (Module,), methods)()
     return module, type("Onlooker", (Callback,), noting(seen, "callback", prefix, HOOKS))()
 
 
@@ -131,8 +133,8 @@ def evaluated(folder, split, *, at_once: bool, weights=(1.0, 2.0, 3.0), streamed
         return prepare
 
     settings = [setting(weight) for weight in weights]
-    found = evaluate(*settings) if at_once else [values for one in settings for values in evaluate(one)]
-    return found, seen, evaluate.samples
+    results = evaluate(*settings) if at_once else [values for one in settings for values in evaluate(one)]
+    return results, seen, evaluate.samples
 
 
 LIMITED = {"limit_test_batches": 2, "limit_val_batches": 2}
@@ -158,7 +160,9 @@ def test_hooks_steps_and_values_of_many_settings_are_those_of_one_run_of_the_tra
     assert at_once[0] == one_by_one[0]
     assert at_once[1] == one_by_one[1]
     assert at_once[2] == one_by_one[2] == (6 if case.get("trained") is LIMITED else 10)
-    totals, means, outside = ([values[f"{split}_{of}"] for values in at_once[0]] for of in ("all", "metric", "outside"))
+    totals, means, outside = (
+        [values[f"{split}_{name}"] for values in at_once[0]] for name in ("all", "metric", "outside")
+    )
     assert totals == pytest.approx([weight * totals[0] for weight in (1, 2, 3)], rel=1e-3)
     assert means == pytest.approx([total / at_once[2] for total in totals], rel=1e-3)
     assert outside == pytest.approx([(1 + 2 * at_once[2]) / (1 + at_once[2])] * 3)
@@ -204,14 +208,14 @@ def test_a_trainer_that_allows_no_batch_is_refused(tmp_path):
         evaluated(tmp_path, "test", at_once=True, trained={"limit_test_batches": 0})
 
 
-def test_a_run_that_is_told_to_stop_stops_between_two_batches_of_any_setting(tmp_path):
+def test_a_run_that_must_stop_stops_between_two_batches_of_any_setting(tmp_path):
     seen: list = []
     module, onlooker = project(seen, "test")
 
-    def told(trainer, pl_module, output, batch, index):
+    def stop(trainer, pl_module, output, batch, index):
         trainer._signal_connector.received_sigterm = index == 1
 
-    onlooker.on_test_batch_end = told
+    onlooker.on_test_batch_end = stop
     loader = DataLoader(TensorDataset(torch.ones(10)), batch_size=3)
     evaluate = Evaluator(module, trainer(tmp_path, onlooker), Batches(loader), "test")
     with pytest.raises(SIGTERMException):

@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
-from helpers.lines import Judged, Normed, line_between, mlp, quadrants, saved, trained
+from helpers.lines import Judged, Normed, golden_net, line_between, mlp, quadrants, saved, trained
 from helpers.projects import trainer
 from lightning_lottery import LotteryError
 from lightning_lottery.connectivity.judging import ALPHAS
@@ -87,26 +87,24 @@ def test_tied_weights_move_together_in_layers_and_count_once_in_distances(tmp_pa
         torch.manual_seed(seed)
         files.append(tmp_path / f"{seed}.ckpt")
         torch.save({"state_dict": Tied().state_dict()}, files[-1])
-    places = (0, 0.5, 1)
+    alphas = (0, 0.5, 1)
     report = path(
         Tied(), None, files, trainer=trainer(tmp_path), monitor="test_loss", mode="min", threshold=0.1,
-        alphas=places, layer_alphas=places,
+        alphas=alphas, layer_alphas=alphas,
     )  # fmt: skip
     whole = report.curves["raw"][0, 1]["test_loss"]
     for host in (0, 1):
         assert report.curves[Layer("mid", host, "cumulative")][0, 1]["test_loss"] == pytest.approx(whole, rel=1e-6)
         assert len(set(report.curves[Layer("emb", host, "single")][0, 1]["test_loss"])) == 3
-    one, other = (dict(Tied(tied=False).named_parameters()) for _ in files)
-    for own, file in ((one, files[0]), (other, files[1])):
+    first, second = (dict(Tied(tied=False).named_parameters()) for _ in files)
+    for weights, file in ((first, files[0]), (second, files[1])):
         state = torch.load(file)["state_dict"]
-        own.update({name: state[name] for name in ("emb.weight", "mid.weight", "mid.bias")})
-    squares = [(one[name] - other[name]).square().sum().item() for name in ("emb.weight", "mid.weight", "mid.bias")]
+        weights.update({name: state[name] for name in ("emb.weight", "mid.weight", "mid.bias")})
+    squares = [(first[name] - second[name]).square().sum().item() for name in ("emb.weight", "mid.weight", "mid.bias")]
     assert report.distances[0, 1]["l2"] == pytest.approx(sum(squares) ** 0.5, rel=1e-5)
 
 
 def test_single_layers_are_interpolated_in_either_host_as_the_golden_ones(golden, tmp_path):
-    from functional.test_connectivity import golden_net
-
     data = torch.load(golden / "interpolation.pt", weights_only=False)
     pair = data["different_init"]
     files = []
@@ -123,13 +121,13 @@ def test_single_layers_are_interpolated_in_either_host_as_the_golden_ones(golden
             curve = report.curves[Layer(layer, host, extent)][0, 1]
             np.testing.assert_allclose(curve["test_loss"][::way], expected[:, 0], rtol=1e-8)
             np.testing.assert_allclose(curve["test_acc"][::way], expected[:, 1], rtol=1e-12)
-    found = report.layer_barriers((0, 1), "cumulative")["network.1"]
+    barrier = report.layer_barriers((0, 1), "cumulative")["network.1"]
     middles = [pair["layerwise_mid_barrier_error"][f"conv1_into_m{number}"] for number in (1, 2)]
-    assert found["middle"] == pytest.approx(np.mean(middles), abs=1e-12)
+    assert barrier["middle"] == pytest.approx(np.mean(middles), abs=1e-12)
     highest = min(pair["layerwise"][f"conv1_into_m{number}"][:, 1].min() for number in (1, 2))
     ends = 1 - (pair["acc"][0] + pair["acc"][-1]) / 2
-    assert found["sup"] == pytest.approx(1 - highest - ends, abs=1e-12)
-    assert found["sup"] > found["middle"] > 0
+    assert barrier["sup"] == pytest.approx(1 - highest - ends, abs=1e-12)
+    assert barrier["sup"] > barrier["middle"] > 0
 
 
 class TestRefusals:

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
-from helpers.lines import Judged, Normed, line_between, mlp, permuted, quadrants, saved, trained
+from helpers.lines import Judged, Normed, golden_net, line_between, mlp, permuted, quadrants, saved, trained
 from helpers.processes import run
 from helpers.projects import trainer
 from lightning_lottery import LotteryError
@@ -22,9 +22,9 @@ def test_a_network_against_a_permutation_of_itself_is_equal_at_the_ends_and_wors
     loss = report.curves["raw"][0, 1]["test_loss"]
     assert loss[0] == pytest.approx(loss[-1], rel=1e-5)
     assert max(loss) > 3 * loss[0]
-    found = report.measures((0, 1))
-    assert found["test_loss_barrier"] == pytest.approx(max(loss) - (loss[0] + loss[-1]) / 2)
-    assert found["test_loss_middle"] == loss[10]
+    measures = report.measures((0, 1))
+    assert measures["test_loss_barrier"] == pytest.approx(max(loss) - (loss[0] + loss[-1]) / 2)
+    assert measures["test_loss_middle"] == loss[10]
 
 
 def test_metrics_are_averages_over_samples_and_batches_are_loaded_once(tmp_path):
@@ -58,8 +58,6 @@ def test_the_module_is_left_as_it_was(tmp_path):
 
 
 def test_the_golden_curves_come_out_of_a_lightning_module(golden, tmp_path):
-    from functional.test_connectivity import golden_net
-
     data = torch.load(golden / "interpolation.pt", weights_only=False)
     pair = data["different_init"]
     for number in (1, 2):
@@ -229,8 +227,8 @@ class TestMidpoint:
 
     def test_aligned_networks_are_averaged_in_the_first_s_order(self, tmp_path):
         net = trained(0)
-        other = permuted(net)
-        report = line_between(tmp_path, net, other, other, save_midpoint=tmp_path / "soup.pt", align=True)
+        twin = permuted(net)
+        report = line_between(tmp_path, net, twin, twin, save_midpoint=tmp_path / "soup.pt", align=True)
         state = torch.load(tmp_path / "soup.pt", weights_only=True)
         for name, tensor in net.state_dict().items():
             torch.testing.assert_close(state[f"network.{name}"], tensor)

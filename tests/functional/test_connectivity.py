@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
+from helpers.lines import golden_net
 from lightning_lottery import LotteryError
 from lightning_lottery.functional.connectivity import (
     check_alphas,
@@ -17,13 +18,6 @@ from lightning_lottery.functional.connectivity import (
     layers_of,
     recalibrate_batch_norm_,
 )
-
-
-def golden_net() -> nn.Module:
-    """The network of golden/interpolation.pt, in double precision."""
-    first, second = nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.Conv2d(8, 16, 3, padding=1, bias=False)
-    body = [first, nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2), second, nn.BatchNorm2d(16), nn.ReLU()]
-    return nn.Sequential(*body, nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(64, 10)).double().eval()
 
 
 @torch.no_grad()

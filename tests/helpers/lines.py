@@ -71,10 +71,10 @@ def saved(folder: Path, *nets: nn.Module) -> list[Path]:
     return files
 
 
-def line_between(folder: Path, *nets: nn.Module, loader=None, module=None, **given):
+def line_between(folder: Path, *nets: nn.Module, loader=None, module=None, **settings):
     data = quadrants() if loader is None else loader
     module = module or Judged(type(nets[0])() if not isinstance(nets[0], nn.Sequential) else mlp())
-    return path(module, data, saved(folder, *nets), trainer=trainer(folder), **given)
+    return path(module, data, saved(folder, *nets), trainer=trainer(folder), **settings)
 
 
 class Normed(Judged):
@@ -94,3 +94,10 @@ class Normed(Judged):
 
     def test_dataloader(self):
         return quadrants(61)
+
+
+def golden_net() -> nn.Module:
+    """The network of golden/interpolation.pt, in double precision."""
+    first, second = nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.Conv2d(8, 16, 3, padding=1, bias=False)
+    body = [first, nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2), second, nn.BatchNorm2d(16), nn.ReLU()]
+    return nn.Sequential(*body, nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(64, 10)).double().eval()
