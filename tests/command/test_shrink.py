@@ -66,10 +66,10 @@ def test_a_ticket_or_fractions_are_needed_and_not_both():
 
 
 def test_a_network_that_the_training_step_does_not_call_and_a_step_without_a_loss_are_refused():
-    given = project(named("command.test_shrink.Bypassing"))
+    arguments = project(named("command.test_shrink.Bypassing"))
     with pytest.raises(LotteryError, match="does not call 'spare'"):
-        shrink_checkpoint(**given, heads=0.5, submodule="spare")
-    assert "parameters" in shrink_checkpoint(**given, heads=0.5, submodule="network")  # a loss in a mapping is one
-    given = project(named("command.test_shrink.Bypassing", gives_loss=False))
+        shrink_checkpoint(**arguments, heads=0.5, submodule="spare")
+    assert "parameters" in shrink_checkpoint(**arguments, heads=0.5, submodule="network")  # a loss in a mapping is one
+    arguments = project(named("command.test_shrink.Bypassing", gives_loss=False))
     with pytest.raises(LotteryError, match="returns no loss"):
-        shrink_checkpoint(**given, heads=0.5, submodule="network")
+        shrink_checkpoint(**arguments, heads=0.5, submodule="network")

@@ -29,11 +29,11 @@ def test_an_opened_attention_computes_what_the_closed_one_does(batch_first, need
     for mask in masks:
         for average in (True, False):
             arguments = {"need_weights": need_weights, "average_attn_weights": average, **mask}
-            expected, found = closed(query, key, key, **arguments), opened(query, key, key, **arguments)
-            torch.testing.assert_close(found[0], expected[0])
-            assert (found[1] is None) == (expected[1] is None)
+            expected, actual = closed(query, key, key, **arguments), opened(query, key, key, **arguments)
+            torch.testing.assert_close(actual[0], expected[0])
+            assert (actual[1] is None) == (expected[1] is None)
             if need_weights:
-                torch.testing.assert_close(found[1], expected[1])
+                torch.testing.assert_close(actual[1], expected[1])
     single = torch.randn(5, 8)
     torch.testing.assert_close(opened(single, single, single), closed(single, single, single))
     assert same(closed.state_dict(), opened.state_dict())

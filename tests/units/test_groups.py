@@ -16,8 +16,8 @@ def test_every_head_neuron_and_inner_channel_of_a_known_family_is_found_and_noth
     build, _, expected = FAMILIES[family]
     model = build()
     groups, unrecognised = survey(model)
-    found = [(group.kind, group.size) for group in groups.values()]
-    assert {pair: found.count(pair) for pair in found} == expected
+    pairs = [(group.kind, group.size) for group in groups.values()]
+    assert {pair: pairs.count(pair) for pair in pairs} == expected
     assert unrecognised == {}
     assert all(name == group.name for name, group in groups.items())
     assert groups.keys() <= dict(model.named_modules()).keys()

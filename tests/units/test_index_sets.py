@@ -34,7 +34,7 @@ def test_what_nobody_joined_or_nobody_reads_is_no_group():
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
-def test_what_is_frozen_or_fixed_does_not_move_whenever_it_is_said(when):
+def test_what_is_frozen_or_fixed_does_not_move_whether_that_was_before_or_after(when):
     net = two_layers()
     for hold in (lambda s: s.freeze(net[1].weight), lambda s: s.fix(s.along(net[0].bias, 0))):
         sets = IndexSets(net)

@@ -105,8 +105,8 @@ def test_onnxruntime_computes_what_the_shrunk_model_does(family, tmp_path):
     small = shrink(model, Ticket({}, units=half(groups_of(model), ragged=True)))
     torch.onnx.export(small, (inputs,), tmp_path / "small.onnx", dynamo=True, verbose=False)
     session = onnxruntime.InferenceSession(tmp_path / "small.onnx", providers=["CPUExecutionProvider"])
-    (found, *_) = session.run(None, {session.get_inputs()[0].name: inputs.numpy()})
-    np.testing.assert_allclose(found, output(small, inputs).numpy(), rtol=1e-3, atol=1e-4)
+    (logits, *_) = session.run(None, {session.get_inputs()[0].name: inputs.numpy()})
+    np.testing.assert_allclose(logits, output(small, inputs).numpy(), rtol=1e-3, atol=1e-4)
 
 
 def test_sizes_are_counted_and_the_mode_comes_back():

@@ -59,10 +59,12 @@ def test_fractions_remove_exactly_so_many_units_and_the_worst_of_them(heads, neu
     masks = unit_masks(model, data, heads=heads, neurons=neurons)
     scores = unit_scores(model, data, groups)
     for kind, fraction, total in (("head", heads, 8), ("neuron", neurons, 48)):
-        own = {name: mask for name, mask in masks.items() if groups[name].kind == kind}
-        assert count(own) == ((round((1 - fraction) * total), total) if fraction else (0, 0))
-        kept, removed = ([s for n, m in own.items() for s in scores[n][m == want].tolist()] for want in (True, False))
-        assert not own or min(kept) >= max(removed)
+        of_kind = {name: mask for name, mask in masks.items() if groups[name].kind == kind}
+        assert count(of_kind) == ((round((1 - fraction) * total), total) if fraction else (0, 0))
+        kept, removed = (
+            [s for n, m in of_kind.items() for s in scores[n][m == want].tolist()] for want in (True, False)
+        )
+        assert not of_kind or min(kept) >= max(removed)
     small = shrink(model, heads=heads, neurons=neurons, calibration=data)
     assert {name: group.size for name, group in groups_of(small).items()} == {
         name: int(masks[name].sum()) if name in masks else group.size for name, group in groups.items()
@@ -91,11 +93,11 @@ def test_a_fraction_that_would_empty_a_layer_keeps_its_best_unit_and_says_so():
 def test_a_budget_of_operations_is_met_and_used_but_for_the_last_units_of_layers(flops):
     torch.manual_seed(0)
     model = randomised(timm_vit())
-    with warnings.catch_warnings(record=True) as said:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         small = shrink(model, Ticket({}, units=unit_masks(model, batches(), flops=flops)))
     of_head, of_neuron = 4 * 4 * 16, 2 * 16  # entries in matrices
-    floor = sum(of_head if "No head" in str(warning.message) else of_neuron for warning in said)
+    floor = sum(of_head if "No head" in str(warning.message) else of_neuron for warning in caught)
     budget = (1 - flops) * 2 * (4 * of_head + 24 * of_neuron)
     left = sum(p.numel() for n, p in small.named_parameters() if "blocks." in n and p.dim() == 2)
     assert budget - of_neuron < left - floor <= budget

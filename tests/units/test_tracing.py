@@ -41,13 +41,13 @@ def outputs(net, x):
 
 def couplings_of(net):
     groups = permutable(net).groups
-    return {name: Coupling(group.size, (*group.producers, *group.consumers)) for name, group in groups.items()}
+    return {name: Coupling(group.size, group.parts) for name, group in groups.items()}
 
 
 def shuffled(net):
     """The state with the units of every group the other way round."""
     couplings = couplings_of(net)
-    orders = {name: torch.arange(of.size).flip(0) for name, of in couplings.items()}
+    orders = {name: torch.arange(coupling.size).flip(0) for name, coupling in couplings.items()}
     return permute({name: tensor.clone() for name, tensor in net.state_dict().items()}, couplings, orders)
 
 
@@ -121,10 +121,10 @@ def test_permuting_every_group_changes_many_weights_and_not_the_function(name):
     build, inputs, count, left = NETWORKS[name]
     torch.manual_seed(0)
     net, x = jittered(build()), inputs()
-    before, found, state = outputs(net, x), permutable(net), shuffled(net)
-    assert count in (None, len(found.groups)) and left in (None, found.unrecognised.keys())
+    before, survey, state = outputs(net, x), permutable(net), shuffled(net)
+    assert count in (None, len(survey.groups)) and left in (None, survey.unrecognised.keys())
     moved = {name for name, tensor in net.state_dict().items() if not torch.equal(tensor, state[name])}
-    held = {part.parameter for group in found.groups.values() for part in (*group.producers, *group.consumers)}
+    held = {part.parameter for group in survey.groups.values() for part in group.parts}
     assert moved == held
     net.load_state_dict(state)
     assert torch.allclose(outputs(net, x), before, rtol=1e-9, atol=1e-9 * float(before.abs().max()))
@@ -171,8 +171,8 @@ ODD = {
 
 @pytest.mark.parametrize("name", ODD)
 def test_what_depends_on_the_order_of_units_is_in_no_group_and_named(name):
-    found = permutable(ODD[name]())
-    assert found.groups == {} and found.unrecognised
+    survey = permutable(ODD[name]())
+    assert survey.groups == {} and survey.unrecognised
 
 
 def test_layers_that_are_used_twice_move_for_both_uses():
@@ -195,8 +195,8 @@ def test_a_forward_that_cannot_be_traced_leaves_what_is_inside_its_parts():
         return net.parts(x) if x.sum() > 0 else -net.parts(x)
 
     net = Net(forward, parts=nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)), alone=nn.Linear(3, 3))
-    found = permutable(net)
-    assert list(found.groups) == ["parts.0"] and found.unrecognised == {"alone": "its units are in no group"}
+    survey = permutable(net)
+    assert list(survey.groups) == ["parts.0"] and survey.unrecognised == {"alone": "its units are in no group"}
 
 
 def test_looking_leaves_the_module_as_it_was():

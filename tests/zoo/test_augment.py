@@ -50,12 +50,12 @@ def test_a_crop_is_one_of_the_crops_at_whole_pixels_resized_back():
         for left in range(3)
     ]
     inner = (..., slice(1, -1), slice(1, -1))  # the border also sees the pixels beside the crop
-    found = set()
+    corners = set()
     for view in views:
         distances = [(view[inner] - candidate[0][inner]).abs().max().item() for candidate in candidates]
         assert min(distances) < 1e-5
-        found.add(distances.index(min(distances)))
-    assert len(found) > 4
+        corners.add(distances.index(min(distances)))
+    assert len(corners) > 4
 
 
 def test_each_image_gets_draws_of_its_own():

@@ -58,7 +58,7 @@ def trainer(folder: Path | None = None, **arguments) -> Trainer:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "reason"),
     [
         ({"optimizer": "adam"}, "optimizer"),
         ({"lr": 0.0}, "lr"),
@@ -70,8 +70,8 @@ def trainer(folder: Path | None = None, **arguments) -> Trainer:
         ({"mean": (0.5,), "std": (0.0,)}, "std"),
     ],
 )
-def test_arguments_out_of_range_are_refused_when_built(arguments, says):
-    with pytest.raises(LotteryError, match=says):
+def test_arguments_out_of_range_are_refused_when_built(arguments, reason):
+    with pytest.raises(LotteryError, match=reason):
         ImageClassifier(Linear(), **arguments)
 
 

@@ -36,7 +36,7 @@ def ranks(samples: int, world_size: int, **arguments) -> list[list[list[int]]]:
 
 
 @pytest.mark.parametrize(
-    ("samples", "arguments", "says"),
+    ("samples", "arguments", "reason"),
     [
         (0, {}, "no samples"),
         (4, {"batch_size": 0}, "batch_size"),
@@ -46,8 +46,8 @@ def ranks(samples: int, world_size: int, **arguments) -> list[list[list[int]]]:
         (4, {"rank": 0, "world_size": 0}, "rank"),
     ],
 )
-def test_what_cannot_be_shared_out_is_refused(samples, arguments, says):
-    with pytest.raises(LotteryError, match=says):
+def test_what_cannot_be_shared_out_is_refused(samples, arguments, reason):
+    with pytest.raises(LotteryError, match=reason):
         batches_of(samples, **arguments)
 
 

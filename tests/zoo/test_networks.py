@@ -51,7 +51,7 @@ def test_lenet_flattens_what_it_gets():
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "reason"),
     [
         ({"image_size": 8, "patch_size": 3}, "tile"),
         ({"hidden_size": 10, "heads": 4}, "heads"),
@@ -60,8 +60,8 @@ def test_lenet_flattens_what_it_gets():
         ({"num_classes": 0}, "num_classes"),
     ],
 )
-def test_a_vit_that_cannot_be_is_refused(arguments, says):
-    with pytest.raises(LotteryError, match=says):
+def test_a_vit_that_cannot_be_is_refused(arguments, reason):
+    with pytest.raises(LotteryError, match=reason):
         vit(**arguments)
 
 
@@ -74,7 +74,7 @@ def test_a_vit_has_the_layers_heads_and_classes_it_was_asked_for():
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "reason"),
     [
         ({"hidden_size": 10, "heads": 4}, "heads"),
         ({"dropout": -0.1}, "dropout"),
@@ -83,8 +83,8 @@ def test_a_vit_has_the_layers_heads_and_classes_it_was_asked_for():
         ({"num_classes": 0}, "num_classes"),
     ],
 )
-def test_a_bert_that_cannot_be_is_refused(arguments, says):
-    with pytest.raises(LotteryError, match=says):
+def test_a_bert_that_cannot_be_is_refused(arguments, reason):
+    with pytest.raises(LotteryError, match=reason):
         bert(**arguments)
 
 

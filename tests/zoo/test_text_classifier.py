@@ -44,11 +44,11 @@ class Bag(nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "reason"),
     [({"optimizer": "adam"}, "optimizer"), ({"lr": 0.0}, "lr"), ({"weight_decay": -1.0}, "weight_decay")],
 )
-def test_arguments_out_of_range_are_refused_when_built(arguments, says):
-    with pytest.raises(LotteryError, match=says):
+def test_arguments_out_of_range_are_refused_when_built(arguments, reason):
+    with pytest.raises(LotteryError, match=reason):
         TextClassifier(Bag(), **arguments)
 
 

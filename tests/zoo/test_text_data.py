@@ -50,7 +50,7 @@ def flat(lists) -> list[int]:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "reason"),
     [
         ({"batch_size": 0}, "batch_size"),
         ({"limit": 0}, "limit"),
@@ -59,13 +59,13 @@ def flat(lists) -> list[int]:
         ({"val_fraction": 1.0}, "val_fraction"),
     ],
 )
-def test_arguments_out_of_range_are_refused_when_built(arguments, says):
-    with pytest.raises(LotteryError, match=says):
+def test_arguments_out_of_range_are_refused_when_built(arguments, reason):
+    with pytest.raises(LotteryError, match=reason):
         SST2(**arguments)
 
 
 @pytest.mark.parametrize(
-    ("content", "says"),
+    ("content", "reason"),
     [
         (b"", "must begin with a line sentence<TAB>label"),
         (b"sentence\tlabel\n", "sentences below it"),
@@ -80,10 +80,10 @@ def test_arguments_out_of_range_are_refused_when_built(arguments, says):
     ],
 )
 @pytest.mark.parametrize("packed", [False, True])
-def test_a_file_that_is_something_else_is_refused_by_its_name(content, says, packed, tmp_path):
+def test_a_file_that_is_something_else_is_refused_by_its_name(content, reason, packed, tmp_path):
     path = tmp_path / ("dev.tsv.xz" if packed else "dev.tsv")
     path.write_bytes(lzma.compress(content) if packed else content)
-    with pytest.raises(LotteryError, match=says) as refusal:
+    with pytest.raises(LotteryError, match=reason) as refusal:
         read_tsv(tmp_path, "dev")
     assert str(path) in str(refusal.value)
 
@@ -142,10 +142,12 @@ def test_labels_stay_with_their_sentences(root, batch_size):
 
 def test_the_split_does_not_depend_on_the_seed_and_the_order_of_training_does(root, monkeypatch):
     monkeypatch.setenv("PL_GLOBAL_SEED", "7")
-    ours, given, other = words(root), words(root, seed=7), words(root, seed=8)
-    assert all(torch.equal(ours.samples(split)[0], other.samples(split)[0]) for split in SPLITS)
-    assert served(ours.train_dataloader()) == served(given.train_dataloader()) != served(other.train_dataloader())
-    assert served(ours.val_dataloader()) == served(other.val_dataloader())
+    by_run, by_seed, by_another = words(root), words(root, seed=7), words(root, seed=8)
+    assert all(torch.equal(by_run.samples(split)[0], by_another.samples(split)[0]) for split in SPLITS)
+    assert (
+        served(by_run.train_dataloader()) == served(by_seed.train_dataloader()) != served(by_another.train_dataloader())
+    )
+    assert served(by_run.val_dataloader()) == served(by_another.val_dataloader())
 
 
 def test_limit_shortens_training_only_and_leaves_the_vocabulary_alone(root):
@@ -247,5 +249,7 @@ def test_toy_reviews_turn_round_with_a_not():
     plain = {row: label for row, label in label_of.items() if len(row) == 5}
     assert len(plain) == 60
     for (*begin, word), label in plain.items():
-        others = [other for row, other in label_of.items() if len(row) == 6 and [*row[:4], row[5]] == [*begin, word]]
-        assert sorted(other == label for other in others) == [False, True, True, True]
+        variants = [
+            variant for row, variant in label_of.items() if len(row) == 6 and [*row[:4], row[5]] == [*begin, word]
+        ]
+        assert sorted(variant == label for variant in variants) == [False, True, True, True]
