@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from itertools import islice
 from typing import Any
 
-import torch
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.utilities.exceptions import SIGTERMException
@@ -14,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torchmetrics import Metric
 
 from lightning_lottery.connectivity.batches import Batches, Split
+from lightning_lottery.connectivity.means import Means, sum_over_ranks
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.hooks.private import (
     before_transfer,
@@ -109,13 +109,13 @@ class _SettingsInOneRun(Callback):
     """Evaluates a module with several sets of weights in one run of the Trainer.
 
     To enter and leave a Trainer takes longer than to evaluate a small network, so a run is entered once. Lightning's
-    own loop evaluates the last setting. Before that loop begins, this callback does by hand, for each earlier setting,
-    what the loop would do: module and callbacks see the hooks of as many runs.
+    own loop evaluates the last setting. Before that loop comes to its first batch, this callback does by hand, for each
+    earlier setting, what the loop would do: module and callbacks see the hooks of as many runs.
     """
 
     def __init__(self, evaluator: Evaluator, settings: Sequence[Setting], on_batch: OnBatch | None) -> None:
         self.evaluator, self.settings, self.on_batch = evaluator, settings, on_batch
-        self.means = _Means()
+        self.means = Means()
         self.results: list[dict[str, float]] = []
 
     def log(self, *arguments: Any, **options: Any) -> None:
@@ -123,7 +123,7 @@ class _SettingsInOneRun(Callback):
         self.means.log(*arguments, **options)
 
     def _start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # Here and not before the run: `setup` may build layers anew, and only now are they there and on their device.
+        # Here and not before the run, whose `setup` may build layers anew: only now they are there, on their device.
         for setting in self.settings[:-1]:
             self._set(setting, pl_module)
             self._repeat_loop(trainer, pl_module)
@@ -132,7 +132,7 @@ class _SettingsInOneRun(Callback):
     on_test_start = on_validation_start = _start
 
     def _set(self, setting: Setting, pl_module: LightningModule) -> None:
-        self.means = _Means()
+        self.means = Means()
         self.evaluator.bar.reset(self.evaluator.within)
         setting(pl_module)
         # The setting may have run batches of its own, for batch norm's statistics: metrics must not count them.
@@ -149,7 +149,8 @@ class _SettingsInOneRun(Callback):
             model_eval  start: c          d module  epoch_start  batches  epoch_end  end  model_train
             model_eval  start: c  (here)  d module  epoch_start  batches  epoch_end  end  model_train
 
-        and what is done here reaches from one "(here)" over the line's end to the next.
+        and what is done here reaches from one "(here)" over the line's end to the next. Left out are the strategy's own
+        hooks, which do nothing in any strategy of Lightning's, and what it does with logged values, which come here.
         """
         split, loop = self.evaluator.split, evaluation_loop(trainer)
         prefix = "on_test" if split == "test" else "on_validation"
@@ -238,52 +239,6 @@ class _SettingsInOneRun(Callback):
     on_test_end = on_validation_end = _end
 
 
-class _Means:
-    """Averages over samples what a module logs in one evaluation.
-
-    Lightning guesses a batch's size from the first tensor that it finds, and divides what ranks add up by the integer
-    mean of their numbers of samples (2.6.6): both can be wrong. Here the sizes are known and the sums exact.
-    """
-
-    def __init__(self) -> None:
-        self.samples = 0  # of the batches that ran: a Trainer may limit them
-        self.weight = 1.0  # in samples, of what is logged now
-        self.totals: dict[str, tuple[float, float]] = {}
-        self.metrics: dict[str, Metric] = {}
-
-    def begin_batch(self, size: int) -> None:
-        """What is logged from here on belongs to a batch of so many samples."""
-        self.weight = float(size)
-
-    def end_batch(self) -> None:
-        """What is logged from here on belongs to all samples so far, as a value in ``on_test_epoch_end`` does."""
-        self.samples += int(self.weight)
-        self.weight = float(self.samples)
-
-    def log(self, name: str, value: Any, *_: Any, batch_size: int | None = None, **options: Any) -> None:
-        """Take a value as ``LightningModule.log`` would, weighted by its batch."""
-        if isinstance(value, Metric):
-            self.metrics[name] = value
-            return
-        if options.get("reduce_fx", "mean") not in ("mean", torch.mean):
-            return  # only means over samples can be compared
-        weight = float(batch_size or self.weight)
-        total, count = self.totals.get(name, (0.0, 0.0))
-        self.totals[name] = (total + float(value) * weight, count + weight)
-
-    def compute(self, trainer: Trainer) -> dict[str, float]:
-        """What was logged, over all ranks."""
-        # Sorted: ranks add up one value after another, and may have logged them in different orders.
-        values = {
-            name: sum_over_ranks(total, trainer) / sum_over_ranks(count, trainer)
-            for name, (total, count) in sorted(self.totals.items())
-        }
-        for name, metric in self.metrics.items():  # these gather over ranks by themselves
-            values[name] = float(metric.compute())
-            metric.reset()
-        return values
-
-
 def step_name(split: Split) -> str:
     """What a module's own test or validation step is called."""
     return "test_step" if split == "test" else "validation_step"
@@ -304,15 +259,6 @@ def forward_of(module: LightningModule, split: Split) -> Callable[[Any], Any]:
     """A module's own test or validation step as a function of a batch alone."""
     step = step_of(module, split)
     return (lambda batch: step(batch, 0)) if takes_index(module, split) else step
-
-
-def sum_over_ranks(value: float, trainer: Trainer) -> float:
-    """A number of each rank, added up in float64 on all of them."""
-    if trainer.world_size < 2:
-        return value
-    everyone: list[float] = [0.0] * trainer.world_size
-    torch.distributed.all_gather_object(everyone, value)
-    return sum(everyone)
 
 
 def _serving(batches: Batches, split: Split, data: Any) -> LightningDataModule:

@@ -14,11 +14,12 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor, nn
 
 from lightning_lottery.connectivity.aligning import Aligner, Moved, aligner_of
-from lightning_lottery.connectivity.batches import Batches, Split, loader_of, split_of
+from lightning_lottery.connectivity.batches import Batches, loader_of, split_of
 from lightning_lottery.connectivity.checkpoints import check_masks, read_state, tensor_entries, write_in_form_of
-from lightning_lottery.connectivity.evaluation import Evaluator, sum_over_ranks
+from lightning_lottery.connectivity.evaluation import Evaluator
 from lightning_lottery.connectivity.judging import ALPHAS, Judging
 from lightning_lottery.connectivity.lines import Lines, layer_ends, with_aliases
+from lightning_lottery.connectivity.means import sum_over_ranks
 from lightning_lottery.connectivity.report import Curve, Kind, Pair, PathReport
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.functional.alignment import average
@@ -83,26 +84,23 @@ def path(
     judging = Judging(monitor, mode, threshold, alphas, recalibrate, layer_alphas)
     names = _check_names(ckpt_paths, save_midpoint)
     networks = _read_networks(names, module, trainer, submodule, aligned=align, allow_diverged=allow_diverged)
-    tools = _prepare(networks, module, data, trainer, judging, submodule=submodule, align=align, memory=memory)
-    evaluations = tools.evaluations_of(len(networks.pairs), judging)
-    evaluations += (len(names) if predict else 0) + (save_midpoint is not None)
-    evaluator = Evaluator(module, trainer, tools.batches, tools.split, data=data, evaluations=evaluations)
+    beside = (len(names) if predict else 0) + (save_midpoint is not None)
+    lines, aligner, layers = _prepare(networks, module, data, trainer, judging, align, memory, beside)
     midpoint: dict[str, float] = {}
-    with closing(evaluator), _weights_kept(networks.target):
-        lines = Lines(evaluator, submodule, judging, tools.training)
-        measured = _measure(networks, lines, tools)
+    with closing(lines.evaluate), _weights_kept(networks.target):
+        curves, moved, in_first_order = _measure(networks, lines, aligner, layers)
         predictions = [lines.predictions(state, predict) for state in networks.states] if predict else []
         if save_midpoint is not None:
-            midpoint = _save_midpoint(networks, measured.in_first_order, lines, Path(save_midpoint))
+            midpoint = _save_midpoint(networks, in_first_order, lines, Path(save_midpoint))
     return PathReport(
         names=names,
         judging=judging,
-        curves=measured.curves,
+        curves=curves,
         distances={pair: _distances(networks, pair, predictions, trainer) for pair in networks.pairs},
-        samples=evaluator.samples,
+        samples=lines.evaluate.samples,
         device=device_of(trainer),
-        moved=measured.moved,
-        left=tools.aligner.left if tools.aligner else {},
+        moved=moved,
+        left=aligner.left if aligner else {},
         midpoint=midpoint,
     )
 
@@ -114,11 +112,13 @@ class _Networks:
     Args:
         names: Paths of their checkpoints.
         states: Their weights and buffers, on the CPU.
-        target: The part of the module that takes them.
+        submodule: Where in the module they go.
+        target: That part of the module.
     """
 
     names: tuple[str, ...]
     states: Sequence[State]
+    submodule: str
     target: nn.Module
 
     @property
@@ -158,32 +158,7 @@ def _read_networks(
     target = module.get_submodule(submodule)
     states = [read_state(Path(name), target, allow_diverged=allow_diverged) for name in names]
     check_masks(names, aligned=aligned)
-    return _Networks(names, states, target)
-
-
-@dataclass(frozen=True)
-class _Tools:
-    """What networks are evaluated with.
-
-    Args:
-        split: Whether the module's test or its validation step says what is measured.
-        batches: What it is evaluated on.
-        training: Batches for batch norm's statistics; empty where nothing is recalibrated.
-        aligner: Puts a network's units into the order of another's; None where that is not asked.
-        layers: Layers that are interpolated alone, each to its names in a state; empty where none are.
-    """
-
-    split: Split
-    batches: Batches
-    training: Sequence[Any]
-    aligner: Aligner | None
-    layers: Mapping[str, Sequence[str]]
-
-    def evaluations_of(self, pairs: int, judging: Judging) -> int:
-        """How many evaluations the lines of so many pairs take."""
-        lines = 1 + bool(self.training) + (self.aligner is not None)
-        of_layers = 4 * len(self.layers) * len(judging.layer_alphas)  # two hosts, a layer alone and all up to it
-        return pairs * (lines * len(judging.alphas) + of_layers)
+    return _Networks(names, states, submodule, target)
 
 
 def _prepare(
@@ -192,12 +167,16 @@ def _prepare(
     data: Any,
     trainer: Trainer,
     judging: Judging,
-    *,
-    submodule: str,
     align: bool,
     memory: int,
-) -> _Tools:
-    """Load batches, and find what is aligned and which layers there are."""
+    beside: int,
+) -> tuple[Lines, Aligner | None, Mapping[str, Sequence[str]]]:
+    """Load batches, and find what is aligned and which layers there are; ``beside`` counts evaluations of no line.
+
+    Returns:
+        What evaluates lines; what aligns, None where that is not asked; each layer that is interpolated alone, to its
+        names in a state.
+    """
     split = split_of(module, data)
     loader = loader_of(module, data, split, trainer)
     batches = Batches(loader, rank=trainer.global_rank, world_size=trainer.world_size, memory=memory)
@@ -206,28 +185,24 @@ def _prepare(
         # A loader that is given as the data holds what is evaluated: training batches come from the module then.
         source = data if isinstance(data, LightningDataModule) else None
         training = list(islice(loader_of(module, source, "train", trainer), judging.recalibrate))
-    aligner = aligner_of(module, submodule, networks.states[0], data, loader, split) if align else None
+    aligner = aligner_of(module, networks.submodule, networks.states[0], data, loader, split) if align else None
     layers = with_aliases(layers_of(networks.target), networks.target) if judging.layer_alphas else {}
-    return _Tools(split, batches, training, aligner, layers)
+    of_pair = len(judging.alphas) * (1 + bool(training) + align)
+    of_pair += len(judging.layer_alphas) * len(layers) * 4  # in two hosts, alone and with all layers up to it
+    evaluations = len(networks.pairs) * of_pair + beside
+    evaluator = Evaluator(module, trainer, batches, split, data=data, evaluations=evaluations)
+    return Lines(evaluator, networks.submodule, judging, training), aligner, layers
 
 
-@dataclass(frozen=True)
-class _Measured:
-    """What was measured along the lines.
+def _measure(
+    networks: _Networks, lines: Lines, aligner: Aligner | None, layers: Mapping[str, Sequence[str]]
+) -> tuple[dict[Kind, dict[Pair, Curve]], dict[Pair, Moved], list[State]]:
+    """Evaluate every kind of line between every pair of networks.
 
-    Args:
-        curves: For each kind of line and each pair every metric along it.
-        moved: For each aligned pair how many units of each group changed places.
-        in_first_order: The networks' states, with their units in the order of the first's where they are aligned.
+    Returns:
+        For each kind of line and each pair every metric along it; for each aligned pair how many units of each group
+        changed places; and the networks' states, units in the order of the first's where they are aligned.
     """
-
-    curves: dict[Kind, dict[Pair, Curve]]
-    moved: dict[Pair, Moved]
-    in_first_order: list[State]
-
-
-def _measure(networks: _Networks, lines: Lines, tools: _Tools) -> _Measured:
-    """Evaluate every kind of line between every pair of networks."""
     alphas, layer_alphas = lines.judging.alphas, lines.judging.layer_alphas
     curves: dict[Kind, dict[Pair, Curve]] = defaultdict(dict)
     moved: dict[Pair, Moved] = {}
@@ -237,16 +212,16 @@ def _measure(networks: _Networks, lines: Lines, tools: _Tools) -> _Measured:
         curves["raw"][i, j] = lines.between(a, b, alphas)
         if lines.training:
             curves["recalibrated"][i, j] = lines.between(a, b, alphas, recalibrated=True)
-        if tools.aligner:
-            twin, moved[i, j] = tools.aligner(a, b)
+        if aligner:
+            twin, moved[i, j] = aligner(a, b)
             curves["aligned"][i, j] = lines.between(a, twin, alphas, recalibrated=True)
             if i == 0:  # a mean needs all networks in one order, and there is one order for each pair
                 in_first_order[j] = twin
-        for layer, end, start in layer_ends(a, b, tools.layers):
+        for layer, end, start in layer_ends(a, b, layers):
             curves[layer][i, j] = lines.between(end, start, layer_alphas)
     # A line to a diverged network is not evaluated, so only here it is known which metrics the module logs.
     curves["raw"] = lines.with_every_metric(curves["raw"])
-    return _Measured(dict(curves), moved, in_first_order)
+    return dict(curves), moved, in_first_order
 
 
 def _save_midpoint(networks: _Networks, states: Sequence[State], lines: Lines, save_midpoint: Path) -> dict[str, float]:

@@ -27,27 +27,6 @@ def test_a_network_against_a_permutation_of_itself_is_equal_at_the_ends_and_wors
     assert measures["test_loss_middle"] == loss[10]
 
 
-def test_metrics_are_averages_over_samples_and_batches_are_loaded_once(tmp_path):
-    loads = []
-
-    class Counting(DataLoader):
-        def __iter__(self):
-            loads.append(1)
-            return super().__iter__()
-
-    data = quadrants().dataset
-    nets = [trained(seed) for seed in (0, 1, 2)]
-    report = line_between(tmp_path, *nets, loader=Counting(data, batch_size=8))
-    assert len(loads) == 1 and report.samples == 61 and len(report.pairs) == 3
-    x, y = data.tensors
-    for number, net in enumerate(nets):
-        pair, end = ((number, 2), -1) if number < 2 else ((0, 2), 0)
-        exact = F.cross_entropy(net(x).double(), y).item()
-        assert report.curves["raw"][pair]["test_loss"][end] == pytest.approx(
-            exact, rel=1e-3
-        )  # a batch at a time, in float32
-
-
 def test_the_module_is_left_as_it_was(tmp_path):
     module = Judged(mlp()).train()
     before = {name: value.clone() for name, value in module.state_dict().items()}
@@ -131,15 +110,6 @@ def test_a_data_module_s_own_hooks_around_a_batch_are_used(tmp_path):
     expected = (net(0.3 * x).argmax(1) == y).double().mean().item()
     assert report.curves["raw"][0, 1]["test_acc"][-1] == pytest.approx(expected, abs=1e-6)
     assert "disagreement" in report.distances[0, 1]
-
-
-def test_a_metric_that_is_no_mean_is_left_out(tmp_path):
-    class Summed(Judged):
-        def test_step(self, batch, batch_idx):
-            super().test_step(batch, batch_idx)
-            self.log("seen", 1.0, reduce_fx="sum")
-
-    assert "seen" not in line_between(tmp_path, trained(0), trained(1), module=Summed(mlp())).curves["raw"][0, 1]
 
 
 class Saving(Normed):
