@@ -1,5 +1,6 @@
 import gc
 import os
+import sys
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when transformers is imported: no test may load from a hub
@@ -7,6 +8,8 @@ os.environ["OMP_NUM_THREADS"] = "1"  # whatever a shell says: processes that tes
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
+
+from helpers.works_with import cells_of  # noqa: E402
 
 torch.set_num_threads(1)  # two workers share two cores, and the golden vectors were made with one thread
 
@@ -32,6 +35,29 @@ def _what_earlier_modules_left_is_not_looked_at_again() -> None:
     """Tuners and loaders collect garbage often: what imports left would take them seconds each time."""
     gc.collect()
     gc.freeze()
+
+
+OUTCOMES: dict[tuple[str, str], set[str]] = {}
+"""How the tests ended that show a cell of README's table."""
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    # A report brings these from a worker of xdist to the process that ends the run; markers stay behind.
+    item.user_properties.extend(("shows", cell) for cell in cells_of(item))
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    for name, cell in report.user_properties:
+        if name == "shows" and (report.when == "call" or report.skipped):
+            OUTCOMES.setdefault(tuple(cell), set()).add(report.outcome)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """What README claims was run, not only collected."""
+    unseen = [cell for cell, outcomes in OUTCOMES.items() if outcomes == {"skipped"}]
+    if unseen:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        sys.stderr.write(f"\nREADME's table claims what was skipped: {unseen}\n")
 
 
 def pytest_unconfigure() -> None:

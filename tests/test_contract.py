@@ -1,7 +1,6 @@
 """One table of callbacks and one set of laws: a later callback joins the table."""
 
 import warnings
-from pathlib import Path
 
 import pytest
 import torch
@@ -22,11 +21,14 @@ from helpers.callbacks import (
     PRECISIONS,
     STEPS,
     WITH_STATE_PER_WEIGHT,
+    each,
+    prunes_as_asked,
     scaler,
     ticket,
 )
 from helpers.projects import Odd, fit, plain_loader, says
 from helpers.states import KeepEveryResume, ending, removed_are_zero, same
+from helpers.works_with import claimed, everything_is_collected, rows, shown_by
 from lightning_lottery import (
     PLATON,
     EarlyBird,
@@ -40,6 +42,7 @@ from lightning_lottery.callbacks import MaskCallback
 from lightning_lottery.functional import count
 
 
+@pytest.mark.shows(row="resume after any step, bit for bit", cell="yes")
 @EVERY
 @pytest.mark.parametrize("val_check_interval", [1.0, 3], ids=["validation at epoch ends", "validation every 3 batches"])
 def test_resumed_after_any_step_equals_the_unbroken_run(make, val_check_interval, tmp_path):
@@ -98,9 +101,7 @@ def test_the_asked_sparsity_is_exact_at_the_end_and_tied_weights_agree(make, tmp
     callback = make()
     module = Odd()
     fit(tmp_path, callback, module=module)
-    kept, total = count(callback.masks)
-    if callback.schedule is not None and callback.per == "all":
-        assert kept == round((1 - 0.7) * total)
+    assert prunes_as_asked(callback)
     assert callback.masks.keys() == set(IN_SCOPE)
     assert removed_are_zero(module.state_dict(), callback.masks)
     assert module.tied_a.weight is module.tied_b.weight
@@ -124,13 +125,14 @@ class ScopeIsZero(Callback):
 
 
 @EVERY_FROZEN
-@pytest.mark.parametrize("optimizer", WITH_STATE_PER_WEIGHT.values())
+@rows("optimizer", WITH_STATE_PER_WEIGHT)
 def test_frozen_weights_are_zero_in_every_step_with_every_optimizer(make, optimizer, tmp_path):
     callback = make()
     look = ScopeIsZero(callback)
     module = Odd(optimizer=optimizer)
     trainer = fit(tmp_path, look, callback, module=module)
     assert look.looks > 2 * STEPS
+    assert prunes_as_asked(callback)
     states = trainer.optimizers[0].state
     params = dict(module.named_parameters())
     for name, mask in callback.masks.items():
@@ -152,7 +154,7 @@ class Onlooker(Callback):
 
 
 @EVERY_FROZEN
-@pytest.mark.parametrize("optimizer", WITH_STATE_PER_WEIGHT.values())
+@rows("optimizer", WITH_STATE_PER_WEIGHT)
 def test_whether_gradients_are_masked_changes_no_weight_and_no_state_at_the_end(make, optimizer, tmp_path):
     ends = []
     for looks in (False, True):
@@ -326,29 +328,43 @@ def test_saving_changes_nothing_for_an_optimizer_that_mixes_entries(tmp_path):
     assert same(*ends)
 
 
+@pytest.mark.shows(cell="yes")
 @EVERY
-@pytest.mark.parametrize("optimizer", WITH_STATE_PER_WEIGHT.values())
+@rows("optimizer", WITH_STATE_PER_WEIGHT)
 def test_twelve_steps_prune_exactly_with_every_optimizer(make, optimizer, tmp_path):
     callback, module = make(), Odd(optimizer=optimizer)
     fit(tmp_path, callback, module=module)
-    if callback.schedule is not None and callback.per == "all":
-        kept, total = count(callback.masks)
-        assert kept == round((1 - 0.7) * total)
+    assert prunes_as_asked(callback)
     assert removed_are_zero(module.state_dict(), callback.masks)
 
 
-def test_lbfgs_is_refused_where_weights_are_frozen(tmp_path):
+@pytest.mark.shows(row="LBFGS", cell="refused")
+@EVERY_FROZEN
+def test_lbfgs_is_refused_where_weights_are_frozen(make, tmp_path):
     with pytest.raises(LotteryError, match="LBFGS"):
-        fit(tmp_path, MaskFreezing(ticket()), module=Odd(optimizer="lbfgs"))
-    bird = EarlyBird([], [0.5], at=[1.0], scores="weights")  # which only watches
+        fit(tmp_path, make(), module=Odd(optimizer="lbfgs"))
+
+
+@pytest.mark.shows(row="LBFGS", cell="yes")
+@each({name: make for name, make in CALLBACKS.items() if name not in FROZEN})
+def test_lbfgs_prunes_exactly_where_weights_are_not_frozen(make, tmp_path):
+    callback, module = make(), Odd(optimizer="lbfgs")
+    fit(tmp_path, callback, module=module)
+    assert prunes_as_asked(callback)
+    assert removed_are_zero(module.state_dict(), callback.masks)
+
+
+def test_lbfgs_trains_what_early_bird_only_watches(tmp_path):
+    bird = EarlyBird([], [0.5], at=[1.0], scores="weights")
     module = Blocks()
     module.configure_optimizers = lambda: torch.optim.LBFGS(module.parameters(), lr=1e-2)
     fit(tmp_path, bird, module=module)
     assert bird.tickets
 
 
+@pytest.mark.shows(cell="yes")
 @EVERY_FROZEN
-@pytest.mark.parametrize("averaging", AVERAGING.values(), ids=AVERAGING)
+@rows("averaging", AVERAGING, "{}, before or after in the list")
 @pytest.mark.parametrize("first", [True, False], ids=["before", "after"])
 def test_averages_and_their_checkpoints_are_zero_where_frozen(make, averaging, first, tmp_path):
     callback, other = make(), averaging()
@@ -356,6 +372,7 @@ def test_averages_and_their_checkpoints_are_zero_where_frozen(make, averaging, f
     saving = ModelCheckpoint(dirpath=tmp_path, every_n_train_steps=1, save_top_k=-1, filename="{step}", save_last=True)
     module = Odd()
     trainer = fit(tmp_path, *pair, saving, module=module, enable_checkpointing=True)
+    assert prunes_as_asked(callback)
     assert removed_are_zero(module.state_dict(), callback.masks)
     files = sorted(tmp_path.glob("*.ckpt"))
     assert len(files) >= STEPS + 1  # SWA adds one for its batch-norm epoch
@@ -368,11 +385,13 @@ def test_averages_and_their_checkpoints_are_zero_where_frozen(make, averaging, f
     assert trainer.global_step >= STEPS
 
 
-@pytest.mark.parametrize("averaging", AVERAGING.values(), ids=AVERAGING)
+@pytest.mark.shows(column="PLATON", cell="yes")
+@rows("averaging", AVERAGING, "{}, before or after in the list")
 @pytest.mark.parametrize("first", [True, False], ids=["before", "after"])
 def test_platons_final_model_is_zero_where_removed_under_averaging(averaging, first, tmp_path):
     callback, other, module = CALLBACKS["PLATON"](), averaging(), Odd()
     trainer = fit(tmp_path, *([callback, other] if first else [other, callback]), module=module)
+    assert prunes_as_asked(callback)
     assert removed_are_zero(module.state_dict(), callback.masks)
     trainer.save_checkpoint(tmp_path / "end.ckpt")
     assert removed_are_zero(torch.load(tmp_path / "end.ckpt", weights_only=True)["state_dict"], callback.masks)
@@ -396,15 +415,14 @@ def test_a_checkpoint_written_on_an_exception_right_after_the_step_is_zero_where
     assert removed_are_zero(checkpoint["state_dict"], masks)
 
 
+@pytest.mark.shows(cell="yes")
 @EVERY
-@pytest.mark.parametrize("how", PRECISIONS.values(), ids=PRECISIONS)
+@rows("how", PRECISIONS)
 def test_twelve_steps_prune_exactly_whatever_the_precision_and_the_loop(make, how, tmp_path):
     callback, module = make(), Odd()
     trainer = fit(tmp_path, callback, module=module, **how())
     assert callback.step == trainer.global_step == STEPS
-    kept, total = count(callback.masks)
-    if callback.schedule is not None and callback.per == "all":
-        assert kept == round((1 - 0.7) * total)
+    assert prunes_as_asked(callback)
     assert removed_are_zero(module.state_dict(), callback.masks)
 
 
@@ -461,7 +479,7 @@ def test_platon_observes_fused_gradients_under_a_scaler_as_any_others(tmp_path):
 
 @pytest.mark.torture
 @EVERY
-@pytest.mark.parametrize("optimizer", WITH_STATE_PER_WEIGHT.values())
+@rows("optimizer", WITH_STATE_PER_WEIGHT)
 @pytest.mark.parametrize("how", PRECISIONS.values(), ids=PRECISIONS)
 @pytest.mark.parametrize("averaging", [None, *AVERAGING.values()], ids=["no averaging", *AVERAGING])
 def test_the_full_product_prunes_exactly_and_ends_with_zeros(make, optimizer, how, averaging, tmp_path):
@@ -472,9 +490,7 @@ def test_the_full_product_prunes_exactly_and_ends_with_zeros(make, optimizer, ho
     callback, module = make(), Odd(optimizer=optimizer)
     others = [] if averaging is None else [averaging()]
     fit(tmp_path, callback, *others, module=module, **given)
-    if callback.schedule is not None and callback.per == "all":
-        kept, total = count(callback.masks)
-        assert kept == round((1 - 0.7) * total)
+    assert prunes_as_asked(callback)
     assert removed_are_zero(module.state_dict(), callback.masks)
 
 
@@ -488,100 +504,17 @@ def test_slimming_coefficients_are_in_no_mask_and_folding_them_revives_nothing(m
     fit(tmp_path, *([slimming, callback] if first else [callback, slimming]), module=module)
     assert module.state_dict().keys() == Blocks().state_dict().keys()
     assert not any("slimming" in name for name in callback.masks)
-    if callback.per == "all":
-        kept, total = count(callback.masks)
-        assert kept == round((1 - 0.7) * total)
+    assert prunes_as_asked(callback)
     assert removed_are_zero(module.state_dict(), callback.masks)
 
 
-COLUMNS = list(dict.fromkeys(type(make()).__name__ for make in CALLBACKS.values()))
-FROZEN_COLUMNS = [name for name in COLUMNS if name in {type(make()).__name__ for make in FROZEN.values()}]
-
-ROWS: dict[str, tuple[str, str, list[str]]] = {  # what README says: the test that shows it, the exception, and for whom
-    "resume after any step, bit for bit": ("test_resumed_after_any_step_equals_the_unbroken_run", "", []),
-    "two ranks (`ddp`), resume included": (
-        "test_two_ranks_agree_resume_exactly_and_notice_when_they_do_not_agree",
-        "",
-        [],
-    ),
-    **{name: ("test_twelve_steps_prune_exactly_whatever_the_precision_and_the_loop", "", []) for name in PRECISIONS},
-    **{
-        f"{name}, before or after in the list": ("test_averages_and_their_checkpoints_are_zero_where_frozen", "", [])
-        for name in AVERAGING
-    },
-    **{name: ("test_twelve_steps_prune_exactly_with_every_optimizer", "", []) for name in WITH_STATE_PER_WEIGHT},
-    "LBFGS": ("test_lbfgs_is_refused_where_weights_are_frozen", "refused", FROZEN_COLUMNS),
-    "manual optimization, several optimizers": (
-        "test_two_manual_optimizers_count_as_one_step_a_batch",
-        "refused",
-        ["SNIP", "GraSP"],
-    ),
-    "manual optimization, `zero_grad()` after `step()`": (
-        "test_platon_refuses_gradients_that_are_gone_after_the_step",
-        "refused",
-        ["PLATON", "SNIP", "GraSP"],
-    ),
-    "`torch.compile` of the module or of submodules": ("test_compiled_modules_keep_plain_names", "", []),
-    "iterable loaders, `max_time`, changing accumulation": (
-        "test_an_iterable_loader_needs_steps_not_fractions",
-        "steps as int",
-        ["PLATON", "MagnitudePruning"],
-    ),
-    "learning-rate finder, batch-size finder": ("test_tuners_do_not_prune", "", []),
-    "FSDP, ModelParallelStrategy, DeepSpeed": (
-        "test_strategies_that_shard_parameters_are_refused_by_name",
-        "refused",
-        COLUMNS,
-    ),
-}
+# README's table
 
 
-SLIMMING: dict[str, tuple[str, str]] = {  # the same rows for NetworkSlimming, which trains coefficients and has no mask
-    "resume after any step, bit for bit": ("test_resumed_after_any_step_equals_the_unbroken_run", "yes"),
-    "two ranks (`ddp`), resume included": ("test_slimming_and_its_early_birds_resume_exactly_on_two_ranks", "yes"),
-    **{name: ("test_every_precision_and_loop_trains_coefficients_and_folds_them", "yes") for name in PRECISIONS},
-    "bf16-true": ("test_half_precision_of_the_coefficients_themselves_is_named_once", "warned of"),
-    **{
-        f"{name}, before or after in the list": ("test_an_averaging_callback_before_slimming_is_refused", "after only")
-        for name in AVERAGING
-    },
-    **{
-        name: ("test_every_optimizer_trains_coefficients_and_folds_them", "yes")
-        for name in (*WITH_STATE_PER_WEIGHT, "LBFGS")
-    },
-    **{
-        f"manual optimization, {how}": ("test_under_two_manual_optimizers_each_step_takes_rate_times_l1_once", "yes")
-        for how in ("several optimizers", "`zero_grad()` after `step()`")
-    },
-    "`torch.compile` of the module or of submodules": (
-        "test_code_compiled_for_a_module_without_coefficients_does_not_serve_one_with_them",
-        "yes",
-    ),
-    "iterable loaders, `max_time`, changing accumulation": ("test_a_loader_without_end_trains_and_folds", "yes"),
-    "learning-rate finder, batch-size finder": (
-        "test_after_a_tuner_every_coefficient_is_1_again_and_the_fit_trains_it",
-        "yes",
-    ),
-    "FSDP, ModelParallelStrategy, DeepSpeed": (
-        "test_strategies_that_shard_parameters_are_refused_by_name",
-        "refused",
-    ),
-}
-
-
-def contract_table() -> str:
-    """What README says of what works with what."""
-    lines = ["| | " + " | ".join([*COLUMNS, "NetworkSlimming"]) + " |", "|---" * (len(COLUMNS) + 2) + "|"]
-    for name, (_, exception, whom) in ROWS.items():
-        said = [*(exception if column in whom else "yes" for column in COLUMNS), SLIMMING[name][1]]
-        lines.append(f"| {name} | " + " | ".join(said) + " |")
-    return "\n".join(lines)
-
-
-def test_readme_holds_the_table_and_every_row_has_its_test():
-    here = Path(__file__).parent
-    assert contract_table() in (here.parent / "README.md").read_text(), "put into README.md:\n" + contract_table()
-    sources = "".join(file.read_text() for file in here.rglob("test_*.py"))
-    assert SLIMMING.keys() == ROWS.keys()
-    for name, (test, *_) in [*ROWS.items(), *SLIMMING.items()]:
-        assert f"def {test}(" in sources, f"no test shows the row '{name}'"
+def test_readme_claims_what_tests_show_and_nothing_else(request):
+    shown, said = shown_by(request.session.items), claimed()
+    if not everything_is_collected(request.config):
+        said = {cell: text for cell, text in said.items() if cell in shown}
+    unshown = {cell: text for cell, text in said.items() if shown.get(cell) != text}
+    unsaid = {cell: text for cell, text in shown.items() if said.get(cell) != text}
+    assert not unshown and not unsaid, f"README says what no test shows: {unshown}; tests show: {unsaid}"

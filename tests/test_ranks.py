@@ -3,14 +3,24 @@
 import sys
 
 import pytest
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import strategies
 
+from helpers.callbacks import CALLBACKS, COLUMNS, ONE_OF_EACH
 from helpers.processes import TESTS, run
+from helpers.projects import Odd, trainer
+from lightning_lottery import NetworkSlimming
+
+TWO_RANKS = "two ranks (`ddp`), resume included"
 
 
+@pytest.mark.shows(row=TWO_RANKS, column=COLUMNS, cell="yes")
 def test_two_ranks_agree_resume_exactly_and_notice_when_they_do_not_agree(tmp_path):
     done = run(sys.executable, str(TESTS / "helpers" / "ranks.py"), str(tmp_path))
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     assert done.stdout.count("ok\n") == 2
+    lines = done.stdout.splitlines()
+    assert all(lines.count(f"{name} holds the laws") == 2 for name in CALLBACKS), lines
 
 
 CONFIG = """
@@ -125,6 +135,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.shows(row=TWO_RANKS, column="NetworkSlimming", cell="yes")
 def test_slimming_and_its_early_birds_resume_exactly_on_two_ranks(tmp_path):
     script = tmp_path / "slims.py"
     script.write_text(SLIMS)
@@ -133,17 +144,24 @@ def test_slimming_and_its_early_birds_resume_exactly_on_two_ranks(tmp_path):
     assert done.stdout.count("ok\n") == 2
 
 
+SHARDED = "FSDP, ModelParallelStrategy, DeepSpeed"
+
+
+@pytest.mark.shows(row=SHARDED, cell="refused")
 @pytest.mark.parametrize("strategy", ["FSDPStrategy", "ModelParallelStrategy", "DeepSpeedStrategy"])
-def test_strategies_that_shard_parameters_are_refused_by_name(strategy, tmp_path):
-    from lightning.fabric.utilities.exceptions import MisconfigurationException
-    from lightning.pytorch import strategies
+@ONE_OF_EACH
+def test_strategies_that_shard_parameters_are_refused_by_name(make, strategy, tmp_path):
+    refuses_to_shard(make(), strategy, tmp_path)
 
-    from helpers.callbacks import CALLBACKS
-    from helpers.projects import Odd, trainer
-    from lightning_lottery import NetworkSlimming
 
-    fitted = trainer(tmp_path)
+@pytest.mark.shows(row=SHARDED, column="NetworkSlimming", cell="refused")
+@pytest.mark.parametrize("strategy", ["FSDPStrategy", "ModelParallelStrategy", "DeepSpeedStrategy"])
+def test_slimming_refuses_strategies_that_shard_parameters_by_name(strategy, tmp_path):
+    refuses_to_shard(NetworkSlimming(), strategy, tmp_path)
+
+
+def refuses_to_shard(callback, strategy, folder):
+    fitted = trainer(folder)
     fitted.strategy.__class__ = type(strategy, (getattr(strategies, strategy),), {"__init__": lambda self: None})
-    for callback in (CALLBACKS["PLATON"](), NetworkSlimming()):
-        with pytest.raises(MisconfigurationException, match=strategy):
-            callback.setup(fitted, Odd(), "fit")
+    with pytest.raises(MisconfigurationException, match=strategy):
+        callback.setup(fitted, Odd(), "fit")

@@ -4,6 +4,7 @@ import csv
 import math
 import warnings
 from copy import deepcopy
+from functools import partial
 
 import pytest
 import torch
@@ -15,11 +16,14 @@ from helpers.blocks import Blocks, Convs
 from helpers.callbacks import AVERAGING, PRECISIONS, WITH_STATE_PER_WEIGHT, scaler
 from helpers.projects import OPTIMIZERS, Batches, fit, plain_loader, says, trainer
 from helpers.states import KeepEveryResume, same
+from helpers.works_with import rows
 from lightning_lottery import ExactResume, LotteryError, NetworkSlimming
 from lightning_lottery.callbacks.slimming import folded
 from lightning_lottery.units.groups import groups_of
 from lightning_lottery.units.removal import parameter_masks
 
+shows = partial(pytest.mark.shows, column="NetworkSlimming")
+COMPILED = "`torch.compile` of the module or of submodules"
 INPUTS = torch.randn(5, 6, generator=torch.Generator().manual_seed(3))
 
 
@@ -155,6 +159,7 @@ def test_a_gradient_reaches_every_coefficient_in_every_family():
         assert len(grads) == 4 and all(grad is not None and grad.abs().sum() > 0 for grad in grads)
 
 
+@shows(row=COMPILED, cell="yes")
 def test_compiled_layers_train_their_coefficients_and_compute_the_same_once_these_are_folded(tmp_path):
     module = Blocks()
     module.body.layers[0] = torch.compile(module.body.layers[0], backend="eager")
@@ -165,6 +170,7 @@ def test_compiled_layers_train_their_coefficients_and_compute_the_same_once_thes
     torch.testing.assert_close(output_of(module), look.output)
 
 
+@shows(row=COMPILED, cell="yes")
 @pytest.mark.parametrize("in_place", [True, False], ids=["in place", "wrapped"])
 def test_a_compiled_module_trains_its_coefficients_and_computes_the_same_once_these_are_folded(in_place, tmp_path):
     module, look = Blocks(), Look()
@@ -276,6 +282,7 @@ def test_a_falling_rate_holds_for_the_coefficients_too(tmp_path):
 # Checkpoints
 
 
+@shows(row="resume after any step, bit for bit", cell="yes")
 def test_resumed_after_any_step_equals_the_unbroken_run(tmp_path):
     def end(folder, *more, **given):
         look, trainer = slimmed(folder, Blocks(), ExactResume(every=1), *more, **given)
@@ -318,7 +325,8 @@ def test_a_checkpoint_of_the_middle_is_tested_as_it_was_and_a_final_one_is_plain
     assert results[0]["val_loss"] != pytest.approx(math.log(3), rel=1e-3)
 
 
-@pytest.mark.parametrize("averaging", AVERAGING.values(), ids=AVERAGING)
+@shows(cell="after only")
+@rows("averaging", AVERAGING, "{}, before or after in the list")
 def test_averages_hold_the_coefficients_and_the_final_average_is_folded(averaging, tmp_path):
     module, look = Blocks(), Look()
     fit(tmp_path, NetworkSlimming(), averaging(), look, module=module)
@@ -327,7 +335,8 @@ def test_averages_hold_the_coefficients_and_the_final_average_is_folded(averagin
     torch.testing.assert_close(output_of(module), look.output)
 
 
-@pytest.mark.parametrize("averaging", AVERAGING.values(), ids=AVERAGING)
+@shows(cell="after only")
+@rows("averaging", AVERAGING, "{}, before or after in the list")
 def test_an_averaging_callback_before_slimming_is_refused(averaging, tmp_path):
     with pytest.raises(LotteryError, match="Averaging has copied .* put NetworkSlimming first"):
         fit(tmp_path, averaging(), NetworkSlimming(), module=Blocks())
@@ -359,9 +368,19 @@ def test_a_step_that_breaks_leaves_the_optimizers_groups_whole(tmp_path):
     assert module.state_dict().keys() == Blocks().state_dict().keys()
 
 
-@pytest.mark.filterwarnings("ignore:NetworkSlimming. the coefficients are bfloat16:UserWarning")
-@pytest.mark.parametrize("how", PRECISIONS.values(), ids=PRECISIONS)
+@shows(cell="yes")
+@rows("how", {name: how for name, how in PRECISIONS.items() if name != "bf16-true"})
 def test_every_precision_and_loop_trains_coefficients_and_folds_them(how, tmp_path):
+    trains_and_folds(how, tmp_path)
+
+
+@shows(row="bf16-true", cell="warned of")
+def test_half_precision_of_the_coefficients_themselves_is_named_once(tmp_path):
+    with says("coefficients are bfloat16, in which 1 has no neighbour closer than 0.0039: .*'bf16-mixed'", times=1):
+        trains_and_folds(PRECISIONS["bf16-true"], tmp_path)
+
+
+def trains_and_folds(how, tmp_path):
     module = Blocks()
     look, trainer = slimmed(tmp_path, module, **how())
     assert trainer.global_step == 12
@@ -378,7 +397,8 @@ class Under(Blocks):
         return OPTIMIZERS[self.optimizer](self.parameters())
 
 
-@pytest.mark.parametrize("optimizer", [*WITH_STATE_PER_WEIGHT.values(), "lbfgs"])
+@shows(cell="yes")
+@rows("optimizer", WITH_STATE_PER_WEIGHT | {"LBFGS": "lbfgs"})
 def test_every_optimizer_trains_coefficients_and_folds_them(optimizer, tmp_path):
     module = Under(optimizer)
     look, trainer = slimmed(tmp_path, module)
@@ -411,7 +431,8 @@ class TwoOptimizers(Blocks):
         return [torch.optim.SGD(part, 0.1, weight_decay=0.1) for part in parts]
 
 
-@pytest.mark.parametrize("zero_last", [True, False])
+@shows(cell="yes")
+@rows("zero_last", {"several optimizers": False, "`zero_grad()` after `step()`": True}, "manual optimization, {}")
 def test_under_two_manual_optimizers_each_step_takes_rate_times_l1_once(zero_last, tmp_path):
     look, trainer = slimmed(tmp_path, TwoOptimizers(zero_last), slimming=NetworkSlimming(l1=0.01))
     assert trainer.global_step == 24
@@ -425,6 +446,10 @@ class Endless(IterableDataset):
             yield from Batches()
 
 
+ENDLESS = "iterable loaders, `max_time`, changing accumulation"
+
+
+@shows(row=ENDLESS, cell="yes")
 def test_a_loader_without_end_trains_and_folds(tmp_path):
     module, endless = Blocks(), DataLoader(Endless(), batch_size=None)
     look, trainer = slimmed(tmp_path, module, train=endless, max_epochs=-1, max_steps=12, max_time={"minutes": 9})
@@ -432,6 +457,7 @@ def test_a_loader_without_end_trains_and_folds(tmp_path):
     torch.testing.assert_close(output_of(module), look.output)
 
 
+@shows(row=ENDLESS, cell="yes")
 def test_where_accumulation_changes_each_step_takes_rate_times_l1_once(tmp_path):
     look, trainer = slimmed(
         tmp_path,
@@ -464,6 +490,7 @@ TUNERS = {
 }
 
 
+@shows(row="learning-rate finder, batch-size finder", cell="yes")
 @pytest.mark.parametrize("tuner", TUNERS.values(), ids=TUNERS)
 @pytest.mark.parametrize("first", [True, False])
 def test_after_a_tuner_every_coefficient_is_1_again_and_the_fit_trains_it(tuner, first, tmp_path):
@@ -494,11 +521,6 @@ def test_mean_and_smallest_coefficient_of_each_layer_are_logged_now_and_then(tmp
         rows = [row for row in csv.DictReader(file) if row["slimming/body.layers.1.linear1/mean"]]
     assert [int(row["step"]) for row in rows] == [3, 7, 11]
     assert all(0 < float(row["slimming/body.layers.0.self_attn/min"]) < 1.2 for row in rows)
-
-
-def test_half_precision_of_the_coefficients_themselves_is_named_once(tmp_path):
-    with says("coefficients are bfloat16, in which 1 has no neighbour closer than 0.0039: .*'bf16-mixed'", times=1):
-        fit(tmp_path, NetworkSlimming(), module=Blocks(), precision="bf16-true")
 
 
 REFUSED = {

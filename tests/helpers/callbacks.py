@@ -9,6 +9,7 @@ from lightning.pytorch.callbacks import EMAWeightAveraging, StochasticWeightAver
 from lightning.pytorch.plugins import MixedPrecision
 
 from helpers.projects import plain_loader
+from helpers.states import same
 from lightning_lottery import (
     PLATON,
     SNIP,
@@ -50,9 +51,32 @@ CALLBACKS: dict[str, Callable[..., MaskCallback]] = {
     "GraSP": lambda **more: GraSP(0.7, at_step=3, batches=2, scope=BODY, **more),
     "MaskFreezing": lambda **more: MaskFreezing(ticket(), **more),
 }
-EVERY = pytest.mark.parametrize("make", CALLBACKS.values(), ids=CALLBACKS)
+
+
+def each(callbacks: dict[str, Callable[..., MaskCallback]]) -> pytest.MarkDecorator:
+    """Parametrize by callbacks; the class of each is a column of README's table of what works with what."""
+    marked = [
+        pytest.param(make, id=name, marks=pytest.mark.shows(column=type(make()).__name__))
+        for name, make in callbacks.items()
+    ]
+    return pytest.mark.parametrize("make", marked)
+
+
+EVERY = each(CALLBACKS)
 FROZEN = {name: make for name, make in CALLBACKS.items() if make().frozen}
-EVERY_FROZEN = pytest.mark.parametrize("make", FROZEN.values(), ids=FROZEN)
+EVERY_FROZEN = each(FROZEN)
+ONE_OF_EACH = each({type(make()).__name__: make for make in reversed(CALLBACKS.values())})
+COLUMNS = sorted({type(make()).__name__ for make in CALLBACKS.values()})
+
+
+def prunes_as_asked(callback: MaskCallback, sparsity: float = 0.7) -> bool:
+    """Whether exactly as many weights are kept as asked, in all or in each tensor; a ticket's are the ticket's own."""
+    if callback.schedule is None:
+        return all(same(mask, ticket().masks[name]) for name, mask in callback.masks.items())
+    counts = [(int(mask.sum()), mask.numel()) for mask in callback.masks.values()]
+    if callback.per == "all":
+        counts = [tuple(map(sum, zip(*counts, strict=True)))]
+    return bool(counts) and all(kept == round((1 - sparsity) * total) for kept, total in counts)
 
 
 def scaler(init_scale: float) -> MixedPrecision:

@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch import seed_everything
 from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint
 
-from helpers.callbacks import CALLBACKS, STEPS
+from helpers.callbacks import CALLBACKS, STEPS, prunes_as_asked
 from helpers.projects import Batches, Odd, trainer
 from helpers.states import KeepEveryResume, ending, removed_are_zero, same
 from lightning_lottery import ExactResume, LotteryError
@@ -50,12 +50,15 @@ def laws(name: str, folder: Path) -> None:
     assert first.world_size == 2 and whole.step == STEPS
     assert equal_on_ranks(hash_of_tensors(whole.masks)), "masks differ between ranks"
     assert equal_on_ranks(hash_of_tensors(dict(first.lightning_module.named_parameters()))), "weights differ"
+    assert prunes_as_asked(whole)
     assert removed_are_zero(first.lightning_module.state_dict(), whole.masks)
     unbroken = ending(first, whole)
     for step in (3, 4, 7):
         again = CALLBACKS[name]()
         resumed = fit(folder / f"from-{step}", again, ExactResume(), ckpt=folder / "points" / f"{step}.ckpt")
         assert same(ending(resumed, again), unbroken), f"{name} resumed after step {step}"
+    sys.stdout.write(f"{name} holds the laws\n")
+    sys.stdout.flush()
 
 
 class Unsynchronised(Callback):

@@ -17,7 +17,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from torch import nn
 from torch.utils.data import IterableDataset
 
-from helpers.callbacks import BODY, CALLBACKS, EVERY, EVERY_FROZEN, STEPS, ticket
+from helpers.callbacks import BODY, CALLBACKS, EVERY, EVERY_FROZEN, ONE_OF_EACH, STEPS, each, prunes_as_asked, ticket
 from helpers.projects import Batches, Odd, fit, plain_loader, says, trainer
 from helpers.states import removed_are_zero
 from lightning_lottery import (
@@ -57,17 +57,38 @@ class TwoOptimizers(Odd):
         return [torch.optim.SGD(body, 0.1, momentum=0.9), torch.optim.AdamW(head, 1e-2)]
 
 
-@EVERY
+NEED_THE_LOSS = {name: make for name, make in CALLBACKS.items() if isinstance(make(), (SNIP, GraSP))}
+TAKE_MANUAL_STEPS = {name: make for name, make in CALLBACKS.items() if name not in NEED_THE_LOSS}
+TWO_OPTIMIZERS = "manual optimization, several optimizers"
+ZERO_LAST = "manual optimization, `zero_grad()` after `step()`"
+
+
+@pytest.mark.shows(row=TWO_OPTIMIZERS, cell="yes")
+@each(TAKE_MANUAL_STEPS)
 def test_two_manual_optimizers_count_as_one_step_a_batch(make, tmp_path):
     callback, module = make(), TwoOptimizers()
-    if isinstance(callback, (SNIP, GraSP)):
-        with pytest.raises(LotteryError, match="needs the loss alone, and a `training_step` in manual optimization"):
-            fit(tmp_path, callback, module=module)
-        return
     fitted = fit(tmp_path, callback, module=module)
     assert fitted.global_step == 2 * STEPS
     assert callback.step == STEPS
+    assert prunes_as_asked(callback)
     assert removed_are_zero(module.state_dict(), callback.masks)
+
+
+NEEDS_THE_LOSS = "needs the loss alone, and a `training_step` in manual optimization"
+
+
+@pytest.mark.shows(row=TWO_OPTIMIZERS, cell="refused")
+@each(NEED_THE_LOSS)
+def test_what_needs_the_loss_alone_refuses_two_manual_optimizers(make, tmp_path):
+    with pytest.raises(LotteryError, match=NEEDS_THE_LOSS):
+        fit(tmp_path, make(), module=TwoOptimizers())
+
+
+@pytest.mark.shows(row=ZERO_LAST, cell="refused")
+@each(NEED_THE_LOSS)
+def test_what_needs_the_loss_alone_refuses_manual_steps_wherever_gradients_are_zeroed(make, tmp_path):
+    with pytest.raises(LotteryError, match=NEEDS_THE_LOSS):
+        fit(tmp_path, make(), module=TwoOptimizers(zero_last=True))
 
 
 def test_fractions_of_a_fit_bounded_by_the_steps_of_several_optimizers_are_refused(tmp_path):
@@ -82,19 +103,25 @@ def test_manual_optimization_prunes(module, tmp_path):
     assert callback.step == STEPS and callback.sparsity == pytest.approx(0.7, abs=2e-3)
 
 
-def test_platon_refuses_gradients_that_are_gone_after_the_step(tmp_path):
+@pytest.mark.shows(row=ZERO_LAST, cell="refused")
+@each({name: make for name, make in CALLBACKS.items() if name.startswith("PLATON")})
+def test_platon_refuses_gradients_that_are_gone_after_the_step(make, tmp_path):
     with pytest.raises(LotteryError, match=r"zero_grad\(\)` before `backward\(\)`"):
-        fit(tmp_path, CALLBACKS["PLATON"](), module=TwoOptimizers(zero_last=True))
+        fit(tmp_path, make(), module=TwoOptimizers(zero_last=True))
 
 
-def test_a_frozen_mask_does_not_need_gradients_after_the_step(tmp_path):
-    callback, module = MaskFreezing(ticket()), TwoOptimizers(zero_last=True)
+@pytest.mark.shows(row=ZERO_LAST, cell="yes")
+@each({name: make for name, make in TAKE_MANUAL_STEPS.items() if not name.startswith("PLATON")})
+def test_a_frozen_mask_does_not_need_gradients_after_the_step(make, tmp_path):
+    callback, module = make(), TwoOptimizers(zero_last=True)
     fit(tmp_path, callback, module=module)
+    assert prunes_as_asked(callback)
     assert removed_are_zero(module.state_dict(), callback.masks)
 
 
+@pytest.mark.shows(row="`torch.compile` of the module or of submodules", cell="yes")
 @pytest.mark.parametrize("what", ["module", "submodule", "submodule in place"])
-@pytest.mark.parametrize("make", [CALLBACKS["PLATON"], CALLBACKS["MaskFreezing"]], ids=["PLATON", "MaskFreezing"])
+@ONE_OF_EACH
 def test_compiled_modules_keep_plain_names(what, make, tmp_path):
     torch.manual_seed(0)
     module = Odd()
@@ -108,6 +135,7 @@ def test_compiled_modules_keep_plain_names(what, make, tmp_path):
     callback = make()
     fit(tmp_path, callback, module=given)
     assert callback.masks.keys() == {"my_mask.0.weight", "my_mask.2.weight", "tied_a.weight"}
+    assert prunes_as_asked(callback)
     weights = {name.replace("_orig_mod.", ""): value for name, value in module.state_dict().items()}
     assert removed_are_zero(weights, callback.masks)
     Ticket.load(tmp_path / "ticket.safetensors").require_fit(Odd())
@@ -141,10 +169,7 @@ def test_fast_dev_run_runs_and_writes_nothing(make, tmp_path, monkeypatch):
     callback = make()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".* was to reach sparsity")
-        if callback.schedule is None or callback.schedule.end == 0:
-            fit(tmp_path, callback, fast_dev_run=True)
-        else:
-            fit(tmp_path, callback, fast_dev_run=True)  # its steps lie beyond the one step that there is
+        fit(tmp_path, callback, fast_dev_run=True)  # whose one step may lie before the callback's
     with warnings.catch_warnings():
         fit(tmp_path, PLATON(0.5) if isinstance(callback, PLATON) else MagnitudePruning(0.5), fast_dev_run=True)
     assert not list(tmp_path.rglob("*.safetensors"))
@@ -186,8 +211,46 @@ def test_a_changing_accumulation_has_no_known_steps(tmp_path):
 
 
 class Stop(Callback):
+    def __init__(self, after: int = 6) -> None:
+        self.after = after
+
     def on_train_batch_end(self, trainer, *_):
-        trainer.should_stop = trainer.global_step >= 6
+        trainer.should_stop = trainer.global_step >= self.after
+
+
+ENDLESS = "iterable loaders, `max_time`, changing accumulation"
+LOOPS = {  # nobody knows their number of optimizer steps before they end
+    "iterable loader": lambda: ([], {"train": torch.utils.data.DataLoader(Endless(), batch_size=8), "max_epochs": 1}),
+    "max_time": lambda: ([], {"max_time": timedelta(minutes=9), "max_epochs": -1}),
+    "changing accumulation": lambda: ([GradientAccumulationScheduler({0: 1, 1: 2})], {"max_epochs": 6}),
+}
+every_loop = pytest.mark.parametrize("loop", LOOPS.values(), ids=LOOPS)
+
+
+def prunes_in(loop, callback, folder):
+    """Whether a fit that is stopped after twelve steps of this loop prunes as asked."""
+    beside, arguments = loop()
+    module = Odd()
+    fit(folder, callback, *beside, Stop(STEPS), module=module, **arguments)
+    return (
+        callback.step == STEPS and prunes_as_asked(callback) and removed_are_zero(module.state_dict(), callback.masks)
+    )
+
+
+@every_loop
+@pytest.mark.shows(row=ENDLESS, cell="steps as int")
+@each({name: CALLBACKS[name] for name in ("PLATON", "MagnitudePruning")})
+def test_a_gradual_schedule_takes_steps_not_fractions_where_the_end_is_not_known(make, loop, tmp_path):
+    assert prunes_in(loop, make(), tmp_path)
+    with pytest.raises(LotteryError, match="no known number|set `max_steps`"):
+        prunes_in(loop, type(make())(0.7), tmp_path)
+
+
+@every_loop
+@pytest.mark.shows(row=ENDLESS, cell="yes")
+@each({name: CALLBACKS[name] for name in ("SynFlow", "AdSynFlow", "SNIP", "GraSP", "MaskFreezing")})
+def test_pruning_at_a_step_needs_no_known_end(make, loop, tmp_path):
+    assert prunes_in(loop, make(), tmp_path)
 
 
 @EVERY
@@ -226,6 +289,7 @@ class Tunable(Odd):
     ids=["learning rate", "batch size"],
 )
 @pytest.mark.parametrize("first", [True, False])
+@pytest.mark.shows(row="learning-rate finder, batch-size finder", cell="yes")
 @EVERY
 def test_tuners_do_not_prune(make, tuner, first, tmp_path):
     callback = make()
@@ -246,8 +310,7 @@ def test_tuners_do_not_prune(make, tuner, first, tmp_path):
     at_once = callback.schedule is None or callback.schedule.end == 0
     assert start["step"] == 0 and (start["sparsity"] > 0) == at_once
     assert callback.step == STEPS
-    if callback.schedule is not None and callback.per == "all":
-        assert callback.sparsity == pytest.approx(0.7, abs=2e-3)
+    assert prunes_as_asked(callback)
 
 
 @EVERY
@@ -436,12 +499,6 @@ def test_somebody_elses_callback_may_have_a_place(tmp_path):
         place = "top"
 
     fit(tmp_path, Seated(), CALLBACKS["PLATON"]())
-
-
-def test_platon_prunes_under_lbfgs(tmp_path):
-    callback = CALLBACKS["PLATON"]()
-    fit(tmp_path, callback, module=Odd(optimizer="lbfgs"))
-    assert callback.sparsity == pytest.approx(0.7, abs=2e-3)
 
 
 def test_gradients_whose_norm_overflows_are_observed_all_the_same(tmp_path):
