@@ -79,7 +79,7 @@ def aligner_of(module: LightningModule, submodule: str, state: State, data: Any,
     # Groups and ties go by plain names; in the states of a compiled module names contain `_orig_mod.`.
     in_states = {plain_name(name): name for name in target.state_dict()}
     couplings = {
-        name: Coupling(g.size, [(in_states.get(part[0], part[0]), *part[1:]) for part in (*g.producers, *g.consumers)])
+        name: Coupling(g.size, [(in_states.get(part[0], part[0]), *part[1:]) for part in g.parts])
         for name, g in groups.items()
     }
     aliases = {in_states[alias]: in_states[first] for alias, first in ties(target).items() if alias in in_states}

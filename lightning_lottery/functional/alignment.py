@@ -13,35 +13,38 @@ from torch import Tensor
 
 from lightning_lottery.functional.connectivity import State
 
+Part = tuple[str, int, int, int]
+"""A tensor's name, and dimension, entries per unit and start of the units in it."""
+
 
 class Coupling(NamedTuple):
     """Units that change places together, and every tensor in which they lie.
 
     Args:
         size: Number of units.
-        places: For each tensor its name, the dimension, entries per unit, and where they start: unit ``u`` owns
+        parts: For each tensor its name, the dimension, entries per unit, and where they start: unit ``u`` owns
             ``block`` entries of ``dim`` from ``start + u * block`` on. Weights that make the units and weights that
             read them, biases, norms, and running statistics, which move along without a say.
     """
 
     size: int
-    places: Sequence[tuple[str, int, int, int]]
+    parts: Sequence[Part]
 
 
 Couplings = Mapping[str, Coupling]
 """Couplings by name."""
 
 Orders = Mapping[str, Tensor]
-"""Name of a coupling to the unit, int64, that comes to stand in each place."""
+"""Name of a coupling to its units' numbers, int64, in the order in which they come to stand."""
 
 
 def match_weights(a: State, b: State, couplings: Couplings, *, seed: int = 0, passes: int = 100) -> dict[str, Tensor]:
     """The order of ``b``'s units in which the inner product of its weights with ``a``'s is highest, as far as found.
 
     Coordinate descent: for one coupling after another, in random order, the best permutation with all others held (a
-    linear assignment), until a pass moves nothing. From two starts, of which the better end is kept: the order that
-    there is, and units matched by their weights sorted along all other coupled dimensions, which no permutation of
-    other units changes: so a network finds its own permutation whatever the others start from.
+    linear assignment), until a pass moves nothing. It is done from two starts, and the better end is kept. One start is
+    the order that there is. The other matches units by their sorted weights, which are the same however the units of
+    other couplings stand: from there a network finds its own permutation exactly.
 
     Args:
         a: Trained weights; names that it lacks (buffers) have no say.
@@ -62,21 +65,21 @@ def match_weights(a: State, b: State, couplings: Couplings, *, seed: int = 0, pa
     Source: Ainsworth et al. 2023, algorithm 1, which has the first start only. Where both dimensions of a tensor move
     together the assignment is its linearisation: there a step counts only if the inner product rises, as everywhere.
     """
-    touched = {name for coupling in couplings.values() for name, *_ in coupling.places} & a.keys()
-    one, other = ({name: state[name].double() for name in touched} for state in (a, b))
+    touched = {name for coupling in couplings.values() for name, *_ in coupling.parts} & a.keys()
+    a, b = ({name: state[name].double() for name in touched} for state in (a, b))
     as_is = {name: torch.arange(coupling.size) for name, coupling in couplings.items()}
-    starts = (as_is, _by_sorted_weights(one, other, couplings))
-    found = [_descend(one, other, couplings, start, seed, passes) for start in starts]
-    return max(found, key=lambda orders: _inner(one, permute(other, couplings, orders)))
+    starts = (as_is, _by_sorted_weights(a, b, couplings))
+    ends = [_descend(a, b, couplings, start, seed, passes) for start in starts]
+    return max(ends, key=lambda orders: _inner(a, permute(b, couplings, orders)))
 
 
 def permute(state: State, couplings: Couplings, orders: Orders) -> dict[str, Tensor]:
     """A state with its units in another order: the same function, where the couplings name all that moves with them.
 
     Args:
-        state: Not changed; places in tensors that it lacks are passed over.
+        state: Not changed; parts in tensors that it lacks are passed over.
         couplings: Where the units lie.
-        orders: For some of the couplings, which unit comes to stand in each place.
+        orders: For some of the couplings, the units' numbers in their new order.
 
     Example:
         >>> permute({"w": torch.tensor([1, 2, 3])}, {"0": Coupling(2, [("w", 0, 1, 1)])}, {"0": torch.tensor([1, 0])})
@@ -84,8 +87,10 @@ def permute(state: State, couplings: Couplings, orders: Orders) -> dict[str, Ten
     """
     permuted = dict(state)
     for name, order in orders.items():
-        for tensor, dim, block, start in couplings[name].places:
+        for tensor, dim, block, start in couplings[name].parts:
             if tensor in permuted:
+                # Entries of other units keep their index; for units of two entries from 1 on, in the order 2 0 1:
+                #   before  0 | 1 2 | 3 4 | 5 6 | 7        index  0 | 5 6 | 1 2 | 3 4 | 7
                 index = torch.arange(permuted[tensor].shape[dim])
                 entries = start + order[:, None] * block + torch.arange(block)
                 index[start : start + len(order) * block] = entries.flatten()
@@ -117,15 +122,18 @@ def _descend(a: State, b: State, couplings: Couplings, start: Orders, seed: int,
         moved = False
         for name in random.permutation(list(couplings)):
             coupling = couplings[name]
+            parts = [part for part in coupling.parts if part[0] in a]
+            # similarity[u, v]: what it adds to the inner product if v of the second network stands where u is.
             similarity = sum(
-                _units(a[place[0]], coupling.size, place) @ _units(permuted[place[0]], coupling.size, place).T
-                for place in coupling.places
-                if place[0] in a
+                _units(a[part[0]], coupling.size, part) @ _units(permuted[part[0]], coupling.size, part).T
+                for part in parts
             )
             best = _assigned(similarity)
-            own = {place[0]: permuted[place[0]] for place in coupling.places if place[0] in a}
-            candidate = permute(own, {name: coupling}, {name: best})
-            before, after = _inner(a, own), _inner(a, candidate)
+            touched = {tensor: permuted[tensor] for tensor, *_ in parts}
+            candidate = permute(touched, {name: coupling}, {name: best})
+            before, after = _inner(a, touched), _inner(a, candidate)
+            # Only a real rise counts: rounding could swap equal orders forever, and where both dimensions of a tensor
+            # move together the assignment is best for a linearisation only.
             if after - before > 1e-10 * abs(before):
                 permuted |= candidate
                 orders[name] = orders[name][best]
@@ -136,33 +144,37 @@ def _descend(a: State, b: State, couplings: Couplings, start: Orders, seed: int,
 
 
 def _by_sorted_weights(a: State, b: State, couplings: Couplings) -> dict[str, Tensor]:
-    """Each coupling's assignment by what the orders of all others leave as it is."""
-    moving = {(place[0], place[1]) for coupling in couplings.values() for place in coupling.places}
+    """For each coupling the assignment that matches units by weights that no order of another coupling changes.
+
+    Sorted along every other dimension in which units move, a unit's weights do not depend on the order of those units.
+    """
+    moving = {(tensor, dim) for coupling in couplings.values() for tensor, dim, *_ in coupling.parts}
     orders = {}
     for name, coupling in couplings.items():
         similarity: Tensor | int = 0
-        for tensor, dim, block, start in coupling.places:
+        for part in coupling.parts:
+            tensor, dim, *_ = part
             if tensor in a:
-                others = [d for d in range(a[tensor].ndim) if d != dim and (tensor, d) in moving]
                 sides = []
                 for state in (a, b):
                     weights = state[tensor]
-                    for other in others:
-                        weights = weights.sort(other).values
-                    sides.append(_units(weights, coupling.size, (tensor, dim, block, start)))
+                    for moved in range(weights.ndim):
+                        if moved != dim and (tensor, moved) in moving:
+                            weights = weights.sort(moved).values
+                    sides.append(_units(weights, coupling.size, part))
                 similarity = similarity + sides[0] @ sides[1].T
         orders[name] = _assigned(similarity)
     return orders
 
 
-def _units(tensor: Tensor, size: int, place: tuple[str, int, int, int]) -> Tensor:
+def _units(tensor: Tensor, size: int, part: Part) -> Tensor:
     """A row for each unit: its entries of a tensor."""
-    _, dim, block, start = place
+    _, dim, block, start = part
     return tensor.narrow(dim, start, size * block).movedim(dim, 0).reshape(size, -1)
 
 
 def _assigned(similarity: Tensor | int) -> Tensor:
-    """Which of the second network's units to put in each place, for the highest sum."""
+    """Which unit of the second network stands where each of the first does, for the highest sum."""
     from scipy.optimize import linear_sum_assignment
 
     assert isinstance(similarity, Tensor)

@@ -17,8 +17,8 @@ def mlp(sizes, seed):
         state[f"{layer}.weight"] = torch.randn(two, one, generator=generator)
         state[f"{layer}.bias"] = torch.randn(two, generator=generator)
         if layer < len(sizes) - 2:
-            places = [(f"{layer}.weight", 0, 1, 0), (f"{layer}.bias", 0, 1, 0), (f"{layer + 1}.weight", 1, 1, 0)]
-            couplings[str(layer)] = Coupling(two, places)
+            parts = [(f"{layer}.weight", 0, 1, 0), (f"{layer}.bias", 0, 1, 0), (f"{layer + 1}.weight", 1, 1, 0)]
+            couplings[str(layer)] = Coupling(two, parts)
     return state, couplings
 
 
@@ -116,7 +116,7 @@ def test_three_parts_of_one_tensor_share_one_order():
 
 def test_what_is_not_a_weight_has_no_say_and_moves_along():
     a, couplings = mlp([3, 4, 2], 0)
-    couplings = {"0": Coupling(4, [*couplings["0"].places, ("0.running_mean", 0, 1, 0)])}
+    couplings = {"0": Coupling(4, [*couplings["0"].parts, ("0.running_mean", 0, 1, 0)])}
     order = torch.tensor([1, 2, 3, 0])
     b = permute(a, couplings, {"0": order}) | {"0.running_mean": torch.tensor([4.0, 3.0, 2.0, 1.0]) * 1e6}
     found = match_weights(a, b, couplings)
