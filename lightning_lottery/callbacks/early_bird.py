@@ -1,20 +1,16 @@
 """Early-bird tickets: drawn while the network trains, as soon as the masks of its units have settled."""
 
-import os
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, ClassVar, Literal
 
-import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 
-from lightning_lottery.checks import check_name, check_word, check_words, is_count
+from lightning_lottery.checks import check_name, check_word, check_words
 from lightning_lottery.errors import LotteryError
-from lightning_lottery.files import hash_of_tensors
-from lightning_lottery.functional.masks import check_sparsity
 from lightning_lottery.functional.settling.rules import Rule
 from lightning_lottery.functional.settling.watch import Per, Probe, names_of
 from lightning_lottery.hooks.clock import StepClock, enter, steps_of_fit
@@ -24,30 +20,26 @@ from lightning_lottery.hooks.masked import check_agreement
 from lightning_lottery.hooks.private import batches_that_stepped
 from lightning_lottery.hooks.resuming import check_state, start_clock
 from lightning_lottery.hooks.strategies import refuse_sharding
-from lightning_lottery.ticket import Ticket, versions
+from lightning_lottery.ticket import Ticket
 from lightning_lottery.units.attention import open_attention_
+from lightning_lottery.units.draws import Draws, check_what_draws, name_of
 from lightning_lottery.units.groups import groups_of
 from lightning_lottery.units.parts import KINDS, Group
 from lightning_lottery.units.scores import weight_norms
-from lightning_lottery.units.tickets import cut_out_, readers, unit_ticket
-from lightning_lottery.units.watcher import Judged, Noted, UnitWatcher, in_order, layers_by_kind
+from lightning_lottery.units.tickets import cut_out_, readers
+from lightning_lottery.units.watcher import (
+    PER,
+    Judged,
+    Noted,
+    UnitWatcher,
+    check_per,
+    in_order,
+    layers_by_kind,
+    too_late,
+)
 
 STATE_VERSION = 2
 """In version 1 the masks of a draw lay here; they are the freezing callback's now."""
-
-PER: dict[str, Per] = {"head": "tensor", "neuron": "all", "channel": "all"}
-"""Heads are ranked in each layer, neurons and channels over all layers."""
-
-
-@runtime_checkable
-class _GivesCoefficients(Protocol):
-    """What NetworkSlimming offers."""
-
-    @property
-    def groups(self) -> dict[str, Group]: ...
-
-    @property
-    def coefficients(self) -> dict[str, nn.Parameter]: ...
 
 
 class EarlyBird(Callback):
@@ -112,8 +104,8 @@ class EarlyBird(Callback):
         patterns: dict[str, list[Any]] | None = None,
         name: str | None = None,
     ) -> None:
-        _check_what_draws(rules, at)
-        _check_rankings(sparsities, {} if per is None else per)
+        check_what_draws(rules, sparsities, at)
+        check_per({} if per is None else per)
         check_word("scores", scores, ("coefficients", "signed coefficients", "weights"))
         check_word("action", action, ("record", "stop", "prune", "shrink"))
         if watch is not None:
@@ -140,18 +132,15 @@ class EarlyBird(Callback):
         self._watcher: UnitWatcher | None = None
         self._coefficients: list[Tensor] = []
         self._restored: Mapping[str, Any] | None = None
-        self._weights_hash: dict[str, str] = {}
-        self._tickets: dict[str, Ticket] = {}
+        self._draws = Draws(self.source)
         self._acted: str | None = None  # the ticket by which the first draw acted
-        self._times: dict[int, list[str]] = {}  # steps to the names of what is drawn there whatever the rules say
-        self._random_step = 0  # not drawn yet
 
     # What anybody may ask.
 
     @property
     def tickets(self) -> dict[str, Ticket]:
         """Every ticket drawn so far, by the name of its file."""
-        return dict(self._tickets)
+        return dict(self._draws.tickets)
 
     @property
     def probes(self) -> list[Probe]:
@@ -175,9 +164,8 @@ class EarlyBird(Callback):
         Raises:
             LotteryError: None has.
         """
-        for name, ticket in self._tickets.items():
-            if self._has_settled(name):
-                return ticket
+        for ticket in self._draws.settled().values():
+            return ticket
         raise LotteryError(f"{self.label} has drawn no ticket: no rule has found settled masks. See `tickets`.")
 
     # Hooks, in the order in which Lightning calls them.
@@ -195,26 +183,22 @@ class EarlyBird(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         groups, state = self._find_units(trainer, pl_module), self._restored
-        if state is None:
-            self._weights_hash["initial_weights"] = hash_of_tensors(readers(pl_module, groups))
-        else:
-            self.clock.load_state_dict(state["clock"])
-            self._weights_hash, self._random_step = dict(state["weights_hash"]), state["random_step"]
-        total = steps_of_fit(trainer, pl_module)
-        self._refuse_late(trainer, total)
-        self._times = {}
-        for when in self.at:
-            self._times.setdefault(self._step_of(when, total, trainer), []).append(f"at={when}")
         if self._watcher is None or self._watcher.groups != groups:  # otherwise a fit that goes on
             self._watcher = UnitWatcher(groups, self.rules, self.sparsities, self.per_kind, self.watch)
-        self._watcher.times = self._times.keys()
-        if state is not None:
-            self._take_back(state, pl_module)
+        if state is None:
+            self._draws.begin(pl_module, self._watcher)
+        else:
+            self.clock.load_state_dict(state["clock"])
+            self._watcher.load_state_dict(state)
+            self._draws.load_state_dict(state, pl_module, self._watcher)
+            self._acted = state["acted"]
+        if self.freezing is not None and self._acted:
+            self.freezing.installed = self.tickets[self._acted]  # its masks lie in its own state
+        self._find_times(trainer, pl_module, self._watcher)
         units = ", ".join(f"{sum(sizes.values())} {kind}s" for kind, sizes in layers_by_kind(groups).items())
         by = f"{', '.join(map(str, self.sparsities))} by {', '.join(self.rules) or 'no rule'}"
         rank_zero_info(f"{self.label}: watches {units} at {by}.")
-        for sentence in self._watcher.scarce():
-            rank_zero_warn(f"{self.label}{sentence}")
+        self._warn(self._watcher.scarce())
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._restored = None
@@ -238,21 +222,18 @@ class EarlyBird(Callback):
         folder = folder_of(trainer) / self._folder  # collective: asked for on every rank
         if self._watcher is None or not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
-        for name, ticket in self._tickets.items():
+        for name, ticket in self.tickets.items():
             ticket.save(folder / f"{name}.safetensors")
-        settled = {name: ticket.provenance["step"] for name, ticket in self._tickets.items() if self._has_settled(name)}
+        settled = self._draws.settled()
         if settled:
             self.ticket().save(folder / "first.safetensors")
-        draws = {
-            series: {rule: settled[f"{rule}-{series}"] for rule in self.rules if f"{rule}-{series}" in settled}
-            for series in self._watcher.watch.norms
-        }
-        for name, figure in self._watcher.write(folder, draws).items():
+        steps = {name: ticket.provenance["step"] for name, ticket in settled.items()}
+        for name, figure in self._watcher.write(folder, steps).items():
             draw_to_all(trainer, self._key(name), figure, self.clock.step)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if self.action == "shrink" and self.freezing and self._acted and self._watcher and stage == "fit":
-            cut_out_(pl_module, self._watcher.groups, self._tickets[self._acted].units, self.patterns)
+            cut_out_(pl_module, self._watcher.groups, self.tickets[self._acted].units, self.patterns)
             rank_zero_info(f"{self.label}: the module is smaller now, by the units that '{self._acted}' removes.")
             self._acted = self._watcher = None
             self.freezing.forget()
@@ -264,17 +245,14 @@ class EarlyBird(Callback):
         return "lightning_lottery.early_bird" + (f".{self.name}" if self.name else "")
 
     def state_dict(self) -> dict[str, Any]:
-        nothing: dict[str, Any] = {"watch": None, "rows": None, "waiting": [], "probes": []}
         return {
             "version": STATE_VERSION,
             "method": "EarlyBird",
             "settings": self._settings(),
             "clock": self.clock.state_dict(),
-            "weights_hash": dict(self._weights_hash),
-            **(nothing if self._watcher is None else self._watcher.state_dict()),
-            "tickets": {n: {"units": dict(t.units), "from": dict(t.provenance)} for n, t in self._tickets.items()},
+            **(self._watcher.state_dict() if self._watcher is not None else {"watch": None}),
+            **self._draws.state_dict(),
             "acted": self._acted,
-            "random_step": self._random_step,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -295,23 +273,12 @@ class EarlyBird(Callback):
         settings = (self.rules, self.sparsities, self.source, self.per_kind, self.watch, self.action, self.at)
         return {word: str(value) for word, value in zip(words, settings, strict=True)}
 
-    def _take_back(self, state: Mapping[str, Any], module: nn.Module) -> None:
-        """Go on from a checkpoint's state, now that the units are known."""
-        assert self._watcher is not None
-        self._watcher.load_state_dict(state)
-        self._tickets = {
-            name: unit_ticket(module, self._watcher.groups, ticket["units"], ticket["from"])
-            for name, ticket in state["tickets"].items()
-        }
-        self._acted = state["acted"]
-        if self.freezing is not None and self._acted:
-            self.freezing.installed = self._tickets[self._acted]  # its masks lie in its own state
-
     # Units and their scores.
 
     def _find_units(self, trainer: Trainer, module: LightningModule) -> dict[str, Group]:
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-        slimming = next((callback for callback in callbacks if isinstance(callback, _GivesCoefficients)), None)
+        # A method file imports no other: NetworkSlimming is known by what it offers.
+        slimming: Any = next((c for c in callbacks if hasattr(c, "coefficients") and hasattr(c, "groups")), None)
         if slimming is None and self.source != "weights":
             raise LotteryError(
                 f"{self.label} reads slimming coefficients, and this Trainer has no NetworkSlimming: add one to its "
@@ -346,8 +313,24 @@ class EarlyBird(Callback):
     def _is_watching(self) -> bool:
         return self.action == "record" or self._acted is None
 
-    def _has_settled(self, name: str) -> bool:
-        return name in self._tickets and bool(self._tickets[name].provenance["settled"])
+    def _find_times(self, trainer: Trainer, module: LightningModule, watcher: UnitWatcher) -> None:
+        """When tickets are drawn whatever the rules say; refuse times and rules that come after the end."""
+        total, is_cut_short = steps_of_fit(trainer, module), bool(trainer.fast_dev_run)  # type: ignore[attr-defined]
+        late = {} if total is None or is_cut_short else too_late(self.rules, total)
+        if late:
+            listed = ", ".join(f"{name} (step {earliest})" for name, earliest in late.items())
+            sentence = (
+                f": this fit ends at step {total}, before these rules can settle: {listed}. Train longer, or give them "
+                "a smaller `every`, `smoothing`, `window`, `length`, `patience` or `min_steps`."
+            )
+            if len(late) == len(self.rules) and not self.at:
+                raise LotteryError(f"{self.label}{sentence}")
+            self._warn([sentence])
+        try:
+            self._draws.plan(self.at, total, is_cut_short=is_cut_short)
+        except LotteryError as error:
+            raise LotteryError(f"{self.label} is to {error}") from error
+        watcher.times = self._draws.times.keys()
 
     def _update(self, trainer: Trainer, module: LightningModule, watcher: UnitWatcher) -> None:
         """Fetch the scores that wait, let the rules judge them, draw, and act."""
@@ -360,118 +343,47 @@ class EarlyBird(Callback):
         judged = watcher.judge(noted)
         self._log(trainer, noted, judged)
         # Everything is drawn from the masks of the last step that was noted. That is the probe's own step: whatever
-        # waits is fetched as soon as one is due, so no probe lies among the steps before.
-        for when in self._times.get(noted.steps[-1], ()):
-            for sparsity in self.sparsities:
-                self._draw(module, watcher, f"{when}-{sparsity:g}", sparsity, {"rule": when, "settled": False})
-        # By sparsity, and within one by rule as they stand: which draw acts must not depend on anything else.
+        # waits is fetched as soon as a probe is due, so none lies among the steps before.
+        self._warn(self._draws.at_time(module, watcher))
+        # By sparsity, then by rule, as the user lists them: which of several draws acts depends on nothing else.
         for probe in sorted(judged.probes, key=lambda probe: self.sparsities.index(probe.sparsity)):
-            name = f"{probe.rule}-{probe.series}"
-            if not probe.verdict.settled or self._has_settled(name) or not self._is_watching:
+            name = name_of(probe)
+            if not probe.verdict.settled or self._draws.has_settled(name) or not self._is_watching:
                 continue
-            verdict = {word: value for word, value in probe.verdict._asdict().items() if word != "holds"}
-            origin = {"rule": repr(self.rules[probe.rule]), "watched": probe.kind, **verdict}
-            self._draw(module, watcher, name, probe.sparsity, origin)
-            if self.action != "record" and name in self._tickets:
-                self._acted = name  # the rest of these probes comes too late
-                self._act(trainer, self._tickets[name], probe.sparsity)
+            self._warn(self._draws.by_probe(module, watcher, probe))
+            if name in self.tickets:
+                p_value = "" if probe.verdict.p_value is None else f", p-value {probe.verdict.p_value:.4g}"
+                evidence = f"statistic {probe.verdict.statistic:.4g}{p_value}"
+                rank_zero_info(f"{self.label}: '{name}' drawn at step {probe.verdict.step} ({evidence}).")
+                self._act(trainer, name, probe.sparsity)
 
-    def _draw(
-        self, module: nn.Module, watcher: UnitWatcher, name: str, sparsity: float, origin: Mapping[str, Any]
-    ) -> None:
-        """Make the ticket of the last step that was judged."""
-        units = watcher.watch.masks(sparsity)
-        if not units:
-            rank_zero_warn(
-                f"{self.label} draws no '{name}': the scores at step {self.clock.step} are all equal, or not finite."
-            )
+    def _act(self, trainer: Trainer, name: str, sparsity: float) -> None:
+        if self.action == "record":
             return
-        for sentence in watcher.shortfalls(sparsity, units):
-            rank_zero_warn(f"{self.label} at step {watcher.watch.last_step}{sentence}")
-        self._weights_hash["weights"] = hash_of_tensors(readers(module, watcher.groups))
-        provenance = {
-            "method": "EarlyBird",
-            "scope": None,
-            "step": watcher.watch.last_step,
-            "seed": int(seed) if (seed := os.environ.get("PL_GLOBAL_SEED")) else None,
-            "versions": versions("torch", "lightning", "lightning_lottery"),
-            **self._weights_hash,
-            "unit_sparsity": sparsity,
-            "scores": self.source,
-            **origin,
-        }
-        self._tickets[name] = unit_ticket(module, watcher.groups, units, provenance)
-        if origin["settled"]:
-            p_value = "" if origin["p_value"] is None else f", p-value {origin['p_value']:.4g}"
-            rank_zero_info(
-                f"{self.label}: '{name}' drawn at step {origin['step']} (statistic {origin['statistic']:.4g}{p_value})."
-            )
-
-    def _act(self, trainer: Trainer, ticket: Ticket, sparsity: float) -> None:
+        self._acted = name
         if self.freezing is None:
             trainer.should_stop = True
         else:
-            self.freezing.install(ticket, sparsity)
+            self.freezing.install(self.tickets[name], sparsity)
 
     def _finish(self, module: nn.Module, watcher: UnitWatcher) -> None:
         """What the rules that never settled leave behind when the fit ends."""
-        names = {f"{r}-{k}-{s:g}": (r, k, s) for s in self.sparsities for r in self.rules for k in watcher.kinds}
-        never = [name for name in names if not self._has_settled(name)]
+        never = self._draws.never_settled(watcher)
         if self.action != "record":
             rank_zero_warn(
                 f"{self.label} was to {self.action} at the first draw, and no rule has found settled masks in the "
                 f"{self.clock.step} steps of this fit: nothing was done. Train longer, or ask for less certainty."
             )
         elif never:
-            rank_zero_info(
-                f"{self.label}: never settled: {', '.join(never)}. Their tickets are those of the last step."
-            )
-            for name in never:
-                rule, kind, sparsity = names[name]
-                origin = {"rule": repr(self.rules[rule]), "watched": kind, "settled": False}
-                self._draw(module, watcher, name, sparsity, origin)
+            names = ", ".join(never)
+            rank_zero_info(f"{self.label}: never settled: {names}. Their tickets are those of the last step.")
+            for name, (rule, kind, sparsity) in never.items():
+                origin = {"rule": repr(rule), "watched": kind, "settled": False}
+                self._warn(self._draws.draw(module, watcher, name, sparsity, origin))
 
-    # When.
-
-    def _refuse_late(self, trainer: Trainer, total: int | None) -> None:
-        """Say which rules cannot settle within the fit; refuse where none can."""
-        if total is None or trainer.fast_dev_run:  # type: ignore[attr-defined]
-            return
-        late = {name: rule.earliest for name, rule in self.rules.items() if rule.earliest > total}
-        listed = ", ".join(f"{name} (step {earliest})" for name, earliest in late.items())
-        sentence = (
-            f"{self.label}: this fit ends at step {total}, before these rules can settle: {listed}. Train longer, or "
-            "give them a smaller `every`, `smoothing`, `window`, `length`, `patience` or `min_steps`."
-        )
-        if late and len(late) == len(self.rules) and not self.at:
-            raise LotteryError(sentence)
-        if late:
-            rank_zero_warn(sentence)
-
-    def _step_of(self, when: int | float | str, total: int | None, trainer: Trainer) -> int:
-        if isinstance(when, int):
-            step = when
-        elif total is None:
-            raise LotteryError(
-                f"{self.label} is to draw at {when} of a fit whose number of steps nobody knows beforehand: give `at` "
-                "in optimizer steps, or the Trainer `max_steps`."
-            )
-        elif isinstance(when, str):
-            step = self._random_step = self._random_step or self._drawn_from(total)
-        else:
-            step = max(1, round(when * total))
-        if total is not None and step > total and not trainer.fast_dev_run:  # type: ignore[attr-defined]
-            raise LotteryError(f"{self.label} is to draw at step {step}, but this fit ends at step {total}.")
-        return step
-
-    def _drawn_from(self, total: int) -> int:
-        """A step of the fit, uniformly by the seed of the run alone: no other random number changes by it."""
-        if (seed := os.environ.get("PL_GLOBAL_SEED")) is None:
-            raise LotteryError(
-                f"{self.label} is to draw at a random step, and this run has no seed: call `seed_everything(0)` first, "
-                "or give the command `--seed_everything 0`."
-            )
-        return int(np.random.default_rng(int(seed)).integers(1, total + 1))
+    def _warn(self, sentences: Iterable[str]) -> None:
+        for sentence in sentences:
+            rank_zero_warn(f"{self.label}{sentence}")
 
     # Records.
 
@@ -495,29 +407,3 @@ class EarlyBird(Callback):
         }
         if values:
             log_to_all(trainer, values)
-
-
-def _check_what_draws(rules: Sequence[Rule], at: Sequence[int | float | str]) -> None:
-    if not isinstance(rules, Sequence) or any(not isinstance(rule, Rule) for rule in rules):
-        raise LotteryError(f"`rules` is a list of rules such as HammingFIFO(), SlopeHAC(), got {rules!r}.")
-    if len(names_of(rules)) < len(rules):
-        raise LotteryError(f"`rules` names the same rule twice: {list(rules)}.")
-    if not rules and not at:
-        raise LotteryError("EarlyBird without a rule and without steps `at` which to draw has nothing to do.")
-    if isinstance(at, str) or not isinstance(at, Sequence):
-        raise LotteryError(f"`at` is a list of steps and fractions of the fit, got {at!r}.")
-    for when in at:
-        if not is_count(when, least=1) and not (isinstance(when, float) and 0 < when <= 1) and when != "random":
-            raise LotteryError(
-                f"`at` is optimizer steps >= 1 (int), fractions of the fit in (0, 1] or 'random', got {when!r}."
-            )
-
-
-def _check_rankings(sparsities: Sequence[float], per: Mapping[str, str]) -> None:
-    if not isinstance(sparsities, Sequence) or not sparsities or len(set(sparsities)) < len(sparsities):
-        raise LotteryError(f"`sparsities` is a list of different fractions to remove, got {sparsities!r}.")
-    for sparsity in sparsities:
-        check_sparsity(sparsity)
-    is_known = isinstance(per, Mapping) and not per.keys() - PER.keys() and {*per.values()} <= {"all", "tensor"}
-    if not is_known:
-        raise LotteryError(f"`per` gives {', '.join(map(repr, PER))} 'all' or 'tensor', got {per!r}.")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
+from lightning_lottery.errors import LotteryError
 from lightning_lottery.figures.drawing import mask_distances, norms_with_draws
 from lightning_lottery.files import write_image, write_table
 from lightning_lottery.functional.settling.detector import Verdict
@@ -16,6 +17,9 @@ from lightning_lottery.units.parts import KINDS, Group, Groups
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+PER: dict[str, Per] = {"head": "tensor", "neuron": "all", "channel": "all"}
+"""Heads are ranked in each layer, neurons and channels over all layers."""
 
 _ROWS = 100  # steps whose scores wait on the device at most
 
@@ -101,7 +105,8 @@ class UnitWatcher:
 
     def take(self) -> Noted:
         """Fetch all that waits; nothing waits any more."""
-        rows = torch.empty(0) if self._rows is None else self._rows[: len(self._waiting)].cpu()  # the one transfer
+        waiting = torch.empty(0) if self._rows is None else self._rows[: len(self._waiting)]
+        rows = waiting.to("cpu", copy=True)  # the one transfer; a copy also on a CPU, where later rows overwrite these
         steps, labels = ([pair[i] for pair in self._waiting] for i in (0, 1))
         self._waiting = []
         return Noted(steps, labels, rows)
@@ -147,16 +152,20 @@ class UnitWatcher:
 
     # Keeping.
 
-    def write(self, folder: Path, draws: Mapping[str, Mapping[str, int]]) -> "dict[str, Figure]":
+    def write(self, folder: Path, steps: Mapping[str, int]) -> "dict[str, Figure]":
         """Write ``norms.csv``, ``probes.csv`` and the figures ``norms.png`` and ``distances.png``.
 
         Args:
             folder: Where to.
-            draws: Series to rule to the step at which it drew.
+            steps: ``RULE-KIND-SPARSITY`` to the step at which that rule drew.
 
         Returns:
             The figures by name.
         """
+        draws = {
+            name: {rule: steps[f"{rule}-{name}"] for rule in self.watch.rules if f"{rule}-{name}" in steps}
+            for name in self.watch.norms
+        }
         norms = sorted((step, name, norm) for name, series in self.watch.norms.items() for step, norm in series)
         rows = [{"step": step, "series": name, "norm": norm} for step, name, norm in norms]
         write_table(folder / "norms.csv", rows, "norms", columns=("step", "series", "norm"))
@@ -200,3 +209,18 @@ def layers_by_kind(groups: Groups) -> dict[str, dict[str, int]]:
     """Each kind that is there to its groups and their sizes, kinds in the order of ``KINDS``."""
     layers = {kind: {name: g.size for name, g in groups.items() if g.kind == kind} for kind in KINDS}
     return {kind: sizes for kind, sizes in layers.items() if sizes}
+
+
+def check_per(per: Any) -> None:
+    """Refuse what says of no kind how it is ranked.
+
+    Raises:
+        LotteryError: No mapping, an unknown kind, or another word than "all" and "tensor".
+    """
+    if not isinstance(per, Mapping) or per.keys() - PER.keys() or {*per.values()} - {"all", "tensor"}:
+        raise LotteryError(f"`per` gives {', '.join(map(repr, PER))} 'all' or 'tensor', got {per!r}.")
+
+
+def too_late(rules: Mapping[str, Rule], total: int) -> dict[str, int]:
+    """The rules that cannot settle within so many steps, each with the first step at which it can."""
+    return {name: rule.earliest for name, rule in rules.items() if rule.earliest > total}

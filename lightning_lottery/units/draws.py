@@ -1,0 +1,178 @@
+"""Tickets drawn from the masks that a watcher sees: when rules find them settled, at stated steps, and at the end."""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from lightning_lottery.checks import is_count
+from lightning_lottery.errors import LotteryError
+from lightning_lottery.files import hash_of_tensors
+from lightning_lottery.functional.masks import check_sparsity
+from lightning_lottery.functional.settling.rules import Rule
+from lightning_lottery.functional.settling.watch import Probe, names_of
+from lightning_lottery.ticket import Ticket, versions
+from lightning_lottery.units.tickets import readers, unit_ticket
+from lightning_lottery.units.watcher import UnitWatcher
+
+Time = int | float | str
+"""An optimizer step, a fraction of the fit, or ``"random"``."""
+
+
+class Draws:
+    """Tickets by the names of their files: ``RULE-KIND-SPARSITY`` and ``at=TIME-SPARSITY``.
+
+    Args:
+        scores: What the units are ranked by, for the tickets' provenance.
+    """
+
+    def __init__(self, scores: str) -> None:
+        self.scores = scores
+        self.tickets: dict[str, Ticket] = {}
+        self.times: dict[int, list[str]] = {}
+        """Steps to the beginnings of the names of what is drawn there whatever the rules say."""
+        self._random_step = 0  # not drawn yet
+        self._weights_hash: dict[str, str] = {}
+
+    def begin(self, module: nn.Module, watcher: UnitWatcher) -> None:
+        """Remember with which weights a fit begins that goes on from no checkpoint."""
+        self._weights_hash["initial_weights"] = hash_of_tensors(readers(module, watcher.groups))
+
+    def plan(self, at: Sequence[Time], total: int | None, *, is_cut_short: bool) -> None:
+        """Find the steps of stated times.
+
+        Args:
+            at: The times.
+            total: Optimizer steps of the fit; None where nobody knows.
+            is_cut_short: Whether it ends earlier on purpose, so that later times are no mistake.
+
+        Raises:
+            LotteryError: A time after the end, one that needs ``total``, or a random one without a seed.
+        """
+        self.times = {}
+        for time in at:
+            step = self._step_of(time, total)
+            if total is not None and step > total and not is_cut_short:
+                raise LotteryError(f"draw at step {step}, but this fit ends at step {total}.")
+            self.times.setdefault(step, []).append(f"at={time}")
+
+    def has_settled(self, name: str) -> bool:
+        """Whether a rule has drawn this ticket."""
+        return name in self.tickets and bool(self.tickets[name].provenance["settled"])
+
+    def settled(self) -> dict[str, Ticket]:
+        """The tickets that rules have drawn, in order."""
+        return {name: ticket for name, ticket in self.tickets.items() if self.has_settled(name)}
+
+    def at_time(self, module: nn.Module, watcher: UnitWatcher) -> Iterator[str]:
+        """Draw what is due at the last step that was judged whatever the rules say; sentences as of ``draw``."""
+        for time in self.times.get(watcher.watch.last_step, ()):
+            for sparsity in watcher.watch.sparsities:
+                yield from self.draw(
+                    module, watcher, f"{time}-{sparsity:g}", sparsity, {"rule": time, "settled": False}
+                )
+
+    def by_probe(self, module: nn.Module, watcher: UnitWatcher, probe: Probe) -> Iterator[str]:
+        """Draw what a probe has found settled; sentences as of ``draw``."""
+        verdict = {word: value for word, value in probe.verdict._asdict().items() if word != "holds"}
+        origin = {"rule": repr(watcher.watch.rules[probe.rule]), "watched": probe.kind, **verdict}
+        yield from self.draw(module, watcher, name_of(probe), probe.sparsity, origin)
+
+    def never_settled(self, watcher: UnitWatcher) -> dict[str, tuple[Rule, str, float]]:
+        """The names of tickets that no rule has drawn, each with its rule, kind and sparsity."""
+        names = {
+            f"{name}-{kind}-{sparsity:g}": (rule, kind, sparsity)
+            for sparsity in watcher.watch.sparsities
+            for name, rule in watcher.watch.rules.items()
+            for kind in watcher.kinds
+        }
+        return {name: series for name, series in names.items() if not self.has_settled(name)}
+
+    def draw(
+        self, module: nn.Module, watcher: UnitWatcher, name: str, sparsity: float, origin: Mapping[str, Any]
+    ) -> Iterator[str]:
+        """Make the ticket of the last step that was judged; sentences say what it is not as asked for."""
+        units, step = watcher.watch.masks(sparsity), watcher.watch.last_step
+        if not units:
+            yield f" draws no '{name}': the scores at step {step} are all equal, or not finite."
+            return
+        yield from (f" at step {step}{sentence}" for sentence in watcher.shortfalls(sparsity, units))
+        self._weights_hash["weights"] = hash_of_tensors(readers(module, watcher.groups))
+        provenance = {
+            "method": "EarlyBird",
+            "scope": None,
+            "step": step,
+            "seed": int(seed) if (seed := os.environ.get("PL_GLOBAL_SEED")) else None,
+            "versions": versions("torch", "lightning", "lightning_lottery"),
+            **self._weights_hash,
+            "unit_sparsity": sparsity,
+            "scores": self.scores,
+            **origin,
+        }
+        self.tickets[name] = unit_ticket(module, watcher.groups, units, provenance)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything drawn so far, as plain data and unit masks."""
+        return {
+            "weights_hash": dict(self._weights_hash),
+            "tickets": {n: {"units": dict(t.units), "from": dict(t.provenance)} for n, t in self.tickets.items()},
+            "random_step": self._random_step,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any], module: nn.Module, watcher: UnitWatcher) -> None:
+        """Go on from where ``state_dict`` was taken; masks of weights follow from those of units."""
+        self._weights_hash, self._random_step = dict(state["weights_hash"]), state["random_step"]
+        saved = state["tickets"].items()
+        self.tickets = {name: unit_ticket(module, watcher.groups, t["units"], t["from"]) for name, t in saved}
+
+    def _step_of(self, time: Time, total: int | None) -> int:
+        if isinstance(time, int):
+            return time
+        if total is None:
+            raise LotteryError(
+                f"draw at {time} of a fit whose number of steps nobody knows beforehand: give `at` in optimizer steps, "
+                "or the Trainer `max_steps`."
+            )
+        if isinstance(time, float):
+            return max(1, round(time * total))
+        if not self._random_step:
+            # By a generator of its own: every other random number of the run stays what it was without this draw.
+            if (seed := os.environ.get("PL_GLOBAL_SEED")) is None:
+                raise LotteryError(
+                    "draw at a random step, and this run has no seed: call `seed_everything(0)` first, or give the "
+                    "command `--seed_everything 0`."
+                )
+            self._random_step = int(np.random.default_rng(int(seed)).integers(1, total + 1))
+        return self._random_step
+
+
+def name_of(probe: Probe) -> str:
+    """The name of the ticket that a probe draws."""
+    return f"{probe.rule}-{probe.series}"
+
+
+def check_what_draws(rules: Sequence[Rule], sparsities: Sequence[float], at: Sequence[Time]) -> None:
+    """Refuse what draws nothing, or cannot be meant.
+
+    Raises:
+        LotteryError: Which argument, and why.
+    """
+    if not isinstance(rules, Sequence) or any(not isinstance(rule, Rule) for rule in rules):
+        raise LotteryError(f"`rules` is a list of rules such as HammingFIFO(), SlopeHAC(), got {rules!r}.")
+    if len(names_of(rules)) < len(rules):
+        raise LotteryError(f"`rules` names the same rule twice: {list(rules)}.")
+    if not rules and not at:
+        raise LotteryError("EarlyBird without a rule and without steps `at` which to draw has nothing to do.")
+    if not isinstance(sparsities, Sequence) or not sparsities or len(set(sparsities)) < len(sparsities):
+        raise LotteryError(f"`sparsities` is a list of different fractions to remove, got {sparsities!r}.")
+    for sparsity in sparsities:
+        check_sparsity(sparsity)
+    if isinstance(at, str) or not isinstance(at, Sequence):
+        raise LotteryError(f"`at` is a list of steps and fractions of the fit, got {at!r}.")
+    for time in at:
+        if not is_count(time, least=1) and not (isinstance(time, float) and 0 < time <= 1) and time != "random":
+            raise LotteryError(
+                f"`at` is optimizer steps >= 1 (int), fractions of the fit in (0, 1] or 'random', got {time!r}."
+            )

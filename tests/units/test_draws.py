@@ -1,0 +1,110 @@
+"""Draws: tickets at stated times and by probes, and their state."""
+
+import pytest
+import torch
+
+from helpers.blocks import Blocks
+from helpers.states import same
+from lightning_lottery import HammingFIFO, LotteryError
+from lightning_lottery.units.draws import Draws, check_what_draws, name_of
+from lightning_lottery.units.groups import groups_of
+from lightning_lottery.units.watcher import PER, UnitWatcher, in_order
+
+
+@pytest.fixture
+def module():
+    torch.manual_seed(0)
+    return Blocks()
+
+
+def judged(module, step=5):
+    """A watcher whose only probe, at step 5, has found settled masks."""
+    watcher = UnitWatcher(in_order(groups_of(module)), {"H": HammingFIFO(2, 0.9, every=step)}, [0.25, 0.5], PER)
+    rows = torch.rand(2, sum(group.size for group in watcher.groups.values()))
+    for number, row in enumerate(rows, start=1):
+        watcher.note(number * step, number, row)
+    return watcher, watcher.judge(watcher.take()).probes
+
+
+def test_times_are_steps_fractions_or_drawn_by_the_seed_and_stay_drawn(monkeypatch):
+    monkeypatch.setenv("PL_GLOBAL_SEED", "3")
+    draws = Draws("weights")
+    draws.plan([3, 0.2, 0.001, 1.0], 40, is_cut_short=False)
+    assert draws.times == {3: ["at=3"], 8: ["at=0.2"], 1: ["at=0.001"], 40: ["at=1.0"]}
+    draws.plan(["random"], 40, is_cut_short=False)
+    (step,) = draws.times
+    monkeypatch.setenv("PL_GLOBAL_SEED", "4")
+    draws.plan(["random"], 40, is_cut_short=False)
+    assert list(draws.times) == [step] and 1 <= step <= 40
+
+
+def test_a_time_after_the_end_or_of_an_endless_fit_is_refused_but_not_in_a_fit_that_is_cut_short(monkeypatch):
+    monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)
+    draws = Draws("weights")
+    with pytest.raises(LotteryError, match="draw at step 41, but this fit ends at step 40"):
+        draws.plan([41], 40, is_cut_short=False)
+    draws.plan([41], 1, is_cut_short=True)
+    draws.plan([41], None, is_cut_short=False)
+    with pytest.raises(LotteryError, match="draw at 0.2 of a fit whose number of steps nobody knows beforehand"):
+        draws.plan([0.2], None, is_cut_short=False)
+    with pytest.raises(LotteryError, match="draw at a random step, and this run has no seed"):
+        draws.plan(["random"], 40, is_cut_short=False)
+
+
+def test_a_probe_draws_all_kinds_and_what_no_rule_has_drawn_is_listed(module):
+    watcher, probes = judged(module)
+    draws = Draws("weights")
+    draws.begin(module, watcher)
+    assert list(draws.by_probe(module, watcher, probes[0])) == []
+    name = name_of(probes[0])
+    assert name == "H-head-0.25" and draws.has_settled(name) and list(draws.settled()) == [name]
+    ticket = draws.tickets[name]
+    assert same(dict(ticket.units), watcher.watch.masks(0.25))
+    assert ticket.provenance["initial_weights"] == ticket.provenance["weights"]
+    assert ticket.provenance["watched"] == "head" and "holds" not in ticket.provenance
+    assert list(draws.never_settled(watcher)) == ["H-neuron-0.25", "H-head-0.5", "H-neuron-0.5"]
+
+
+def test_a_stated_time_draws_every_sparsity_and_settles_nothing(module):
+    watcher, _ = judged(module)
+    draws = Draws("weights")
+    draws.plan([10, 0.25], 40, is_cut_short=False)
+    list(draws.at_time(module, watcher))
+    assert list(draws.tickets) == ["at=10-0.25", "at=10-0.5", "at=0.25-0.25", "at=0.25-0.5"]
+    assert draws.settled() == {} and len(draws.never_settled(watcher)) == 4
+
+
+def test_scores_that_are_all_equal_draw_nothing_and_say_so(module):
+    watcher = UnitWatcher(in_order(groups_of(module)), {"H": HammingFIFO(2, every=5)}, [0.5], PER)
+    watcher.note(5, 4, torch.ones(sum(group.size for group in watcher.groups.values())))
+    watcher.judge(watcher.take())
+    draws = Draws("weights")
+    draws.plan([5], 40, is_cut_short=False)
+    (sentence,) = draws.at_time(module, watcher)
+    assert sentence == " draws no 'at=5-0.5': the scores at step 5 are all equal, or not finite."
+    assert draws.tickets == {}
+
+
+def test_tickets_come_back_from_the_state_with_their_masks(module):
+    watcher, probes = judged(module)
+    draws, again = Draws("weights"), Draws("weights")
+    draws.begin(module, watcher)
+    list(draws.by_probe(module, watcher, probes[-1]))
+    again.load_state_dict(draws.state_dict(), module, watcher)
+    assert same(again.state_dict(), draws.state_dict())
+    for name, ticket in draws.tickets.items():
+        assert same(dict(again.tickets[name].masks), dict(ticket.masks))
+
+
+@pytest.mark.parametrize(
+    ("rules", "sparsities", "at", "message"),
+    [
+        ([], [0.5], [], "without a rule and without steps"),
+        ([HammingFIFO(), HammingFIFO()], [0.5], [], "names the same rule twice"),
+        ([], 0.5, [3], "`sparsities` is a list of different fractions"),
+        ([], [0.5], [True], "`at` is optimizer steps >= 1"),
+    ],
+)
+def test_what_draws_nothing_or_cannot_be_meant_is_refused(rules, sparsities, at, message):
+    with pytest.raises(LotteryError, match=message):
+        check_what_draws(rules, sparsities, at)

@@ -1,0 +1,122 @@
+"""A watcher of units: what it notes, when it fetches, and that it goes on from its state."""
+
+import csv
+
+import pytest
+import torch
+
+from helpers.blocks import Blocks
+from helpers.states import same
+from lightning_lottery import ADF, HammingFIFO, LotteryError
+from lightning_lottery.functional.settling.watch import Watch
+from lightning_lottery.units.groups import groups_of
+from lightning_lottery.units.watcher import PER, UnitWatcher, check_per, in_order, layers_by_kind, too_late
+
+GROUPS = in_order(groups_of(Blocks()))
+UNITS = sum(group.size for group in GROUPS.values())
+NORMS = {"ADF": ADF(0.9, smoothing=1, window=20, every=10)}
+MASKS = {"HammingFIFO": HammingFIFO(2, 0.9, every=5)}
+
+
+def scores(step):
+    return torch.rand(UNITS, generator=torch.Generator().manual_seed(step))
+
+
+def watch(watcher, steps):
+    """What an EarlyBird does at each step; the rows that were fetched, and what was judged."""
+    fetched = []
+    for step in steps:
+        if watcher.looks_at(step):
+            watcher.note(step, step - 1, scores(step))
+        if watcher.is_due(step):
+            noted = watcher.take()
+            fetched.append(noted)
+            watcher.judge(noted)
+    return fetched
+
+
+def test_scores_stand_kind_by_kind_and_layer_by_layer():
+    shuffled = dict(reversed(GROUPS.items()))
+    assert list(layers_by_kind(in_order(shuffled))) == ["head", "neuron"]
+    assert [group.kind for group in in_order(shuffled).values()] == ["head", "head", "neuron", "neuron"]
+
+
+def test_rules_on_norms_see_every_step_and_rules_on_masks_their_probes_and_the_times_of_draws():
+    fetched = watch(UnitWatcher(GROUPS, NORMS, [0.5], PER), range(1, 26))
+    assert [noted.steps for noted in fetched] == [list(range(1, 11)), list(range(11, 21))]
+    watcher = UnitWatcher(GROUPS, MASKS, [0.5], PER)
+    watcher.times = {7}
+    assert [noted.steps for noted in watch(watcher, range(1, 13))] == [[5], [7], [10]]
+
+
+def test_what_is_fetched_is_what_was_noted_under_the_labels_it_was_given_and_a_hundred_rows_at_most():
+    rare = {"ADF": ADF(window=20, smoothing=1, every=130)}
+    fetched = watch(UnitWatcher(GROUPS, rare, [0.5], PER), range(1, 131))
+    assert [len(noted.steps) for noted in fetched] == [100, 30]
+    for noted in fetched:
+        assert same(noted.rows, torch.stack([scores(step) for step in noted.steps]))
+        assert noted.labels == [step - 1 for step in noted.steps]
+
+
+def test_nothing_waits_after_it_was_taken():
+    watcher = UnitWatcher(GROUPS, MASKS, [0.5], PER)
+    assert watcher.take().steps == [] and not watcher.is_due(5)
+    watcher.note(5, 4, scores(5))
+    assert watcher.take().steps == [5] and watcher.take().steps == []
+
+
+def test_it_says_what_a_watch_says_of_the_same_scores():
+    watcher = UnitWatcher(GROUPS, NORMS | MASKS, [0.25, 0.5], PER, ["neuron"])
+    watch(watcher, range(1, 31))
+    plain = Watch(layers_by_kind(GROUPS), NORMS | MASKS, [0.25, 0.5], PER, ["neuron"])
+    probes = plain.push(range(1, 31), torch.stack([scores(step) for step in range(1, 31)]))
+    assert watcher.probes == probes and len(probes) > 8 and {probe.kind for probe in probes} == {"neuron"}
+    assert watcher.watch.norms == plain.norms
+
+
+@pytest.mark.parametrize("point", [3, 10, 14, 20])
+def test_it_goes_on_from_its_state_as_if_never_broken_off(point):
+    whole, first, second = (UnitWatcher(GROUPS, NORMS | MASKS, [0.5], PER) for _ in range(3))
+    watch(whole, range(1, 34))
+    watch(first, range(1, point + 1))
+    second.load_state_dict(first.state_dict())
+    watch(second, range(point + 1, 34))
+    assert second.probes == whole.probes and same(second.state_dict(), whole.state_dict())
+
+
+def test_layers_that_keep_no_unit_are_named_before_any_score_and_after():
+    watcher = UnitWatcher(GROUPS, MASKS, [0.5, 0.9], {"head": "tensor", "neuron": "all"})
+    (sentence,) = watcher.scarce()
+    assert sentence.startswith(": sparsity 0.9 leaves no head of 'body.layers.0.self_attn' and 1 more layers")
+    row = torch.arange(float(UNITS))  # the first layer's neurons are all below the second's
+    watcher.note(5, 4, row)
+    watcher.judge(watcher.take())
+    (sentence,) = watcher.shortfalls(0.5, watcher.watch.masks(0.5))
+    assert sentence.startswith(": sparsity 0.5 over all layers leaves no neuron of body.layers.0.linear1: one each")
+    assert list(watcher.shortfalls(0.25, watcher.watch.masks(0.25))) == []
+
+
+def test_tables_hold_every_norm_and_every_probe_and_figures_are_images(tmp_path):
+    watcher = UnitWatcher(GROUPS, NORMS, [0.5], PER)
+    watch(watcher, range(1, 31))
+    assert watcher.write(tmp_path, {"ADF-head-0.5": 30}).keys() == {"norms", "distances"}
+    with open(tmp_path / "norms.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(int(row["step"]), row["series"]) for row in rows] == [
+        (step, series) for step in range(1, 31) for series in ("head-0.5", "neuron-0.5")
+    ]
+    with open(tmp_path / "probes.csv", newline="") as file:
+        assert [int(row["step"]) for row in csv.DictReader(file)] == [20, 20, 30, 30]
+    assert all((tmp_path / name).read_bytes().startswith(b"\x89PNG") for name in ("norms.png", "distances.png"))
+
+
+def test_rules_that_cannot_settle_in_time_are_named_with_their_first_step():
+    assert too_late({**NORMS, **MASKS}, 15) == {"ADF": 20}
+    assert too_late({**NORMS, **MASKS}, 20) == {}
+
+
+@pytest.mark.parametrize("per", ["tensor", {"head": "layer"}, {"heads": "all"}, ["head"]])
+def test_a_ranking_of_no_kind_or_by_no_known_word_is_refused(per):
+    with pytest.raises(LotteryError, match="`per` gives 'head', 'neuron', 'channel' 'all' or 'tensor', got"):
+        check_per(per)
+    check_per({"head": "all", "channel": "tensor"})
