@@ -11,6 +11,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from lightning_lottery.callbacks import ExactResume, MaskFreezing
+from lightning_lottery.callbacks.early_bird import EarlyBird
 from lightning_lottery.children.child import Child, Row, tell_progress
 from lightning_lottery.children.conditions import Conditions
 from lightning_lottery.children.level import with_level, with_snapshots
@@ -160,10 +161,12 @@ class _LastValidation(Callback):
 
 def _rows(child: Child, trainer: Trainer, validated: Mapping[str, float]) -> list[Row]:
     """A row for each metric of the last validation and test."""
-    method = next((callback for callback in trainer.callbacks if isinstance(callback, MaskCallback)), None)  # type: ignore[attr-defined]
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    method = next((callback for callback in callbacks if isinstance(callback, MaskCallback)), None)
+    watches = any(isinstance(callback, EarlyBird) for callback in callbacks)
     row = {
         "stage": child.folder.name,
-        "method": type(method).__name__ if method else "dense",
+        "method": method.method_name if method else "EarlyBird" if watches else "dense",
         "parent": None,
         "seeds": [child.config["seed_everything"]],
         "step": trainer.global_step,

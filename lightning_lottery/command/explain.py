@@ -8,6 +8,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.console import Console
 from rich.table import Table
 
+from lightning_lottery.callbacks.early_bird import EarlyBird
 from lightning_lottery.children.yaml_project import BuiltCLI
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.experiments.sections import SECTIONS
@@ -50,7 +51,9 @@ def explain_fit(arguments: Sequence[str]) -> None:
 
     def trainer_arguments(config: dict[str, Any]) -> dict[str, Any]:
         callbacks = config["callbacks"]
-        if not any(isinstance(callback, MaskCallback) for callback in callbacks):
+        # An EarlyBird that removes units brings the callback that masks them only when the fit is set up.
+        removing = [callback for callback in callbacks if isinstance(callback, EarlyBird) and callback.freezing]
+        if not removing and not any(isinstance(callback, MaskCallback) for callback in callbacks):
             raise LotteryError("There is nothing to explain: `trainer.callbacks` holds no callback that makes masks.")
         quiet = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False}
         return {**quiet, "callbacks": [*callbacks, _Explainer()]}

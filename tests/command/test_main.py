@@ -261,7 +261,19 @@ def test_explain_refuses_a_scope_that_matches_nothing(refused, here):
 
 
 def test_explain_refuses_a_fit_with_nothing_to_explain(refused):
-    assert "holds no callback that makes masks" in refused("explain", "--config", config(fit()))
+    bird = named("EarlyBird", rules=[], sparsities=[0.5], at=[1], scores="weights")
+    for content in (fit(), fit(bird)):
+        assert "holds no callback that makes masks" in refused("explain", "--config", config(content))
+
+
+def test_explain_shows_the_weights_that_a_draw_will_mask(here, capsys):
+    rules = [named("HammingFIFO", length=2, every=1)]
+    bird = named("EarlyBird", rules=rules, sparsities=[0.5], scores="weights", action="prune")
+    main(["explain", "--config", config({**fit(bird), "model": named("helpers.blocks.Blocks")})])
+    shown = capsys.readouterr().out
+    for name in ("self_attn.out_proj.weight", "linear2.weight"):
+        assert [line.split("│")[-2].strip() for line in shown.splitlines() if name in line] == ["yes", "yes"]
+    assert "384 of 1,451 parameters in scope" in shown
 
 
 @pytest.fixture
