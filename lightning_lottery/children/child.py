@@ -13,12 +13,10 @@ import torch
 import yaml
 from lightning.pytorch.utilities import rank_zero_info
 
+from lightning_lottery.children.environment import RESUME_FROM
 from lightning_lottery.children.fingerprint import differences, leaves, shown
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.files import alone_in, hash_of_file, write_whole
-
-RESUME_FROM = "LOTTERY_RESUME_FROM"
-"""Environment variable by which the first rank tells the others, which start the command anew, where to go on."""
 
 Row = dict[str, Any]
 

@@ -1,30 +1,31 @@
-"""Where children are done: in this process, in processes of their own, or by the workers of a Dask cluster."""
+"""Where children are done: in this process, in processes of their own, or by the workers of a Dask cluster.
+
+SLURM is no engine: it does children after this process has ended, by the scripts of ``slurm.py``.
+"""
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 from lightning.pytorch.utilities.seed import isolate_rng
 from rich.console import Console
 
+from lightning_lottery.checks import check_count
 from lightning_lottery.children.child import Child, Work, do_child
-from lightning_lottery.children.processes import JOBS, run_one, run_together
+from lightning_lottery.children.environment import DASK, JOBS, environment
+from lightning_lottery.children.processes import run_one, run_together
 from lightning_lottery.errors import LotteryError
 
 Named = Sequence[tuple[str, Child]]
-"""Children that do not depend on each other, and what each is called."""
+"""Children that do not depend on each other, each with the name that it is shown by."""
 
 Engine = Callable[[Named, Console], None]
 """Does those that are not done yet, and raises where some fail."""
 
-DASK = "LOTTERY_DASK"
-"""Environment variable with the address of the Dask scheduler that does the children of a recipe's stage."""
 
-
-def of_environment() -> dict[str, Any]:
-    """Where a recipe's stage has its children done, as ``run`` was told: the arguments ``jobs`` and ``dask``."""
+def engine_options() -> dict[str, Any]:
+    """Where a stage of a recipe has its children done: the arguments ``jobs`` and ``dask`` that ``run`` was given."""
     return {"jobs": int(os.environ.get(JOBS, 1)), "dask": os.environ.get(DASK)}
 
 
@@ -41,8 +42,7 @@ def engine_of(
     Raises:
         LotteryError: Several at once, or Dask, where only this process can do them; Dask is not installed.
     """
-    if jobs < 1:
-        raise LotteryError(f"`jobs` is a number of children at the same time >= 1, got {jobs!r}.")
+    check_count("jobs", jobs, "a number of children at the same time")
     if here is not None:
         if jobs > 1 or dask is not None:
             raise LotteryError(
@@ -51,35 +51,22 @@ def engine_of(
             )
         return partial(_in_this_process, here=here)
     if dask is not None:
-        from lightning_lottery.children.cluster import run_on_dask
+        from lightning_lottery.children.dask import run_on_dask
 
         return partial(run_on_dask, address=dask)
-    if jobs > 1:
-        return partial(run_together, jobs=jobs)
-    return _in_turn
+    return partial(run_together, jobs=jobs) if jobs > 1 else _one_after_another
 
 
-def _in_turn(named: Named, console: Console) -> None:
-    for what, child in named:
-        run_one(child, what, console)
+def _one_after_another(children: Named, console: Console) -> None:
+    for name, child in children:
+        run_one(child, name, console)
 
 
-def _in_this_process(named: Named, console: Console, *, here: Callable[[Child], Mapping[str, Work]]) -> None:
+def _in_this_process(children: Named, console: Console, *, here: Callable[[Child], Mapping[str, Work]]) -> None:
     """Do children, and leave this process's random numbers and environment as they were."""
-    for _, child in named:
+    for _, child in children:
         child.prepare()
-        with isolate_rng(), _seed_restored():
+        # Lightning's `seed_everything` leaves the seed there, beside the random numbers that `isolate_rng` restores.
+        seed = {name: os.environ.get(name) for name in ("PL_GLOBAL_SEED", "PL_SEED_WORKERS")}
+        with isolate_rng(), environment(**seed):
             do_child(child.folder, here(child))
-
-
-@contextmanager
-def _seed_restored() -> Iterator[None]:
-    names = ("PL_GLOBAL_SEED", "PL_SEED_WORKERS")
-    before = {name: os.environ.get(name) for name in names}
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name, None)
-            if value is not None:
-                os.environ[name] = value

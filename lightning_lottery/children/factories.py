@@ -3,7 +3,6 @@
 import importlib
 import importlib.util
 import inspect
-import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -17,11 +16,9 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule, Tr
 from lightning.pytorch.loggers import Logger
 from torch import nn
 
+from lightning_lottery.children.environment import IMPORTING, environment
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.hooks.mask_callback import MaskCallback
-
-IMPORTING = "LOTTERY_IMPORTING"
-"""Set while a child imports the script of its factories, which must not run the analysis again."""
 
 
 @dataclass
@@ -181,11 +178,8 @@ def _script(path: str) -> Any:
         module = importlib.util.module_from_spec(spec)
         sys.modules[name] = module
         sys.path.insert(0, str(Path(path).parent))
-        os.environ[IMPORTING] = path
-        try:
+        with environment(**{IMPORTING: path}):
             spec.loader.exec_module(module)
-        finally:
-            del os.environ[IMPORTING]
     return sys.modules[name]
 
 

@@ -15,20 +15,15 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from lightning_lottery.children.child import RESUME_FROM, Child
+from lightning_lottery.children.child import Child
+from lightning_lottery.children.environment import TIED, environment_of_child
 from lightning_lottery.errors import LotteryError
 
-JOBS = "LOTTERY_JOBS"
-"""Environment variable that says how many children a recipe's stage trains at the same time."""
-
-TIED = "LOTTERY_TIED"
-"""Environment variable that tells a child that its standard input ends with the process that started it."""
-
 MANY = 8
-"""Children from which on only those that run are shown, and a bar for all."""
+"""More children than this are shown by one bar for all, beside the bars of those that run."""
 
 Poll = Callable[[], int | None]
-"""The exit code of a child that was launched, None while it goes on."""
+"""The exit code of a child that was launched, None while it runs."""
 
 
 def run_child(child: Child) -> int:
@@ -36,7 +31,7 @@ def run_child(child: Child) -> int:
 
     Ctrl-C reaches the child as well: it is given the time to shut down.
     """
-    with started(_command(child), surroundings(search_path())) as process:
+    with started(_command(child), environment_of_child(python_path())) as process:
         try:
             return process.wait()
         except KeyboardInterrupt:
@@ -44,7 +39,7 @@ def run_child(child: Child) -> int:
             raise
 
 
-def run_one(child: Child, what: str, console: Console) -> None:
+def run_one(child: Child, name: str, console: Console) -> None:
     """Prepare and run a child unless it is done, and say so.
 
     Raises:
@@ -52,20 +47,20 @@ def run_one(child: Child, what: str, console: Console) -> None:
     """
     child.prepare()
     if child.is_done:
-        console.rule(f"{what}: done before")
+        console.rule(f"{name}: done before")
         return
-    console.rule(f"{what}: goes on from its last checkpoint" if child.is_started else what)
+    console.rule(f"{name}: goes on from its last checkpoint" if child.is_started else name)
     try:
         code = run_child(child)
     except KeyboardInterrupt:
         _leave_progress_bar(console)
-        console.print(f"{what}: interrupted. The same command goes on from here.")
+        console.print(f"{name}: interrupted. The same command goes on from here.")
         raise
     if _has_failed(child, code):
         _leave_progress_bar(console)
-        raise LotteryError(_failure(what, code))
+        raise LotteryError(_failure(name, code))
     if code:
-        console.print(f"{what}: {_told(code)}")
+        console.print(f"{name}: {_success(code)}")
 
 
 def run_together(children: Sequence[tuple[str, Child]], console: Console, *, jobs: int) -> None:
@@ -74,7 +69,7 @@ def run_together(children: Sequence[tuple[str, Child]], console: Console, *, job
     What a child prints goes to ``child.log`` in its folder. All are run to their end, whichever fail.
 
     Args:
-        children: What each is called, and the child.
+        children: The name that each is shown by, and the child.
         console: Shows how far they are.
         jobs: How many run at once, >= 1.
 
@@ -84,11 +79,12 @@ def run_together(children: Sequence[tuple[str, Child]], console: Console, *, job
     with ExitStack() as running:
 
         def launch(child: Child, slot: int) -> Poll:
-            variables = surroundings(search_path()) | _share(slot, jobs)
+            variables = environment_of_child(python_path()) | _share(slot, jobs)
             with open(child.folder / "child.log", "ab") as log:
                 output = {"stdout": log, "stderr": subprocess.STDOUT}
                 process = running.enter_context(started(_command(child), variables, **output))
-            running.callback(process.wait)  # where this process is interrupted: Ctrl-C has reached the child as well
+            # Called before the process is killed: Ctrl-C has reached it as well, and it may be writing a checkpoint.
+            running.callback(process.wait)
             return process.poll
 
         follow(children, launch, jobs, console)
@@ -100,7 +96,7 @@ def follow(
     """Prepare children, launch those that are not done, ``slots`` at a time, and show how far each and all are.
 
     Args:
-        children: What each is called, and the child.
+        children: The name that each is shown by, and the child.
         launch: Launches a child in a free slot.
         slots: How many run at once.
         console: Shows how far they are.
@@ -109,61 +105,83 @@ def follow(
         LotteryError: One is refused, or some failed: which.
     """
     for _, child in children:
-        child.prepare()
-    waiting = [named for named in children if not named[1].is_done]
-    free, failed, many = list(range(slots)), [], len(waiting) > MANY
+        child.prepare()  # all, before any runs: a refusal then has cost no training
+    waiting = [(name, child) for name, child in children if not child.is_done]
+    free, failures = list(range(slots)), []
     running: dict[int, tuple[str, Child, Poll, TaskID]] = {}
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[told]}"), TimeRemainingColumn())
-    with Progress(*columns, console=console) as progress:
-        whole = progress.add_task("all", total=len(waiting), told=f"0/{len(waiting)}", visible=many)
+    with _Bars(len(waiting), console) as bars:
         while waiting or running:
             while waiting and free:
-                (what, child), slot = waiting.pop(0), free.pop(0)
-                task = progress.add_task(what, total=None, told="begins", visible=not many)
-                running[slot] = (what, child, launch(child, slot), task)
+                (name, child), slot = waiting.pop(0), free.pop(0)
+                running[slot] = (name, child, launch(child, slot), bars.begin(name))
             time.sleep(0.2)
-            for slot, (what, child, poll, task) in list(running.items()):
-                _show(progress, task, child)
+            for slot, (name, child, poll, bar) in list(running.items()):
+                bars.show_progress(bar, child)
                 if (code := poll()) is not None:
                     del running[slot]
                     free.append(slot)
-                    if has_failed := _has_failed(child, code):
-                        failed.append(f"{_failure(what, code)} (see {child.folder / 'child.log'})")
-                    told = "failed" if has_failed else _told(code)
-                    progress.update(task, total=1, completed=not has_failed, told=told, visible=has_failed or not many)
-                    total = int(progress.tasks[whole].total or 0)
-                    progress.update(whole, advance=1, told=f"{total - len(waiting) - len(running)}/{total}")
-    if failed:
-        raise LotteryError(" ".join(failed))
+                    if failed := _has_failed(child, code):
+                        failures.append(f"{_failure(name, code)} (see {child.folder / 'child.log'})")
+                    bars.end(bar, "failed" if failed else _success(code), failed=failed)
+    if failures:
+        raise LotteryError(" ".join(failures))
 
 
-def _show(progress: Progress, task: TaskID, child: Child) -> None:
-    try:
-        done, total = (child.folder / "progress").read_text().split(" ")
-        told = f"step {done}/{total}"
-        progress.update(task, completed=int(done), total=int(total) if total else None, told=told, visible=True)
-    except (FileNotFoundError, ValueError):
-        return  # not yet, or being written
+class _Bars:
+    """A progress bar for each child. Of many, those that run or failed are shown, and one bar for all of them."""
+
+    def __init__(self, total: int, console: Console) -> None:
+        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[state]}"))
+        self._progress = Progress(*columns, TimeRemainingColumn(), console=console)
+        self._total, self._ended, self._are_many = total, 0, total > MANY
+        self._all = self._progress.add_task("all", total=total, state=f"0/{total}", visible=self._are_many)
+
+    def __enter__(self) -> "_Bars":
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def begin(self, name: str) -> TaskID:
+        return self._progress.add_task(name, total=None, state="begins", visible=not self._are_many)
+
+    def show_progress(self, bar: TaskID, child: Child) -> None:
+        try:
+            done, total = (child.folder / "progress").read_text().split(" ")
+            state, whole = f"step {done}/{total}", int(total) if total else None
+            self._progress.update(bar, completed=int(done), total=whole, state=state, visible=True)
+        except (FileNotFoundError, ValueError):
+            return  # not yet, or being written
+
+    def end(self, bar: TaskID, state: str, *, failed: bool) -> None:
+        self._ended += 1
+        shown = failed or not self._are_many
+        self._progress.update(bar, total=1, completed=not failed, state=state, visible=shown)
+        self._progress.update(self._all, advance=1, state=f"{self._ended}/{self._total}")
 
 
 def _command(child: Child) -> list[str]:
     return [sys.executable, "-m", "lightning_lottery", "child", str(child.folder)]
 
 
-def search_path() -> str:
-    """The paths that modules are found on, for a child to find the project's."""
+def python_path() -> str:
+    """The paths that modules are found on, for a child to find the project's: what ``PYTHONPATH`` holds."""
     return os.pathsep.join(path for path in sys.path if path)
 
 
-def surroundings(path: str) -> dict[str, str]:
-    """Environment of a child: this process's, with the paths that modules are found on."""
-    return {name: value for name, value in os.environ.items() if name != RESUME_FROM} | {"PYTHONPATH": path, TIED: "1"}
-
-
 @contextmanager
-def started(command: Sequence[str], variables: Mapping[str, str], **given: Any) -> Iterator["subprocess.Popen[bytes]"]:
-    """A child's process, which ends when this one does, in whatever way: its standard input does."""
-    with subprocess.Popen(command, env=variables, stdin=subprocess.PIPE, **given) as process:
+def started(command: Sequence[str], variables: Mapping[str, str], **output: Any) -> Iterator["subprocess.Popen[bytes]"]:
+    """A child's process, which ends when this one does, in whatever way: its standard input does.
+
+    Args:
+        command: That does the child.
+        variables: Its whole environment, ``TIED`` among them.
+        output: Where it writes, and ``cwd``: arguments of ``subprocess.Popen``.
+    """
+    # The one handle on the pipe's writing end is in this process. However this process ends, SIGKILL included, the
+    # system closes it, and the child reads the end of its input: see `end_with_starter`.
+    with subprocess.Popen(command, env=variables, stdin=subprocess.PIPE, **output) as process:
         try:
             yield process
         finally:
@@ -173,6 +191,7 @@ def started(command: Sequence[str], variables: Mapping[str, str], **given: Any) 
 def end_with_starter() -> None:
     """In a child: end at once when the process that started it is gone, as if killed, to be resumed by another."""
     with suppress(OSError):  # a closed input ties to nothing
+        # Ranks and workers of a child inherit TIED but have other inputs, such as /dev/null, which would end at once.
         if os.environ.get(TIED) and stat.S_ISFIFO(os.fstat(0).st_mode):
             Thread(target=_end_at_end_of_input, daemon=True).start()
 
@@ -184,6 +203,8 @@ def _end_at_end_of_input() -> None:
     except OSError:
         return
     os.write(2, b"The process that started this child is gone: it ends here, to be resumed.\n")
+    # SIGKILL rather than an exit: this thread cannot end the main one, and what a killed child leaves is known to be
+    # resumed from; a half-done shutting down is not.
     os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -192,9 +213,10 @@ def _share(slot: int, jobs: int) -> dict[str, str]:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     share = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, cores // jobs)))}
     if devices := _devices():
-        own = max(1, len(devices) // jobs)
-        first = slot * own % len(devices)
-        share["CUDA_VISIBLE_DEVICES"] = ",".join(devices[first : first + own])
+        # 8 GPUs, 3 jobs: 0-1, 2-3, 4-5. 2 GPUs, 3 jobs: 0, 1, 0 again, as a child cannot have less than one.
+        each = max(1, len(devices) // jobs)
+        first = slot * each % len(devices)
+        share["CUDA_VISIBLE_DEVICES"] = ",".join(devices[first : first + each])
     return share
 
 
@@ -206,18 +228,18 @@ def _devices() -> list[str]:
 
 
 def _has_failed(child: Child, code: int) -> bool:
-    """A child that wrote everything has not, however its process ended: what comes after is its shutting down."""
+    # A child that wrote everything has not, however its process ended: what comes after `done` is its shutting down.
     return code != 0 and not child.is_done
 
 
-def _told(code: int) -> str:
+def _success(code: int) -> str:
     return f"done, but its process ended with exit code {code} afterwards" if code else "done"
 
 
-def _failure(what: str, code: int) -> str:
+def _failure(name: str, code: int) -> str:
     if code < 0:
-        return f"{what} was ended by {signal.Signals(-code).name}: the same command goes on from here."
-    return f"{what} failed with exit code {code}; what is done stays."
+        return f"{name} was ended by {signal.Signals(-code).name}: the same command goes on from here."
+    return f"{name} failed with exit code {code}; what is done stays."
 
 
 def _leave_progress_bar(console: Console) -> None:

@@ -19,7 +19,7 @@ from lightning_lottery.hooks.quiet import without_noise
 
 if TYPE_CHECKING:
     from lightning_lottery.children.child import Child
-    from lightning_lottery.children.cluster import Waves
+    from lightning_lottery.children.slurm import Waves
 
 
 def explain(arguments: Sequence[str]) -> None:
@@ -252,7 +252,7 @@ def _doing(given: PlainNamespace) -> dict[str, Any]:
 def _tell_commands(children: "Sequence[Child]", waves: "Callable[[], Waves]", given: PlainNamespace) -> None:
     """Print the commands of children that are not done, or write SLURM job arrays of them."""
     from lightning_lottery.children.child import discard_with_dependents
-    from lightning_lottery.children.cluster import commands, write_slurm
+    from lightning_lottery.children.slurm import commands, write_slurm
 
     discard_with_dependents(children, given.redo, root=Path(given.out))
     if given.slurm:

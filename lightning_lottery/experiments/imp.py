@@ -11,7 +11,7 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from rich.console import Console
 
 from lightning_lottery.children.child import Child, Row, Work, discard_with_dependents
-from lightning_lottery.children.engine import engine_of, of_environment
+from lightning_lottery.children.engine import engine_of, engine_options
 from lightning_lottery.children.factories import FactoryProject
 from lightning_lottery.children.fit import train
 from lightning_lottery.children.project import Project
@@ -303,7 +303,7 @@ def prune_iteratively(child: Child, resume: str) -> list[Row]:
     pruning.run(
         child.config["ckpt_path"],
         settings.seeds,
-        **of_environment(),
+        **engine_options(),
         out=child.folder,
         labels=labels,
     )

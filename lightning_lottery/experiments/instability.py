@@ -14,8 +14,9 @@ from rich.console import Console
 
 from lightning_lottery.children.child import Child, Row, Work, discard_with_dependents
 from lightning_lottery.children.conditions import check_contract
-from lightning_lottery.children.engine import engine_of, of_environment
-from lightning_lottery.children.factories import IMPORTING, FactoryProject, address_of, imported
+from lightning_lottery.children.engine import engine_of, engine_options
+from lightning_lottery.children.environment import IMPORTING
+from lightning_lottery.children.factories import FactoryProject, address_of, imported
 from lightning_lottery.children.fingerprint import leaves
 from lightning_lottery.children.fit import train
 from lightning_lottery.children.project import Project, project_of
@@ -320,7 +321,7 @@ def analyse(child: Child, resume: str) -> list[Row]:
     analysis.run(
         child.config["ckpt_path"],
         settings.seeds,
-        **of_environment(),
+        **engine_options(),
         out=child.folder,
         labels=labels,
     )

@@ -4,8 +4,7 @@ import json
 import os
 import re
 import statistics
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,11 +13,11 @@ from rich.console import Console
 from rich.table import Table
 
 from lightning_lottery.children.child import Child, discard_with_dependents, write_records
-from lightning_lottery.children.engine import DASK
-from lightning_lottery.children.processes import JOBS, run_one
+from lightning_lottery.children.environment import DASK, JOBS, PROVISIONAL, RUN, SEED, environment
+from lightning_lottery.children.processes import run_one
 from lightning_lottery.children.yaml_project import COMMANDS, resolve
 from lightning_lottery.errors import LotteryError
-from lightning_lottery.experiments.sections import PROVISIONAL, SECTIONS
+from lightning_lottery.experiments.sections import SECTIONS
 from lightning_lottery.figures.drawing import stages_over_seeds
 from lightning_lottery.files import write_image, write_whole
 
@@ -104,7 +103,7 @@ def run(
         raise LotteryError(f"`seeds` are different numbers, at least one, got {list(seeds)}.")
     target = Path(out) / recipe.resolve().name
     folders = {seed: target / f"seed-{seed}" for seed in seeds}
-    with _environment(**{PROVISIONAL: "1"}):  # all, before any runs
+    with environment(**{PROVISIONAL: "1"}):  # all, before any runs
         runs = {seed: [_child(stage, seed, folder, overlay) for stage in stages] for seed, folder in folders.items()}
     again = {*redo, *(stage.name for stage in stages if stage.waits_for(overlay) & {*redo})}
     for children in runs.values():
@@ -116,7 +115,7 @@ def run(
     for seed, children in runs.items():
         for number, stage in enumerate(stages, start=1):
             child = children[number - 1] = _child(stage, seed, folders[seed], overlay)
-            with _environment(**{JOBS: str(jobs)}, **({DASK: dask} if dask else {})):
+            with environment(**{JOBS: str(jobs)}, **({DASK: dask} if dask else {})):
                 _run_one(child, f"seed {seed} · {child.folder.name} ({number}/{len(children)})", console)
     rows = [row for children in runs.values() for child in children for row in child.records()]
     write_records(target, rows)
@@ -187,7 +186,7 @@ def _draw(summary: dict[str, Any], target: Path) -> None:
 def _child(stage: Stage, seed: int, folder: Path, overlay: str | os.PathLike[str] | None) -> Child:
     laid_over = [] if overlay is None else ["--config", str(overlay)]
     arguments = ["--config", str(stage.path), *laid_over, "--seed_everything", str(seed)]
-    with _environment(LOTTERY_RUN=str(folder), LOTTERY_SEED=str(seed)):
+    with environment(**{RUN: str(folder), SEED: str(seed)}):
         try:
             config = resolve([stage.command, *arguments], SECTIONS)
         except LotteryError as error:
@@ -230,20 +229,6 @@ def _run_one(child: Child, what: str, console: Console) -> None:
         if of_another and not Path(path).exists():
             raise LotteryError(f"{what}: '{path}' does not exist; no earlier stage wrote it.")
     run_one(child, what, console)
-
-
-@contextmanager
-def _environment(**variables: str) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
 
 
 def _moments(values: list[float]) -> dict[str, Any]:

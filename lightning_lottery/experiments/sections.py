@@ -4,6 +4,7 @@ import os
 
 from omegaconf import OmegaConf
 
+from lightning_lottery.children.environment import PROVISIONAL, RUN
 from lightning_lottery.children.yaml_project import Sections, working_directory
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.experiments.settings import ImpSettings, InstabilitySettings, SweepSettings
@@ -12,9 +13,6 @@ from lightning_lottery.experiments.sweep_report import stable_step
 SECTIONS: Sections = {"instability": InstabilitySettings, "sweep": SweepSettings, "imp": ImpSettings}
 """Experiments that read a section of their name beside what ``fit`` reads; ``fit`` itself accepts and ignores it."""
 
-PROVISIONAL = "LOTTERY_PROVISIONAL"
-"""Environment variable: a step k* that no sweep has found yet may be any, to check the rest of a configuration."""
-
 
 def _stable_step(stage: str, network: str = "dense") -> int:
     """What ``${stable_step:STAGE}`` or ``${stable_step:STAGE,NETWORK}`` in a recipe's YAML means.
@@ -22,9 +20,9 @@ def _stable_step(stage: str, network: str = "dense") -> int:
     Raises:
         LotteryError: Outside a recipe; or the stage's sweep found no such step, or is not done.
     """
-    if "LOTTERY_RUN" not in os.environ:
+    if RUN not in os.environ:
         raise LotteryError(f"'stable_step:{stage}' names a stage of a recipe: it means something in `run` only.")
-    folder = working_directory() / os.environ["LOTTERY_RUN"] / stage
+    folder = working_directory() / os.environ[RUN] / stage
     try:
         return stable_step(folder, network)
     except LotteryError:

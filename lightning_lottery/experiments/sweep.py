@@ -12,7 +12,7 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from rich.console import Console
 
 from lightning_lottery.children.child import Child, Row, Work
-from lightning_lottery.children.engine import Engine, engine_of, of_environment
+from lightning_lottery.children.engine import Engine, engine_of, engine_options
 from lightning_lottery.children.factories import FactoryProject
 from lightning_lottery.children.fit import train
 from lightning_lottery.children.project import Project
@@ -262,7 +262,7 @@ def sweep_steps(child: Child, resume: str) -> list[Row]:
     project = {name: value for name, value in child.config.items() if name != "sweep"}
     labels = {name: value for name, value in child.labels.items() if name != "seeds"}
     InstabilitySweep.of(YamlProject(project), SweepSettings(**child.config["sweep"])).run(
-        **of_environment(),
+        **engine_options(),
         out=child.folder,
         labels={"stage": child.folder.name, **labels},
     )

@@ -1,35 +1,19 @@
 import fcntl
 import json
-import os
 import re
-import signal
-from contextlib import nullcontext
-from io import StringIO
 from types import SimpleNamespace
 
 import pytest
 import torch
-from rich.console import Console
 from torch.utils.data import DataLoader
 
-from helpers.stages import STEPS, Died, fit, in_this_process, named
+from helpers.stages import STEPS, Died, in_this_process, named
 from helpers.states import same
 from lightning_lottery import LotteryError
 from lightning_lottery.children import child as children
 from lightning_lottery.children import fit as training
-from lightning_lottery.children import processes
-from lightning_lottery.children.child import RESUME_FROM, Child, do_child
-from lightning_lottery.children.processes import run_child
-from lightning_lottery.children.yaml_project import resolve
-
-
-@pytest.fixture(scope="module")
-def config(tmp_path_factory):
-    import yaml
-
-    path = tmp_path_factory.mktemp("config") / "dense.yaml"
-    path.write_text(yaml.safe_dump(fit()))
-    return resolve(["fit", "--config", str(path), "--seed_everything", "0"])
+from lightning_lottery.children.child import Child, do_child
+from lightning_lottery.children.environment import RESUME_FROM
 
 
 @pytest.fixture(scope="module")
@@ -38,11 +22,6 @@ def unbroken(config, tmp_path_factory):
     child.prepare()
     assert in_this_process(child) == 0
     return child
-
-
-@pytest.fixture
-def child(config, tmp_path):
-    return Child(tmp_path / "child", "fit", config)
 
 
 def weights(child):
@@ -215,66 +194,3 @@ def test_a_child_need_not_be_a_fit(unbroken, child, command, metrics):
 def test_samples_are_counted_where_the_loader_knows_and_was_not_cut_short(limit, n):
     trainer = SimpleNamespace(test_dataloaders=DataLoader(torch.zeros(5)), limit_test_batches=limit)
     assert training._samples(trainer, "test_acc") == n
-
-
-def test_the_exit_code_of_a_child_is_that_of_its_process(tmp_path, capfd):
-    assert run_child(Child(tmp_path / "none", "fit", {})) == 2
-    said = capfd.readouterr().err
-    assert "is not a child's folder" in said and "Traceback" not in said
-
-
-def test_a_child_that_wrote_everything_is_done_however_its_process_ended(child, config, tmp_path, monkeypatch):
-    quiet, aborted = Console(file=StringIO()), -int(signal.SIGABRT)
-    monkeypatch.setattr(processes, "run_child", lambda child: in_this_process(child) or aborted)
-    processes.run_one(child, "dense", quiet)
-    assert child.is_done and "dense: done, but its process ended with exit code -6 afterwards" in quiet.file.getvalue()
-    children = [(name, Child(tmp_path / name, "fit", config)) for name in ("one", "other")]
-
-    def launch(child, slot):
-        return lambda: (in_this_process(child) if child.folder.name == "one" else 0) or aborted
-
-    with pytest.raises(LotteryError, match="^other was ended by SIGABRT"):
-        processes.follow(children, launch, 1, quiet)
-    assert [child.is_done for _, child in children] == [True, False]
-
-
-def test_an_interrupted_child_is_given_the_time_to_shut_down(child, monkeypatch):
-    calls = []
-
-    class Process:
-        def wait(self):
-            calls.append("wait")
-            if len(calls) == 1:
-                raise KeyboardInterrupt
-            return 1
-
-        def kill(self):
-            calls.append("kill")
-
-    monkeypatch.setattr(processes.subprocess, "Popen", lambda command, env, stdin: nullcontext(Process()))
-    with pytest.raises(KeyboardInterrupt):
-        run_child(child)
-    assert calls == ["wait", "wait", "kill"]
-
-
-def test_a_child_is_tied_to_a_pipe_and_to_no_other_input(monkeypatch):
-    monkeypatch.setenv(processes.TIED, "1")
-    ties = []
-    monkeypatch.setattr(processes, "Thread", lambda **given: SimpleNamespace(start=lambda: ties.append(given)))
-    read, write = os.pipe()
-    for number, expected in ((read, 1), (os.open(os.devnull, os.O_RDONLY), 0), (None, 0)):
-        ties.clear()
-        found = os.fstat(number) if number is not None else None
-
-        def fstat(_, found=found):
-            if found is None:
-                raise OSError("closed")
-            return found
-
-        with monkeypatch.context() as patch:
-            patch.setattr(processes.os, "fstat", fstat)
-            processes.end_with_starter()
-        assert len(ties) == expected
-        if number is not None:
-            os.close(number)
-    os.close(write)

@@ -9,7 +9,8 @@ import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 import lightning_lottery.zoo  # noqa: F401 (its classes answer to their short names once imported)
-from lightning_lottery.children.child import RESUME_FROM, Child
+from lightning_lottery.children.child import Child
+from lightning_lottery.children.environment import RESUME_FROM
 from lightning_lottery.command.main import main
 
 NO_ATTENTION = {"exclude": ["*attention*", "*classifier*"]}  # whose layers would die in so short a fit

@@ -1,0 +1,34 @@
+import pytest
+import yaml
+from lightning.pytorch import seed_everything
+
+from experiments.test_instability import Data, Net
+from helpers.projects import trainer
+from helpers.stages import fit
+from lightning_lottery import ExactResume, Snapshots
+from lightning_lottery.children.child import Child
+from lightning_lottery.children.yaml_project import resolve
+
+
+@pytest.fixture(scope="session")
+def parent(tmp_path_factory):
+    """A parent's snapshots at steps 0 and 5."""
+    folder = tmp_path_factory.mktemp("parent")
+    seed_everything(7, verbose=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PL_GLOBAL_SEED", "7")
+        trainer(folder, ExactResume(), Snapshots([0, 5])).fit(Net(), Data())
+    return folder / "snapshots"
+
+
+@pytest.fixture(scope="session")
+def config(tmp_path_factory):
+    """A small fit, resolved."""
+    path = tmp_path_factory.mktemp("config") / "dense.yaml"
+    path.write_text(yaml.safe_dump(fit()))
+    return resolve(["fit", "--config", str(path), "--seed_everything", "0"])
+
+
+@pytest.fixture
+def child(config, tmp_path):
+    return Child(tmp_path / "child", "fit", config)
