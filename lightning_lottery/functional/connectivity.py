@@ -24,7 +24,7 @@ def interpolate_(target: State, a: State, b: State, alpha: float) -> None:
         target: What is written: tensors of the same names and shapes, on any device.
         a: State at ``alpha = 1``.
         b: State at ``alpha = 0``.
-        alpha: Place on the line, in [0, 1].
+        alpha: Fraction of the line, in [0, 1].
 
     Example:
         >>> target = {"w": torch.empty(1)}
@@ -40,10 +40,13 @@ def interpolate_(target: State, a: State, b: State, alpha: float) -> None:
                 tensor.copy_(a[name])
                 continue
             dtype = torch.promote_types(tensor.dtype, torch.float32)
-            one, other = (state[name].to(device=tensor.device, dtype=dtype) for state in (a, b))
-            mixed = torch.lerp(other, one, alpha)
-            if not mixed.sum().isfinite():  # only then, for comparing takes long: a mask's -inf stays
-                mixed = torch.where(one == other, one, mixed)
+            end, start = (state[name].to(device=tensor.device, dtype=dtype) for state in (a, b))
+            # `lerp` adds a multiple of end - start to the nearer one: exact at both, and wherever they are equal.
+            mixed = torch.lerp(start, end, alpha)
+            # Except where both are infinite, as in a mask of attention: their difference is NaN. To compare takes long,
+            # so it is done only where the sum shows that something is not finite.
+            if not mixed.sum().isfinite():
+                mixed = torch.where(end == start, end, mixed)
             tensor.copy_(mixed)
 
 
@@ -64,7 +67,7 @@ def excess(values: Sequence[float], alphas: Sequence[float]) -> float:
 
     Args:
         values: One for each alpha, in the order of ``alphas``.
-        alphas: Places on the line, from 0 to 1.
+        alphas: Fractions of the line, from 0 to 1.
 
     Example:
         >>> excess([0.0, 1.0, 1.0], [0.0, 0.5, 1.0])
@@ -86,15 +89,16 @@ def distances(a: State, b: State) -> dict[str, float]:
         >>> distances({"w": torch.tensor([3.0, 0.0])}, {"w": torch.tensor([0.0, 4.0])})
         {'l2': 5.0, 'cosine': 1.0}
     """
-    squares, dot, own = 0.0, 0.0, [0.0, 0.0]
+    difference, product, length_a, length_b = 0.0, 0.0, 0.0, 0.0  # squares and an inner product, tensor by tensor
     for name, tensor in a.items():
         if tensor.is_floating_point():
-            one, other = tensor.double().flatten(), b[name].double().flatten().to(tensor.device)
-            squares += float((one - other).square().sum())
-            dot += float(one @ other)
-            own = [own[0] + float(one @ one), own[1] + float(other @ other)]
-    norm = (own[0] * own[1]) ** 0.5
-    return {"l2": squares**0.5, "cosine": 1 - dot / norm if norm else 0.0}
+            x, y = tensor.double().flatten(), b[name].double().flatten().to(tensor.device)
+            difference += float((x - y).square().sum())
+            product += float(x @ y)
+            length_a += float(x @ x)
+            length_b += float(y @ y)
+    norm = (length_a * length_b) ** 0.5
+    return {"l2": difference**0.5, "cosine": 1 - product / norm if norm else 0.0}
 
 
 def has_batch_norm(module: nn.Module) -> bool:
@@ -122,7 +126,7 @@ def recalibrate_batch_norm_(module: nn.Module, forward: Callable[[object], objec
         try:
             for norm in norms:
                 norm.reset_running_stats()
-                norm.momentum = None  # cumulative average
+                norm.momentum = None  # torch then keeps the plain mean of all batches since the reset
                 norm.train()
             for batch in batches:
                 forward(batch)
@@ -140,18 +144,19 @@ def layers_of(module: nn.Module) -> dict[str, tuple[str, ...]]:
 
     Source: Adilova et al. 2023, section 3 (a layer is what shares a module's path).
     """
-    own: dict[str, tuple[str, ...]] = {}
-    first = {name for name, _ in (*module.named_parameters(), *module.named_buffers())}
+    layers: dict[str, tuple[str, ...]] = {}
+    # Asked for all at once, tied tensors are listed under their first name only; child by child, under all of them.
+    first_names = {name for name, _ in (*module.named_parameters(), *module.named_buffers())}
     for path, child in module.named_modules():
         direct = [*child.named_parameters(recurse=False), *child.named_buffers(recurse=False)]
-        names = tuple(name for leaf, _ in direct if (name := f"{path}.{leaf}" if path else leaf) in first)
+        names = tuple(name for leaf, _ in direct if (name := f"{path}.{leaf}" if path else leaf) in first_names)
         if names and any(True for _ in child.parameters(recurse=False)):
-            own[path or type(module).__name__] = names
-    return own
+            layers[path or type(module).__name__] = names
+    return layers
 
 
 def check_alphas(alphas: Sequence[float]) -> tuple[float, ...]:
-    """Places on the line in rising order, both ends included.
+    """Fractions of the line in rising order, both ends included.
 
     Raises:
         LotteryError: One is outside [0, 1], twice, or an end is missing.
