@@ -46,7 +46,7 @@ class Schedule(ABC):
                 "give `begin` and `end` as optimizer steps (int), or set `max_steps`."
             )
         own: set[str] = set(self.__dataclass_fields__)  # type: ignore[attr-defined]
-        times = {"begin": _in_steps(self.begin, total_steps), "end": _in_steps(self.end, total_steps)}
+        times = {"begin": in_steps(self.begin, total_steps), "end": in_steps(self.end, total_steps)}
         if total_steps is not None and times["end"] > total_steps:
             raise LotteryError(
                 f"{self} reaches sparsity {self.final} at step {times['end']}, but this fit ends at step "
@@ -146,6 +146,27 @@ def scheduled(
     return sparsity
 
 
+def in_steps(time: int | float, total_steps: int | None) -> int:
+    """A moment of the fit as an optimizer step: a fraction (float) is rounded to one, a step (int) is itself.
+
+    Args:
+        time: Optimizer step or fraction of the fit: ``1`` is the first step, ``1.0`` the last.
+        total_steps: Optimizer steps of the fit, or None where nobody knows.
+
+    Raises:
+        LotteryError: A fraction of an unknown number of steps.
+
+    Example:
+        >>> in_steps(0.25, 10), in_steps(3, None)
+        (2, 3)
+    """
+    if isinstance(time, int):
+        return time
+    if total_steps is None:
+        raise LotteryError(f"{time} of the fit is no step while nobody knows how many it has: give a step (int).")
+    return round(time * total_steps)
+
+
 def _check_time(name: str, time: Any) -> None:
     """A step of the fit: int >= 0, or a float in [0, 1]."""
     if isinstance(time, bool) or not isinstance(time, (int, float)):
@@ -154,7 +175,3 @@ def _check_time(name: str, time: Any) -> None:
         raise LotteryError(
             f"`{name}` must be an optimizer step >= 0 (int) or a fraction in [0, 1] (float), got {time!r}."
         )
-
-
-def _in_steps(time: int | float, total_steps: int | None) -> int:
-    return time if isinstance(time, int) else round(time * (total_steps or 0))

@@ -11,6 +11,7 @@ from lightning_lottery.checks import is_count
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.files import hash_of_tensors
 from lightning_lottery.functional.masks import check_sparsity
+from lightning_lottery.functional.schedules import in_steps
 from lightning_lottery.functional.settling.rules import Rule
 from lightning_lottery.functional.settling.watch import Probe, names_of
 from lightning_lottery.ticket import Ticket, versions
@@ -136,7 +137,7 @@ class Draws:
                 "or the Trainer `max_steps`."
             )
         if isinstance(time, float):
-            return max(1, round(time * total))
+            return max(1, in_steps(time, total))
         if not self._random_step:
             # By a generator of its own: every other random number of the run stays what it was without this draw.
             if (seed := os.environ.get("PL_GLOBAL_SEED")) is None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from lightning_lottery.checks import check_fraction
 from lightning_lottery.errors import LotteryError
+from lightning_lottery.functional.schedules import in_steps
 
 
 class LearningRate(ABC):
@@ -139,14 +140,12 @@ def _warmed_up(step: int, warmup: int) -> float:
 
 def _in_steps(name: str, moment: int | float, total_steps: int) -> int:
     """A moment of the fit as an optimizer step; a fraction needs to know how long the fit is."""
-    if isinstance(moment, int):
-        return moment
-    if total_steps < 1:
+    if isinstance(moment, float) and total_steps < 1:
         raise LotteryError(
             f"A fraction of the fit ({name}: {moment}) needs the number of steps of this fit, which is not known "
             f"(max_time, or a loader without length): give {name} in steps (int), or set max_steps."
         )
-    return round(moment * total_steps)
+    return in_steps(moment, total_steps)
 
 
 def _check_moment(name: str, moment: int | float) -> None:

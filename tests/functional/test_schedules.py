@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from helpers import oracles
 from lightning_lottery.errors import LotteryError
-from lightning_lottery.functional.schedules import Constant, Cubic, Exponential, Schedule, scheduled
+from lightning_lottery.functional.schedules import Constant, Cubic, Exponential, Schedule, in_steps, scheduled
 
 KINDS = [Constant, Cubic, Exponential]
 RAMPS = {Cubic: oracles.cubic, Exponential: oracles.exponential}
@@ -192,3 +192,13 @@ def test_a_schedule_can_be_named_in_a_configuration():
     config = parser.parse_object({"schedule": named})
     assert parser.instantiate(config).schedule == Cubic(0.5, begin=3, end=0.5)
     assert parser.instantiate(parser.parse_string(parser.dump(config))).schedule == Cubic(0.5, 3, 0.5)
+
+
+@pytest.mark.parametrize(("time", "total", "step"), [(3, None, 3), (3, 2, 3), (0.0, 7, 0), (1.0, 7, 7), (0.29, 100, 29)])
+def test_a_moment_of_the_fit_is_a_step_whether_it_is_given_as_one_or_as_a_fraction(time, total, step):
+    assert in_steps(time, total) == step
+
+
+def test_a_fraction_of_a_fit_of_unknown_length_is_no_step():
+    with pytest.raises(LotteryError, match="0.5 of the fit is no step"):
+        in_steps(0.5, None)
