@@ -194,7 +194,9 @@ def test_a_schedule_can_be_named_in_a_configuration():
     assert parser.instantiate(parser.parse_string(parser.dump(config))).schedule == Cubic(0.5, 3, 0.5)
 
 
-@pytest.mark.parametrize(("time", "total", "step"), [(3, None, 3), (3, 2, 3), (0.0, 7, 0), (1.0, 7, 7), (0.29, 100, 29)])
+@pytest.mark.parametrize(
+    ("time", "total", "step"), [(3, None, 3), (3, 2, 3), (0.0, 7, 0), (1.0, 7, 7), (0.29, 100, 29)]
+)
 def test_a_moment_of_the_fit_is_a_step_whether_it_is_given_as_one_or_as_a_fraction(time, total, step):
     assert in_steps(time, total) == step
 
