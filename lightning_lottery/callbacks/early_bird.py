@@ -27,16 +27,7 @@ from lightning_lottery.units.groups import groups_of
 from lightning_lottery.units.parts import KINDS, Group
 from lightning_lottery.units.scores import weight_norms
 from lightning_lottery.units.tickets import cut_out_, readers
-from lightning_lottery.units.watcher import (
-    PER,
-    Judged,
-    Noted,
-    UnitWatcher,
-    check_per,
-    in_order,
-    layers_by_kind,
-    too_late,
-)
+from lightning_lottery.units.watcher import PER, Judged, Noted, UnitWatcher, check_per, in_order, layers_by_kind
 
 STATE_VERSION = 2
 """In version 1 the masks of a draw lay here; they are the freezing callback's now."""
@@ -316,7 +307,8 @@ class EarlyBird(Callback):
     def _find_times(self, trainer: Trainer, module: LightningModule, watcher: UnitWatcher) -> None:
         """When tickets are drawn whatever the rules say; refuse times and rules that come after the end."""
         total, is_cut_short = steps_of_fit(trainer, module), bool(trainer.fast_dev_run)  # type: ignore[attr-defined]
-        late = {} if total is None or is_cut_short else too_late(self.rules, total)
+        ends = float("inf") if total is None or is_cut_short else total
+        late = {name: rule.earliest for name, rule in self.rules.items() if rule.earliest > ends}
         if late:
             listed = ", ".join(f"{name} (step {earliest})" for name, earliest in late.items())
             sentence = (

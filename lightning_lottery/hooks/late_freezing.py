@@ -10,8 +10,6 @@ from lightning_lottery.hooks.mask_callback import MaskCallback
 from lightning_lottery.hooks.masked import Masked
 from lightning_lottery.ticket import Ticket
 
-Select = Callable[[nn.Module], dict[str, nn.Parameter]]
-
 
 class LateFreezing(MaskCallback):
     """Keeps everything until a ticket is installed, and from then on what the ticket removes at zero.
@@ -27,7 +25,9 @@ class LateFreezing(MaskCallback):
 
     role = "late_freezing"
 
-    def __init__(self, method: str, select: Select, *, name: str | None) -> None:
+    def __init__(
+        self, method: str, select: Callable[[nn.Module], dict[str, nn.Parameter]], *, name: str | None
+    ) -> None:
         self._method, self._select = method, select
         super().__init__(None, interval=1, scope=None, name=name)
 
@@ -76,10 +76,6 @@ class LateFreezing(MaskCallback):
         """What is frozen, for the log."""
         weights = sum(param.numel() for param in self._select(module).values())
         return f"freezes {weights:,} weights by the first ticket drawn."
-
-    def settings(self) -> dict[str, str | int | float | None]:
-        """Nothing that a resumed fit could ask for otherwise."""
-        return {}
 
     def ticket(self) -> Ticket:
         """The ticket that was installed.

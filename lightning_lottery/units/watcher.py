@@ -219,8 +219,3 @@ def check_per(per: Any) -> None:
     """
     if not isinstance(per, Mapping) or per.keys() - PER.keys() or {*per.values()} - {"all", "tensor"}:
         raise LotteryError(f"`per` gives {', '.join(map(repr, PER))} 'all' or 'tensor', got {per!r}.")
-
-
-def too_late(rules: Mapping[str, Rule], total: int) -> dict[str, int]:
-    """The rules that cannot settle within so many steps, each with the first step at which it can."""
-    return {name: rule.earliest for name, rule in rules.items() if rule.earliest > total}

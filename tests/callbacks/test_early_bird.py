@@ -57,8 +57,8 @@ def same_weights():
     torch.manual_seed(0)  # of modules built before `fit` sets its seed
 
 
-def bird(rules=EAGER, sparsities=(0.5,), **given):
-    return EarlyBird(list(rules), list(sparsities), **given)
+def bird(rules=EAGER, sparsities=(0.5,), **arguments):
+    return EarlyBird(list(rules), list(sparsities), **arguments)
 
 
 class Diary(Callback):
@@ -89,9 +89,9 @@ def test_live_detection_is_detection_replayed_from_the_logged_coefficients(tmp_p
     replayed, draws = [], set()
     for kind, per in PER.items():
         for sparsity in (0.25, 0.5):
-            told = {step: scores_of(of, kind) for step, of in enumerate(diary.notes, start=1)}
-            told = {step: scores for step, scores in told.items() if scores_differ(scores, per)}
-            masks = {step: keep_top(scores, sparsity, per=per) for step, scores in told.items()}
+            by_step = {step: scores_of(note, kind) for step, note in enumerate(diary.notes, start=1)}
+            by_step = {step: scores for step, scores in by_step.items() if scores_differ(scores, per)}
+            masks = {step: keep_top(scores, sparsity, per=per) for step, scores in by_step.items()}
             norms = {step: nuclear_norm(layers_by_units(mask)).item() for step, mask in masks.items()}
             assert len(norms) >= 39 and callback.norms[f"{kind}-{sparsity:g}"] == list(norms.items())
             for name, rule in callback.rules.items():
@@ -171,9 +171,9 @@ def test_baselines_are_drawn_at_their_steps_whatever_the_rules_say(tmp_path):
 
 
 def test_a_random_step_is_drawn_from_the_whole_fit_by_the_seed_alone_and_stays_when_resumed(tmp_path):
-    def step_of(folder, seed, *more, **given):
+    def step_of(folder, seed, *more, **arguments):
         callback = bird([], at=["random"])
-        fit(tmp_path / folder, NetworkSlimming(), callback, *more, module=Blocks(), seed=seed, **given)
+        fit(tmp_path / folder, NetworkSlimming(), callback, *more, module=Blocks(), seed=seed, **arguments)
         (ticket,) = callback.tickets.values()
         assert Ticket.load(tmp_path / folder / "early_bird" / "at=random-0.5.safetensors").provenance["seed"] == seed
         return ticket.provenance["step"]
@@ -239,8 +239,8 @@ def test_weights_are_watched_where_there_are_no_coefficients(make, tmp_path):
     fit(tmp_path, norms, callback, module=make())
     ticket = callback.tickets["at=4-0.5"]
     for kind in (("attn",), ("linear",)) if make is Blocks else (("net",),):
-        of = {name: norm for name, norm in norms.norms.items() if kind[0] in name}
-        assert of and same({name: ticket.units[name] for name in of}, keep_top(of, 0.5))
+        scores = {name: norm for name, norm in norms.norms.items() if kind[0] in name}
+        assert scores and same({name: ticket.units[name] for name in scores}, keep_top(scores, 0.5))
 
 
 def test_channels_are_drawn_from_the_scales_of_their_batch_norm(tmp_path):
@@ -329,11 +329,11 @@ def test_a_fit_that_was_to_prune_and_could_not_says_so(tmp_path):
 
 @pytest.mark.parametrize("action", ["record", "prune", "shrink"])
 def test_resumed_after_any_step_equals_the_unbroken_run(action, tmp_path):
-    def run(folder, *more, **given):
+    def run(folder, *more, **arguments):
         callback = bird(RULES if action == "record" else EAGER, at=[7], action=action)
         slow = {"max_epochs": 8, "val_check_interval": 1.0}
         trainer = fit(
-            folder, NetworkSlimming(), callback, ExactResume(every=1), *more, module=Blocks(), **slow, **given
+            folder, NetworkSlimming(), callback, ExactResume(every=1), *more, module=Blocks(), **slow, **arguments
         )
         files = {p.name: p.read_bytes() for p in (folder / "early_bird").iterdir() if p.suffix != ".png"}
         files |= {p.name: p.read_bytes() for p in folder.glob("*.safetensors")}
@@ -420,9 +420,9 @@ def test_somebody_elses_masks_and_a_second_watch_do_not_disturb(tmp_path):
 
 
 def test_platon_and_a_recording_early_bird_train_and_resume_beside_each_other_as_each_does_alone(tmp_path):
-    def run(folder, *callbacks, **given):
+    def run(folder, *callbacks, **arguments):
         torch.manual_seed(0)
-        trainer = fit(folder, NetworkSlimming(), *callbacks, module=Blocks(), max_epochs=8, **given)
+        trainer = fit(folder, NetworkSlimming(), *callbacks, module=Blocks(), max_epochs=8, **arguments)
         files = {
             p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.suffix in (".safetensors", ".csv")
         }
@@ -515,7 +515,7 @@ def test_norms_of_every_step_and_verdicts_of_every_probe_are_logged_and_written(
     assert len(probed) == 2 and {row["early_bird/SlopeHAC/head-0.5/lags"] for row in probed} == {"2.0"}
     folder = tmp_path / "log" / "early_bird"
     written = list(csv.reader(io.StringIO((folder / "norms.csv").read_text())))[1:]
-    series = {name: [(int(s), float(n)) for s, of, n in written if of == name] for name in callback.norms}
+    series = {name: [(int(s), float(n)) for s, key, n in written if key == name] for name in callback.norms}
     assert series == callback.norms
     assert len((folder / "probes.csv").read_text().splitlines()) == 1 + len(callback.probes)
     assert (folder / "norms.png").stat().st_size > 5000 and (folder / "distances.png").stat().st_size > 5000
@@ -547,14 +547,14 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize(("build", "said"), REFUSED.values(), ids=REFUSED)
-def test_what_it_cannot_mean_is_refused_when_it_is_built(build, said):
-    with pytest.raises(LotteryError, match=said):
+@pytest.mark.parametrize(("build", "message"), REFUSED.values(), ids=REFUSED)
+def test_what_it_cannot_mean_is_refused_when_it_is_built(build, message):
+    with pytest.raises(LotteryError, match=message):
         build()
 
 
 @pytest.mark.parametrize(
-    ("callbacks", "said"),
+    ("callbacks", "message"),
     [
         (lambda: [bird()], "this Trainer has no NetworkSlimming: add one to its callbacks, or read scores='weights'"),
         (lambda: [NetworkSlimming(), bird(watch=["channel"])], "to watch 'channel'.*head and neuron only"),
@@ -568,8 +568,8 @@ def test_what_it_cannot_mean_is_refused_when_it_is_built(build, said):
         ),
     ],
 )
-def test_a_fit_in_which_it_can_do_nothing_is_refused_before_any_step(callbacks, said, tmp_path):
-    with pytest.raises(LotteryError, match=said):
+def test_a_fit_in_which_it_can_do_nothing_is_refused_before_any_step(callbacks, message, tmp_path):
+    with pytest.raises(LotteryError, match=message):
         fit(tmp_path, *callbacks(), module=Blocks())
 
 

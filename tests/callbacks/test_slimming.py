@@ -50,10 +50,10 @@ def output_of(module, inputs=INPUTS):
     return getattr(output, "logits", output)
 
 
-def slimmed(tmp_path, module, *more, slimming=None, **given):
+def slimmed(tmp_path, module, *more, slimming=None, **arguments):
     """Fit a module with coefficients; what it was like right before they were folded."""
     look = Look()
-    trainer = fit(tmp_path, slimming or NetworkSlimming(), look, *more, module=module, **given)
+    trainer = fit(tmp_path, slimming or NetworkSlimming(), look, *more, module=module, **arguments)
     return look, trainer
 
 
@@ -176,8 +176,8 @@ def test_a_compiled_module_trains_its_coefficients_and_computes_the_same_once_th
     module, look = Blocks(), Look()
     if in_place:
         module.compile(backend="eager")
-    given = module if in_place else torch.compile(module, backend="eager")
-    trainer(tmp_path, NetworkSlimming(), look).fit(given, Batches(), Batches(batches=1, seed=9))
+    fitted = module if in_place else torch.compile(module, backend="eager")
+    trainer(tmp_path, NetworkSlimming(), look).fit(fitted, Batches(), Batches(batches=1, seed=9))
     assert all((c - 1).abs().max() > 0.001 for c in look.coefficients.values())
     assert module.state_dict().keys() == Blocks().state_dict().keys()
     torch.testing.assert_close(output_of(module), look.output)
@@ -204,9 +204,9 @@ LOOPS = {
 }
 
 
-@pytest.mark.parametrize("given", LOOPS.values(), ids=LOOPS)
-def test_where_the_loss_is_flat_each_step_takes_rate_times_l1_once_and_weight_decay_nothing(given, tmp_path):
-    look, trainer = slimmed(tmp_path, Blocks("sgd", loss_is_flat=True), slimming=NetworkSlimming(l1=0.01), **given)
+@pytest.mark.parametrize("arguments", LOOPS.values(), ids=LOOPS)
+def test_where_the_loss_is_flat_each_step_takes_rate_times_l1_once_and_weight_decay_nothing(arguments, tmp_path):
+    look, trainer = slimmed(tmp_path, Blocks("sgd", loss_is_flat=True), slimming=NetworkSlimming(l1=0.01), **arguments)
     assert trainer.global_step == 12
     for coefficients in look.coefficients.values():
         torch.testing.assert_close(coefficients, torch.full_like(coefficients, 1 - 12 * STEP))
@@ -284,8 +284,8 @@ def test_a_falling_rate_holds_for_the_coefficients_too(tmp_path):
 
 @shows(row="resume after any step, bit for bit", cell="yes")
 def test_resumed_after_any_step_equals_the_unbroken_run(tmp_path):
-    def end(folder, *more, **given):
-        look, trainer = slimmed(folder, Blocks(), ExactResume(every=1), *more, **given)
+    def end(folder, *more, **arguments):
+        look, trainer = slimmed(folder, Blocks(), ExactResume(every=1), *more, **arguments)
         return [
             look.state,
             look.coefficients,
@@ -532,9 +532,9 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize(("build", "said"), REFUSED.values(), ids=REFUSED)
-def test_what_it_cannot_mean_is_refused_when_it_is_built(build, said):
-    with pytest.raises(LotteryError, match=said):
+@pytest.mark.parametrize(("build", "message"), REFUSED.values(), ids=REFUSED)
+def test_what_it_cannot_mean_is_refused_when_it_is_built(build, message):
+    with pytest.raises(LotteryError, match=message):
         build()
 
 
@@ -562,7 +562,7 @@ class Tied(Blocks):
 
 
 @pytest.mark.parametrize(
-    ("make", "callbacks", "said"),
+    ("make", "callbacks", "message"),
     [
         (Late, [NetworkSlimming], "has no parameters yet.*__init__"),
         (OnlyHead, [NetworkSlimming], "No optimizer trains the coefficients of 'body.layers.0.self_attn' .4 of 4"),
@@ -571,8 +571,8 @@ class Tied(Blocks):
         (Convs, [lambda: NetworkSlimming(kinds=["head"])], "finds no head .*units of the kind channel"),
     ],
 )
-def test_a_project_that_it_cannot_slim_is_refused_in_a_sentence(make, callbacks, said, tmp_path):
-    with pytest.raises(LotteryError, match=said):
+def test_a_project_that_it_cannot_slim_is_refused_in_a_sentence(make, callbacks, message, tmp_path):
+    with pytest.raises(LotteryError, match=message):
         fit(tmp_path, *(callback() for callback in callbacks), module=make())
 
 

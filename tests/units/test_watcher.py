@@ -10,7 +10,7 @@ from helpers.states import same
 from lightning_lottery import ADF, HammingFIFO, LotteryError
 from lightning_lottery.functional.settling.watch import Watch
 from lightning_lottery.units.groups import groups_of
-from lightning_lottery.units.watcher import PER, UnitWatcher, check_per, in_order, layers_by_kind, too_late
+from lightning_lottery.units.watcher import PER, UnitWatcher, check_per, in_order, layers_by_kind
 
 GROUPS = in_order(groups_of(Blocks()))
 UNITS = sum(group.size for group in GROUPS.values())
@@ -108,11 +108,6 @@ def test_tables_hold_every_norm_and_every_probe_and_figures_are_images(tmp_path)
     with open(tmp_path / "probes.csv", newline="") as file:
         assert [int(row["step"]) for row in csv.DictReader(file)] == [20, 20, 30, 30]
     assert all((tmp_path / name).read_bytes().startswith(b"\x89PNG") for name in ("norms.png", "distances.png"))
-
-
-def test_rules_that_cannot_settle_in_time_are_named_with_their_first_step():
-    assert too_late({**NORMS, **MASKS}, 15) == {"ADF": 20}
-    assert too_late({**NORMS, **MASKS}, 20) == {}
 
 
 @pytest.mark.parametrize("per", ["tensor", {"head": "layer"}, {"heads": "all"}, ["head"]])
