@@ -336,13 +336,13 @@ class EarlyBird(Callback):
         self._log(trainer, noted, judged)
         # Everything is drawn from the masks of the last step that was noted. That is the probe's own step: whatever
         # waits is fetched as soon as a probe is due, so none lies among the steps before.
-        self._warn(self._draws.at_time(module, watcher))
+        self._warn(self._draws.draw_at_times(module, watcher))
         # By sparsity, then by rule, as the user lists them: which of several draws acts depends on nothing else.
         for probe in sorted(judged.probes, key=lambda probe: self.sparsities.index(probe.sparsity)):
             name = name_of(probe)
             if not probe.verdict.settled or self._draws.has_settled(name) or not self._is_watching:
                 continue
-            self._warn(self._draws.by_probe(module, watcher, probe))
+            self._warn(self._draws.draw_by(probe, module, watcher))
             if name in self.tickets:
                 p_value = "" if probe.verdict.p_value is None else f", p-value {probe.verdict.p_value:.4g}"
                 evidence = f"statistic {probe.verdict.statistic:.4g}{p_value}"

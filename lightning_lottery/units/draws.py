@@ -1,7 +1,7 @@
 """Tickets drawn from the masks that a watcher sees: when rules find them settled, at stated steps, and at the end."""
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -67,19 +67,20 @@ class Draws:
         """The tickets that rules have drawn, in order."""
         return {name: ticket for name, ticket in self.tickets.items() if self.has_settled(name)}
 
-    def at_time(self, module: nn.Module, watcher: UnitWatcher) -> Iterator[str]:
+    def draw_at_times(self, module: nn.Module, watcher: UnitWatcher) -> list[str]:
         """Draw what is due at the last step that was judged whatever the rules say; sentences as of ``draw``."""
+        sentences = []
         for time in self.times.get(watcher.watch.last_step, ()):
             for sparsity in watcher.watch.sparsities:
-                yield from self.draw(
-                    module, watcher, f"{time}-{sparsity:g}", sparsity, {"rule": time, "settled": False}
-                )
+                origin = {"rule": time, "settled": False}
+                sentences += self.draw(module, watcher, f"{time}-{sparsity:g}", sparsity, origin)
+        return sentences
 
-    def by_probe(self, module: nn.Module, watcher: UnitWatcher, probe: Probe) -> Iterator[str]:
+    def draw_by(self, probe: Probe, module: nn.Module, watcher: UnitWatcher) -> list[str]:
         """Draw what a probe has found settled; sentences as of ``draw``."""
         verdict = {word: value for word, value in probe.verdict._asdict().items() if word != "holds"}
         origin = {"rule": repr(watcher.watch.rules[probe.rule]), "watched": probe.kind, **verdict}
-        yield from self.draw(module, watcher, name_of(probe), probe.sparsity, origin)
+        return self.draw(module, watcher, name_of(probe), probe.sparsity, origin)
 
     def never_settled(self, watcher: UnitWatcher) -> dict[str, tuple[Rule, str, float]]:
         """The names of tickets that no rule has drawn, each with its rule, kind and sparsity."""
@@ -93,13 +94,11 @@ class Draws:
 
     def draw(
         self, module: nn.Module, watcher: UnitWatcher, name: str, sparsity: float, origin: Mapping[str, Any]
-    ) -> Iterator[str]:
-        """Make the ticket of the last step that was judged; sentences say what it is not as asked for."""
+    ) -> list[str]:
+        """Make the ticket of the last step that was judged; sentences say what is not as asked for."""
         units, step = watcher.watch.masks(sparsity), watcher.watch.last_step
         if not units:
-            yield f" draws no '{name}': the scores at step {step} are all equal, or not finite."
-            return
-        yield from (f" at step {step}{sentence}" for sentence in watcher.shortfalls(sparsity, units))
+            return [f" draws no '{name}': the scores at step {step} are all equal, or not finite."]
         self._weights_hash["weights"] = hash_of_tensors(readers(module, watcher.groups))
         provenance = {
             "method": "EarlyBird",
@@ -113,6 +112,7 @@ class Draws:
             **origin,
         }
         self.tickets[name] = unit_ticket(module, watcher.groups, units, provenance)
+        return [f" at step {step}{sentence}" for sentence in watcher.shortfalls(sparsity, units)]
 
     def state_dict(self) -> dict[str, Any]:
         """Everything drawn so far, as plain data and unit masks."""

@@ -55,7 +55,7 @@ def test_a_probe_draws_all_kinds_and_what_no_rule_has_drawn_is_listed(module):
     watcher, probes = judged(module)
     draws = Draws("weights")
     draws.begin(module, watcher)
-    assert list(draws.by_probe(module, watcher, probes[0])) == []
+    assert draws.draw_by(probes[0], module, watcher) == []
     name = name_of(probes[0])
     assert name == "H-head-0.25" and draws.has_settled(name) and list(draws.settled()) == [name]
     ticket = draws.tickets[name]
@@ -69,7 +69,7 @@ def test_a_stated_time_draws_every_sparsity_and_settles_nothing(module):
     watcher, _ = judged(module)
     draws = Draws("weights")
     draws.plan([10, 0.25], 40, is_cut_short=False)
-    list(draws.at_time(module, watcher))
+    draws.draw_at_times(module, watcher)
     assert list(draws.tickets) == ["at=10-0.25", "at=10-0.5", "at=0.25-0.25", "at=0.25-0.5"]
     assert draws.settled() == {} and len(draws.never_settled(watcher)) == 4
 
@@ -80,7 +80,7 @@ def test_scores_that_are_all_equal_draw_nothing_and_say_so(module):
     watcher.judge(watcher.take())
     draws = Draws("weights")
     draws.plan([5], 40, is_cut_short=False)
-    (sentence,) = draws.at_time(module, watcher)
+    (sentence,) = draws.draw_at_times(module, watcher)
     assert sentence == " draws no 'at=5-0.5': the scores at step 5 are all equal, or not finite."
     assert draws.tickets == {}
 
@@ -89,7 +89,7 @@ def test_tickets_come_back_from_the_state_with_their_masks(module):
     watcher, probes = judged(module)
     draws, again = Draws("weights"), Draws("weights")
     draws.begin(module, watcher)
-    list(draws.by_probe(module, watcher, probes[-1]))
+    draws.draw_by(probes[-1], module, watcher)
     again.load_state_dict(draws.state_dict(), module, watcher)
     assert same(again.state_dict(), draws.state_dict())
     for name, ticket in draws.tickets.items():
