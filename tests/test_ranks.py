@@ -86,14 +86,8 @@ from lightning.pytorch import seed_everything
 from lightning.pytorch.callbacks import Callback
 from lightning_lottery import ADF, EarlyBird, ExactResume, HammingFIFO, NetworkSlimming
 from lightning_lottery.files import hash_of_tensors
-from helpers.projects import Batches, trainer
+from helpers.projects import RankBatches, trainer
 from helpers.states import KeepEveryResume, ending, same
-
-
-class RankBatches(Batches):
-    def __iter__(self):
-        self.rank = torch.distributed.get_rank()
-        return super().__iter__()
 
 
 class Look(Callback):

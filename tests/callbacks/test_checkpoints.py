@@ -11,7 +11,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from helpers.callbacks import BODY, CALLBACKS, EVERY, STEPS, prunes_as_asked, ticket
 from helpers.processes import TESTS, run
-from helpers.projects import Batches, Odd, fit, says, trainer
+from helpers.projects import Batches, Odd, TwoOptimizers, fit, says, trainer
 from helpers.states import KeepEveryResume, removed_are_zero
 from lightning_lottery import PLATON, Cubic, ExactResume, LotteryError, MagnitudePruning, MaskFreezing, Scope, Snapshots
 
@@ -319,8 +319,6 @@ def test_a_checkpoint_of_other_settings_may_be_tested(tmp_path):
 
 
 def test_snapshots_count_steps_and_not_optimizers_when_they_begin_late(tmp_path):
-    from hooks.test_clock import TwoOptimizers
-
     fit(tmp_path, Snapshots([6]), module=TwoOptimizers())
     path = tmp_path / "snapshots" / "step=6.ckpt"
     saved = torch.load(path, weights_only=True)

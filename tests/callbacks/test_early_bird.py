@@ -380,13 +380,7 @@ from lightning.pytorch import seed_everything
 from lightning_lottery import NetworkSlimming
 from lightning_lottery.files import hash_of_tensors
 from lightning_lottery import ADF, EarlyBird, HammingFIFO
-from helpers.projects import Batches, trainer
-
-
-class RankBatches(Batches):
-    def __iter__(self):
-        self.rank = torch.distributed.get_rank()
-        return super().__iter__()
+from helpers.projects import RankBatches, trainer
 
 
 if __name__ == "__main__":

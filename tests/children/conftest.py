@@ -2,7 +2,7 @@ import pytest
 import yaml
 from lightning.pytorch import seed_everything
 
-from experiments.test_instability import Data, Net
+from helpers.factories import Data, Net
 from helpers.projects import trainer
 from helpers.stages import fit
 from lightning_lottery import ExactResume, Snapshots

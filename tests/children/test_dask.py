@@ -8,7 +8,7 @@ from threading import Thread
 
 import pytest
 
-from experiments.test_instability import STEPS, Net, make_data, make_trainer
+from helpers.factories import STEPS, Net, make_data, make_trainer
 from helpers.slow_children import QUIET, kill_after_five_steps, slow_child, steps_of
 from lightning_lottery import InstabilitySweep, LotteryError
 from lightning_lottery.children import dask

@@ -2,7 +2,7 @@ import functools
 
 import pytest
 
-from experiments.test_instability import Data, Net, make_data, make_trainer
+from helpers.factories import Data, Net, make_data, make_trainer
 from lightning_lottery import LotteryError
 from lightning_lottery.children import factories
 from lightning_lottery.children.factories import FactoryProject
@@ -61,7 +61,7 @@ def test_a_factory_that_is_another_in_the_child_is_refused():
 
 def test_functions_are_found_again_by_their_address(tmp_path):
     address = factories.address_of(make_data)
-    assert address.endswith("test_instability:make_data") and factories.imported(address) is make_data
+    assert address.endswith("factories:make_data") and factories.imported(address) is make_data
     assert factories.address_of(lambda: 0) == ""
     assert factories.address_of(Data().train_dataloader) == ""  # nobody else has that object
     (tmp_path / "mine.py").write_text("class A:\n    def make(): return 3\n")

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from experiments.test_instability import STEPS
+from helpers.factories import STEPS
 from helpers.slow_children import kill_after_five_steps, slow_child, steps_of
 from helpers.stages import in_this_process
 from lightning_lottery import LotteryError

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.test_instability import Net, make_data, make_trainer
+from helpers.factories import Net, make_data, make_trainer
 from lightning_lottery import InstabilityAnalysis, LotteryError
 from lightning_lottery.children import slurm
 

@@ -1,18 +1,16 @@
 import json
-import os
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-from lightning.pytorch import Callback, LightningDataModule, LightningModule
+from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import WeightAveraging
-from torch import nn
-from torch.nn import functional as F
 
 from helpers import stages
+from helpers.factories import Data, Net
 from helpers.processes import run
-from helpers.projects import Batches, plain_loader, says, trainer
+from helpers.projects import says, trainer
 from helpers.stages import Died
 from helpers.states import same
 from lightning_lottery import ExactResume, IterativePruning, LotteryError, MagnitudePruning, Scope, Snapshots, Ticket
@@ -22,36 +20,6 @@ from lightning_lottery.functional.masks import count
 
 STEPS = 12  # of a whole fit: 3 epochs of 4 batches
 SIZES = {"net.0.weight": 96, "net.4.weight": 48}
-
-
-class Net(LightningModule):
-    """Somebody's module: dropout, batch norm, momentum, a schedule."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.net = nn.Sequential(nn.Linear(6, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.2), nn.Linear(16, 3))
-
-    def training_step(self, batch, batch_idx):
-        return F.cross_entropy(self.net(batch[0]), batch[1])
-
-    def test_step(self, batch, batch_idx):
-        out = self.net(batch[0])
-        self.log("test_loss", F.cross_entropy(out, batch[1]))
-        self.log("test_acc", (out.argmax(1) == batch[1]).float().mean())
-
-    def configure_optimizers(self):
-        optimizer = torch.optim.SGD(self.parameters(), lr=0.05, momentum=0.9)
-        return [optimizer], [torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.5)]
-
-
-class Data(LightningDataModule):
-    """Batches in an order that the run's seed decides."""
-
-    def train_dataloader(self):
-        return Batches(seed=int(os.environ["PL_GLOBAL_SEED"]))
-
-    def test_dataloader(self):
-        return plain_loader(24)
 
 
 class Dies(Callback):
@@ -497,7 +465,7 @@ from lightning_lottery import IterativePruning, Scope
 from lightning_lottery.callbacks import MaskCallback
 from lightning_lottery.children.fit import train
 from helpers.projects import plain_loader, trainer
-from experiments.test_imp import Net
+from helpers.factories import Net
 
 torch.set_num_threads(1)
 

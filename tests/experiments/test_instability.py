@@ -8,11 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch import Callback, LightningDataModule, LightningModule, seed_everything
+from lightning.pytorch import Callback, seed_everything
 from rich.console import Console
-from torch import nn
-from torch.nn import functional as F
 
+from helpers.factories import STEPS, Data, Net, make_data, make_trainer
 from helpers.processes import run
 from helpers.projects import Batches, plain_loader, says, trainer
 from helpers.stages import Died
@@ -33,51 +32,6 @@ from lightning_lottery.children.processes import run_together
 from lightning_lottery.connectivity import lines
 from lightning_lottery.connectivity.report import Layer, PathReport
 from lightning_lottery.experiments import instability
-
-STEPS = 12  # of a whole fit: 3 epochs of 4 batches
-
-
-class Net(LightningModule):
-    """Somebody's module: dropout, batch norm, momentum, a schedule."""
-
-    def __init__(self, lr: float = 0.05, dropout: float = 0.2) -> None:
-        super().__init__()
-        self.save_hyperparameters()
-        self.net = nn.Sequential(nn.Linear(6, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(dropout), nn.Linear(16, 3))
-
-    def training_step(self, batch, batch_idx):
-        return F.cross_entropy(self.net(batch[0]), batch[1])
-
-    def test_step(self, batch, batch_idx):
-        out = self.net(batch[0])
-        self.log("test_loss", F.cross_entropy(out, batch[1]))
-        self.log("test_acc", (out.argmax(1) == batch[1]).float().mean())
-
-    def configure_optimizers(self):
-        optimizer = torch.optim.SGD(self.parameters(), lr=self.hparams["lr"], momentum=0.9)
-        return [optimizer], [torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.5)]
-
-
-class Data(LightningDataModule):
-    """Batches in an order that the run's seed decides, unless told to be fixed."""
-
-    def __init__(self, fixed: bool = False) -> None:
-        super().__init__()
-        self.fixed = fixed
-
-    def train_dataloader(self):
-        return Batches(seed=0 if self.fixed else int(os.environ["PL_GLOBAL_SEED"]))
-
-    def test_dataloader(self):
-        return plain_loader(24)
-
-
-def make_trainer(**given):
-    return trainer(given["default_root_dir"], logger=given["logger"])
-
-
-def make_data():
-    return Data()
 
 
 def closures(*callbacks, module=Net, data=Data, **options):
@@ -516,7 +470,7 @@ from lightning_lottery.children.factories import FactoryProject
 from lightning_lottery.experiments.instability import judge_lines
 from lightning_lottery.children.fit import train
 from helpers.projects import plain_loader, trainer
-from experiments.test_instability import Net
+from helpers.factories import Net
 
 torch.set_num_threads(1)
 OUT, DEVICES = Path(sys.argv[1]), int(sys.argv[2])

@@ -6,7 +6,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 
-from experiments.test_instability import STEPS, Data, Net
+from helpers.factories import STEPS, Data, Net
 from helpers.projects import trainer
 from helpers.stages import Died
 from helpers.states import same

@@ -56,6 +56,28 @@ class Odd(LightningModule):
         return OPTIMIZERS[self.hparams["optimizer"]](trainable)
 
 
+class TwoOptimizers(Odd):
+    """Manual optimization: two optimizers step in every batch."""
+
+    def __init__(self, zero_last: bool = False) -> None:
+        super().__init__(manual=True)
+        self.zero_last = zero_last
+
+    def training_step(self, batch, batch_idx):
+        body, head = self.optimizers()
+        if not self.zero_last:
+            body.zero_grad(), head.zero_grad()
+        self.manual_backward(self.loss(batch))
+        body.step(), head.step()
+        if self.zero_last:
+            body.zero_grad(), head.zero_grad()
+
+    def configure_optimizers(self):
+        head = list(self.head.parameters())
+        body = [p for p in self.parameters() if p.requires_grad and all(p is not h for h in head)]
+        return [torch.optim.SGD(body, 0.1, momentum=0.9), torch.optim.AdamW(head, 1e-2)]
+
+
 OPTIMIZERS = {
     "adamw": lambda params: torch.optim.AdamW(params, lr=1e-2, weight_decay=0.1),
     "fused": lambda params: torch.optim.AdamW(params, lr=1e-2, weight_decay=0.1, fused=True),
@@ -105,6 +127,14 @@ class Batches:
             generator = torch.Generator().manual_seed(1_000_000 * self.rank + 10_000 * self.seed + 100 * self.epoch + k)
             x = torch.randn(self.size, 6, generator=generator)
             yield [x, (x.sum(1) > 0).long() + (x[:, 0] > 1).long()]
+
+
+class RankBatches(Batches):
+    """Each rank draws batches of its own."""
+
+    def __iter__(self):
+        self.rank = torch.distributed.get_rank()
+        return super().__iter__()
 
 
 def plain_loader(n: int = 32, size: int = 8, shuffle: bool = False) -> DataLoader:

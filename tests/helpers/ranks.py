@@ -11,7 +11,7 @@ from lightning.pytorch import seed_everything
 from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint
 
 from helpers.callbacks import CALLBACKS, STEPS, prunes_as_asked
-from helpers.projects import Batches, Odd, trainer
+from helpers.projects import Odd, RankBatches, trainer
 from helpers.states import KeepEveryResume, ending, removed_are_zero, same
 from lightning_lottery import ExactResume, LotteryError
 from lightning_lottery.callbacks import MaskCallback
@@ -19,14 +19,6 @@ from lightning_lottery.files import hash_of_tensors
 
 torch.set_num_threads(1)
 FOLDER = Path(sys.argv[1])
-
-
-class RankBatches(Batches):
-    """Each rank draws batches of its own."""
-
-    def __iter__(self):
-        self.rank = torch.distributed.get_rank()
-        return super().__iter__()
 
 
 def fit(folder: Path, *callbacks, ckpt=None, **given):

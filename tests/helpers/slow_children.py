@@ -10,7 +10,7 @@ from pathlib import Path
 from lightning.pytorch import Callback, Trainer
 from rich.console import Console
 
-from experiments.test_instability import Net, make_data
+from helpers.factories import Net, make_data
 from helpers.projects import trainer
 from lightning_lottery import ExactResume
 from lightning_lottery.children import factories

@@ -18,7 +18,7 @@ from torch import nn
 from torch.utils.data import IterableDataset
 
 from helpers.callbacks import BODY, CALLBACKS, EVERY, EVERY_FROZEN, ONE_OF_EACH, STEPS, each, prunes_as_asked, ticket
-from helpers.projects import Batches, Odd, fit, plain_loader, says, trainer
+from helpers.projects import Batches, Odd, TwoOptimizers, fit, plain_loader, says, trainer
 from helpers.states import removed_are_zero
 from lightning_lottery import (
     PLATON,
@@ -33,29 +33,6 @@ from lightning_lottery import (
     Snapshots,
     Ticket,
 )
-
-
-class TwoOptimizers(Odd):
-    """Manual optimization: two optimizers step in every batch."""
-
-    def __init__(self, zero_last: bool = False) -> None:
-        super().__init__(manual=True)
-        self.zero_last = zero_last
-
-    def training_step(self, batch, batch_idx):
-        body, head = self.optimizers()
-        if not self.zero_last:
-            body.zero_grad(), head.zero_grad()
-        self.manual_backward(self.loss(batch))
-        body.step(), head.step()
-        if self.zero_last:
-            body.zero_grad(), head.zero_grad()
-
-    def configure_optimizers(self):
-        head = list(self.head.parameters())
-        body = [p for p in self.parameters() if p.requires_grad and all(p is not h for h in head)]
-        return [torch.optim.SGD(body, 0.1, momentum=0.9), torch.optim.AdamW(head, 1e-2)]
-
 
 NEED_THE_LOSS = {name: make for name, make in CALLBACKS.items() if isinstance(make(), (SNIP, GraSP))}
 TAKE_MANUAL_STEPS = {name: make for name, make in CALLBACKS.items() if name not in NEED_THE_LOSS}

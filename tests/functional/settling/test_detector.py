@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from functional.settling.test_rules import (
+from helpers.settling import (
     coefficients,
     constant,
     every_norm_rule,

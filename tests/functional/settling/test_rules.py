@@ -11,6 +11,7 @@ from jsonargparse import ArgumentParser
 from scipy.signal import lfilter
 
 from helpers import oracles
+from helpers.settling import constant, every_norm_rule, every_rule
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.functional.masks import count, hamming, keep_top
 from lightning_lottery.functional.settling.detector import Detector, replay
@@ -26,52 +27,11 @@ from lightning_lottery.functional.settling.rules import (
 )
 from lightning_lottery.functional.settling.tests import layers_by_units, moving_average, nuclear_norm
 
-short = {"smoothing": 5, "window": 20, "every": 10}
-NORM_RULES = [
-    SlopeHAC(**short),
-    MannKendall(**short),
-    MannKendall(variant="hamed_rao", **short),
-    ADF(**short),
-    SlopeEquivalence(0.05, block=5, window=20, every=10),
-]
-RULES = [HammingFIFO(length=3, tolerance=0.2, every=10), *NORM_RULES]
-names = [f"{type(rule).__name__}-{getattr(rule, 'variant', '')}" for rule in RULES]
-every_rule = pytest.mark.parametrize("rule", RULES, ids=names)
-every_norm_rule = pytest.mark.parametrize("rule", NORM_RULES, ids=names[1:])
-
 
 def autocorrelated(shape, phi=0.9, seed=0):
     """Stationary AR(1) series of variance 1 along the last axis."""
     noise = np.random.default_rng(seed).standard_normal((*shape[:-1], shape[-1] + 500))
     return (lfilter([1.0], [1.0, -phi], noise, axis=-1) * math.sqrt(1 - phi**2))[..., 500:]
-
-
-def coefficients(steps, seed=0, settled_from=60):
-    """[steps, 3 layers, 8 heads] of a training whose coefficients come to rest, with a little noise."""
-    generator = torch.Generator().manual_seed(seed)
-    drift = torch.randn(3, 8, generator=generator) * torch.arange(1, steps + 1).clamp(max=settled_from)[:, None, None]
-    return 1 + 0.02 * drift + 0.2 * torch.randn(steps, 3, 8, generator=generator)
-
-
-def masks_of(scores):
-    return keep_top({f"layer {i}": layer for i, layer in enumerate(scores)}, 0.5, per="tensor")
-
-
-def series_for(rule, steps=150):
-    """A logged series of what the rule watches."""
-    masks = [masks_of(scores) for scores in coefficients(steps)]
-    if rule.watches == "norms":
-        masks = [nuclear_norm(layers_by_units(mask)).item() for mask in masks]
-    return list(enumerate(masks, start=1))
-
-
-def constant(rule, steps, value=None):
-    mask = {"heads": torch.tensor([True, False])} if rule.watches == "masks" else 23.0
-    return [(step, mask if value is None else value) for step in range(1, steps + 1)]
-
-
-def same_verdicts(a, b):
-    return [tuple(map(repr, verdict)) for verdict in a] == [tuple(map(repr, verdict)) for verdict in b]
 
 
 # Golden vectors
