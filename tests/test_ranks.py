@@ -104,7 +104,8 @@ def fit(folder, action, *callbacks, ckpt=None):
     fitted.fit(Blocks(), RankBatches(), RankBatches(batches=1, seed=9), ckpt_path=ckpt)
     assert fitted.world_size == 2 and fitted.global_step == 24
     assert sum("slimming" in name for name in look.before_folding) == 4
-    return {**ending(fitted, bird), "before": look.before_folding, "probes": repr(bird.probes)}
+    masks = bird.freezing.state_dict() if bird.freezing else None
+    return {**ending(fitted, bird), "masks": masks, "before": look.before_folding, "probes": repr(bird.probes)}
 
 
 def on_both(found):

@@ -32,6 +32,8 @@ from lightning_lottery import (
     Ticket,
     shrink,
 )
+from lightning_lottery.children.child import Child
+from lightning_lottery.children.fit import _rows as records_of
 from lightning_lottery.command.main import main
 from lightning_lottery.functional import count, keep_top, layers_by_units, nuclear_norm, replay
 from lightning_lottery.functional.settling.rules import scores_differ
@@ -495,6 +497,16 @@ def test_who_watches_logs_no_sparsity_and_who_removes_logs_that_of_the_weights_i
         assert not any(key.startswith(("sparsity/", "mask/")) for key in watched)
     removed = logged_keys(tmp_path / "prune", bird(action="prune"))
     assert {"sparsity/scope", "sparsity/target", "sparsity/body.layers.0.linear2.weight", "mask/revived"} <= removed
+
+
+def test_records_name_who_masks_and_an_early_bird_where_nobody_does(tmp_path):
+    child, methods = Child(tmp_path / "stage", "fit", {"seed_everything": 1}), []
+    platon = PLATON(0.5, interval=2, begin=2, end=30)
+    for callbacks in ([bird()], [bird(action="prune")], [bird(), platon], [platon], []):
+        trainer = fit(tmp_path, NetworkSlimming(), *callbacks, module=Blocks(), **LONG)
+        rows = records_of(child, trainer, {})
+        methods.append({(row["method"], row["sparsity"]) for row in rows})
+    assert methods == [{("EarlyBird", 0.0)}, {("EarlyBird", 0.5)}, *[{("PLATON", 0.5)}] * 2, {("dense", 0.0)}]
 
 
 def test_norms_of_every_step_and_verdicts_of_every_probe_are_logged_and_written(tmp_path):
