@@ -122,8 +122,7 @@ class NetworkSlimming(Callback):
             return  # a fit that was broken off goes on
         self._groups, self._layers, self._scales = {}, {}, {}
         refuse_sharding(trainer, "NetworkSlimming")
-        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-        for callback in callbacks:
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if averaged_copy(callback) is not None:
                 raise LotteryError(
                     f"{type(callback).__name__} has copied the module before NetworkSlimming added its coefficients: "
@@ -167,8 +166,9 @@ class NetworkSlimming(Callback):
         torch._foreach_add_(gradients, signs, alpha=self.l1)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        now, every = batches_that_stepped(trainer), trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if trainer.loggers and every and (now + 1) % every == 0 and now != self._logged_at:
+        now, interval = batches_that_stepped(trainer), trainer.log_every_n_steps  # type: ignore[attr-defined]
+        # Batches of an accumulation share the number of the step to come: once is enough.
+        if trainer.loggers and interval and (now + 1) % interval == 0 and now != self._logged_at:
             self._logged_at = now
             self._log(trainer)
 
@@ -196,7 +196,7 @@ class NetworkSlimming(Callback):
                 raise LotteryError("NetworkSlimming needs optimizers of torch.optim.Optimizer's kind.")
             held = {id(p) for group in optimizer.param_groups for p in group["params"]}
             self._by_optimizer[optimizer] = [c for c in coefficients.values() if id(c) in held]
-        trained = {id(c) for trained_by_one in self._by_optimizer.values() for c in trained_by_one}
+        trained = {id(c) for coefficients_of_one in self._by_optimizer.values() for c in coefficients_of_one}
         if missing := [name for name, c in coefficients.items() if id(c) not in trained]:
             raise LotteryError(
                 f"No optimizer trains the coefficients of '{missing[0]}' ({len(missing)} of {len(self._groups)} "
@@ -282,9 +282,8 @@ class NetworkSlimming(Callback):
             optimizer.param_groups[:] = [group for group in optimizer.param_groups if NAME not in group]
 
     def _warn_of_unreached(self, optimizer: Optimizer) -> None:
-        unreached = [n for n, c in self.coefficients.items() if c.grad is None]
-        held = {id(c) for c in self._by_optimizer.get(optimizer, ())}
-        if names := [n for n in unreached if id(self.coefficients[n]) in held]:
+        unreached = {id(c) for c in self._by_optimizer.get(optimizer, ()) if c.grad is None}
+        if names := [name for name, c in self.coefficients.items() if id(c) in unreached]:
             rank_zero_warn(
                 f"NetworkSlimming: no gradient reaches the coefficients of {', '.join(names)}: the layer that reads "
                 "these units is not called, or not with a gradient."
