@@ -114,7 +114,9 @@ def run(
     console = Console()
     for seed, children in runs.items():
         for number, stage in enumerate(stages, start=1):
-            child = children[number - 1] = _child(stage, seed, folders[seed], overlay)
+            if stage.waits_for(overlay):  # its step k* is known only now; any other configuration is already final
+                children[number - 1] = _child(stage, seed, folders[seed], overlay)
+            child = children[number - 1]
             with environment(**{JOBS: str(jobs)}, **({DASK: dask} if dask else {})):
                 _run_one(child, f"seed {seed} · {child.folder.name} ({number}/{len(children)})", console)
     rows = [row for children in runs.values() for child in children for row in child.records()]
