@@ -128,7 +128,8 @@ def check_words(name: str, values: Any, words: Sequence[Any]) -> None:
         Traceback (most recent call last):
         lightning_lottery.errors.LotteryError: `kinds` is a list of 'head', 'neuron', got ['layer'].
     """
-    if isinstance(values, str) or not isinstance(values, Collection) or not values or set(values) - set(words):
+    is_list = isinstance(values, Collection) and not isinstance(values, str)
+    if not is_list or not values or any(value not in words for value in values):
         raise LotteryError(f"`{name}` is a list of {', '.join(map(repr, words))}, got {values!r}.")
 
 

@@ -217,5 +217,5 @@ def check_per(per: Any) -> None:
     Raises:
         LotteryError: No mapping, an unknown kind, or another word than "all" and "tensor".
     """
-    if not isinstance(per, Mapping) or per.keys() - PER.keys() or {*per.values()} - {"all", "tensor"}:
+    if not isinstance(per, Mapping) or per.keys() - PER.keys() or any(v not in ("all", "tensor") for v in per.values()):
         raise LotteryError(f"`per` gives {', '.join(map(repr, PER))} 'all' or 'tensor', got {per!r}.")
