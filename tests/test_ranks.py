@@ -3,13 +3,9 @@
 import sys
 
 import pytest
-from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import strategies
 
-from helpers.callbacks import CALLBACKS, COLUMNS, ONE_OF_EACH
+from helpers.callbacks import CALLBACKS, COLUMNS
 from helpers.processes import TESTS, run
-from helpers.projects import Odd, trainer
-from lightning_lottery import NetworkSlimming
 
 TWO_RANKS = "two ranks (`ddp`), resume included"
 
@@ -137,26 +133,3 @@ def test_slimming_and_its_early_birds_resume_exactly_on_two_ranks(tmp_path):
     done = run(sys.executable, str(script), str(tmp_path))
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     assert done.stdout.count("ok\n") == 2
-
-
-SHARDED = "FSDP, ModelParallelStrategy, DeepSpeed"
-
-
-@pytest.mark.shows(row=SHARDED, cell="refused")
-@pytest.mark.parametrize("strategy", ["FSDPStrategy", "ModelParallelStrategy", "DeepSpeedStrategy"])
-@ONE_OF_EACH
-def test_strategies_that_shard_parameters_are_refused_by_name(make, strategy, tmp_path):
-    refuses_to_shard(make(), strategy, tmp_path)
-
-
-@pytest.mark.shows(row=SHARDED, column="NetworkSlimming", cell="refused")
-@pytest.mark.parametrize("strategy", ["FSDPStrategy", "ModelParallelStrategy", "DeepSpeedStrategy"])
-def test_slimming_refuses_strategies_that_shard_parameters_by_name(strategy, tmp_path):
-    refuses_to_shard(NetworkSlimming(), strategy, tmp_path)
-
-
-def refuses_to_shard(callback, strategy, folder):
-    fitted = trainer(folder)
-    fitted.strategy.__class__ = type(strategy, (getattr(strategies, strategy),), {"__init__": lambda self: None})
-    with pytest.raises(MisconfigurationException, match=strategy):
-        callback.setup(fitted, Odd(), "fit")

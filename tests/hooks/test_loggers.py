@@ -1,0 +1,60 @@
+"""What callbacks measure reaches every logger, at the step that loggers count."""
+
+from types import SimpleNamespace
+
+import pytest
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import CSVLogger
+
+from helpers.projects import fit, trainer
+from lightning_lottery.hooks.loggers import device_of, draw_to_all, folder_of, log_to_all
+
+
+class Keeps(CSVLogger):
+    """Keeps what is logged, in memory."""
+
+    def __init__(self, folder, name):
+        super().__init__(folder, name=name, version="")
+        self.seen = []
+
+    def log_metrics(self, metrics, step=None):
+        self.seen.append((dict(metrics), step))
+
+
+def test_scalars_reach_every_logger_at_every_step_whatever_the_interval_is(tmp_path):
+    class Logs(Callback):
+        def on_train_batch_end(self, trainer, *_):
+            log_to_all(trainer, {"mine": trainer.global_step})
+
+    both = [Keeps(tmp_path, "one"), Keeps(tmp_path, "two")]
+    fit(tmp_path, Logs(), logger=both, log_every_n_steps=100)
+    for logger in both:
+        mine = [(metrics["mine"], step) for metrics, step in logger.seen if "mine" in metrics]
+        assert [value for value, _ in mine] == list(range(1, 13))
+        steps = [step for _, step in mine]
+        assert steps == list(range(steps[0], steps[0] + 12))
+
+
+def test_a_step_that_is_named_is_the_step(tmp_path):
+    logger = Keeps(tmp_path, "one")
+    log_to_all(trainer(tmp_path, logger=logger), {"mine": 1.0}, step=7)
+    assert logger.seen == [({"mine": 1.0}, 7)]
+
+
+def test_figures_reach_the_loggers_that_take_them_and_no_others(tmp_path):
+    drawn = []
+    takes = SimpleNamespace(experiment=SimpleNamespace(add_figure=lambda *given: drawn.append(given)))
+    others = [SimpleNamespace(experiment=object()), SimpleNamespace()]
+    draw_to_all(SimpleNamespace(loggers=[*others, takes]), "key", "figure", 3)
+    assert drawn == [("key", "figure", 3)]
+
+
+@pytest.mark.parametrize("logs", [True, False])
+def test_files_go_to_the_loggers_folder_or_to_the_trainers_root(logs, tmp_path):
+    logger = CSVLogger(tmp_path / "logs", name="a", version="b") if logs else False
+    expected = tmp_path / "logs" / "a" / "b" if logs else tmp_path
+    assert folder_of(trainer(tmp_path, logger=logger)) == expected
+
+
+def test_the_cpu_is_called_so(tmp_path):
+    assert device_of(trainer(tmp_path)) == "cpu"
