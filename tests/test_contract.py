@@ -51,12 +51,14 @@ def test_resumed_after_any_step_equals_the_unbroken_run(make, val_check_interval
         given |= {"check_val_every_n_epoch": None}
     whole = make()
     keep = KeepEveryResume(tmp_path / "whole", tmp_path / "points")
-    unbroken = ending(fit(tmp_path / "whole", whole, ExactResume(every=1), keep, **given), whole)
+    unbroken = ending(fit(tmp_path / "whole", whole, ExactResume(interval=1), keep, **given), whole)
     points = sorted((tmp_path / "points").iterdir(), key=lambda path: int(path.stem))
     assert [int(path.stem) for path in points] == list(range(1, STEPS + 1))
     for point in points:
         again = make()
-        resumed = fit(tmp_path / point.stem, again, ExactResume(every=100), seed=1, module=Odd(), ckpt=point, **given)
+        resumed = fit(
+            tmp_path / point.stem, again, ExactResume(interval=100), seed=1, module=Odd(), ckpt=point, **given
+        )
         assert same(ending(resumed, again), unbroken), f"resumed after step {point.stem}"
 
 
@@ -64,7 +66,7 @@ def test_resumed_after_any_step_equals_the_unbroken_run(make, val_check_interval
 def test_own_state_survives_a_plain_loader_and_another_seed(make, tmp_path):
     whole = make()
     keep = KeepEveryResume(tmp_path / "whole", tmp_path / "points")
-    fit(tmp_path / "whole", whole, ExactResume(every=1), keep, train=plain_loader())
+    fit(tmp_path / "whole", whole, ExactResume(interval=1), keep, train=plain_loader())
     for point in (tmp_path / "points").iterdir():
         saved = torch.load(point, weights_only=True)["callbacks"][whole.state_key]
         seen = {}
@@ -82,9 +84,9 @@ def test_own_state_survives_a_plain_loader_and_another_seed(make, tmp_path):
 
 def test_a_plain_loader_is_named_once_at_a_resume(tmp_path):
     keep = KeepEveryResume(tmp_path / "whole", tmp_path / "points")
-    fit(tmp_path / "whole", ExactResume(every=2), keep, train=plain_loader())
+    fit(tmp_path / "whole", ExactResume(interval=2), keep, train=plain_loader())
     with says("DataLoader.* cannot go on in the middle of an epoch", times=1):
-        fit(tmp_path / "again", ExactResume(every=2), train=plain_loader(), ckpt=tmp_path / "points" / "6.ckpt")
+        fit(tmp_path / "again", ExactResume(interval=2), train=plain_loader(), ckpt=tmp_path / "points" / "6.ckpt")
 
 
 @EVERY

@@ -116,7 +116,7 @@ if __name__ == "__main__":
     for action in ("record", "prune"):
         folder = Path(sys.argv[1]) / action
         keep = KeepEveryResume(folder, folder / "points")
-        unbroken = fit(folder, action, ExactResume(every=1), keep)
+        unbroken = fit(folder, action, ExactResume(interval=1), keep)
         assert on_both(unbroken)
         assert any(ticket["from"]["settled"] for ticket in unbroken["callback"]["tickets"].values())
         for step in (3, 12, 17):

@@ -1,12 +1,14 @@
 """When masks change: Lightning callbacks for any LightningModule."""
 
 from lightning_lottery.callbacks.early_bird import EarlyBird
-from lightning_lottery.callbacks.foresight import SNIP, GraSP, SynFlow
+from lightning_lottery.callbacks.exact_resume import ExactResume
 from lightning_lottery.callbacks.freezing import MaskFreezing
 from lightning_lottery.callbacks.magnitude import MagnitudePruning
 from lightning_lottery.callbacks.platon import PLATON
 from lightning_lottery.callbacks.slimming import NetworkSlimming
-from lightning_lottery.callbacks.snapshots import ExactResume, Snapshots, log_spaced
+from lightning_lottery.callbacks.snapshots import Snapshots, log_spaced
+from lightning_lottery.callbacks.snip_grasp import SNIP, GraSP
+from lightning_lottery.callbacks.synflow import SynFlow
 from lightning_lottery.hooks.mask_callback import MaskCallback
 
 __all__ = [

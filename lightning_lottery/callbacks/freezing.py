@@ -1,4 +1,4 @@
-"""Train a ticket: the masks are given and stay."""
+"""Train a ticket: its masks are there from the start and stay."""
 
 import os
 from collections.abc import Mapping
@@ -51,9 +51,9 @@ class MaskFreezing(MaskCallback):
     ) -> None:
         if not isinstance(ticket, (str, os.PathLike, Ticket)):
             raise LotteryError(f"`ticket` is a Ticket or the path of one, got {ticket!r}.")
-        given = ticket if isinstance(ticket, Ticket) else Ticket.load(ticket)
-        self._given = given if shuffle_seed is None else given.shuffled(shuffle_seed)
-        if not self._given.masks:
+        loaded = ticket if isinstance(ticket, Ticket) else Ticket.load(ticket)
+        self._ticket = loaded if shuffle_seed is None else loaded.shuffled(shuffle_seed)
+        if not self._ticket.masks:
             raise LotteryError(
                 "MaskFreezing needs a ticket with masks of parameters; this one has only masks of units."
             )
@@ -61,15 +61,15 @@ class MaskFreezing(MaskCallback):
 
     def _reset(self) -> None:
         super()._reset()
-        self._masked = Masked(self._given.distinct)
+        self._masked = Masked(self._ticket.distinct)
         self._fitting: dict[str, Tensor] = {}  # the ticket's masks under the first names that the module has for them
 
     def select(self, module: nn.Module) -> dict[str, nn.Parameter]:
         """The parameters that the ticket masks, in the module's order; a misfit is refused."""
-        self._given.require_fit(module)
+        self._ticket.require_fit(module)
         aliases = ties(module)
         self._fitting = {}
-        for name, mask in self._given.masks.items():
+        for name, mask in self._ticket.masks.items():
             first = aliases.get(name, name)
             if first in self._fitting and not torch.equal(self._fitting[first], mask):
                 raise LotteryError(
@@ -81,7 +81,7 @@ class MaskFreezing(MaskCallback):
     def summary(self, module: nn.Module) -> str:
         """What is frozen, for the log."""
         masked = sum(mask.numel() for mask in self._fitting.values())
-        return f"{self._given!r} on {masked:,} of {size_of(module):,} weights."
+        return f"{self._ticket!r} on {masked:,} of {size_of(module):,} weights."
 
     def starting_masks(self, params: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
         """The ticket's masks under the module's names."""
@@ -91,10 +91,10 @@ class MaskFreezing(MaskCallback):
         """Refuse a checkpoint that was trained with another ticket."""
         if hash_of_tensors(self.masks) != hash_of_tensors(self.starting_masks(self.parameters)):
             raise LotteryError(
-                f"{self.label}: the checkpoint was trained with other masks than {self._given!r} has. "
+                f"{self.label}: the checkpoint was trained with other masks than {self._ticket!r} has. "
                 "Resume with its own ticket, or start afresh."
             )
 
     def provenance(self) -> dict[str, Any]:
         """As of every callback, and where the ticket came from."""
-        return {**super().provenance(), "scope": None, "found_by": dict(self._given.provenance)}
+        return {**super().provenance(), "scope": None, "found_by": dict(self._ticket.provenance)}

@@ -9,6 +9,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
+from lightning_lottery.checks import check_word
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.functional.masks import Masks
 from lightning_lottery.functional.schedules import Schedule, scheduled
@@ -37,6 +38,7 @@ class PLATON(MaskCallback):
         interval: Optimizer steps in a window, and between updates; >= 1.
         begin: When pruning begins: optimizer steps (int), or a fraction of the fit (float).
         end: When the final sparsity is reached, and held to the last step; as ``begin``.
+        per: Rank all parameters together (``"all"``), or each by itself (``"tensor"``).
         scope: Which parameters compete; default: linear and convolution weights but classifier, head and pooler.
         save_state: Save the three averages in checkpoints (12 bytes per weight). Without them a resumed run keeps its
             masks but starts the averages anew, and says so.
@@ -69,20 +71,20 @@ class PLATON(MaskCallback):
         interval: int = 10,
         begin: int | float = 0.05,
         end: int | float = 0.7,
+        per: Literal["all", "tensor"] = "all",
         scope: Scope | None = None,
         save_state: bool = True,
         averages_dtype: Literal["float32", "bfloat16"] | None = None,
         name: str | None = None,
     ) -> None:
         schedule = scheduled(sparsity, begin, end, defaults=(0.05, 0.7))
-        super().__init__(schedule, interval=interval, scope=scope or BODY, name=name)
+        super().__init__(schedule, interval=interval, scope=scope or BODY, name=name, per=per)
         check_decay("beta1", beta1)
         check_decay("beta2", beta2)
         self.beta1 = beta1
         self.beta2 = beta2
         self.save_state = save_state
-        if averages_dtype not in ("float32", "bfloat16", None):
-            raise LotteryError(f"`averages_dtype` is 'float32', 'bfloat16' or None, got {averages_dtype!r}.")
+        check_word("averages_dtype", averages_dtype, ("float32", "bfloat16", None))
         self.averages_dtype = averages_dtype
         self._dtype: torch.dtype | None = getattr(torch, averages_dtype) if averages_dtype else None
 
@@ -109,8 +111,8 @@ class PLATON(MaskCallback):
         for name, param in self._masked.params.items():
             self._averages[name] = averages_like(param, self._dtype)
             if name in saved:
-                for own, value in zip(self._averages[name], saved[name], strict=True):
-                    own.copy_(value)
+                for average, value in zip(self._averages[name], saved[name], strict=True):
+                    average.copy_(value)
 
     def observe(self, params: Mapping[str, nn.Parameter], step: int) -> None:
         grads = {name: _dense(param.grad) for name, param in params.items()}
@@ -134,10 +136,10 @@ class PLATON(MaskCallback):
         if ends or all(_on_host(grad) for grad in present):
             self._read()
         due = ends and self._is_due(step)
-        for of in self._averages.values() if ends else ():
-            fold_(of, interval=self.interval, beta1=self.beta1, beta2=self.beta2)
+        for averages in self._averages.values() if ends else ():
+            fold_(averages, interval=self.interval, beta1=self.beta1, beta2=self.beta2)
             if due:  # at once, while the averages are in the processor's cache
-                score(of, out=of.window)
+                score(averages, out=averages.window)
         if not due:
             self._add(params, opens=ends)
 
@@ -151,7 +153,7 @@ class PLATON(MaskCallback):
     def scores(self, params: Mapping[str, nn.Parameter], step: int) -> dict[str, Tensor]:
         """Where windows have ended, their memory holds the scores: four bytes per weight less at the peak."""
         ended = step % self.interval == 0
-        return {name: of.window if ended else score(of) for name, of in self._averages.items()}
+        return {name: averages.window if ended else score(averages) for name, averages in self._averages.items()}
 
     def bytes_per_weight(self, param: nn.Parameter) -> int:
         average = averages_like(param.new_empty(0), self._dtype).window.element_size()
@@ -159,25 +161,25 @@ class PLATON(MaskCallback):
 
     def settings(self) -> dict[str, str | int | float | None]:
         """As of every callback, the decays, and another dtype than a weight's own."""
-        other = {"averages_dtype": self.averages_dtype} if self.averages_dtype else {}
-        return {**super().settings(), "beta1": self.beta1, "beta2": self.beta2, **other}
+        # The default is left out: checkpoints of before there was the argument resume.
+        dtype = {"averages_dtype": self.averages_dtype} if self.averages_dtype else {}
+        return {**super().settings(), "beta1": self.beta1, "beta2": self.beta2, **dtype}
 
     def method_state(self) -> dict[str, Any]:
         self._read()
         if not self.save_state:
             return {}
         fields = {field: {n: getattr(a, field) for n, a in self._averages.items()} for field in Averages._fields}
-        return {"averages": {field: cloned(of) for field, of in fields.items()}, "observed_from": self._observed_from}
+        averages = {field: cloned(tensors) for field, tensors in fields.items()}
+        return {"averages": averages, "observed_from": self._observed_from}
 
     def load_method_state(self, state: Mapping[str, Any]) -> None:
         if "averages" not in state:
             self._averages, self._observed_from = {}, None
             rank_zero_warn(f"{self.label} resumes at step {self.step} with its masks, but without its averages.")
             return
-        of = state["averages"]
-        self._averages = {
-            name: Averages(*(of[field][name] for field in Averages._fields)) for name in self._masked.params
-        }
+        fields = [state["averages"][field] for field in Averages._fields]
+        self._averages = {name: Averages(*(tensors[name] for tensors in fields)) for name in self._masked.params}
         self._observed_from = state["observed_from"]
 
     def _is_due(self, step: int) -> bool:
@@ -188,18 +190,21 @@ class PLATON(MaskCallback):
     def _add(self, params: Mapping[str, nn.Parameter], *, opens: bool) -> None:
         """This step's observation; a step without finite gradients has none."""
         counts = self._counts
+        # On the host the number is known now, and a step that does not count adds no gradient. On a device nobody waits
+        # for it: `add_` multiplies by it there.
         if counts is not None and _on_host(counts):
-            counts, none = None, not counts
+            counts, skipped = None, not counts
         else:
-            none = counts is None
+            skipped = counts is None
         for name, param in params.items():
-            grad = None if none else _dense(param.grad)
+            grad = None if skipped else _dense(param.grad)
             add_(self._averages[name].window, param, grad, opens=opens, counts=counts)
 
     def _read(self) -> None:
         """Take note of which steps were observed: once in a window where reading waits for a device."""
-        told = torch.stack([counts for _, counts in self._unread]).tolist() if self._unread else []
-        for (step, _), counts in zip(self._unread, told, strict=True):
+        # Stacked first: one transfer from the device, not one for each step.
+        finite = torch.stack([counts for _, counts in self._unread]).tolist() if self._unread else []
+        for (step, _), counts in zip(self._unread, finite, strict=True):
             if counts:
                 self._observed_from = step if self._observed_from is None else self._observed_from
             elif not self._has_warned:

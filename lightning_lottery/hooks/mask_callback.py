@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim import LBFGS, Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from lightning_lottery.checks import check_name
+from lightning_lottery.checks import check_count, check_name, check_word
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.files import hash_of_tensors
 from lightning_lottery.functional.masks import Masks, Scores, keep_top, overlap
@@ -68,10 +68,8 @@ class MaskCallback(Callback):
         name: str | None,
         per: Literal["all", "tensor"] = "all",
     ) -> None:
-        if isinstance(interval, bool) or not isinstance(interval, int) or interval < 1:
-            raise LotteryError(f"`interval` is a number of optimizer steps >= 1, got {interval!r}.")
-        if per not in ("all", "tensor"):
-            raise LotteryError(f"`per` is 'all' or 'tensor', got {per!r}.")
+        check_count("interval", interval, "a number of optimizer steps")
+        check_word("per", per, ("all", "tensor"))
         if scope is not None and not isinstance(scope, Scope):
             raise LotteryError(f"`scope` is a Scope, such as Scope(include=('encoder.*',)), got {scope!r}.")
         check_name(name)

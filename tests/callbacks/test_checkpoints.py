@@ -247,7 +247,7 @@ def test_curves_of_a_resumed_run_equal_the_unbroken_runs(step, tmp_path):
         fit(
             tmp_path / "broken",
             CALLBACKS["PLATON"](),
-            ExactResume(every=1),
+            ExactResume(interval=1),
             keep,
             Dies(step + 2),
             logger=logger("broken"),
@@ -282,7 +282,7 @@ def test_a_run_killed_at_random_moments_ends_as_the_unbroken_one(kills, tmp_path
         (lambda: PLATON(Cubic(0.5), begin=3), "has its own begin and end"),
         (lambda: MagnitudePruning(0.5, per="layer"), "'all' or 'tensor'"),
         (lambda: MagnitudePruning(0.5, begin=20, end=10), "begins after its end"),
-        (lambda: ExactResume(every=0), "`every` is a number of optimizer steps >= 1"),
+        (lambda: ExactResume(interval=0), "`interval` is a number of optimizer steps >= 1"),
     ],
 )
 def test_arguments_that_mean_nothing_are_refused_when_a_callback_is_built(build, words):

@@ -185,7 +185,7 @@ def test_a_random_step_is_drawn_from_the_whole_fit_by_the_seed_alone_and_stays_w
     assert len(set(steps)) > 3 and all(1 <= step <= 12 for step in steps)
     late = steps.index(max(steps))
     keep = KeepEveryResume(tmp_path / "kept", tmp_path / "points")
-    step_of("kept", late, ExactResume(every=1), keep)
+    step_of("kept", late, ExactResume(interval=1), keep)
     assert step_of("other", 99, ExactResume(seed=late), ckpt=tmp_path / "points" / "2.ckpt") == steps[late]
 
 
@@ -335,7 +335,7 @@ def test_resumed_after_any_step_equals_the_unbroken_run(action, tmp_path):
         callback = bird(RULES if action == "record" else EAGER, at=[7], action=action)
         slow = {"max_epochs": 8, "val_check_interval": 1.0}
         trainer = fit(
-            folder, NetworkSlimming(), callback, ExactResume(every=1), *more, module=Blocks(), **slow, **arguments
+            folder, NetworkSlimming(), callback, ExactResume(interval=1), *more, module=Blocks(), **slow, **arguments
         )
         files = {p.name: p.read_bytes() for p in (folder / "early_bird").iterdir() if p.suffix != ".png"}
         files |= {p.name: p.read_bytes() for p in folder.glob("*.safetensors")}
@@ -429,8 +429,8 @@ def test_platon_and_a_recording_early_bird_train_and_resume_beside_each_other_as
         return PLATON(0.5, interval=2, begin=2, end=30), bird(RULES, at=[7])
 
     keep = KeepEveryResume(tmp_path / "whole", tmp_path / "points")
-    whole = run(tmp_path / "whole", *pair(), ExactResume(every=1), keep)
-    alone = run(tmp_path / "alone", pair()[0], ExactResume(every=1))
+    whole = run(tmp_path / "whole", *pair(), ExactResume(interval=1), keep)
+    alone = run(tmp_path / "alone", pair()[0], ExactResume(interval=1))
     assert same(whole["weights"], alone["weights"])  # it only watches
     names = {str(name) for name in whole["files"]}
     assert names >= {

@@ -285,7 +285,7 @@ def test_a_falling_rate_holds_for_the_coefficients_too(tmp_path):
 @shows(row="resume after any step, bit for bit", cell="yes")
 def test_resumed_after_any_step_equals_the_unbroken_run(tmp_path):
     def end(folder, *more, **arguments):
-        look, trainer = slimmed(folder, Blocks(), ExactResume(every=1), *more, **arguments)
+        look, trainer = slimmed(folder, Blocks(), ExactResume(interval=1), *more, **arguments)
         return [
             look.state,
             look.coefficients,
@@ -306,7 +306,7 @@ def test_resumed_after_any_step_equals_the_unbroken_run(tmp_path):
 def test_a_checkpoint_of_the_middle_is_tested_as_it_was_and_a_final_one_is_plain(tmp_path):
     keep = KeepEveryResume(tmp_path, tmp_path / "points")
     module = Blocks()
-    look, trainer = slimmed(tmp_path, module, ExactResume(every=1), keep)
+    look, trainer = slimmed(tmp_path, module, ExactResume(interval=1), keep)
     middle = tmp_path / "points" / "12.ckpt"
     state = torch.load(middle, weights_only=True)["state_dict"]
     plain = Blocks()

@@ -298,7 +298,7 @@ def test_curves_lie_on_an_axis_of_levels_beside_the_figure(pruned):
 def test_killed_anywhere_and_started_again_it_ends_as_the_unbroken_run(tmp_path, monkeypatch, at, rewind):
     def run(out):
         given = {"rewind_step": 5, "rewind": rewind, "levels": 2}
-        return pruning(Dies, lambda: ExactResume(every=2), **given).run(None, (1, 2), out=out)
+        return pruning(Dies, lambda: ExactResume(interval=2), **given).run(None, (1, 2), out=out)
 
     unbroken = run(tmp_path / "unbroken")
     out = tmp_path / "killed"

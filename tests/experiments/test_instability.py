@@ -215,7 +215,7 @@ class Dies(Callback):
 @pytest.mark.parametrize("at", [("start", 0), ("seed-1", 7), ("seed-2", 11), ("between", 0), ("lines", 3)])
 def test_killed_anywhere_and_started_again_it_ends_with_the_unbroken_report(tmp_path, monkeypatch, at):
     def analysis():
-        return closures(Dies, lambda: ExactResume(every=2))
+        return closures(Dies, lambda: ExactResume(interval=2))
 
     unbroken = analysis().run(None, (1, 2), out=tmp_path / "unbroken")
     out = tmp_path / "killed"

@@ -40,7 +40,7 @@ def live() -> None:
     torch.manual_seed(0)
     module = Odd(wide=300)  # checkpoints large enough that kills fall into their writing
     trainer = fit(
-        FOLDER, callback, ExactResume(every=1), Diary(), module=module, ckpt=RESUME if RESUME.exists() else None
+        FOLDER, callback, ExactResume(interval=1), Diary(), module=module, ckpt=RESUME if RESUME.exists() else None
     )
     torch.save(ending(trainer, callback), FOLDER / "ending.partial")
     os.replace(FOLDER / "ending.partial", FOLDER / "ending")

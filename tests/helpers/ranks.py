@@ -38,7 +38,7 @@ def equal_on_ranks(value: str) -> bool:
 def laws(name: str, folder: Path) -> None:
     whole = CALLBACKS[name]()
     keep = KeepEveryResume(folder, folder / "points")
-    first = fit(folder, whole, ExactResume(every=1), keep)
+    first = fit(folder, whole, ExactResume(interval=1), keep)
     assert first.world_size == 2 and whole.step == STEPS
     assert equal_on_ranks(hash_of_tensors(whole.masks)), "masks differ between ranks"
     assert equal_on_ranks(hash_of_tensors(dict(first.lightning_module.named_parameters()))), "weights differ"

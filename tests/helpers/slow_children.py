@@ -29,7 +29,7 @@ class Slow(Callback):
 
 
 def make_slow_trainer(**given):
-    return trainer(given["default_root_dir"], Slow(), ExactResume(every=2), logger=given["logger"])
+    return trainer(given["default_root_dir"], Slow(), ExactResume(interval=2), logger=given["logger"])
 
 
 def steps_of(child: Child) -> list[int]:

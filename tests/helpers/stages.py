@@ -35,7 +35,7 @@ def fit(*callbacks: dict[str, Any], **more: Any) -> dict[str, Any]:
             "log_every_n_steps": 1,
             "enable_progress_bar": False,
             "enable_model_summary": False,
-            "callbacks": [named("ExactResume", every=2), named("helpers.stages.DiesAt"), *callbacks],
+            "callbacks": [named("ExactResume", interval=2), named("helpers.stages.DiesAt"), *callbacks],
         },
         "model": named("ImageClassifier", network=NETWORK, lr=0.01),
         "data": named("Digits", batch_size=8, limit=32),

@@ -58,7 +58,7 @@ def test_masks_that_were_installed_resume_after_any_step(tmp_path):
     def run(folder, *more, **given):
         torch.manual_seed(0)
         finder = Finder()
-        return ending(fit(folder, finder, ExactResume(every=1), *more, module=Odd(), **given), finder.freezing)
+        return ending(fit(folder, finder, ExactResume(interval=1), *more, module=Odd(), **given), finder.freezing)
 
     whole = run(tmp_path / "whole", KeepEveryResume(tmp_path / "whole", tmp_path / "points"))
     for step in (3, 5, 6, 11):

@@ -169,12 +169,12 @@ def test_training_goes_on_with_the_same_batches_and_numbers_as_if_nothing_had_be
 
 def test_a_callback_that_joins_a_resumed_fit_does_not_move_its_loader(tmp_path):
     keep = KeepEveryResume(tmp_path / "whole", tmp_path / "points")
-    fit(tmp_path / "whole", ExactResume(every=1), keep)
+    fit(tmp_path / "whole", ExactResume(interval=1), keep)
     orders = []
     for callbacks in ([], [SNIP(0.5, at_step=4, batches=3, scope=BODY)]):
         look = Look()
         point = tmp_path / "points" / "6.ckpt"
-        fit(tmp_path / "again", look, ExactResume(every=100), *callbacks, ckpt=point)
+        fit(tmp_path / "again", look, ExactResume(interval=100), *callbacks, ckpt=point)
         orders.append(look.seen)
     assert len(orders[0]) == STEPS - 6 and orders[0] == orders[1]
 

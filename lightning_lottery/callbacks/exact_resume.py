@@ -1,0 +1,118 @@
+"""Runs that resume bit for bit."""
+
+import os
+import random
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_warn
+
+from lightning_lottery.checks import check_count, check_name
+from lightning_lottery.functional.counters import mix64
+from lightning_lottery.hooks.clock import StepClock, enter
+from lightning_lottery.hooks.loggers import folder_of
+from lightning_lottery.hooks.private import restore_loader, validates_after_this_batch
+from lightning_lottery.hooks.saving import save_whole
+
+
+class ExactResume(Callback):
+    """A run that can be killed at any moment and goes on as if it had not been.
+
+    Randomness is reseeded before every batch from (seed, batch, rank), so there is no random state to save; every
+    ``interval`` optimizer steps, and at the end, ``resume.ckpt`` is written into the run's folder, whole or not at all,
+    after the validation where one is due. Resume with ``trainer.fit(..., ckpt_path=".../resume.ckpt")``. The whole run
+    equals the unbroken one bit for bit where batch k of the training loader is a function of (seed, epoch, k), as in
+    the zoo's loaders; a plain ``DataLoader`` starts its epoch anew, which is said once.
+
+    Args:
+        interval: Optimizer steps between checkpoints, >= 1.
+        seed: Seed of the run; default: the one that ``seed_everything`` set, or 0.
+        name: Tells several callbacks of one Trainer apart: the file is then ``resume-NAME.ckpt``.
+
+    Raises:
+        LotteryError: ``interval`` < 1, or a name that is no file name.
+
+    Source: counter-based random numbers after Salmon et al. 2011; mixed by splitmix64 (Steele et al. 2014).
+    """
+
+    lottery_place = 2
+
+    def __init__(self, interval: int = 100, seed: int | None = None, *, name: str | None = None) -> None:
+        check_count("interval", interval, "a number of optimizer steps")
+        check_name(name)
+        self.interval = interval
+        self.seed = seed
+        self.name = name
+        self.clock = StepClock()
+        self._is_fitting = True
+        self._is_due = False
+        self._resumed = False
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        enter(self, trainer)
+        self._is_fitting = stage == TrainerFn.FITTING
+        if self._is_fitting and trainer.global_step == 0:
+            self.clock.reset()
+            self._is_due = self._resumed = False
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.clock.start(trainer)
+        restore_loader(trainer)
+        loader = trainer.train_dataloader
+        if self._resumed and trainer.ckpt_path is not None and not hasattr(loader, "load_state_dict"):
+            rank_zero_warn(
+                f"The training loader ({type(loader).__name__}) cannot go on in the middle of an epoch: the callbacks' "
+                "state is exact, but the order of the data is not the unbroken run's."
+            )
+
+    def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
+        seed = self.seed if self.seed is not None else int(os.environ.get("PL_GLOBAL_SEED", 0))
+        # By the batch's number over all epochs, which Lightning saves and restores: a resumed batch draws what it would
+        # have drawn. The rank keeps dropout of different samples apart. With the carry, as every version has drawn: a
+        # run that was broken off under an older one goes on as it would have.
+        mixed = mix64(seed, trainer.fit_loop.total_batch_idx, trainer.global_rank, carry=True)
+        torch.manual_seed(mixed)
+        random.seed(mixed)
+        np.random.seed(mixed % 2**32)
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        if self.clock.tick(trainer) and self.clock.step % self.interval == 0:
+            self._is_due = True
+            # A checkpoint from before a validation that Lightning runs after this batch would leave it out on resume:
+            # `on_validation_end` saves instead.
+            if not validates_after_this_batch(trainer):
+                self._save(trainer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._is_due and not trainer.sanity_checking:
+            self._save(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._is_due:
+            self._save(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.clock.step % self.interval:
+            self._save(trainer)
+
+    @property
+    def state_key(self) -> str:
+        # Without a name as Lightning calls it: checkpoints of before there were names resume.
+        return super().state_key + (f".{self.name}" if self.name else "")
+
+    def state_dict(self) -> dict[str, Any]:
+        return dict(self.clock.state_dict())
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        if self._is_fitting:
+            self.clock.load_state_dict(state_dict)
+            self._resumed = True
+
+    def _save(self, trainer: Trainer) -> None:
+        self._is_due = False
+        folder = folder_of(trainer)  # collective: asked for on every rank
+        if not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            save_whole(trainer, folder / (f"resume-{self.name}.ckpt" if self.name else "resume.ckpt"))

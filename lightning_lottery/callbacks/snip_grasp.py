@@ -1,0 +1,137 @@
+"""SNIP and GraSP: prune once, before training or early in it, by gradients of the loss."""
+
+from collections.abc import Callable, Mapping
+from functools import reduce
+from typing import Any, ClassVar, Literal
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd
+
+from lightning_lottery.errors import LotteryError
+from lightning_lottery.functional.schedules import Schedule
+from lightning_lottery.functional.scores import Loss, Weights, grasp, snip
+from lightning_lottery.hooks.one_shot import OneShot
+from lightning_lottery.hooks.scoring import cast, state_of, training_batches, untouched, with_state
+from lightning_lottery.scope import Scope
+
+
+class _ByLoss(OneShot):
+    """Scores from the gradients of the module's own ``training_step``."""
+
+    method: ClassVar[Callable[..., dict[str, Tensor]]]
+
+    def __init__(
+        self,
+        sparsity: float,
+        *,
+        at_step: int = 0,
+        batches: int = 1,
+        train_mode: bool = False,
+        per: Literal["all", "tensor"] = "all",
+        scope: Scope | None = None,
+        name: str | None = None,
+    ) -> None:
+        super().__init__(sparsity, at_step=at_step, batches=batches, per=per, scope=scope, name=name)
+        self.train_mode = train_mode
+
+    def begin_method(self, trainer: Trainer, schedule: Schedule | None) -> None:
+        super().begin_method(trainer, schedule)
+        if not trainer.lightning_module.automatic_optimization:
+            raise LotteryError(
+                f"{self.label} needs the loss alone, and a `training_step` in manual optimization steps the optimizers "
+                "itself: use automatic optimization, or SynFlow, which needs no loss."
+            )
+
+    def settings(self) -> dict[str, str | int | float | None]:
+        """As of every callback, and in which mode."""
+        return {**super().settings(), "train_mode": self.train_mode}
+
+    def scores(self, params: Mapping[str, nn.Parameter], step: int) -> dict[str, Tensor]:
+        assert self._trainer is not None
+        dtype = reduce(torch.promote_types, (param.dtype for param in params.values()), torch.float32)
+        with untouched(self._trainer, dtype) as module:
+            for child in module.modules():
+                # Never from evaluation to training mode: a frozen norm stays frozen. Dropout would score at random.
+                child.training &= self.train_mode and not isinstance(child, _DropoutNd)
+            state = state_of(module, dtype)
+            batches = [cast(batch, dtype) for batch in training_batches(self._trainer, self.batches)]
+            weights = {name: state[name] for name in params}
+            scores = type(self).method(self._loss(module, state, dtype), weights, batches, average=self._average)
+        self._refuse_zeros(scores)
+        return scores
+
+    def _loss(self, module: LightningModule, state: Weights, dtype: torch.dtype) -> Loss:
+        step = with_state(module, "training_step", dtype)
+
+        def loss(weights: Weights, arguments: Mapping[str, Any]) -> Tensor:
+            output = step({**state, **weights}, *arguments.values())
+            value = output.get("loss") if isinstance(output, Mapping) else output
+            if not isinstance(value, Tensor):
+                raise LotteryError(f"{self.label} needs the loss, and `training_step` returned {value!r} for a batch.")
+            return value
+
+        return loss
+
+
+class SNIP(_ByLoss):
+    """Remove the weights that the loss feels least, at once: before training or after ``at_step`` steps.
+
+    Zeros bring no speed by themselves: see ``shrink``. The score of a weight is ``|w * dL/dw|``, with the loss of the
+    module's own ``training_step`` on the first training batches of an epoch; all ranks' batches count. Removed weights
+    stay removed. At high sparsity whole layers may lose their weights: a warning names them.
+
+    Args:
+        sparsity: Fraction of the scope that is removed, in [0, 1).
+        at_step: Optimizer steps before pruning, >= 0.
+        batches: Training batches on each rank, >= 1; the authors take one, others ten samples of each class.
+        train_mode: Leave the module in the modes it trains in, dropout layers aside; else evaluation mode. Running
+            statistics do not move either way.
+        per: Rank all parameters together (``"all"``), or each by itself (``"tensor"``).
+        scope: Which parameters compete; default: the weights of linear and convolution layers.
+        name: Tells several callbacks of one Trainer apart.
+
+    Raises:
+        LotteryError: An argument out of range; in ``fit``, a scope that matches nothing, ``at_step`` beyond the fit,
+            manual optimization, a ``training_step`` without loss, or scores that are all zero.
+
+    Example:
+        >>> SNIP(0.9).schedule
+        Constant(final=0.9, begin=0)
+
+    Source: Lee et al. 2019, "SNIP: Single-shot network pruning based on connection sensitivity", algorithm 1.
+    """
+
+    method = staticmethod(snip)
+
+
+class GraSP(_ByLoss):
+    """Remove the weights that the gradient's flow needs least, at once: before training or after ``at_step`` steps.
+
+    Zeros bring no speed by themselves: see ``shrink``. The score of a weight is ``w * Hg``, gradient and Hessian being
+    those of the module's own ``training_step`` on the first training batches of an epoch; all ranks' batches count.
+    Each batch is differentiated twice, which takes more memory than training does. Removed weights stay removed.
+
+    Args:
+        sparsity: Fraction of the scope that is removed, in [0, 1).
+        at_step: Optimizer steps before pruning, >= 0.
+        batches: Training batches on each rank, >= 1; the authors take ten samples of each class.
+        train_mode: Leave the module in the modes it trains in, dropout layers aside; else evaluation mode. Running
+            statistics do not move either way.
+        per: Rank all parameters together (``"all"``), or each by itself (``"tensor"``).
+        scope: Which parameters compete; default: the weights of linear and convolution layers.
+        name: Tells several callbacks of one Trainer apart.
+
+    Raises:
+        LotteryError: As for ``SNIP``.
+
+    Example:
+        >>> GraSP(0.9, at_step=10).schedule
+        Constant(final=0.9, begin=10)
+
+    Source: Wang et al. 2020, "Picking winning tickets before training by preserving gradient flow", algorithm 1. The
+    authors divide logits by 200 and draw a new classifier; here the loss and the weights are the project's own.
+    """
+
+    method = staticmethod(grasp)

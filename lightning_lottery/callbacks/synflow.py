@@ -1,0 +1,314 @@
+"""SynFlow: prune once by the flow through a network made positive, before training or early in it."""
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from fnmatch import fnmatchcase
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from lightning_lottery.checks import check_count, check_word
+from lightning_lottery.errors import LotteryError
+from lightning_lottery.functional.masks import Masks
+from lightning_lottery.functional.schedules import Schedule
+from lightning_lottery.functional.scores import Weights, iterative_masks, synflow, widest_dtype
+from lightning_lottery.hooks.one_shot import OneShot
+from lightning_lottery.hooks.scoring import cast, state_of, tensors_in, training_batches, untouched, with_state
+from lightning_lottery.scope import Scope, plain_name
+
+
+class SynFlow(OneShot):
+    """Remove the weights that carry least of the flow through the network, a few at a time: before training or early.
+
+    Zeros bring no speed by themselves: see ``shrink``. ``at_step=0`` is SynFlow, pruning before training; ``at_step=k``
+    is AdSynFlow: train ``k`` optimizer steps, prune, train on. Removed weights stay removed. Labels are not used.
+
+    The module's ``forward`` runs in evaluation mode and float64 (scaled float32, with a warning, where device or module
+    cannot), all parameters absolute, on a positive input: what the first layers receive, whatever the module does to
+    its own input before them. All layers carry the same flow, so none loses its last weight early, in networks of
+    linear and convolution layers, ReLU, pooling and neutral batch norm; layer norm, softmax and GELU break that.
+
+    Args:
+        sparsity: Fraction of the scope that is removed, in [0, 1).
+        at_step: Optimizer steps before pruning, >= 0.
+        iterations: Rounds of scoring and removing, >= 1; density falls exponentially over them.
+        input: ``"ones"`` of the shape of a sample; the absolute value of one training ``"sample"``; or the ``"mean"``
+            absolute value over ``batches`` training batches.
+        batches: Training batches on each rank for ``"mean"``, >= 1.
+        batch_norm: ``"absolute"``: absolute running statistics, as the authors'; or ``"neutral"``: mean and bias 0, the
+            variance kept. Default: ``"neutral"`` for a network that has trained.
+        bypass: Class names of layers that hand their input on while scoring, globs allowed: ``("LayerNorm",)``.
+        input_fn: From (module, batch) to what ``forward`` gets: a tensor, a tuple of arguments, or a dict of named
+            ones; such as embeddings of ones for a model whose inputs are tokens. Takes the place of ``input``.
+        per: Rank all parameters together (``"all"``), or each by itself (``"tensor"``).
+        scope: Which parameters compete; default: the weights of linear and convolution layers.
+        name: Tells several callbacks of one Trainer apart.
+
+    Raises:
+        LotteryError: An argument out of range; in ``fit``, a scope that matches nothing, ``at_step`` beyond the fit, a
+            module without ``forward``, token inputs without ``input_fn``, or scores that are all zero.
+
+    Example:
+        >>> SynFlow(0.9, at_step=1000).schedule
+        Constant(final=0.9, begin=1000)
+
+    Source: Tanaka et al. 2020, algorithm 1; Bolwerk 2021 (AdSynFlow and its inputs). The authors make every buffer
+    absolute; here only batch norm's are, for others may hold the minus infinity of an attention mask.
+    """
+
+    def __init__(
+        self,
+        sparsity: float,
+        *,
+        at_step: int = 0,
+        iterations: int = 100,
+        input: Literal["ones", "sample", "mean"] = "ones",
+        batches: int = 10,
+        batch_norm: Literal["absolute", "neutral"] | None = None,
+        bypass: tuple[str, ...] = (),
+        input_fn: Callable[[LightningModule, Any], Any] | None = None,
+        per: Literal["all", "tensor"] = "all",
+        scope: Scope | None = None,
+        name: str | None = None,
+    ) -> None:
+        super().__init__(sparsity, at_step=at_step, batches=batches, per=per, scope=scope, name=name)
+        check_count("iterations", iterations, "a whole number")
+        check_word("input", input, ("ones", "sample", "mean"))
+        check_word("batch_norm", batch_norm, ("absolute", "neutral", None))
+        if isinstance(bypass, str):
+            raise LotteryError(f"`bypass` is a list of class names, got {bypass!r}.")
+        if input_fn is not None and input != "ones":
+            raise LotteryError(f"`input_fn` takes the place of `input`: give only one of them, not {input!r} as well.")
+        self.iterations = iterations
+        self.input = input
+        self.batch_norm = batch_norm
+        self.bypass = tuple(bypass)
+        self.input_fn = input_fn
+
+    def begin_method(self, trainer: Trainer, schedule: Schedule | None) -> None:
+        super().begin_method(trainer, schedule)
+        if type(trainer.lightning_module).forward is LightningModule.forward:
+            name = type(trainer.lightning_module).__name__
+            raise LotteryError(f"{self.label} runs the module's `forward`, and {name} has none: define it.")
+
+    def settings(self) -> dict[str, str | int | float | None]:
+        """As of every callback, and what the flow depends on."""
+        name = getattr(self.input_fn, "__qualname__", type(self.input_fn).__name__)
+        return {
+            **super().settings(),
+            "iterations": self.iterations,
+            "input": self.input,
+            "batch_norm": self.batch_norm,
+            "input_fn": None if self.input_fn is None else name,
+            "bypass": ", ".join(self.bypass),
+        }
+
+    def find_masks(self, params: Mapping[str, nn.Parameter], sparsity: float, within: Masks | None) -> Masks:
+        """The masks of the last iteration."""
+        device = next(iter(params.values())).device
+        if (dtype := widest_dtype(device)) != torch.float64:
+            rank_zero_warn(f"{self.label}: {device} has no float64, so scores are computed in scaled float32.")
+        try:
+            return self._last_masks(dtype, params, sparsity, within)
+        except RuntimeError as error:
+            # torch has no error class for mixed dtypes: "expected scalar type Float but found Double" and its like.
+            if dtype != torch.float64 or "double" not in str(error).lower():
+                raise
+            rank_zero_warn(
+                f"{self.label}: the module does not run in float64 ('{str(error).splitlines()[0]}'), so scores are "
+                "computed in scaled float32. It has tensors that are no buffers, or a `.float()`."
+            )
+        return self._last_masks(torch.float32, params, sparsity, within)
+
+    def _last_masks(
+        self, dtype: torch.dtype, params: Mapping[str, nn.Parameter], sparsity: float, within: Masks | None
+    ) -> Masks:
+        assert self._trainer is not None
+        with untouched(self._trainer, dtype) as module:
+            # In a fresh network means and biases are zero, and both ways are one. Those of a network that has trained
+            # would add to the flow, which then is no longer the same in every layer.
+            batch_norm = self.batch_norm or ("neutral" if self.step > 0 else "absolute")
+            flow = Flow(module, dtype, neutral=batch_norm == "neutral", bypass=self.bypass)
+            self._feed(flow, module, dtype)
+
+            def score(weights: Weights) -> dict[str, Tensor]:
+                scores = flow.scores(weights)
+                self._sum_over_ranks_(scores.values())  # running statistics differ between them
+                self._refuse_zeros(scores)
+                return scores
+
+            weights = {name: flow.state[name] for name in params}
+            every = max(1, self.iterations // 5)
+            rounds = iterative_masks(score, weights, sparsity, iterations=self.iterations, within=within, per=self.per)
+            masks: dict[str, Tensor] = {}
+            for done, masks in enumerate(rounds, 1):  # noqa: B007  the last ones count
+                if done % every == 0:
+                    rank_zero_info(f"{self.label}: {done} of {self.iterations} iterations of scoring and removing.")
+        return masks
+
+    def _feed(self, flow: "Flow", module: LightningModule, dtype: torch.dtype) -> None:
+        """Give the flow its input, the same on every rank."""
+        assert self._trainer is not None
+        drawn = training_batches(self._trainer, self.batches if self.input == "mean" else 1)
+        batches = [cast(arguments["batch"], dtype) for arguments in drawn]
+        if self.input_fn is not None:
+            flow.inputs = cast(self.input_fn(module, batches[0]), dtype)
+            return
+        samples = [self._first_tensor(batch) for batch in batches]
+        flow.inputs = samples[0][:1]
+        received = flow.received(samples if self.input == "mean" else [flow.inputs])
+        if not received:
+            raise LotteryError(f"{self.label} finds no layer that sees the input of `forward`: give an `input_fn`.")
+        if self.input == "ones":
+            received = [torch.ones_like(total) for total in received]
+        # One sample is rank 0's alone: the other ranks take part in the sum with zeros, and count no batch.
+        counts = self.input == "mean" or self._trainer.is_global_zero
+        sums = {str(number): total * counts for number, total in enumerate(received)}
+        flow.replace(list(self._average(sums, len(samples) * counts).values()))
+
+    def _first_tensor(self, batch: Any) -> Tensor:
+        """The input in a batch: its first tensor, refused unless it is floating-point."""
+        first = next(tensors_in(batch), None)
+        if first is None or not first.is_floating_point() or first.ndim == 0:
+            beginning = "no tensor" if first is None else f"{first.dtype} of shape {tuple(first.shape)}"
+            raise LotteryError(
+                f"{self.label} needs a floating-point input, and a batch begins with {beginning}: give an `input_fn` "
+                "that makes one, such as embeddings of ones for tokens."
+            )
+        return first
+
+
+class Flow:
+    """The sum of a module's outputs as a function of its weights, for one positive input.
+
+    Sets modes and hooks of the module, which must be lent by ``untouched``.
+
+    Args:
+        module: Whose ``forward`` is run, in evaluation mode.
+        dtype: What it runs in.
+        neutral: Whether mean and bias of batch norm are zero; else both are absolute values.
+        bypass: Class names of layers that hand their input on.
+    """
+
+    def __init__(self, module: nn.Module, dtype: torch.dtype, *, neutral: bool, bypass: Sequence[str]) -> None:
+        self.inputs: Any = ()
+        """What ``forward`` gets: a tensor, a tuple of arguments, or a mapping of named ones."""
+        self.state = state_of(module.eval(), dtype)
+        self._dtype = dtype
+        self._additive = _make_positive_(module, self.state, neutral)
+        self._call = with_state(module, "__call__", dtype)
+        self._layers = [child for child in module.modules() if any(p.ndim > 1 for p in child.parameters(recurse=False))]
+        self._first: list[nn.Module] = []
+        self._scale = 1.0
+        self._scores: dict[str, Tensor] = {}
+        for child in module.modules():
+            if any(fnmatchcase(cls.__name__, pattern) for cls in type(child).__mro__ for pattern in bypass):
+                child.register_forward_hook(lambda layer, args, output: args[0])
+
+    def __call__(self, weights: Weights, scale: float = 1.0) -> Tensor:
+        """The sum of all floating-point outputs, times ``scale`` squared where the network is positively homogeneous.
+
+        Input, biases and running means are scaled, which scales every activation alike, and then the sum.
+        """
+        self._scale = scale
+        state = {**self.state, **weights}
+        state.update({name: state[name] * scale for name in self._additive if scale != 1})
+        args, kwargs = _as_arguments(self.inputs)
+        outputs = self._call(state, *cast(args, self._dtype, scale), **cast(kwargs, self._dtype, scale))
+        sums = [output.sum() for output in tensors_in(outputs) if output.is_floating_point()]
+        if not sums:
+            raise LotteryError("There is no flow to measure: `forward` returns no floating-point tensor.")
+        return torch.stack(sums).sum() * scale
+
+    def scores(self, weights: Weights) -> dict[str, Tensor]:
+        """SynFlow's scores, all scaled by one factor where they would overflow.
+
+        The next call, which must be of the same weights, writes over them.
+
+        Raises:
+            LotteryError: They overflow all the same.
+        """
+        # One memory for all iterations: a hundred rounds of new memory for every weight cost more than the products.
+        self._scores = self._scores or {name: torch.empty_like(weight) for name, weight in weights.items()}
+        # A quarter of the exponent's range at a time, no further than is needed: far down the smallest scores vanish.
+        octaves = int(math.log2(torch.finfo(self._dtype).max)) // 4
+        for exponent in range(4):
+            scale = 2.0 ** -(octaves * exponent)
+            scores = synflow(lambda lent, scale=scale: self(lent, scale), weights, out=self._scores)  # type: ignore[misc]
+            # A sum is fast, but may overflow where no entry does: only then is every entry looked at.
+            if all(math.isfinite(score.sum()) or bool(score.isfinite().all()) for score in scores.values()):
+                return scores
+        raise LotteryError(
+            f"SynFlow's scores are not finite, in {self._dtype} and scaled down: the network is too deep without norm "
+            "layers, or holds weights that are not finite."
+        )
+
+    def received(self, samples: Sequence[Tensor]) -> list[Tensor]:
+        """The inputs of the first layers: for each of them, the sum over ``samples`` of their absolute means.
+
+        A first layer is one with weights whose input has passed no other such layer. What the module itself does to its
+        input before, such as normalising it, has been done. One tensor a layer, of the shape of one sample's.
+        """
+        self._first = list(self._inputs_of(self._layers, samples[0][:1]))
+        with torch.no_grad():
+            inputs = [self._inputs_of(self._first, sample) for sample in samples]
+        return [torch.stack([by_layer[layer] for by_layer in inputs]).sum(0) for layer in self._first]
+
+    def replace(self, received: Sequence[Tensor]) -> None:
+        """From now on let the first layers receive this instead, in their order."""
+        replacements = dict(zip(self._first, received, strict=True))
+
+        def lend(layer: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+            return ((replacements[layer] * self._scale).expand_as(args[0]), *args[1:]) if _is_input(args) else None
+
+        for layer in replacements:
+            layer.register_forward_pre_hook(lend)
+
+    def _inputs_of(self, layers: Sequence[nn.Module], sample: Tensor) -> dict[nn.Module, Tensor]:
+        """What those ``layers`` receive that are called on the network's input, as absolute means over the batch."""
+        inputs: dict[nn.Module, Tensor] = {}
+
+        def keep(layer: nn.Module, args: tuple[Any, ...]) -> None:
+            if _is_input(args) and layer not in inputs:  # a layer that is called again: its first input
+                inputs[layer] = args[0].detach().abs().mean(0, keepdim=True)
+
+        hooks = [layer.register_forward_pre_hook(keep) for layer in layers]
+        self._call(self.state, sample)
+        for hook in hooks:
+            hook.remove()
+        return inputs
+
+
+def _is_input(args: tuple[Any, ...]) -> bool:
+    """Whether a layer's first argument comes from the network's input and no other layer."""
+    # Samples need no gradient and all parameters do, so whatever a layer with weights has made needs one.
+    return bool(args) and isinstance(args[0], Tensor) and args[0].is_floating_point() and not args[0].requires_grad
+
+
+def _as_arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    if isinstance(inputs, Mapping):
+        return (), dict(inputs)
+    return (tuple(inputs), {}) if isinstance(inputs, (tuple, list)) else ((inputs,), {})
+
+
+@torch.no_grad()
+def _make_positive_(module: nn.Module, state: Mapping[str, Tensor], neutral: bool) -> list[str]:
+    """Absolute parameters and running means, in place; gives the names of what is added in the network."""
+    for name, _ in module.named_parameters():
+        state[plain_name(name)].abs_()
+    # By name, for torch marks no parameter as one that is added: 'bias', 'attn.in_proj_bias', 'bias_ih_l0'.
+    additive = [name for name in state if re.search(r"(^|[._])bias(_|$)", name)]
+    for path, child in module.named_modules():
+        if isinstance(child, _BatchNorm):
+            added = [plain_name(f"{path}.{leaf}") for leaf in ("running_mean", "bias")]
+            # Absent where a norm is not affine or tracks nothing; buffers of other layers keep their sign, for they
+            # may hold the minus infinity of an attention mask.
+            for name in (name for name in added if name in state):
+                state[name].zero_() if neutral else state[name].abs_()
+            additive += [name for name in added[:1] if name in state]
+    return additive

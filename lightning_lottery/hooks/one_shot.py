@@ -1,0 +1,96 @@
+"""Pruning once, at a chosen optimizer step, by scores from training batches: what SynFlow, SNIP and GraSP share."""
+
+from collections.abc import Iterable
+from inspect import signature
+from typing import Literal
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor
+
+from lightning_lottery.checks import check_count
+from lightning_lottery.errors import LotteryError
+from lightning_lottery.functional.schedules import Constant, Schedule
+from lightning_lottery.functional.scores import Weights
+from lightning_lottery.hooks.clock import steps_of_fit
+from lightning_lottery.hooks.mask_callback import MaskCallback
+from lightning_lottery.scope import Scope
+
+
+class OneShot(MaskCallback):
+    """Prunes once, right after optimizer step ``at_step``; 0 is before the first.
+
+    Args:
+        sparsity: Fraction of the scope that is removed, in [0, 1).
+        at_step: Optimizer steps before pruning, >= 0.
+        batches: Training batches on each rank, >= 1.
+        per: As of every callback that ranks, and so are ``scope`` and ``name``.
+        scope: Which parameters compete.
+        name: Tells several callbacks of one Trainer apart.
+
+    Raises:
+        LotteryError: An argument out of range.
+    """
+
+    def __init__(
+        self,
+        sparsity: float,
+        *,
+        at_step: int,
+        batches: int,
+        per: Literal["all", "tensor"],
+        scope: Scope | None,
+        name: str | None,
+    ) -> None:
+        check_count("at_step", at_step, "a whole number", least=0)
+        check_count("batches", batches, "a whole number")
+        super().__init__(Constant(sparsity, begin=at_step), interval=1, scope=scope, name=name, per=per)
+        self.at_step = at_step
+        self.batches = batches
+
+    def _reset(self) -> None:
+        super()._reset()
+        self._trainer: Trainer | None = None  # while it fits: a reference kept longer would keep all its memory
+
+    def begin_method(self, trainer: Trainer, schedule: Schedule | None) -> None:
+        self._trainer = trainer
+        if "dataloader_iter" in signature(trainer.lightning_module.training_step).parameters:
+            raise LotteryError(
+                f"{self.label} draws batches itself, which `training_step(dataloader_iter)` cannot share."
+            )
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        super().teardown(trainer, pl_module, stage)
+        self._trainer = None
+
+    def settings(self) -> dict[str, str | int | float | None]:
+        """As of every callback, and on how many batches."""
+        return {**super().settings(), "batches": self.batches}
+
+    def _resolve(self, schedule: Schedule, trainer: Trainer, pl_module: LightningModule) -> Schedule:
+        steps = steps_of_fit(trainer, pl_module)
+        if steps is not None and self.at_step > steps and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            raise LotteryError(
+                f"{self.label} prunes at step {self.at_step}, but this fit ends at step {steps}: choose an earlier "
+                "`at_step` or train longer."
+            )
+        return super()._resolve(schedule, trainer, pl_module)
+
+    def _sum_over_ranks_(self, tensors: Iterable[Tensor]) -> None:
+        assert self._trainer is not None
+        for tensor in tensors if self._trainer.world_size > 1 else ():
+            torch.distributed.all_reduce(tensor)
+
+    def _average(self, sums: Weights, batches: int) -> dict[str, Tensor]:
+        """Means over the batches of all ranks."""
+        # Counted like the sums: ranks may have drawn unequal numbers of batches.
+        batches_of_all_ranks = next(iter(sums.values())).new_tensor(batches)
+        self._sum_over_ranks_((*sums.values(), batches_of_all_ranks))
+        return {name: total / batches_of_all_ranks for name, total in sums.items()}
+
+    def _refuse_zeros(self, scores: Weights) -> None:
+        if not any(bool(score.any()) for score in scores.values()):
+            raise LotteryError(
+                f"{self.label}: every score at step {self.step} is zero, so nothing tells one weight from another. No "
+                "gradient reaches the scope: look at the loss, or at layers that cancel it."
+            )

@@ -1,0 +1,156 @@
+"""What SynFlow, SNIP and GraSP share: when they prune, what they ask of a module, what they refuse."""
+
+import pytest
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.callbacks import Callback
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from helpers.one_shot import Plain, Tokens, ones_for_tokens, sentences
+from helpers.projects import fit, plain_loader, says
+from helpers.states import KeepEveryResume
+from lightning_lottery import SNIP, ExactResume, GraSP, LotteryError, Scope, SynFlow, Ticket
+from lightning_lottery.functional import hamming
+
+
+@pytest.mark.parametrize("make", [SynFlow, SNIP, GraSP])
+def test_a_fit_that_goes_on_from_a_checkpoint_without_its_state_is_pruned_at_once_where_its_step_is_over(
+    make, tmp_path
+):
+    keep = KeepEveryResume(tmp_path / "whole", tmp_path / "points")
+    fit(tmp_path / "whole", ExactResume(interval=1), keep, module=Plain())
+    found = {}
+
+    class Look(Callback):
+        lottery_place = 3
+
+        def on_train_start(self, trainer, pl_module):
+            found["at once"] = callback.sparsity
+
+        def on_train_batch_end(self, trainer, pl_module, *_):
+            found[trainer.global_step] = callback.sparsity
+
+    for at_step, first in ((4, "at once"), (6, "at once"), (8, 8)):
+        callback = make(0.5, at_step=at_step)
+        found.clear()
+        fit(
+            tmp_path / "again",
+            ExactResume(interval=100),
+            callback,
+            Look(),
+            module=Plain(),
+            ckpt=tmp_path / "points/6.ckpt",
+        )
+        assert [place for place, sparsity in found.items() if sparsity == 0.5][0] == first
+
+
+TOKENS = {
+    "SynFlow": lambda: SynFlow(0.5, iterations=5, input_fn=ones_for_tokens, bypass=("LayerNorm",)),
+    "SNIP": lambda: SNIP(0.5, batches=2),
+    "GraSP": lambda: GraSP(0.5, batches=2, train_mode=True),
+}
+
+
+@pytest.mark.parametrize("make", TOKENS.values(), ids=TOKENS)
+def test_a_transformer_over_tokens_is_pruned_attention_included(make, tmp_path):
+    callback = make()
+    fit(tmp_path, callback, module=Tokens(), train=sentences(), val=sentences())
+    assert "body.self_attn.in_proj_weight" in callback.masks
+    assert callback.sparsity == 0.5 and all(mask.any() for mask in callback.masks.values())
+
+
+@pytest.mark.parametrize("what", ["module", "submodule", "submodule in place"])
+@pytest.mark.parametrize("make", [SynFlow, SNIP, GraSP])
+def test_compiled_modules_get_the_masks_of_plain_ones(make, what, tmp_path):
+    plain = make(0.6, at_step=2)
+    fit(tmp_path, plain, module=Plain())
+    module = given = Plain()
+    if what == "module":
+        given = torch.compile(module, backend="eager")
+    elif what == "submodule":
+        module.net = torch.compile(module.net, backend="eager")
+    else:
+        module.net.compile(backend="eager")
+    compiled = make(0.6, at_step=2)
+    fit(tmp_path, compiled, module=given)
+    assert hamming(plain.masks, compiled.masks) == 0
+
+
+@pytest.mark.parametrize("make", [SynFlow, SNIP, GraSP])
+def test_half_precision_scores_in_float32_or_wider(make, tmp_path):
+    masks = []
+    for precision in ("32-true", "bf16-mixed"):
+        callback = make(0.6)
+        fit(tmp_path, callback, module=Plain(), precision=precision)
+        masks.append(callback.masks)
+    assert hamming(*masks) == 0
+
+
+def test_a_recurrent_network_is_scored_in_evaluation_mode(tmp_path):
+    class Recurrent(Plain):
+        def __init__(self):
+            super().__init__()
+            self.rnn = nn.LSTM(3, 4, batch_first=True)
+            self.net = nn.Linear(4, 3)
+
+        def forward(self, x):
+            return self.net(self.rnn(x.view(len(x), 2, 3))[0][:, -1])
+
+    for make in (SNIP, GraSP):
+        callback = make(0.5, scope=Scope(types=("LSTM", "Linear")))
+        fit(tmp_path, callback, module=Recurrent())
+        assert callback.sparsity == pytest.approx(0.5, abs=0.01)
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+@pytest.mark.parametrize("make", [SynFlow, SNIP, GraSP])
+def test_activation_checkpoints_change_no_mask(make, reentrant, tmp_path):
+    class Checkpointed(Plain):
+        def forward(self, x):
+            return checkpoint(self.net[1:], self.net[0](x), use_reentrant=reentrant)
+
+    plain, callback = make(0.6, at_step=2), make(0.6, at_step=2)
+    fit(tmp_path, plain, module=Plain())
+    fit(tmp_path, callback, module=Checkpointed())
+    assert hamming(plain.masks, callback.masks) == 0
+
+
+@pytest.mark.parametrize("make", [SynFlow, SNIP, GraSP])
+def test_a_model_without_linear_or_convolution_and_a_step_beyond_the_fit_are_refused(make, tmp_path):
+    class Bare(Plain):
+        def __init__(self):
+            super().__init__()
+            self.net = nn.BatchNorm1d(6)
+
+    with pytest.raises(LotteryError, match="matches none of the 2 parameters of Bare"):
+        fit(tmp_path, make(0.5), module=Bare())
+    with pytest.raises(LotteryError, match="prunes at step 13, but this fit ends at step 12: choose an earlier"):
+        fit(tmp_path, make(0.5, at_step=13), module=Plain())
+    callback = make(0.5, at_step=12)
+    fit(tmp_path, callback, module=Plain())
+    assert Ticket.load(tmp_path / "ticket.safetensors").sparsity == callback.sparsity == 0.5
+
+
+def test_a_step_that_fetches_its_own_batches_and_a_module_without_forward_are_refused(tmp_path):
+    class Fetches(Plain):
+        def training_step(self, dataloader_iter):
+            batch, *_ = next(dataloader_iter)
+            return super().training_step(batch, 0)
+
+    class Headless(Plain):
+        forward = LightningModule.forward
+
+    with says("dataloader_iter"), pytest.raises(LotteryError, match="`training_step.dataloader_iter.` cannot share"):
+        fit(tmp_path, SNIP(0.5), module=Fetches(), train=plain_loader(), val=plain_loader())
+    with pytest.raises(LotteryError, match="runs the module's `forward`, and Headless has none"):
+        fit(tmp_path, SynFlow(0.5), module=Headless())
+
+
+def test_a_resume_with_other_arguments_is_refused(tmp_path):
+    keep = KeepEveryResume(tmp_path / "whole", tmp_path / "points")
+    fit(tmp_path / "whole", SynFlow(0.5, at_step=6, iterations=4), ExactResume(interval=1), keep, module=Plain())
+    with pytest.raises(LotteryError, match="written with iterations 4, this fit asks for 5"):
+        fit(tmp_path, SynFlow(0.5, at_step=6, iterations=5), module=Plain(), ckpt=tmp_path / "points" / "3.ckpt")
+    with pytest.raises(LotteryError, match="written with method SynFlow, this fit asks for SNIP"):
+        fit(tmp_path, SNIP(0.5, at_step=6), module=Plain(), ckpt=tmp_path / "points" / "3.ckpt")
