@@ -93,7 +93,7 @@ class Look(Callback):
 
 def fit(folder, action, *callbacks, ckpt=None):
     seed_everything(1, verbose=False)
-    rules = [HammingFIFO(2, 0.9, every=5, min_steps=10), ADF(0.9, smoothing=1, window=20, every=10)]
+    rules = [HammingFIFO(2, 0.9, interval=5, min_steps=10), ADF(0.9, smoothing=1, window=20, interval=10)]
     bird, look = EarlyBird(rules, [0.25, 0.5], at=[7, "random"], action=action), Look()
     two = {"devices": 2, "strategy": "ddp", "max_epochs": 6, "use_distributed_sampler": False}
     fitted = trainer(folder, NetworkSlimming(0.01), bird, look, *callbacks, **two)

@@ -313,7 +313,7 @@ class EarlyBird(Callback):
             listed = ", ".join(f"{name} (step {earliest})" for name, earliest in late.items())
             sentence = (
                 f": this fit ends at step {total}, before these rules can settle: {listed}. Train longer, or give them "
-                "a smaller `every`, `smoothing`, `window`, `length`, `patience` or `min_steps`."
+                "a smaller `interval`, `smoothing`, `window`, `length`, `patience` or `min_steps`."
             )
             if len(late) == len(self.rules) and not self.at:
                 raise LotteryError(f"{self.label}{sentence}")

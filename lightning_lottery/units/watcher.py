@@ -57,7 +57,7 @@ class UnitWatcher:
         >>> from lightning_lottery.units.groups import groups_of
         >>> net = torch.nn.TransformerEncoderLayer(4, nhead=2, dim_feedforward=2, batch_first=True)
         >>> per = {"head": "tensor", "neuron": "all"}
-        >>> watcher = UnitWatcher(in_order(groups_of(net)), {"H": HammingFIFO(2, every=1)}, [0.5], per, ["head"])
+        >>> watcher = UnitWatcher(in_order(groups_of(net)), {"H": HammingFIFO(2, interval=1)}, [0.5], per, ["head"])
         >>> for step in (1, 2):
         ...     watcher.note(step, step - 1, torch.tensor([1.0, 2.0, 3.0, 4.0]))
         >>> [probe.verdict.settled for probe in watcher.judge(watcher.take()).probes]
@@ -112,7 +112,7 @@ class UnitWatcher:
         return Noted(steps, labels, rows)
 
     def _is_probe(self, step: int) -> bool:
-        return step in self.times or any(step % rule.every == 0 for rule in self.watch.rules.values())
+        return step in self.times or any(step % rule.interval == 0 for rule in self.watch.rules.values())
 
     # Judging.
 

@@ -42,15 +42,15 @@ from lightning_lottery.units.groups import groups_of
 from lightning_lottery.units.removal import parameter_masks
 from lightning_lottery.units.scores import weight_norms
 
-NORMS = {"window": 20, "every": 10}
+NORMS = {"window": 20, "interval": 10}
 RULES = [
-    HammingFIFO(2, 0.5, every=5),
+    HammingFIFO(2, 0.5, interval=5),
     SlopeHAC(0.2, smoothing=3, **NORMS),
     MannKendall(0.01, smoothing=1, **NORMS),
     ADF(0.9, smoothing=2, **NORMS),
     SlopeEquivalence(10.0, block=5, **NORMS),
 ]
-EAGER = [HammingFIFO(2, 0.9, every=5, min_steps=15)]  # settles at step 15
+EAGER = [HammingFIFO(2, 0.9, interval=5, min_steps=15)]  # settles at step 15
 LONG = {"max_epochs": 10}  # forty steps
 
 
@@ -321,7 +321,7 @@ def test_a_module_that_units_were_cut_out_of_is_tested_and_saved_as_it_is(tmp_pa
 
 
 def test_a_fit_that_was_to_prune_and_could_not_says_so(tmp_path):
-    never = [HammingFIFO(2, 0.0, every=5, patience=7)]
+    never = [HammingFIFO(2, 0.0, interval=5, patience=7)]
     with says("was to prune at the first draw, and no rule has found settled masks in the 40 steps", times=1):
         fit(tmp_path, NetworkSlimming(), bird(never, action="prune", watch=["neuron"]), module=Blocks(), **LONG)
 
@@ -364,11 +364,11 @@ def test_scores_are_fetched_once_a_probe_and_hundred_steps_at_most(tmp_path, mon
     fit(tmp_path, NetworkSlimming(), bird([ADF(**NORMS, smoothing=1)]), module=Blocks(), max_epochs=9)
     assert fetched == [list(range(s, min(s + 10, 37))) for s in range(1, 37, 10)]
     fetched.clear()
-    rare = [ADF(window=20, smoothing=1, every=130)]
+    rare = [ADF(window=20, smoothing=1, interval=130)]
     fit(tmp_path, NetworkSlimming(), bird(rare), module=Blocks(), max_epochs=33)
     assert [len(steps) for steps in fetched] == [100, 30, 2]
     fetched.clear()
-    fit(tmp_path, NetworkSlimming(), bird([HammingFIFO(2, every=6)]), module=Blocks(), max_epochs=4)
+    fit(tmp_path, NetworkSlimming(), bird([HammingFIFO(2, interval=6)]), module=Blocks(), max_epochs=4)
     assert fetched == [[6], [12]]  # a rule on masks sees its masks alone
 
 
@@ -388,7 +388,7 @@ from helpers.projects import RankBatches, trainer
 if __name__ == "__main__":
     torch.set_num_threads(1)
     seed_everything(1, verbose=False)
-    rules = [HammingFIFO(2, 0.9, every=5), ADF(0.9, smoothing=1, window=20, every=10)]
+    rules = [HammingFIFO(2, 0.9, interval=5), ADF(0.9, smoothing=1, window=20, interval=10)]
     callback = EarlyBird(rules, [0.25, 0.5], at=[7])
     two = {"devices": 2, "strategy": "ddp", "max_epochs": 8, "use_distributed_sampler": False}
     trainer(Path(sys.argv[1]), NetworkSlimming(), callback, **two).fit(Blocks(), RankBatches(), RankBatches(batches=1))
@@ -569,7 +569,7 @@ def test_what_it_cannot_mean_is_refused_when_it_is_built(build, message):
             r"ends at step 12, before these rules can settle: SlopeHAC \(step 500\), HammingFIFO \(step 500\). Train",
         ),
         (
-            lambda: [NetworkSlimming(), bird([HammingFIFO(2, every=5)], at=[13])],
+            lambda: [NetworkSlimming(), bird([HammingFIFO(2, interval=5)], at=[13])],
             "draw at step 13, but this fit ends at step 12",
         ),
     ],
@@ -634,8 +634,8 @@ def test_a_fast_dev_run_writes_nothing(tmp_path):
 def test_a_configuration_names_rules_and_ratios(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     rules = [
-        {"class_path": "HammingFIFO", "init_args": {"length": 2, "every": 2, "tolerance": 0.9}},
-        {"class_path": "lightning_lottery.ADF", "init_args": {"smoothing": 1, "window": 20, "every": 10}},
+        {"class_path": "HammingFIFO", "init_args": {"length": 2, "interval": 2, "tolerance": 0.9}},
+        {"class_path": "lightning_lottery.ADF", "init_args": {"smoothing": 1, "window": 20, "interval": 10}},
     ]
     bird = stages.named("EarlyBird", rules=rules, sparsities=[0.5], at=[0.5, 3], per={"head": "all"})
     content = stages.fit(stages.named("NetworkSlimming", l1=0.001), bird)

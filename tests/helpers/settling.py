@@ -7,15 +7,15 @@ from lightning_lottery.functional.masks import keep_top
 from lightning_lottery.functional.settling.rules import ADF, HammingFIFO, MannKendall, SlopeEquivalence, SlopeHAC
 from lightning_lottery.functional.settling.tests import layers_by_units, nuclear_norm
 
-short = {"smoothing": 5, "window": 20, "every": 10}
+short = {"smoothing": 5, "window": 20, "interval": 10}
 NORM_RULES = [
     SlopeHAC(**short),
     MannKendall(**short),
     MannKendall(variant="hamed_rao", **short),
     ADF(**short),
-    SlopeEquivalence(0.05, block=5, window=20, every=10),
+    SlopeEquivalence(0.05, block=5, window=20, interval=10),
 ]
-RULES = [HammingFIFO(length=3, tolerance=0.2, every=10), *NORM_RULES]
+RULES = [HammingFIFO(length=3, tolerance=0.2, interval=10), *NORM_RULES]
 names = [f"{type(rule).__name__}-{getattr(rule, 'variant', '')}" for rule in RULES]
 every_rule = pytest.mark.parametrize("rule", RULES, ids=names)
 every_norm_rule = pytest.mark.parametrize("rule", NORM_RULES, ids=names[1:])

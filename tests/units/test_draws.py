@@ -19,7 +19,7 @@ def module():
 
 def judged(module, step=5):
     """A watcher whose only probe, at step 5, has found settled masks."""
-    watcher = UnitWatcher(in_order(groups_of(module)), {"H": HammingFIFO(2, 0.9, every=step)}, [0.25, 0.5], PER)
+    watcher = UnitWatcher(in_order(groups_of(module)), {"H": HammingFIFO(2, 0.9, interval=step)}, [0.25, 0.5], PER)
     rows = torch.rand(2, sum(group.size for group in watcher.groups.values()))
     for number, row in enumerate(rows, start=1):
         watcher.note(number * step, number, row)
@@ -75,7 +75,7 @@ def test_a_stated_time_draws_every_sparsity_and_settles_nothing(module):
 
 
 def test_scores_that_are_all_equal_draw_nothing_and_say_so(module):
-    watcher = UnitWatcher(in_order(groups_of(module)), {"H": HammingFIFO(2, every=5)}, [0.5], PER)
+    watcher = UnitWatcher(in_order(groups_of(module)), {"H": HammingFIFO(2, interval=5)}, [0.5], PER)
     watcher.note(5, 4, torch.ones(sum(group.size for group in watcher.groups.values())))
     watcher.judge(watcher.take())
     draws = Draws("weights")

@@ -14,8 +14,8 @@ from lightning_lottery.units.watcher import PER, UnitWatcher, check_per, in_orde
 
 GROUPS = in_order(groups_of(Blocks()))
 UNITS = sum(group.size for group in GROUPS.values())
-NORMS = {"ADF": ADF(0.9, smoothing=1, window=20, every=10)}
-MASKS = {"HammingFIFO": HammingFIFO(2, 0.9, every=5)}
+NORMS = {"ADF": ADF(0.9, smoothing=1, window=20, interval=10)}
+MASKS = {"HammingFIFO": HammingFIFO(2, 0.9, interval=5)}
 
 
 def scores(step):
@@ -50,7 +50,7 @@ def test_rules_on_norms_see_every_step_and_rules_on_masks_their_probes_and_the_t
 
 
 def test_what_is_fetched_is_what_was_noted_under_the_labels_it_was_given_and_a_hundred_rows_at_most():
-    rare = {"ADF": ADF(window=20, smoothing=1, every=130)}
+    rare = {"ADF": ADF(window=20, smoothing=1, interval=130)}
     fetched = watch(UnitWatcher(GROUPS, rare, [0.5], PER), range(1, 131))
     assert [len(noted.steps) for noted in fetched] == [100, 30]
     for noted in fetched:

@@ -32,7 +32,7 @@ class Detector:
     Example:
         >>> import torch
         >>> from lightning_lottery.functional.settling.rules import HammingFIFO
-        >>> detector = Detector(HammingFIFO(length=2, every=10))
+        >>> detector = Detector(HammingFIFO(length=2, interval=10))
         >>> mask = {"heads": torch.tensor([True, False])}
         >>> [step for step in range(1, 31) if (verdict := detector.push(step, mask)) and verdict.settled]
         [20, 30]
@@ -48,7 +48,7 @@ class Detector:
         """The verdict on the series so far where a probe is due and the window is full, else None.
 
         A step that is left out ends the series, and a new one begins: push nothing where the scores do not tell the
-        units apart (`scores_differ`). Masks at other steps than multiples of ``every`` are ignored.
+        units apart (`scores_differ`). Masks at other steps than multiples of ``interval`` are ignored.
 
         Args:
             step: Optimizer steps so far, >= 1, rising.
@@ -66,7 +66,7 @@ class Detector:
             self._streak = 0
         self._observed.append(self.rule.keep(observed))
         self._last = step
-        if step % self.rule.every or len(self._observed) < self.rule.memory:
+        if step % self.rule.interval or len(self._observed) < self.rule.memory:
             return None
         finding = self.rule.judge(tuple(self._observed))
         self._streak = self._streak + 1 if finding.holds and step >= self.rule.min_steps else 0

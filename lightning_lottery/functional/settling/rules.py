@@ -37,7 +37,7 @@ class Rule(ABC):
     """When has a series of masks settled? Plain data that a ``Detector`` drives; ``watches`` says what it is fed.
 
     Args:
-        every: Optimizer steps between probes.
+        interval: Optimizer steps between probes.
         min_steps: Probes before this step do not count: a series that stands still because training has not begun to
             tell the units apart has not settled.
         patience: Probes in a row that must agree.
@@ -46,12 +46,12 @@ class Rule(ABC):
     """
 
     watches: ClassVar[Literal["masks", "norms"]]
-    every: int
+    interval: int
     min_steps: int
     patience: int
 
     def __post_init__(self) -> None:
-        _check_counts(self, every=1, min_steps=0, patience=1)
+        _check_counts(self, interval=1, min_steps=0, patience=1)
 
     @property
     @abstractmethod
@@ -76,11 +76,11 @@ class Rule(ABC):
         """The first optimizer step at which a series can have settled that is pushed from step 1 on.
 
         Example:
-            >>> HammingFIFO(length=5, every=10).earliest, SlopeHAC().earliest, ADF(patience=3).earliest
+            >>> HammingFIFO(length=5, interval=10).earliest, SlopeHAC().earliest, ADF(patience=3).earliest
             (50, 500, 700)
         """
         first = max(self.memory * self.stride, self.min_steps)
-        return (math.ceil(first / self.every) + self.patience - 1) * self.every
+        return (math.ceil(first / self.interval) + self.patience - 1) * self.interval
 
 
 @dataclass(frozen=True)
@@ -90,18 +90,18 @@ class HammingFIFO(Rule):
     The statistic is the largest of those distances. A mask that keeps nothing, or everything, never settles.
 
     Args:
-        length: Masks in the queue, ``every`` steps apart, >= 2.
+        length: Masks in the queue, ``interval`` steps apart, >= 2.
         tolerance: Largest fraction of the entries that may differ, in [0, 1).
-        every: As in :class:`Rule`, like the others.
+        interval: As in :class:`Rule`, like the others.
 
     Source: You et al. 2020, section 3.2. Their code draws a mask at the start of each epoch, the first from the
-    untrained network; here the first is that of step ``every``. Theirs settles on the empty masks of equal scales.
+    untrained network; here the first is that of step ``interval``. Theirs settles on the empty masks of equal scales.
     """
 
     watches = "masks"
     length: int = 5
     tolerance: float = 0.1
-    every: int = 100
+    interval: int = 100
     min_steps: int = 0
     patience: int = 1
 
@@ -114,7 +114,7 @@ class HammingFIFO(Rule):
     @property
     def stride(self) -> int:
         """A mask at every probe."""
-        return self.every
+        return self.interval
 
     @property
     def memory(self) -> int:
@@ -228,7 +228,7 @@ class SlopeHAC(_OnAverages):
     lags: int | None = None
     smoothing: int = 200
     window: int = 300
-    every: int = 100
+    interval: int = 100
     min_steps: int = 0
     patience: int = 1
 
@@ -273,7 +273,7 @@ class MannKendall(_OnAverages):
     variant: Literal["original", "hamed_rao"] = "original"
     smoothing: int = 200
     window: int = 300
-    every: int = 100
+    interval: int = 100
     min_steps: int = 0
     patience: int = 1
 
@@ -306,7 +306,7 @@ class ADF(_OnAverages):
     p: float = 0.05
     smoothing: int = 200
     window: int = 300
-    every: int = 100
+    interval: int = 100
     min_steps: int = 0
     patience: int = 1
 
@@ -343,7 +343,7 @@ class SlopeEquivalence(_OnNorms):
     block: int = 100
     seed: int = 0
     window: int = 500
-    every: int = 100
+    interval: int = 100
     min_steps: int = 0
     patience: int = 1
 

@@ -43,7 +43,7 @@ class Watch:
 
     Example:
         >>> from lightning_lottery.functional.settling.rules import HammingFIFO
-        >>> watch = Watch({"head": {"a": 2}}, {"H": HammingFIFO(2, every=1)}, [0.5], {"head": "tensor"}, ["head"])
+        >>> watch = Watch({"head": {"a": 2}}, {"H": HammingFIFO(2, interval=1)}, [0.5], {"head": "tensor"}, ["head"])
         >>> [probe.verdict.settled for probe in watch.push([1, 2, 3], torch.tensor([[1, 2], [2, 1], [3, 1.0]]))]
         [False, True]
     """
@@ -62,7 +62,7 @@ class Watch:
         self.norms: dict[str, list[tuple[int, float]]] = {name: [] for name in self._series}
         """Step and nuclear norm of the masks, for each series."""
         self._history: dict[str, list[tuple[int, Tensor]]] = {name: [] for name in self._series}
-        self._stride = min(rule.every for rule in rules.values()) if rules else 1
+        self._stride = min(rule.interval for rule in rules.values()) if rules else 1
         self._latest: tuple[int, Tensor] | None = None
 
     def push(self, steps: Sequence[int], scores: Tensor) -> list[Probe]:

@@ -89,7 +89,7 @@ def test_memory_is_bounded_by_what_a_probe_looks_at(rule):
 
 
 def test_a_mask_that_changes_after_it_was_pushed_is_remembered_as_it_was():
-    detector, mask = Detector(HammingFIFO(length=2, every=1)), {"w": torch.tensor([True, False])}
+    detector, mask = Detector(HammingFIFO(length=2, interval=1)), {"w": torch.tensor([True, False])}
     detector.push(1, mask)
     mask["w"].logical_not_()
     assert detector.push(2, mask).statistic == 1.0
@@ -100,7 +100,7 @@ def test_a_mask_that_changes_after_it_was_pushed_is_remembered_as_it_was():
 def test_no_rule_can_settle_before_its_earliest_step_and_a_constant_series_settles_there(
     every, min_steps, patience, smoothing, length
 ):
-    common = {"every": every, "min_steps": min_steps, "patience": patience}
+    common = {"interval": every, "min_steps": min_steps, "patience": patience}
     for rule in (HammingFIFO(length, **common), ADF(smoothing=smoothing, window=25, **common)):
         verdicts = replay(rule, constant(rule, rule.earliest))
         assert [verdict.step for verdict in verdicts if verdict.settled] == [rule.earliest]
@@ -122,7 +122,7 @@ def test_a_constant_series_settles_once_min_steps_have_passed_and_not_before(rul
 def test_patience_counts_probes_in_a_row():
     still, moving = {"w": torch.tensor([True, False])}, {"w": torch.tensor([False, True])}
     series = enumerate([still, still, still, moving, still, still, still], start=1)
-    verdicts = replay(HammingFIFO(length=2, tolerance=0.0, every=1, patience=2), series)
+    verdicts = replay(HammingFIFO(length=2, tolerance=0.0, interval=1, patience=2), series)
     assert [v.holds for v in verdicts] == [True, True, False, False, True, True]
     assert [v.settled for v in verdicts] == [False, True, False, False, False, True]
 
@@ -137,7 +137,7 @@ def test_a_step_left_out_begins_a_new_series(rule):
 
 
 def test_masks_between_probes_are_neither_looked_at_nor_missed():
-    rule = HammingFIFO(length=2, every=10)
+    rule = HammingFIFO(length=2, interval=10)
     series = series_for(rule)
     assert same_verdicts(replay(rule, series), replay(rule, [entry for entry in series if entry[0] % 10 == 0]))
 

@@ -106,7 +106,7 @@ def test_distances_and_the_draw_of_the_stored_batch_norm_masks_are_the_authors(g
     for newest in range(length - 1, len(masks)):
         distances = newest_distances(masks[newest - length + 1 : newest + 1])
         assert distances == pytest.approx([float(d) for d in run["dists"][newest]], abs=1e-12)
-    verdicts = replay(HammingFIFO(length=length, every=1), enumerate(masks, start=1))
+    verdicts = replay(HammingFIFO(length=length, interval=1), enumerate(masks, start=1))
     assert [v.settled for v in verdicts] == [bool(flag) for flag in run["flags"][length - 1 :]]
     assert next(v.step for v in verdicts if v.settled) - 1 == run["first_epoch_index"]
 
@@ -115,7 +115,7 @@ def test_the_empty_masks_of_equal_scales_on_which_the_authors_code_draws_never_s
     run = torch.load(golden / "earlybird_bn.pt", weights_only=False)["constant_run"]
     assert run["first_epoch_index"] == 4
     assert not any(run["kept"])
-    verdicts = replay(HammingFIFO(every=1), enumerate([{"scales": mask} for mask in run["masks"]], start=1))
+    verdicts = replay(HammingFIFO(interval=1), enumerate([{"scales": mask} for mask in run["masks"]], start=1))
     assert len(verdicts) == 4
     assert not any(verdict.settled for verdict in verdicts)
 
@@ -157,7 +157,7 @@ def test_an_empty_mask_never_settles_however_constant(rule):
 
 
 def test_a_mask_that_keeps_everything_never_settles():
-    rule = HammingFIFO(length=2, every=1)
+    rule = HammingFIFO(length=2, interval=1)
     assert not any(v.settled for v in replay(rule, constant(rule, 9, value={"heads": torch.ones(4).bool()})))
 
 
@@ -218,8 +218,8 @@ def test_a_perfect_line_is_no_settled_series_and_no_rule_warns_of_it(rule):
         (lambda: MannKendall(math.nan), "`p`"),
         (lambda: MannKendall(variant="yue_wang"), "variant"),
         (lambda: ADF(window=19, smoothing=1), "window"),
-        (lambda: ADF(every=0), "every"),
-        (lambda: ADF(every=10.0), "every"),
+        (lambda: ADF(interval=0), "interval"),
+        (lambda: ADF(interval=10.0), "interval"),
         (lambda: ADF(min_steps=-1), "min_steps"),
         (lambda: ADF(patience=0), "patience"),
         (lambda: HammingFIFO(1), "length"),
@@ -247,7 +247,7 @@ def test_rules_are_plain_data_that_a_configuration_names(rule):
     config = parser.parse_object({"rules": [{"class_path": path, "init_args": asdict(rule)}]})
     assert parser.instantiate(config).rules == [rule]
     with pytest.raises(FrozenInstanceError):
-        rule.every = 1
+        rule.interval = 1
 
 
 def test_lags_are_smoothing_less_one_and_those_of_newey_and_west_without_smoothing():
@@ -322,5 +322,5 @@ def test_hamming_tolerates_exactly_its_tolerance():
     moved = torch.arange(10) < 6
     assert hamming({"w": kept}, {"w": moved}) == 0.1
     for tolerance, settled in ((0.1, True), (0.0999, False)):
-        verdicts = replay(HammingFIFO(2, tolerance, every=1), [(1, {"w": kept}), (2, {"w": moved})])
+        verdicts = replay(HammingFIFO(2, tolerance, interval=1), [(1, {"w": kept}), (2, {"w": moved})])
         assert [verdict.settled for verdict in verdicts] == [settled]

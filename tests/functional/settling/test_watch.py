@@ -14,7 +14,7 @@ def rows(steps, seed=0):
 
 
 def watch(rules=None, sparsities=(0.25, 0.5), kinds=("head", "neuron")):
-    return Watch(LAYERS, {"H": HammingFIFO(2, 0.99, every=1)} if rules is None else rules, sparsities, PER, kinds)
+    return Watch(LAYERS, {"H": HammingFIFO(2, 0.99, interval=1)} if rules is None else rules, sparsities, PER, kinds)
 
 
 def test_pushed_at_once_or_one_by_one_a_series_is_the_same():
