@@ -61,6 +61,8 @@ class StepClock:
 
     def tick(self, trainer: Trainer) -> bool:
         """Whether an optimizer step happened since the last look; asked in ``on_train_batch_end``."""
+        # A scaler that finds infinities skips the optimizer's step and halves its scale; `global_step` advances all the
+        # same (Lightning 2.6.6). Growing the scale is no sign of a skip.
         advanced = trainer.global_step != self._seen
         self._seen = trainer.global_step
         before, self._scale = self._scale, _loss_scale(trainer)
@@ -113,10 +115,10 @@ _ENTRY_BY_ENTRY = (ASGD, SGD, Adadelta, Adagrad, Adam, Adamax, AdamW, NAdam, RAd
 def gradients_matter(trainer: Trainer, callback: Callback) -> bool:
     """Whether gradients of removed weights can change kept ones between a callback's hook and the optimizer's step.
 
-    They cannot where automatic optimization hands them, neither clipped nor judged by a gradient scaler nor looked at
-    by the module, a later callback or a precision plugin of one's own, to optimizers that treat every entry by itself.
-    Masking them all the same takes as long as masking weights does, and makes Adam's step twice as long on a CPU: roots
-    of zeros are slow.
+    They cannot in automatic optimization, where nothing clips, scales or reads gradients in between (neither the module
+    nor a later callback nor a precision plugin of the user's) and the optimizer treats every entry by itself. Masking
+    gradients then changes nothing, takes as long as masking weights, and makes Adam's step twice as long on a CPU:
+    roots of zeros are slow.
     """
     module, precision = trainer.lightning_module, trainer.precision_plugin
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]

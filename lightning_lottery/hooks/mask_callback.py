@@ -214,7 +214,7 @@ class MaskCallback(Callback):
         if trainer.global_step == 0:  # otherwise a second `fit` of the same Trainer, which goes on
             self._reset()
         refuse_sharding(trainer, self.label)
-        if any(other.name == self.name for other in self._others(trainer)):
+        if any(pruner.name == self.name for pruner in self._others(trainer)):
             raise LotteryError(
                 f"Two callbacks would both write {self._ticket_file}: give {self.label} a `name` of its own."
             )
@@ -223,9 +223,9 @@ class MaskCallback(Callback):
         params = self.select(pl_module)
         self._ties = ties(pl_module)
         self._model_size = size_of(pl_module)
-        for other in self._others(trainer):
-            if shared := sorted(params.keys() & other.parameters.keys()):
-                raise LotteryError(f"{other.label} and {self.label} both mask '{shared[0]}': part their scopes.")
+        for pruner in self._others(trainer):
+            if shared := sorted(params.keys() & pruner.parameters.keys()):
+                raise LotteryError(f"{pruner.label} and {self.label} both mask '{shared[0]}': part their scopes.")
         if self.frozen and params and any(isinstance(optimizer, LBFGS) for optimizer in trainer.optimizers):
             raise LotteryError(
                 f"{self.label} cannot freeze weights under LBFGS, whose history mixes all of them: "
@@ -362,9 +362,9 @@ class MaskCallback(Callback):
         """Take over a checkpoint's state, known to be of this method and scope, once the parameters are known."""
         params, saved = self._masked.params, state["masks"]
         shapes = {name: tuple(mask.shape) for name, mask in saved.items()}
-        if shapes != (own := {name: tuple(param.shape) for name, param in params.items()}):
-            odd = sorted(name for name in shapes.keys() | own.keys() if shapes.get(name) != own.get(name))
-            listed = ", ".join(f"{name} {shapes.get(name, 'absent')} for {own.get(name, 'absent')}" for name in odd)
+        if shapes != (here := {name: tuple(param.shape) for name, param in params.items()}):
+            odd = sorted(name for name in shapes.keys() | here.keys() if shapes.get(name) != here.get(name))
+            listed = ", ".join(f"{name} {shapes.get(name, 'absent')} for {here.get(name, 'absent')}" for name in odd)
             raise LotteryError(f"The checkpoint's masks do not fit this module: {listed}.")
         self.clock.load_state_dict(state["clock"])
         self._target = state["target"]
@@ -401,7 +401,7 @@ class MaskCallback(Callback):
         self._install(trainer, masks, target)
         stayed = overlap(masks, before)
         total = sum(mask.numel() for mask in masks.values())
-        kept, kept_before = (sum(of.counts[name][0] for name in masks) for of in (self._masked, previous))
+        kept, kept_before = (sum(m.counts[name][0] for name in masks) for m in (self._masked, previous))
         changes = {"mask/change": (kept + kept_before - 2 * stayed) / total, "mask/regrowth": (kept - stayed) / total}
         self._log(trainer, target, changes)
 
@@ -449,7 +449,7 @@ class MaskCallback(Callback):
 
     def _others(self, trainer: Trainer) -> list["MaskCallback"]:
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-        return [other for other in callbacks if isinstance(other, MaskCallback) and other is not self]
+        return [pruner for pruner in callbacks if isinstance(pruner, MaskCallback) and pruner is not self]
 
     def _hash_weights(self) -> None:
         if self._masked.params:

@@ -32,7 +32,7 @@ class Masked:
         }
         self.counts = {name: count({name: mask}) for name, mask in self.masks.items()}
         """How many entries of each are kept, and how many there are."""
-        kept, total = (sum(of) for of in zip(*self.counts.values(), strict=True)) if self.counts else (0, 0)
+        kept, total = (sum(numbers) for numbers in zip(*self.counts.values(), strict=True)) if self.counts else (0, 0)
         self.sparsity = 1 - kept / total if total else 0.0
         self.anything_removed = kept < total
 
@@ -61,6 +61,7 @@ class Masked:
             for optimizer in optimizers:
                 for name, param in self.params.items():
                     for key, value in optimizer.state.get(param, {}).items():
+                        # What has the weight's shape is of its entries; a scalar weight's 'step' only looks so.
                         if key != "step" and isinstance(value, Tensor) and value.shape == param.shape:
                             zero_removed_(value, self.masks[name])
 

@@ -37,12 +37,13 @@ def untouched(trainer: Trainer, dtype: torch.dtype) -> Iterator[LightningModule]
     attributes = [(child, dict(vars(child))) for child in module.modules()]
     loggers = trainer.loggers
     with ExitStack() as stack:
+        # First in, last out: whatever is undone below is undone on the copies, then the attributes come back.
         stack.callback(_restore, attributes)
         stack.callback(setattr, trainer, "loggers", loggers)
         stack.enter_context(_random_numbers_as_before(device))
         stack.enter_context(torch.autocast(device.type, enabled=False))
         stack.enter_context(torch.enable_grad())
-        stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+        stack.enter_context(sdpa_kernel(SDPBackend.MATH))  # the fused kernels have no second derivative
         stack.enter_context(torch.compiler.set_stance("force_eager"))
         stack.enter_context(_activations_kept())
         if any(isinstance(child, nn.RNNBase) for child in module.modules()):
@@ -73,39 +74,40 @@ def state_of(module: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:
 def with_state(module: nn.Module, method: str, dtype: torch.dtype) -> Callable[..., Any]:
     """A method of the module as a function of its state: ``f(state, *args, **kwargs)``; names as ``state_of`` gives.
 
-    Tensors that it makes without saying of what are of ``dtype``. To be made and called inside one block of
-    ``untouched``. As ``torch.func.functional_call``, which looks up every name anew at each call: that takes a tenth
-    of a ResNet-20's forward and backward pass.
+    Tensors that the method makes without naming a dtype, such as ``torch.zeros(3)``, get ``dtype``. To be made and
+    called inside one block of ``untouched``. It does what ``torch.func.functional_call`` does, which looks up every
+    name anew at each call: that takes a tenth of a ResNet-20's forward and backward pass.
     """
-    places = _places_of_tensors(module)
+    owners = _owners_of_tensors(module)
 
     def call(state: Mapping[str, Tensor], *args: Any, **kwargs: Any) -> Any:
-        own = [(tensors, leaf, tensors[leaf], lent) for name, lent in state.items() for tensors, leaf in places[name]]
+        # A tied weight stands in several modules: all of them must be lent the same tensor, or its gradient is a part.
+        swaps = [(tensors, leaf, tensors[leaf], lent) for name, lent in state.items() for tensors, leaf in owners[name]]
         default = torch.get_default_dtype()
         try:
             torch.set_default_dtype(dtype)
-            for tensors, leaf, _, lent in own:
+            for tensors, leaf, _, lent in swaps:
                 tensors[leaf] = lent
             return getattr(module, method)(*args, **kwargs)
         finally:
-            for tensors, leaf, tensor, _ in own:
+            for tensors, leaf, tensor, _ in swaps:
                 tensors[leaf] = tensor
             torch.set_default_dtype(default)
 
     return call
 
 
-def _places_of_tensors(module: nn.Module) -> dict[str, list[tuple[dict[str, Any], str]]]:
+def _owners_of_tensors(module: nn.Module) -> dict[str, list[tuple[dict[str, Any], str]]]:
     """Where modules keep each parameter and buffer: in several places where it is tied."""
-    places: dict[str, list[tuple[dict[str, Any], str]]] = {}
+    owners: dict[str, list[tuple[dict[str, Any], str]]] = {}
     first_names: dict[Tensor, str] = {}
     for path, child in module.named_modules():
         for tensors in (child._parameters, child._buffers):
             for leaf, tensor in tensors.items():
                 if tensor is not None:
                     name = first_names.setdefault(tensor, plain_name(f"{path}.{leaf}" if path else leaf))
-                    places.setdefault(name, []).append((tensors, leaf))
-    return places
+                    owners.setdefault(name, []).append((tensors, leaf))
+    return owners
 
 
 def cast(value: Any, dtype: torch.dtype, scale: float = 1.0) -> Any:
@@ -122,13 +124,14 @@ def training_batches(trainer: Trainer, n: int) -> list[OrderedDict[str, Any]]:
         LotteryError: There is no batch, or a loader cannot be copied.
     """
     combined = training_loader(trainer)
-    own = without_iterator(combined)
-    own.flattened = [_unstarted(loader) for loader in combined.flattened]
+    # Copies: the fit's loaders stay where they are in their epoch.
+    twin = without_iterator(combined)
+    twin.flattened = [_unstarted(loader) for loader in combined.flattened]
     generators = [(g, g.get_state()) for loader in combined.flattened for g in _generators(loader)]
     try:
-        drawn = [batch for batch, _, _ in islice(iter(own), int(min(n, trainer.num_training_batches)))]
+        drawn = [batch for batch, _, _ in islice(iter(twin), int(min(n, trainer.num_training_batches)))]
     finally:
-        own.reset()
+        twin.reset()
         for generator, state in generators:
             generator.set_state(state)
     if not drawn:
@@ -216,5 +219,5 @@ def _unstarted(loader: Any) -> Any:
 def _generators(loader: Any) -> list[torch.Generator]:
     batch_sampler = getattr(loader, "batch_sampler", None)
     holders = (loader, getattr(loader, "sampler", None), batch_sampler, getattr(batch_sampler, "sampler", None))
-    found = [getattr(holder, "generator", None) for holder in holders]
-    return [generator for generator in found if isinstance(generator, torch.Generator)]
+    generators = [getattr(holder, "generator", None) for holder in holders]
+    return [generator for generator in generators if isinstance(generator, torch.Generator)]
