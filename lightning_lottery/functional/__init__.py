@@ -7,7 +7,7 @@ from lightning_lottery.functional.schedules import Constant, Cubic, Exponential,
 from lightning_lottery.functional.scores import grasp, iterative_masks, magnitude, snip, synflow
 from lightning_lottery.functional.search import Bisection, Grid
 from lightning_lottery.functional.sensitivity import Averages, averages_like, observe_, score
-from lightning_lottery.functional.settling.detector import Detector, Verdict, replay
+from lightning_lottery.functional.settling.detector import Detector, Settled, replay
 from lightning_lottery.functional.settling.rules import (
     ADF,
     HammingFIFO,
@@ -38,11 +38,11 @@ __all__ = [
     "Rule",
     "Schedule",
     "Scores",
+    "Settled",
     "SlopeEquivalence",
     "SlopeHAC",
     "Stability",
     "ThresholdROC",
-    "Verdict",
     "averages_like",
     "count",
     "density",

@@ -10,7 +10,7 @@ from torch import Tensor
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.figures.drawing import mask_distances, norms_with_draws
 from lightning_lottery.files import write_image, write_table
-from lightning_lottery.functional.settling.detector import Verdict
+from lightning_lottery.functional.settling.detector import Settled
 from lightning_lottery.functional.settling.rules import Rule
 from lightning_lottery.functional.settling.watch import Per, Probe, Watch
 from lightning_lottery.units.parts import KINDS, Group, Groups
@@ -170,7 +170,7 @@ class UnitWatcher:
         rows = [{"step": step, "series": name, "norm": norm} for step, name, norm in norms]
         write_table(folder / "norms.csv", rows, "norms", columns=("step", "series", "norm"))
         rows = [{"rule": p.rule, "kind": p.kind, "sparsity": p.sparsity, **p.verdict._asdict()} for p in self.probes]
-        write_table(folder / "probes.csv", rows, "probes", columns=("rule", "kind", "sparsity", *Verdict._fields))
+        write_table(folder / "probes.csv", rows, "probes", columns=("rule", "kind", "sparsity", *Settled._fields))
         matrices = {name: self.watch.distances(name) for name in draws}
         figures = {
             "norms": norms_with_draws({name: series for name, series in self.watch.norms.items() if series}, draws),
@@ -197,7 +197,7 @@ class UnitWatcher:
         if state["rows"] is not None:
             self._rows = torch.empty(_ROWS, state["rows"].shape[1], dtype=state["rows"].dtype)
             self._rows[: len(state["rows"])] = state["rows"]
-        self.probes = [Probe(rule, kind, sparsity, Verdict(*v)) for rule, kind, sparsity, v in state["probes"]]
+        self.probes = [Probe(rule, kind, sparsity, Settled(*v)) for rule, kind, sparsity, v in state["probes"]]
 
 
 def in_order(groups: Groups) -> dict[str, Group]:

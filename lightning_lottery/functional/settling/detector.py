@@ -10,7 +10,7 @@ from lightning_lottery.functional.masks import Masks
 from lightning_lottery.functional.settling.rules import Rule
 
 
-class Verdict(NamedTuple):
+class Settled(NamedTuple):
     """What a probe found. ``settled``: the criterion held at ``patience`` probes in a row, from ``min_steps`` on."""
 
     step: int
@@ -44,7 +44,7 @@ class Detector:
         self._last = 0
         self._streak = 0
 
-    def push(self, step: int, observed: float | Masks) -> Verdict | None:
+    def push(self, step: int, observed: float | Masks) -> Settled | None:
         """The verdict on the series so far where a probe is due and the window is full, else None.
 
         A step that is left out ends the series, and a new one begins: push nothing where the scores do not tell the
@@ -70,7 +70,7 @@ class Detector:
             return None
         finding = self.rule.judge(tuple(self._observed))
         self._streak = self._streak + 1 if finding.holds and step >= self.rule.min_steps else 0
-        return Verdict(step, *finding, settled=self._streak >= self.rule.patience)
+        return Settled(step, *finding, settled=self._streak >= self.rule.patience)
 
     def state_dict(self) -> dict[str, Any]:
         """The rule and what it remembers, as plain data and mask tensors."""
@@ -93,7 +93,7 @@ class Detector:
         self._last, self._streak = state["last"], state["streak"]
 
 
-def replay(rule: Rule, series: Iterable[tuple[int, float | Masks]]) -> list[Verdict]:
+def replay(rule: Rule, series: Iterable[tuple[int, float | Masks]]) -> list[Settled]:
     """The verdicts of a rule on a logged series of ``(step, norm)`` or ``(step, masks)``.
 
     Example:

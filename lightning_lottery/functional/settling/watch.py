@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lightning_lottery.functional.masks import keep_top_rows
-from lightning_lottery.functional.settling.detector import Detector, Verdict
+from lightning_lottery.functional.settling.detector import Detector, Settled
 from lightning_lottery.functional.settling.rules import Rule
 from lightning_lottery.functional.settling.tests import layers_by_units, nuclear_norm
 
@@ -23,7 +23,7 @@ class Probe(NamedTuple):
     rule: str
     kind: str
     sparsity: float
-    verdict: Verdict
+    verdict: Settled
 
     @property
     def series(self) -> str:
