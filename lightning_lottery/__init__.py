@@ -13,6 +13,8 @@ from lightning_lottery.callbacks import (
     SynFlow,
     log_spaced,
 )
+from lightning_lottery.children.factories import FactoryProject
+from lightning_lottery.children.yaml_project import YamlProject
 from lightning_lottery.connectivity.path import path
 from lightning_lottery.connectivity.report import PathReport
 from lightning_lottery.errors import LotteryError
@@ -50,6 +52,8 @@ __all__ = [
     "SlopeEquivalence",
     "Scope",
     "Ticket",
+    "FactoryProject",
+    "YamlProject",
     "InstabilityAnalysis",
     "InstabilitySweep",
     "SweepReport",

@@ -29,7 +29,7 @@ def test_every_recipe_can_be_run_small(folder):
 def test_the_stages_of_a_recipe_run_in_order(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(processes, "run_child", in_this_process)
     monkeypatch.chdir(tmp_path)
-    summary = recipe.run(folder, out=tmp_path, overlay=folder / "tiny.yaml")
+    summary = recipe.run_recipe(folder, out=tmp_path, overlay=folder / "tiny.yaml")
     ran = [*dict.fromkeys(name.split("/")[0] for name in summary)]  # a stage of several levels has a row for each
     assert ran == [stage.name for stage in recipe.stages_of(folder)]
     for stage in ran:

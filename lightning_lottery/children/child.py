@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import yaml
@@ -15,8 +15,12 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_lottery.children.environment import RESUME_FROM
 from lightning_lottery.children.fingerprint import differences, leaves, shown
+from lightning_lottery.children.options import Options, plain, read_options
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.files import alone_in, hash_of_file, write_whole
+
+if TYPE_CHECKING:
+    from lightning_lottery.children.project import Project
 
 Row = dict[str, Any]
 
@@ -33,21 +37,23 @@ class Child:
         command: Lightning's subcommand (fit, validate, test, predict), or one of this package's.
         config: The resolved configuration of the project, as of ``fit``.
         labels: What every row of its records says of it: ``stage``, ``seeds``, ``parent``.
-        options: What the command needs beside the project: plain values.
+        options: What the command needs beside the project.
+        project: What ``config`` was made of, for a process that builds it without importing it anew.
     """
 
     folder: Path
     command: str
     config: Mapping[str, Any]
     labels: Mapping[str, Any] = field(default_factory=dict)
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: Options | None = None
+    project: "Project | None" = field(default=None, compare=False, repr=False)
 
     @classmethod
     def load(cls, folder: Path) -> "Child":
         """Read back what ``prepare`` wrote.
 
         Raises:
-            LotteryError: The folder holds no child.
+            LotteryError: The folder holds no child, or one of another version of this package.
         """
         try:
             spec = json.loads((folder / "child.json").read_text())
@@ -56,7 +62,7 @@ class Child:
             raise LotteryError(
                 f"'{folder}' is not a child's folder: there is no {Path(error.filename).name}."
             ) from error
-        return cls(folder, spec["command"], config, spec["labels"], spec.get("options", {}))
+        return cls(folder, spec["command"], config, spec["labels"], read_options(spec.get("options", {})))
 
     def prepare(self) -> None:
         """Write the folder's specification; refuse a folder in which another was trained.
@@ -73,11 +79,12 @@ class Child:
                 f"depends on it: --redo {self.folder.name}, or the stage's name where a recipe runs it"
             )
         elif self.is_stale:
-            (self.folder / "done").unlink()  # a runner's section changed: its children know what that means for them
+            # Only an experiment's own section changed: it goes over its children, each of which is refused or not.
+            (self.folder / "done").unlink()
         self._specify()
 
     def _specify(self) -> None:
-        spec = {"command": self.command, "labels": dict(self.labels), "options": dict(self.options)}
+        spec = {"command": self.command, "labels": dict(self.labels), "options": plain(self.options)}
         text = json.dumps({**spec, "fingerprint": self.fingerprint()})
         write_whole(
             self.folder / "config.yaml", yaml.safe_dump(dict(self.config), sort_keys=False).encode(), "configuration"
@@ -85,7 +92,7 @@ class Child:
         write_whole(self.folder / "child.json", text.encode(), "specification")
 
     def changes(self) -> str:
-        """How it differs from what was trained in the folder, input files and a runner's own section aside."""
+        """How it differs from what was trained in the folder, input files and an experiment's own section aside."""
         if not self.is_done and not self.is_started:
             return ""
         return shown(self._differences(with_inputs=False))
@@ -94,11 +101,11 @@ class Child:
         """How it differs from what was trained in the folder, in more than the section that its command reads."""
         before, now = (
             {
-                **found,
-                "config": {name: value for name, value in found["config"].items() if name != self.command},
-                "inputs": found["inputs"] if with_inputs else {},
+                **fingerprint,
+                "config": {name: value for name, value in fingerprint["config"].items() if name != self.command},
+                "inputs": fingerprint["inputs"] if with_inputs else {},
             }
-            for found in (self._prepared_fingerprint(), self.fingerprint())
+            for fingerprint in (self._prepared_fingerprint(), self.fingerprint())
         )
         return list(differences(before, now))
 
@@ -123,14 +130,14 @@ class Child:
         return {
             "command": self.command,
             "config": dict(self.config),
-            "options": dict(self.options),
+            "options": plain(self.options),
             "inputs": inputs,
         }
 
     def inputs(self) -> list[str]:
         """Every string of the configuration: each could be the path of a file."""
-        named = (*leaves(self.config), *leaves(self.options))
-        return sorted({value for _, value in named if isinstance(value, str)})
+        values = (*leaves(self.config), *leaves(plain(self.options)))
+        return sorted({value for _, value in values if isinstance(value, str)})
 
     def discard(self) -> None:
         """Remove the folder and everything in it.
@@ -190,7 +197,8 @@ def do_child(folder: Path, commands: Mapping[str, Work], *, wait: bool = False) 
                 return
             resume = _newest_that_loads(folder)
             if is_first_rank and not resume:
-                child._specify()  # with the files that earlier children have written since
+                # Anew, with the hashes of files that earlier children have written since the folder was prepared.
+                child._specify()
             rows = commands[child.command](child, resume)
             if rows is not None:
                 child.finish(rows)
@@ -215,21 +223,20 @@ def discard_with_dependents(children: Sequence[Child], names: Collection[str], *
     Raises:
         LotteryError: There is no such child, or another process is in it.
     """
-    above = str(root or os.path.commonpath([child.folder.parent for child in children])) if names else ""
-    places = [child.folder.as_posix().removeprefix(above) for child in children]
-    known = {
-        name: [child for child, place in zip(children, places, strict=True) if f"/{name}/" in f"{place}/"]
-        for name in names
-    }
-    if unknown := [name for name, found in known.items() if not found]:
-        listed = ", ".join(place[1:] for place in places)
+    if not names:
+        return
+    above = str(root or os.path.commonpath([child.folder.parent for child in children]))
+    paths = {f"{child.folder.as_posix().removeprefix(above)}/": child for child in children}
+    by_name = {name: [child for path, child in paths.items() if f"/{name}/" in path] for name in names}
+    if unknown := [name for name, matches in by_name.items() if not matches]:
+        listed = ", ".join(path.strip("/") for path in paths)
         raise LotteryError(f"There is no {', '.join(unknown)} to do again: there are {listed}.")
-    removed: list[Child] = []
-    for child in children:
-        uses = any(Path(path).is_relative_to(other.folder) for other in removed for path in child.inputs())
-        if any(child in found for found in known.values()) or uses:
+    removed: list[Path] = []
+    for child in children:  # in the order of dependence, so that those who use a file of a dependent go too
+        uses = any(Path(path).is_relative_to(folder) for path in child.inputs() for folder in removed)
+        if uses or any(child in matches for matches in by_name.values()):
             child.discard()
-            removed.append(child)
+            removed.append(child.folder)
 
 
 @contextmanager

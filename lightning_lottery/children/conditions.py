@@ -16,8 +16,11 @@ from lightning_lottery.errors import LotteryError
 from lightning_lottery.files import hash_of_tensors, write_whole
 
 FILE = "conditions.json"
-BATCHES = 3  # whose content is compared, beside the first one of every epoch
+BATCHES = 3
+"""How many first batches are compared by their content, beside the first one of every epoch."""
+
 MAY_DIFFER = ("batches", "end_weights", "threads", "tested")
+"""What the seed may change (of ``threads``: which machine)."""
 
 
 class Conditions(Callback):
@@ -29,14 +32,14 @@ class Conditions(Callback):
 
     def __init__(self, *, resumed: bool) -> None:
         self.resumed = resumed
-        self.found: dict[str, Any] = {}
+        self.conditions: dict[str, Any] = {}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Everything that must be equal between children."""
-        if self.found:
+        if self.conditions:  # of the beginning, which a resumed fit has behind it
             return
         schedulers = [config.scheduler.state_dict() for config in trainer.lr_scheduler_configs]
-        self.found = {
+        self.conditions = {
             "start_step": trainer.global_step,
             "weights": _hash_of_state(pl_module),
             "hparams": {name: _plain(v) for name, v in pl_module.hparams.items() if not name.startswith("_")},
@@ -56,24 +59,27 @@ class Conditions(Callback):
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, *_: Any
     ) -> None:
         """The content of the first batches, and of the first one of every epoch."""
-        if len(self.found["batches"]) < BATCHES or batch_idx == 0:
-            self.found["batches"].append(_hash_of_batch(batch))
+        if len(self.conditions["batches"]) < BATCHES or batch_idx == 0:
+            self.conditions["batches"].append(_hash_of_batch(batch))
 
     def on_test_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, *_: Any
     ) -> None:
         """The content of the first batch that the child is tested on."""
         if batch_idx == 0:
-            self.found["tested"] = _hash_of_batch(batch)
+            self.conditions["tested"] = _hash_of_batch(batch)
 
     def state_dict(self) -> dict[str, Any]:
-        """What was found."""
-        return {"found": json.dumps(self.found)}
+        """What was written down, as JSON: checkpoints load with ``weights_only``, and optimizers' settings are any."""
+        return {"found": json.dumps(self.conditions)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """The beginning of this child's own killed run; another run's is none of ours."""
+        """Take over the beginning of this child's own killed run.
+
+        A fit that begins with another run's checkpoint, its parent's, writes down its own.
+        """
         if self.resumed:
-            self.found = json.loads(state_dict["found"])
+            self.conditions = json.loads(state_dict["found"])
 
     def end_of(self, trainer: Trainer) -> dict[str, Any]:
         """What the fit ended with."""
@@ -82,7 +88,7 @@ class Conditions(Callback):
     def write(self, trainer: Trainer, folder: Path, end: Mapping[str, Any]) -> None:
         """Write the file, once the child was tested."""
         if trainer.is_global_zero:
-            write_whole(folder / FILE, json.dumps({**self.found, **end}).encode(), "conditions")
+            write_whole(folder / FILE, json.dumps({**self.conditions, **end}).encode(), "conditions")
 
 
 def check_contract(folders: Mapping[str, Path], seeds: Sequence[int]) -> dict[str, Any]:
@@ -101,38 +107,53 @@ def check_contract(folders: Mapping[str, Path], seeds: Sequence[int]) -> dict[st
 
     Source: Frankle et al. 2020, section 2: children differ in SGD noise alone.
     """
-    found = {name: json.loads((folder / FILE).read_text()) for name, folder in folders.items()}
-    shared = [{key: of[key] for key in of if key not in MAY_DIFFER} for of in found.values()]
-    names = list(folders)
-    for name, own in zip(names[1:], shared[1:], strict=True):
-        if difference := list(differences(shared[0], own)):
+    conditions = {name: json.loads((folder / FILE).read_text()) for name, folder in folders.items()}
+    (first, shared), *others = [
+        (name, {key: value for key, value in kept.items() if key not in MAY_DIFFER})
+        for name, kept in conditions.items()
+    ]
+    for name, child in others:
+        if difference := list(differences(shared, child)):
             raise LotteryError(
-                f"Children may differ in their seed only, but from {names[0]} to {name}: {shown(difference)}. (Where "
+                f"Children may differ in their seed only, but from {first} to {name}: {shown(difference)}. (Where "
                 "`end_step` differs, something ends the fit early, such as EarlyStopping: take it out.)"
             )
-    if shared[0]["end_step"] == shared[0]["start_step"]:
+    if shared["end_step"] == shared["start_step"]:
         raise LotteryError(
-            f"The children trained no step: the fit ends at step {shared[0]['end_step']}, where they begin. "
+            f"The children trained no step: the fit ends at step {shared['end_step']}, where they begin. "
             "Start from an earlier checkpoint, or train longer."
         )
-    different = len(set(seeds)) > 1
-    if different and len({of["end_weights"] for of in found.values()}) < len(found):
+    _check_noise(list(conditions.values()), different=len(set(seeds)) > 1)
+    return shared
+
+
+def _check_noise(conditions: Sequence[Mapping[str, Any]], *, different: bool) -> None:
+    """Refuse children whose seeds made no difference; warn where they made too little, or a wrong one.
+
+    Args:
+        conditions: Of each child.
+        different: Whether the children's seeds are different.
+
+    Raises:
+        LotteryError: Other seeds gave the same weights.
+    """
+    if different and len({child["end_weights"] for child in conditions}) < len(conditions):
         raise LotteryError(
             "Children of different seeds ended with the same weights: nothing in this training depends on the seed, "
             "so there is no SGD noise to be stable to. Shuffle the training data by it (`PL_GLOBAL_SEED`)."
         )
-    at_each_step = zip(*(of["batches"] for of in found.values()), strict=False)  # a killed child may have seen more
+    # Not strict: a child that was killed and resumed may have written down more first batches than the others.
+    at_each_step = zip(*(child["batches"] for child in conditions), strict=False)
     if different and any(len(set(batches)) < len(batches) for batches in at_each_step):
         rank_zero_warn(
             "Children of different seeds saw the same batches at the same steps: the order of the data does not depend "
             "on the seed (is it fixed in the data module, or by ExactResume's `seed`?). This is less than SGD's noise."
         )
-    if len({of.get("tested") for of in found.values()}) > 1:
+    if len({child.get("tested") for child in conditions}) > 1:
         rank_zero_warn(
             "The children were tested on different data: something in the data module depends on the seed, such as a "
             "random split without a generator of its own. They may have been trained on each other's test samples."
         )
-    return shared[0]
 
 
 def _hash_of_batch(batch: Any) -> str:

@@ -15,6 +15,13 @@ from lightning_lottery.callbacks.early_bird import EarlyBird
 from lightning_lottery.children.child import Child, Row, tell_progress
 from lightning_lottery.children.conditions import Conditions
 from lightning_lottery.children.level import with_level, with_snapshots
+from lightning_lottery.children.options import (
+    DenseLevelOptions,
+    LevelOptions,
+    SnapshotOptions,
+    StartOptions,
+    TicketOptions,
+)
 from lightning_lottery.children.project import Built, Project, project_of
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.hooks.clock import enter
@@ -41,16 +48,8 @@ def train(child: Child, resume: str, project: Project | None = None) -> list[Row
     validated, conditions = _LastValidation(), Conditions(resumed=bool(resume))
 
     def with_those_of_the_child(callbacks: list[Callback]) -> list[Callback]:
-        callbacks = [*callbacks]
-        if child.options.get("ticket"):
-            callbacks.append(MaskFreezing(child.options["ticket"]))
-        if "snapshots" in child.options:
-            callbacks = with_snapshots(callbacks, child.options["snapshots"])
-        if "level" in child.options:
-            callbacks = with_level(callbacks, child.options, resumed=bool(resume))
-        if child.command == "start":
-            return [*callbacks, _EndsBeforeItsFirstStep(folder, bool(child.options.get("prunes")))]
-        if is_fit:
+        callbacks = _with_options(child, callbacks, resumed=bool(resume))
+        if child.command == "fit":
             callbacks += [validated, conditions, _Progress(folder)]
             if not any(isinstance(callback, ExactResume) for callback in callbacks):
                 callbacks.append(ExactResume())
@@ -69,6 +68,20 @@ def train(child: Child, resume: str, project: Project | None = None) -> list[Row
             _test(built)
             conditions.write(trainer, folder, end)
         return _rows(child, trainer, validated.metrics) if trainer.is_global_zero else None
+
+
+def _with_options(child: Child, callbacks: list[Callback], *, resumed: bool) -> list[Callback]:
+    """A project's callbacks, and those that the child's options ask for."""
+    match child.options:
+        case StartOptions(prunes=prunes):
+            return [*callbacks, _SavesStart(child.folder, prunes)]
+        case TicketOptions(ticket=str(ticket)):
+            return [*callbacks, MaskFreezing(ticket)]
+        case SnapshotOptions(snapshots=steps):
+            return with_snapshots(callbacks, steps)
+        case DenseLevelOptions() | LevelOptions() as level:
+            return with_level(callbacks, level, resumed=resumed)
+    return [*callbacks]
 
 
 def _run(child: Child, built: Built, checkpoint: str | None) -> None:
@@ -91,15 +104,15 @@ def _test(built: Built) -> None:
         built.trainer.test(model, datamodule=data, verbose=False)
 
 
-class _EndsBeforeItsFirstStep(Callback):
+class _SavesStart(Callback):
     """Saves ``start.ckpt`` once masks are installed, and ends the fit.
 
     Args:
         folder: Where.
-        prunes: Whether a callback of the Trainer is to have pruned by then.
+        prunes: A callback of the Trainer has to have pruned by then.
     """
 
-    lottery_place = 2
+    lottery_place = 2  # after pruners, whose masks are then in the weights that it saves
 
     def __init__(self, folder: Path, prunes: bool) -> None:
         self.folder, self.prunes = folder, prunes
@@ -111,6 +124,7 @@ class _EndsBeforeItsFirstStep(Callback):
         if self.prunes:
             self._require_masks(trainer)
         save_whole(trainer, self.folder / "start.ckpt")
+        # `should_stop` alone is not heeded before the project's own minimum of epochs and steps is reached.
         trainer.should_stop = True
         trainer.fit_loop.min_epochs = trainer.fit_loop.epoch_loop.min_steps = None
 

@@ -1,6 +1,6 @@
 """What a level of iterative pruning adds to a fit: the masks of what is left, and the start that it is rewound to."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +8,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lightning_lottery.callbacks import MaskFreezing, Snapshots
+from lightning_lottery.children.options import DenseLevelOptions, LevelOptions
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.functional.iterative import prune_further
 from lightning_lottery.functional.schedules import Schedule
@@ -18,55 +19,56 @@ from lightning_lottery.scope import Scope, plain_name
 from lightning_lottery.ticket import Ticket
 
 
-def with_level(given: Sequence[Callback], options: Mapping[str, Any], *, resumed: bool) -> list[Callback]:
+def with_level(
+    callbacks: Sequence[Callback], options: DenseLevelOptions | LevelOptions, *, resumed: bool
+) -> list[Callback]:
     """A project's callbacks, and those of a level.
 
     Args:
-        given: The project's.
-        options: Of the child. Level 0: ``scope`` and ``rewind_step``. Others: ``prune`` (the files that the masks are
-            made from, ``prune_fraction``, ``per``), ``shuffle_seed`` for a control, and ``begin`` (``weights`` other
-            than the snapshot's, ``optimizer``) where the child begins at a snapshot.
+        callbacks: The project's.
+        options: Of the child.
         resumed: Whether the fit goes on from a checkpoint of the child's own, which then holds its start.
 
     Raises:
         LotteryError: The project prunes by itself, a file is missing, or nothing is left to prune.
     """
-    if pruners := [type(callback).__name__ for callback in given if isinstance(callback, MaskCallback)]:
+    if pruners := [type(callback).__name__ for callback in callbacks if isinstance(callback, MaskCallback)]:
         raise LotteryError(f"The project has a callback that masks by itself: leave out {pruners[0]}.")
-    if options["level"] == 0:
-        step = options["rewind_step"]
-        dense = Dense(Scope(**options["scope"]), rewind_step=step)
-        return [*with_snapshots(given, [step]), dense]
-    freezing = MaskFreezing(ticket_of_level(options), options["shuffle_seed"])
-    begin = options["begin"]
-    if resumed or begin is None:
-        return [*given, freezing]
-    return [Rewound(begin["weights"], is_fresh=begin["optimizer"] == "fresh"), *given, freezing]
+    if isinstance(options, DenseLevelOptions):
+        dense = Dense(options.scope, rewind_step=options.rewind_step)
+        return [*with_snapshots(callbacks, [options.rewind_step]), dense]
+    freezing = MaskFreezing(ticket_of_level(options), options.shuffle_seed)
+    if resumed or options.begin is None:
+        return [*callbacks, freezing]
+    rewound = Rewound(options.begin.weights, is_fresh=options.begin.optimizer == "fresh")
+    # First: averaging callbacks copy the weights out of the checkpoint, which has to be changed by then.
+    return [rewound, *callbacks, freezing]
 
 
-def ticket_of_level(options: Mapping[str, Any]) -> Ticket:
+def ticket_of_level(options: LevelOptions) -> Ticket:
     """The ticket of a level: what is left of the level before, by the magnitude of its final weights.
 
     Raises:
         LotteryError: A file is missing, or nothing is left to prune.
     """
-    prune = options["prune"]
-    before, weights = Ticket.load(prune["within"]), _weights_of(prune["weights"])
-    own = {plain_name(name): weight for name, weight in weights.items()}
-    within = before.distinct
-    scores = magnitude({name: own[name] for name in within})
+    prune = options.prune
+    before, state = Ticket.load(prune.within), _weights_of(prune.weights)
+    # A compiled module's checkpoint says `_orig_mod.` in its names; a ticket never does.
+    weights = {plain_name(name): weight for name, weight in state.items()}
+    remaining = before.distinct
+    scores = magnitude({name: weights[name] for name in remaining})
     try:
-        masks = prune_further(scores, within, prune["prune_fraction"], per=prune["per"])
+        masks = prune_further(scores, remaining, prune.prune_fraction, per=prune.per)
     except LotteryError as error:
-        raise LotteryError(f"Level {options['level']}: {error}") from error
-    said = {
+        raise LotteryError(f"Level {options.level}: {error}") from error
+    provenance = {
         "method": "IterativePruning",
         "scope": before.provenance.get("found_by", before.provenance)["scope"],
-        "level": options["level"],
-        "prune_fraction": prune["prune_fraction"],
-        "per": prune["per"],
+        "level": options.level,
+        "prune_fraction": prune.prune_fraction,
+        "per": prune.per,
     }
-    return Ticket(masks | {alias: masks[name] for alias, name in before.ties.items()}, {}, before.ties, said)
+    return Ticket(masks | {alias: masks[name] for alias, name in before.ties.items()}, {}, before.ties, provenance)
 
 
 class Dense(MaskCallback):
@@ -94,9 +96,9 @@ class Dense(MaskCallback):
 
 
 class Rewound(Callback):
-    """What is not to be as in the snapshot that a fit begins with; stands before callbacks that keep weights.
+    """Changes the snapshot that a fit begins with: other weights, or optimizers without their state.
 
-    Lightning has restored the module when callbacks see the checkpoint, the optimizers not yet.
+    It stands before all callbacks that read weights from a checkpoint.
 
     Args:
         weights: Checkpoint whose weights and buffers take the place of the snapshot's; None for the snapshot's own.
@@ -110,22 +112,26 @@ class Rewound(Callback):
         """Change the checkpoint, also for the averaging callbacks that read it next."""
         if self.weights is not None:
             state = _weights_of(self.weights)
+            # WeightAveraging keeps the averaged weights as `state_dict` and the trained ones beside (Lightning 2.6).
             for key in checkpoint.keys() & {"state_dict", "current_model_state"}:
                 checkpoint[key] = state
+            # Lightning restored the module before it called this hook; the optimizers it restores afterwards.
             trainer.strategy.load_model_state_dict(checkpoint, strict=pl_module.strict_loading)
         if self.is_fresh:
+            # Emptied here and not in `on_fit_start`, after which Lightning restores the optimizers.
             for optimizer in checkpoint["optimizer_states"]:
                 optimizer["state"] = {}
 
 
-def with_snapshots(given: Sequence[Callback], steps: Sequence[int]) -> list[Callback]:
-    """Save at ``steps`` too: one callback for the project's own steps and ours."""
-    own = [step for callback in given if isinstance(callback, Snapshots) for step in callback.steps]
-    return [*(callback for callback in given if not isinstance(callback, Snapshots)), Snapshots([*own, *steps])]
+def with_snapshots(callbacks: Sequence[Callback], steps: Sequence[int]) -> list[Callback]:
+    """Save at ``steps`` too: one callback for the project's own steps and these."""
+    saved = [step for callback in callbacks if isinstance(callback, Snapshots) for step in callback.steps]
+    rest = [callback for callback in callbacks if not isinstance(callback, Snapshots)]
+    return [*rest, Snapshots([*saved, *steps])]
 
 
-def _weights_of(path: str) -> dict[str, Any]:
-    if not Path(path).is_file():
-        raise LotteryError(f"There is no checkpoint '{path}': the level before has to be trained first.")
-    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+def _weights_of(ckpt_path: str) -> dict[str, Any]:
+    if not Path(ckpt_path).is_file():
+        raise LotteryError(f"There is no checkpoint '{ckpt_path}': the level before has to be trained first.")
+    state: dict[str, Any] = torch.load(ckpt_path, map_location="cpu", weights_only=True)["state_dict"]
     return state

@@ -18,7 +18,6 @@ from lightning_lottery.experiments.sections import SECTIONS
 from lightning_lottery.hooks.quiet import without_noise
 
 if TYPE_CHECKING:
-    from lightning_lottery.children.child import Child
     from lightning_lottery.children.slurm import Waves
 
 
@@ -49,7 +48,7 @@ def run(arguments: Sequence[str]) -> None:
     parser.add_argument("--dask", default=None, help="scheduler whose workers train a stage's children instead")
     given = parser.parse_args(list(arguments))
     own = {name: given[name] for name in ("out", "redo", "overlay", "jobs", "dask")}
-    recipe.run(given.recipe, _seeds(given.seeds), **own)
+    recipe.run_recipe(given.recipe, _seeds(given.seeds), **own)
 
 
 def path(arguments: Sequence[str]) -> None:
@@ -95,7 +94,7 @@ def path(arguments: Sequence[str]) -> None:
         )
         if project.trainer.is_global_zero:
             outcome = {"path/error_barrier": report.stability.mean}
-            write(report, Path(given.out), report.rows(), run="path", hparams={}, outcome=outcome)
+            write(report, Path(given.out), run="path", hparams={}, outcome=outcome)
             console = Console()
             console.print(report.table())
             console.print(f"{' '.join(report.sentences())} Records: {given.out}", soft_wrap=True)
@@ -108,22 +107,9 @@ def instability(arguments: Sequence[str]) -> None:
 
     Every option of ``fit`` is one here; the YAML may have a section ``instability``: threshold, alphas, ticket, ...
     """
-    from lightning_lottery.experiments.instability import InstabilityAnalysis
-    from lightning_lottery.experiments.settings import InstabilitySettings
-
-    parser = _parser_of_runner(instability, "of the children, comma-separated; default: the YAML's, else 1,2")
+    parser = _parser_of_experiment(instability, "of the children, comma-separated; default: the YAML's, else 1,2")
     parser.add_argument("--ticket", default=None, help="whose masks every child keeps")
-    given, of_fit = parser.parse_known_args(list(arguments))
-    config = resolve(["instability", *of_fit], SECTIONS)
-    settings = InstabilitySettings(**config.pop("instability"))
-    seeds = settings.seeds if given.seeds is None else _seeds(given.seeds)
-    analysis = InstabilityAnalysis.of(YamlProject(config), settings)
-    start = config["ckpt_path"]
-    if given.dry_run or given.slurm:
-        plan = analysis.plan(Path(given.out), start, seeds, ticket=given.ticket)
-        _tell_commands(plan.children, lambda: plan.waves, given)
-    else:
-        analysis.run(start, seeds, ticket=given.ticket, **_doing(given))
+    _experiment("instability", *parser.parse_known_args(list(arguments)))
 
 
 def sweep(arguments: Sequence[str]) -> None:
@@ -133,21 +119,8 @@ def sweep(arguments: Sequence[str]) -> None:
 
     Every option of ``fit`` is one here; the YAML may have a section ``sweep``: steps, parents, pruners, search, ...
     """
-    from lightning_lottery.experiments.settings import SweepSettings
-    from lightning_lottery.experiments.sweep import InstabilitySweep
-
-    parser = _parser_of_runner(sweep, "of the children of the first parent, comma-separated; default: the YAML's")
-    given, of_fit = parser.parse_known_args(list(arguments))
-    config = resolve(["sweep", *of_fit], SECTIONS)
-    settings = SweepSettings(**config.pop("sweep"))
-    if given.seeds is not None:
-        settings = replace(settings, seeds=tuple(_seeds(given.seeds)))
-    own = InstabilitySweep.of(YamlProject(config), settings)
-    if given.dry_run or given.slurm:
-        plan = own.plan(Path(given.out))
-        _tell_commands(plan.existing, lambda: plan.waves, given)
-    else:
-        own.run(**_doing(given))
+    parser = _parser_of_experiment(sweep, "of the children of the first parent, comma-separated; default: the YAML's")
+    _experiment("sweep", *parser.parse_known_args(list(arguments)))
 
 
 def imp(arguments: Sequence[str]) -> None:
@@ -157,20 +130,8 @@ def imp(arguments: Sequence[str]) -> None:
 
     Every option of ``fit`` is one here; the YAML may have a section ``imp``: prune_fraction, levels, controls, ...
     """
-    from lightning_lottery.experiments.imp import IterativePruning
-    from lightning_lottery.experiments.settings import ImpSettings
-
-    parser = _parser_of_runner(imp, "each trains all levels, comma-separated; default: the YAML's, else 0")
-    given, of_fit = parser.parse_known_args(list(arguments))
-    config = resolve(["imp", *of_fit], SECTIONS)
-    settings = ImpSettings(**config.pop("imp"))
-    seeds = settings.seeds if given.seeds is None else _seeds(given.seeds)
-    pruning, start = IterativePruning.of_config(YamlProject(config), settings), config["ckpt_path"]
-    if given.dry_run or given.slurm:
-        plan = pruning.plan(Path(given.out), start, seeds)
-        _tell_commands(plan.children, lambda: plan.levels, given)
-    else:
-        pruning.run(start, seeds, **_doing(given))
+    parser = _parser_of_experiment(imp, "each trains all levels, comma-separated; default: the YAML's, else 0")
+    _experiment("imp", *parser.parse_known_args(list(arguments)))
 
 
 def shrink(arguments: Sequence[str]) -> None:
@@ -205,9 +166,8 @@ def child(arguments: Sequence[str]) -> None:
     from lightning_lottery.children.child import Work, do_child
     from lightning_lottery.children.fit import train
     from lightning_lottery.children.processes import end_with_starter
-    from lightning_lottery.experiments.imp import prune_iteratively
-    from lightning_lottery.experiments.instability import analyse, judge_lines
-    from lightning_lottery.experiments.sweep import sweep_steps
+    from lightning_lottery.experiments.sections import run_section
+    from lightning_lottery.experiments.siblings import judge_lines
 
     end_with_starter()
     parser = ArgumentParser(prog="lightning-lottery child", description=child.__doc__)
@@ -215,7 +175,7 @@ def child(arguments: Sequence[str]) -> None:
     parser.add_argument("--wait", action="store_true", help="wait where another process is in the folder")
     given = parser.parse_args(list(arguments))
     commands: dict[str, Work] = {command: train for command in (*COMMANDS, "start")}
-    commands |= {"lines": judge_lines, "instability": analyse, "sweep": sweep_steps, "imp": prune_iteratively}
+    commands |= {"lines": judge_lines, **dict.fromkeys(SECTIONS, run_section)}
     do_child(Path(given.folder), commands, wait=given.wait)
 
 
@@ -225,8 +185,33 @@ def _built(config: str, trainer: dict[str, Any]) -> BuiltCLI:
     return BuiltCLI(arguments, sections=SECTIONS, trainer=lambda _: trainer)
 
 
-def _parser_of_runner(command: Callable[[Sequence[str]], None], seeds: str) -> PlainParser:
-    """The options of every runner that trains children; what it does not know is left to ``fit``."""
+def _experiment(name: str, options: PlainNamespace, of_fit: Sequence[str]) -> None:
+    """Run an experiment, or tell the commands of its children.
+
+    Args:
+        name: Of the experiment and its section.
+        options: Of the experiment's command.
+        of_fit: What its parser did not know, for ``fit``.
+    """
+    from lightning_lottery.experiments.sections import read_section
+
+    config = resolve([name, *of_fit], SECTIONS)
+    experiment = read_section(name, config.pop(name))
+    if options.seeds is not None:
+        experiment = replace(experiment, seeds=tuple(_seeds(options.seeds)))
+    if getattr(options, "ticket", None):
+        experiment = replace(experiment, ticket=options.ticket)
+    begin = {} if name == "sweep" else {"ckpt_path": config["ckpt_path"]}  # a sweep has parents instead
+    if options.dry_run or options.slurm:
+        plan = experiment.plan(YamlProject(config), options.out, **begin, redo=options.redo)
+        _tell_commands(plan.waves, options)
+    else:
+        how = {option: getattr(options, option) for option in ("jobs", "dask", "out", "redo")}
+        experiment.run(YamlProject(config), **begin, **how)
+
+
+def _parser_of_experiment(command: Callable[[Sequence[str]], None], seeds: str) -> PlainParser:
+    """The options of every experiment; what it does not know is left to ``fit``."""
     name = command.__name__
     parser = PlainParser(
         prog=f"lightning-lottery {name}",
@@ -244,22 +229,15 @@ def _parser_of_runner(command: Callable[[Sequence[str]], None], seeds: str) -> P
     return parser
 
 
-def _doing(given: PlainNamespace) -> dict[str, Any]:
-    """What the options of every runner say of how its children are done."""
-    return {name: getattr(given, name) for name in ("jobs", "dask", "out", "redo")}
-
-
-def _tell_commands(children: "Sequence[Child]", waves: "Callable[[], Waves]", given: PlainNamespace) -> None:
+def _tell_commands(waves: "Waves", options: PlainNamespace) -> None:
     """Print the commands of children that are not done, or write SLURM job arrays of them."""
-    from lightning_lottery.children.child import discard_with_dependents
     from lightning_lottery.children.slurm import commands, write_slurm
 
-    discard_with_dependents(children, given.redo, root=Path(given.out))
-    if given.slurm:
-        script = write_slurm(waves(), Path(given.out) / "slurm")
+    if options.slurm:
+        script = write_slurm(waves, Path(options.out) / "slurm")
         print(f"To submit: bash {script}\nAt last this command again, without --slurm.")  # noqa: T201
     else:
-        print(commands(waves()))  # noqa: T201
+        print(commands(waves))  # noqa: T201
 
 
 def _seeds(given: object) -> list[int]:

@@ -1,31 +1,31 @@
 """Iterative magnitude pruning: train, remove a fraction of what remains, rewind, level by level."""
 
 import os
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from functools import partial
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from rich.console import Console
 
-from lightning_lottery.children.child import Child, Row, Work, discard_with_dependents
-from lightning_lottery.children.engine import engine_of, engine_options
-from lightning_lottery.children.factories import FactoryProject
+from lightning_lottery.checks import check_count, check_different, check_word
+from lightning_lottery.children.child import Child, Row
 from lightning_lottery.children.fit import train
+from lightning_lottery.children.options import Begin, DenseLevelOptions, LevelOptions, Prune
 from lightning_lottery.children.project import Project
-from lightning_lottery.children.yaml_project import YamlProject
 from lightning_lottery.errors import LotteryError
-from lightning_lottery.experiments.imp_report import ImpReport, row_of, table_of, write_report
-from lightning_lottery.experiments.instability import check_checkpoint, refuse_while_importing
-from lightning_lottery.experiments.settings import ImpSettings
+from lightning_lottery.experiments.imp_report import ImpReport, row_of
+from lightning_lottery.experiments.plan import Plan, check_checkpoint, check_not_importing, child_of, engine_for
+from lightning_lottery.experiments.report import show, write
+from lightning_lottery.functional.iterative import check_prune_fraction, levels_to
+from lightning_lottery.functional.matching import check_margin
 from lightning_lottery.scope import Scope
 
 REINITIALISED = 1000
 """The re-initialised control of seed S is built, and sees its data in the order of, seed S + 1000."""
 
 
+@dataclass(frozen=True, kw_only=True)
 class IterativePruning:
     """Train the dense network, then level by level remove a fraction of what remains and train the rest again.
 
@@ -42,82 +42,84 @@ class IterativePruning:
     Each level of each seed is a child: a folder, done once, resumed when killed, refused when changed. Zeros bring no
     speed by themselves: see ``shrink``.
 
+    The same fields are read from the section ``imp`` of a YAML.
+
     Args:
-        make_module: Called with nothing for every child; gives the LightningModule.
-        make_data: Called with nothing; gives the LightningDataModule, or None where the module has its own loaders.
-        make_trainer: Called with ``default_root_dir=`` and ``logger=``, to be handed to the Trainer that it gives.
+        seeds: Each trains all levels; different, at least one. One seed gives no verdict.
         prune_fraction: Fraction of what remains that each level removes, in (0, 1).
         levels: How many levels are pruned; give either this or ``sparsity``.
         sparsity: Prune to the first level that removes at least this fraction of the scope, in (0, 1).
         rewind_step: Optimizer step that every level begins again at; 0 for the initialisation.
-        rewind: What goes back to that step: ``"weights"`` (and buffers), or only the ``"learning_rate"``.
-        optimizer: Its state is forgotten at every level (``"fresh"``), or that of the step (``"restored"``).
+        rewind: To that step go the weights and buffers (``"weights"``), or, these kept, only the learning-rate schedule
+            (``"learning_rate"``).
+        optimizer: Its state is forgotten at every level (``"fresh"``), or goes back to that step's (``"restored"``).
         per: Rank all weights together (``"all"``), or remove the fraction of each tensor by itself (``"tensor"``).
         scope: Which weights compete; default: those of linear and convolution layers.
-        controls: Of ``"shuffled"`` and ``"reinitialised"``.
+        controls: Trained at every level beside the ticket, of ``"shuffled"`` and ``"reinitialised"``.
         monitor: The metric logged in ``test_step`` (or ``validation_step``) that is judged, a fraction.
         mode: ``"max"`` for an accuracy, ``"min"`` for an error or a loss.
         margin: Loss of the metric that still counts as a match, > 0.
 
     Raises:
-        TypeError: A factory that cannot be called.
-        LotteryError: An argument out of its range.
+        LotteryError: An argument out of its range, or two that contradict each other.
+
+    Example:
+        >>> IterativePruning(sparsity=0.9, prune_fraction=0.2).last_level
+        11
 
     Source: Frankle & Carbin 2019; Frankle et al. 2020 (rewinding to a later step); Renda et al. 2020 (learning-rate
     rewinding); Frankle et al. 2021, section 4 (controls). Counts are exact, where the authors' code removes one more.
     """
 
-    def __init__(
-        self,
-        make_module: Callable[[], LightningModule],
-        make_data: Callable[[], LightningDataModule | None],
-        make_trainer: Callable[..., Trainer],
-        *,
-        prune_fraction: float = 0.2,
-        levels: int | None = None,
-        sparsity: float | None = None,
-        rewind_step: int = 0,
-        rewind: Literal["weights", "learning_rate"] = "weights",
-        optimizer: Literal["fresh", "restored"] = "fresh",
-        per: Literal["all", "tensor"] = "all",
-        scope: Scope | None = None,
-        controls: Sequence[Literal["shuffled", "reinitialised"]] = (),
-        monitor: str = "test_acc",
-        mode: Literal["max", "min"] = "max",
-        margin: float = 0.01,
-    ) -> None:
-        self.project: Project = FactoryProject(make_module, make_data, make_trainer)
-        self.settings = ImpSettings(
-            prune_fraction=prune_fraction,
-            levels=levels,
-            sparsity=sparsity,
-            rewind_step=rewind_step,
-            rewind=rewind,
-            optimizer=optimizer,
-            per=per,
-            scope=scope,
-            controls=tuple(controls),
-            monitor=monitor,
-            mode=mode,
-            margin=margin,
-        )
-        self.levels = self.settings.levels_to_prune()
+    seeds: Sequence[int] = (0,)
+    prune_fraction: float = 0.2
+    levels: int | None = None
+    sparsity: float | None = None
+    rewind_step: int = 0
+    rewind: Literal["weights", "learning_rate"] = "weights"
+    optimizer: Literal["fresh", "restored"] = "fresh"
+    per: Literal["all", "tensor"] = "all"
+    scope: Scope | None = None
+    controls: Sequence[Literal["shuffled", "reinitialised"]] = ()
+    monitor: str = "test_acc"
+    mode: Literal["max", "min"] = "max"
+    margin: float = 0.01
 
-    @classmethod
-    def of_config(cls, project: Project, settings: ImpSettings) -> "IterativePruning":
-        """Iterative pruning of a project given as the resolved YAML of a fit.
+    def __post_init__(self) -> None:
+        check_different("seeds", self.seeds, "different numbers")
+        check_prune_fraction(self.prune_fraction)
+        check_margin(self.margin)
+        check_word("rewind", self.rewind, ("weights", "learning_rate"))
+        check_word("optimizer", self.optimizer, ("fresh", "restored"))
+        check_word("per", self.per, ("all", "tensor"))
+        check_word("mode", self.mode, ("max", "min"))
+        if odd := [control for control in self.controls if control not in ("shuffled", "reinitialised")]:
+            raise LotteryError(f"`controls` are 'shuffled' and 'reinitialised', got {odd[0]!r}.")
+        check_count("rewind_step", self.rewind_step, "an optimizer step", least=0)
+        if self.rewind == "learning_rate" and self.optimizer == "restored":
+            raise LotteryError(
+                "With rewind='learning_rate' the weights are kept, and the optimizer state of `rewind_step` belongs to "
+                "others: take optimizer='fresh'."
+            )
+        if self.rewind == "learning_rate" and self.controls:
+            raise LotteryError(
+                "Controls begin where their ticket does, at rewound weights: they need rewind='weights'."
+            )
+        if (self.levels is None) == (self.sparsity is None):
+            raise LotteryError("Give either `levels` or a target `sparsity`: each says where pruning ends.")
+        if self.levels is not None:
+            check_count("levels", self.levels, "how many levels are pruned,")
+        _ = self.last_level  # which checks `sparsity`
 
-        Raises:
-            LotteryError: A setting out of its range.
-        """
-        pruning = cls.__new__(cls)
-        pruning.project, pruning.settings, pruning.levels = project, settings, settings.levels_to_prune()
-        return pruning
+    @property
+    def last_level(self) -> int:
+        """The number of the last level, which is how many are pruned."""
+        return int(self.levels or 0) if self.sparsity is None else levels_to(self.sparsity, self.prune_fraction)
 
     def run(
         self,
+        project: Project,
         ckpt_path: str | os.PathLike[str] | None = None,
-        seeds: Sequence[int] = (0,),
         *,
         jobs: int = 1,
         dask: str | None = None,
@@ -128,8 +130,8 @@ class IterativePruning:
         """Train the children that are not done yet, level by level, and write the report.
 
         Args:
+            project: What every level trains: a ``FactoryProject`` or a ``YamlProject``.
             ckpt_path: Where level 0 begins; None for the module as built under each seed.
-            seeds: Each trains all levels; different, at least one. One seed gives no verdict.
             jobs: Children trained at the same time, each with its share of devices and threads.
             dask: Address of a Dask scheduler whose workers train them instead.
             out: Folder for everything: ``seed-S/level-N``, and ``seed-S/level-N-shuffled`` for a control.
@@ -140,171 +142,118 @@ class IterativePruning:
             What was found; files are written into ``out`` as well.
 
         Raises:
-            LotteryError: No seed, or one twice; a checkpoint that holds no training state, or begins after
-                ``rewind_step``; a fit that ends before it; a child that failed or was changed since it ran; a metric
-                that is not logged.
+            LotteryError: A checkpoint that holds no training state, or begins after ``rewind_step``; a fit that ends
+                before it; a child that failed or was changed since it ran; a metric that is not logged.
         """
-        refuse_while_importing()
-        plan = self.plan(Path(out), ckpt_path, seeds, labels=labels)
-        discard_with_dependents(plan.children, redo)
-        do, console = engine_of(jobs, dask, self._here()), Console()
-        for level, children in enumerate(plan.levels):
+        check_not_importing()
+        folder, console = Path(out), Console()
+        plan = self.plan(project, folder, ckpt_path, redo=redo, labels=labels)
+        do = engine_for([project], {"fit": train}, jobs=jobs, dask=dask)
+        number, total = 0, len(plan.children)
+        for level, children in enumerate(plan.waves):
             if level:
-                plan.check_snapshots()
-            do(plan.named(level), console)
+                _check_snapshots(children)
+            numbered = enumerate(children, start=number + 1)
+            do(
+                [(f"{child.folder.parent.name}/{child.folder.name} ({n}/{total})", child) for n, child in numbered],
+                console,
+            )
+            number += len(children)
             if not level:
                 for child in children:
-                    row_of(child.records(), self.settings.monitor)  # before many more are trained for nothing
-        return self._finish(plan, Path(out), seeds, console)
+                    row_of(child.records(), self.monitor)  # before many more are trained for nothing
+        records: dict[str, list[list[Row]]] = {}
+        for child in plan.children:
+            records.setdefault(child.folder.name, []).append(child.records())
+        report = ImpReport.of_records(records, self.seeds, self.monitor, self.mode, self.margin)
+        write(report, folder, run="levels")
+        show(report, folder, console)
+        return report
 
     def plan(
         self,
-        out: Path,
-        ckpt_path: str | os.PathLike[str] | None,
-        seeds: Sequence[int],
+        project: Project,
+        out: str | os.PathLike[str] = "runs/imp",
+        ckpt_path: str | os.PathLike[str] | None = None,
         *,
+        redo: Collection[str] = (),
         labels: Mapping[str, Any] | None = None,
-    ) -> "Plan":
-        """What ``run`` will do: for each level a child of every seed and of every control.
+    ) -> Plan:
+        """What ``run`` will do: a wave for each level, of every seed and of every control.
+
+        Args:
+            project: As for ``run``, like everything else.
+            out: Folder for everything.
+            ckpt_path: Where level 0 begins.
+            redo: Names to train again; what they left is removed.
+            labels: What rows of the records say beside.
 
         Raises:
             LotteryError: As ``run``, as far as it can be known before anything is trained.
         """
-        if not seeds or len(set(seeds)) != len(seeds):
-            raise LotteryError(f"`seeds` are different numbers, at least one, got {list(seeds)}.")
-        step = self.settings.rewind_step
         begins_at = 0 if ckpt_path is None else check_checkpoint(Path(ckpt_path))
-        if step < begins_at:
-            raise LotteryError(f"`rewind_step` {step} lies before '{ckpt_path}', which begins at step {begins_at}.")
-        given = None if ckpt_path is None else str(ckpt_path)
-        said = {"stage": "imp", **(labels or {})}
-        levels: list[list[Child]] = [[] for _ in range(self.levels + 1)]
-        snapshots = []
-        for seed in seeds:
-            folder = out / f"seed-{seed}"
-            taken = str(folder / "level-0" / "snapshots" / f"step={step}.ckpt")
-            snapshots.append(taken if given is None or step > begins_at else given)
-            for level, children in enumerate(levels):
-                children += self._of_level(folder, level, seed, given if level == 0 else snapshots[-1], said)
-        return Plan(levels, snapshots)
+        if self.rewind_step < begins_at:
+            raise LotteryError(
+                f"`rewind_step` {self.rewind_step} lies before '{ckpt_path}', which begins at step {begins_at}."
+            )
+        begin = None if ckpt_path is None else str(ckpt_path)
+        labels = {"stage": "imp", **(labels or {})}
+        levels: list[list[Child]] = [[] for _ in range(self.last_level + 1)]
+        for seed in self.seeds:
+            seeded, folder = project.with_seed(seed), Path(out) / f"seed-{seed}"
+            snapshot = str(folder / "level-0" / "snapshots" / f"step={self.rewind_step}.ckpt")
+            # A fit saves nothing at the step that it begins at: there the checkpoint given is the snapshot.
+            snapshot = snapshot if begin is None or self.rewind_step > begins_at else begin
+            levels[0].append(self._dense(seeded, folder, begin, labels))
+            for level in range(1, self.last_level + 1):
+                levels[level] += self._level(seeded, folder, level, snapshot, labels)
+        plan = Plan([child for children in levels for child in children], levels)
+        plan.discard(redo, Path(out))
+        return plan
 
-    def _of_level(
-        self, folder: Path, level: int, seed: int, begin: str | None, labels: Mapping[str, Any]
+    def _dense(self, project: Project, folder: Path, begin: str | None, labels: Mapping[str, Any]) -> Child:
+        """The child of level 0."""
+        labels = {**labels, "stage": f"{labels['stage']}/level-0", "seeds": [project.seed], "method": "dense"}
+        options = DenseLevelOptions(self.scope or Scope(), self.rewind_step)
+        return child_of(project, folder / "level-0", "fit", begin, options=options, labels=labels)
+
+    def _level(
+        self, project: Project, folder: Path, level: int, snapshot: str, labels: Mapping[str, Any]
     ) -> list[Child]:
-        """The child of a level and those of its controls."""
-        own = self.settings
-        if level == 0:
-            scope = asdict(own.scope if isinstance(own.scope, Scope) else Scope(**(own.scope or {})))
-            options: dict[str, Any] = {"level": 0, "scope": scope, "rewind_step": own.rewind_step}
-            return [
-                self._child(folder, "level-0", seed, begin, options, {**labels, "seeds": [seed], "method": "dense"})
-            ]
+        """The child of a level after level 0, and those of its controls."""
         before = folder / f"level-{level - 1}"
         weights = str(before / "last.ckpt")
-        options = {
-            "level": level,
-            "prune": {
-                "weights": weights,
-                "within": str(before / "ticket.safetensors"),
-                "prune_fraction": own.prune_fraction,
-                "per": own.per,
-            },
-            "begin": {"weights": weights if own.rewind == "learning_rate" else None, "optimizer": own.optimizer},
-            "shuffle_seed": None,
+        prune = Prune(weights, str(before / "ticket.safetensors"), self.prune_fraction, self.per)
+        begin = Begin(weights if self.rewind == "learning_rate" else None, self.optimizer)
+        options = LevelOptions(level, prune, begin, None)
+
+        def child(kind: str, project: Project, ckpt_path: str | None, options: LevelOptions) -> Child:
+            name = f"level-{level}{kind and '-'}{kind}"
+            # A control's rows are of its ticket's seed, whatever seed it is built under: by it they are compared.
+            about = {
+                "seeds": [seed],
+                "method": f"IterativePruning {kind}".rstrip(),
+                "stage": f"{labels['stage']}/{name}",
+            }
+            return child_of(project, folder / name, "fit", ckpt_path, options=options, labels={**labels, **about})
+
+        seed = project.seed
+        controls = {
+            "shuffled": (project, snapshot, replace(options, shuffle_seed=seed)),
+            "reinitialised": (project.with_seed(seed + REINITIALISED), None, replace(options, begin=None)),
         }
-        said = {**labels, "seeds": [seed], "method": "IterativePruning"}
-        children = [self._child(folder, f"level-{level}", seed, begin, options, said)]
-        for control in own.controls:
-            name, method = f"level-{level}-{control}", {"method": f"IterativePruning {control}"}
-            if control == "shuffled":
-                other = self._child(folder, name, seed, begin, {**options, "shuffle_seed": seed}, {**said, **method})
-            else:
-                anew = {**options, "begin": None}
-                other = self._child(folder, name, seed + REINITIALISED, None, anew, {**said, **method})
-            children.append(other)
-        return children
-
-    def _child(
-        self,
-        folder: Path,
-        name: str,
-        seed: int,
-        ckpt_path: str | None,
-        options: Mapping[str, Any],
-        labels: Mapping[str, Any],
-    ) -> Child:
-        config = {**self.project.with_seed(seed).config(), "ckpt_path": ckpt_path}
-        return Child(folder / name, "fit", config, {**labels, "stage": f"{labels['stage']}/{name}"}, options)
-
-    def _here(self) -> Callable[[Child], Mapping[str, Work]] | None:
-        """What a child's command does in this process, where no other can import the factories."""
-        if self.project.is_importable:
-            return None
-        return lambda child: {"fit": partial(train, project=self.project.with_seed(child.config["seed_everything"]))}
-
-    def _finish(self, plan: "Plan", folder: Path, seeds: Sequence[int], console: Console) -> ImpReport:
-        """Judge, write and show everything."""
-        own = self.settings
-        records: dict[str, list[list[Row]]] = {}
-        for child in plan.children:
-            records.setdefault(child.folder.name, []).append(child.records())
-        report = ImpReport.of_records(records, seeds, own.monitor, own.mode, own.margin)
-        rows = [row for of_seeds in records.values() for of_child in of_seeds for row in of_child]
-        write_report(report, folder, rows)
-        console.print(table_of(report))
-        console.print(f"Records: {folder / 'results.jsonl'}. Curves: tensorboard --logdir {folder}", soft_wrap=True)
-        return report
-
-
-@dataclass(frozen=True)
-class Plan:
-    """The children of iterative pruning.
-
-    Args:
-        levels: Of each level those of all seeds, its controls among them; they depend only on the levels before.
-        snapshots: Of each seed the checkpoint that levels rewind to.
-    """
-
-    levels: list[list[Child]]
-    snapshots: list[str]
-
-    @property
-    def children(self) -> list[Child]:
-        """All of them, in the order in which they depend on each other."""
-        return [child for children in self.levels for child in children]
-
-    def named(self, level: int) -> list[tuple[str, Child]]:
-        """The children of a level, and what each is called."""
-        before, total = sum(len(children) for children in self.levels[:level]), len(self.children)
         return [
-            (f"{child.folder.parent.name}/{child.folder.name} ({number}/{total})", child)
-            for number, child in enumerate(self.levels[level], start=before + 1)
+            child("", project, snapshot, options),
+            *(child(control, *controls[control]) for control in self.controls),
         ]
 
-    def check_snapshots(self) -> None:
-        """Refuse to go on from a level 0 that stopped before the step to rewind to.
 
-        Raises:
-            LotteryError: One did.
-        """
-        for path in self.snapshots:
-            if not Path(path).is_file():
-                raise LotteryError(f"There is no '{path}': level 0 ended before that step. Rewind to an earlier one.")
+def _check_snapshots(children: Sequence[Child]) -> None:
+    """Refuse to go on from a level 0 that stopped before the step to rewind to.
 
-
-def prune_iteratively(child: Child, resume: str) -> list[Row]:
-    """What a recipe's stage ``imp`` does: all levels of its seeds in the stage's folder."""
-    project = {name: value for name, value in child.config.items() if name != "imp"}
-    settings = ImpSettings(**child.config["imp"])
-    labels = {"stage": child.folder.name, "parent": child.config["seed_everything"]} | {
-        name: value for name, value in child.labels.items() if name != "seeds"
-    }
-    pruning = IterativePruning.of_config(YamlProject(project), settings)
-    pruning.run(
-        child.config["ckpt_path"],
-        settings.seeds,
-        **engine_options(),
-        out=child.folder,
-        labels=labels,
-    )
-    return child.records()
+    Raises:
+        LotteryError: One did.
+    """
+    for path in dict.fromkeys(child.config["ckpt_path"] for child in children):
+        if path is not None and not Path(path).is_file():
+            raise LotteryError(f"There is no '{path}': level 0 ended before that step. Rewind to an earlier one.")

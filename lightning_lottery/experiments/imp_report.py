@@ -1,19 +1,19 @@
 """What iterative pruning found: every level beside the dense network, its controls beside their ticket."""
 
 import statistics
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any, Literal
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
 
 from rich.table import Table
 
-from lightning_lottery.children.records import curves_in, write_results
+from lightning_lottery.children.child import Row
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.figures.drawing import accuracy_against_density
 from lightning_lottery.functional.matching import Matching, judge_matching
 
-Row = Mapping[str, Any]
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,7 @@ class ImpReport:
         mode: Whether it is better when high (``"max"``) or low (``"min"``).
         margin: Loss that still counts as a match.
         results: Level 0 first, then every level followed by its controls.
+        records: Of all children.
     """
 
     seeds: tuple[int, ...]
@@ -62,6 +63,7 @@ class ImpReport:
     mode: Literal["max", "min"]
     margin: float
     results: tuple[LevelResult, ...]
+    records: Sequence[Row] = field(default=(), compare=False, repr=False)
 
     def __getitem__(self, name: str) -> LevelResult:
         """The result of a name, such as ``level-3-shuffled``."""
@@ -88,16 +90,21 @@ class ImpReport:
         Raises:
             LotteryError: A child did not record the monitor.
         """
-        found = {name: [row_of(rows, monitor) for rows in of_seeds] for name, of_seeds in records.items()}
-        values = {name: tuple(row["value"] for row in rows) for name, rows in found.items()}
+        judged = {name: [row_of(rows, monitor) for rows in of_seeds] for name, of_seeds in records.items()}
+        values = {name: tuple(row["value"] for row in rows) for name, rows in judged.items()}
         sign = 1 if mode == "max" else -1
-        signed = {name: [sign * value for value in of] for name, of in values.items()}
+        signed = {name: [sign * value for value in seeds_values] for name, seeds_values in values.items()}
         results = []
-        for name, rows in found.items():
+        for name, rows in judged.items():
             reference = _reference_of(name)
-            judged = None if reference is None else judge_matching(signed[name], signed[reference], margin)
-            results.append(LevelResult(name, 1 - rows[0]["sparsity"], values[name], reference, judged))
-        return cls(tuple(seeds), monitor, mode, margin, tuple(results))
+            matching = None if reference is None else judge_matching(signed[name], signed[reference], margin)
+            results.append(LevelResult(name, 1 - rows[0]["sparsity"], values[name], reference, matching))
+        every = [row for of_seeds in records.values() for rows in of_seeds for row in rows]
+        return cls(tuple(seeds), monitor, mode, margin, tuple(results), every)
+
+    def rows(self) -> list[Row]:
+        """The records of all children."""
+        return list(self.records)
 
     def summary(self) -> dict[str, Any]:
         """Every level with its verdict, plain values."""
@@ -114,6 +121,55 @@ class ImpReport:
         }
         return {"seeds": list(self.seeds), "monitor": self.monitor, "margin": self.margin, "levels": levels}
 
+    def figures(self) -> dict[str, "Figure"]:
+        """``levels``: the metric against the density, beside the dense network's."""
+        dense, *_ = self.results
+        curves = {
+            kind: {result.density: result.values for result in results} for kind, results in self._by_kind().items()
+        }
+        return {"levels": accuracy_against_density(curves, dense.values, self.monitor)}
+
+    def scalars(self) -> Iterator[tuple[str, float, int]]:
+        """Each seed's metric and the density on an axis of levels; the ticket's curve begins with the dense network."""
+        by_kind = self._by_kind()
+        for kind, results in {**by_kind, "ticket": [self.results[0], *by_kind["ticket"]]}.items():
+            for result in results:
+                level = int(result.name.split("-")[1])
+                for seed, value in zip(self.seeds, result.values, strict=True):
+                    yield f"levels/{self.monitor}/{kind}/seed-{seed}", value, level
+                yield f"levels/density/{kind}", result.density, level
+
+    def table(self) -> Table:
+        """A row for each level and control: density, metric over seeds, difference from its reference, verdict."""
+        seeds = ", ".join(map(str, self.seeds))
+        table = Table(
+            title=f"{self.monitor}, seed{'s' if len(self.seeds) > 1 else ''} {seeds}",
+            caption=f"Levels against level 0, controls against their ticket; margin {self.margin}.",
+        )
+        for column in ("level", "density", self.monitor, "difference", "verdict"):
+            table.add_column(column, no_wrap=True)
+        for result in self.results:
+            kind = _kind_of(result.name)
+            name = result.name.removeprefix("level-") if kind == "ticket" else kind
+            value = f"{result.mean:.4f}" + ("" if result.sd is None else f" ± {result.sd:.4f}")
+            cells = [name, f"{result.density:.4f}", value]
+            if (matching := result.matching) is not None:
+                bounds = [f"{bound:+.4f}" for bound in (matching.low, matching.high) if bound is not None]
+                cells += [" to ".join(bounds) or f"{matching.mean:+.4f}", matching.verdict]
+            table.add_row(*cells)
+        return table
+
+    def sentences(self) -> list[str]:
+        """Nothing beside the table, whose every row has its verdict."""
+        return []
+
+    def _by_kind(self) -> dict[str, list[LevelResult]]:
+        """The ticket's levels after level 0, and those of each control."""
+        by_kind: dict[str, list[LevelResult]] = {}
+        for result in self.results[1:]:
+            by_kind.setdefault(_kind_of(result.name), []).append(result)
+        return by_kind
+
 
 def row_of(rows: Sequence[Row], monitor: str) -> Row:
     """The row of a metric among a child's.
@@ -126,49 +182,6 @@ def row_of(rows: Sequence[Row], monitor: str) -> Row:
             return row
     logged = ", ".join(row["metric"] for row in rows)
     raise LotteryError(f"The project does not log '{monitor}', it logs {logged}: name one of these as `monitor`.")
-
-
-def write_report(report: ImpReport, folder: Path, rows: Sequence[Row]) -> None:
-    """Write ``results.jsonl``, ``results.csv``, ``summary.json``, ``levels.png``, and curves for TensorBoard.
-
-    Raises:
-        LotteryError: A file cannot be written.
-    """
-    dense, *others = report.results
-    curves: dict[str, list[LevelResult]] = {}
-    for result in others:
-        curves.setdefault(_kind_of(result.name), []).append(result)
-    lines = {kind: {result.density: result.values for result in of} for kind, of in curves.items()}
-    figures = {"levels": accuracy_against_density(lines, dense.values, report.monitor)}
-    write_results(folder, rows, report.summary(), figures)
-    with curves_in(folder / "levels", figures) as writer:
-        for kind, of in {"ticket": [dense, *curves.pop("ticket")], **curves}.items():
-            for result in of:
-                level = int(result.name.split("-")[1])
-                for seed, value in zip(report.seeds, result.values, strict=True):
-                    writer.add_scalar(f"levels/{report.monitor}/{kind}/seed-{seed}", value, level)
-                writer.add_scalar(f"levels/density/{kind}", result.density, level)
-
-
-def table_of(report: ImpReport) -> Table:
-    """A row for each level and control: density, metric over seeds, difference from its reference, verdict."""
-    seeds = ", ".join(map(str, report.seeds))
-    table = Table(
-        title=f"{report.monitor}, seed{'s' if len(report.seeds) > 1 else ''} {seeds}",
-        caption=f"Levels against level 0, controls against their ticket; margin {report.margin}.",
-    )
-    for column in ("level", "density", report.monitor, "difference", "verdict"):
-        table.add_column(column, no_wrap=True)
-    for result in report.results:
-        kind = _kind_of(result.name)
-        name = result.name.removeprefix("level-") if kind == "ticket" else kind
-        value = f"{result.mean:.4f}" + ("" if result.sd is None else f" ± {result.sd:.4f}")
-        cells = [name, f"{result.density:.4f}", value]
-        if (found := result.matching) is not None:
-            bounds = f"{found.mean:+.4f}" if found.low is None else f"{found.low:+.4f} to {found.high:+.4f}"
-            cells += [bounds, found.verdict]
-        table.add_row(*cells)
-    return table
 
 
 def _kind_of(name: str) -> str:

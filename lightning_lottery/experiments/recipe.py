@@ -65,7 +65,7 @@ def stages_of(recipe: Path) -> list[Stage]:
     return stages
 
 
-def run(
+def run_recipe(
     recipe: str | os.PathLike[str],
     seeds: Sequence[int] = (0,),
     *,

@@ -1,17 +1,73 @@
 """What a project's YAML holds for experiments: their sections, and the step k* that a recipe's stage found."""
 
 import os
+from collections.abc import Mapping
+from typing import Any
 
 from omegaconf import OmegaConf
 
+from lightning_lottery.children.child import Child, Row
+from lightning_lottery.children.engine import engine_options
 from lightning_lottery.children.environment import PROVISIONAL, RUN
-from lightning_lottery.children.yaml_project import Sections, working_directory
+from lightning_lottery.children.yaml_project import ConfiguredCallback, Sections, YamlProject, working_directory
 from lightning_lottery.errors import LotteryError
-from lightning_lottery.experiments.settings import ImpSettings, InstabilitySettings, SweepSettings
+from lightning_lottery.experiments.imp import IterativePruning
+from lightning_lottery.experiments.instability import InstabilityAnalysis
+from lightning_lottery.experiments.sweep import InstabilitySweep
 from lightning_lottery.experiments.sweep_report import stable_step
+from lightning_lottery.scope import Scope
 
-SECTIONS: Sections = {"instability": InstabilitySettings, "sweep": SweepSettings, "imp": ImpSettings}
+SECTIONS: Sections = {"instability": InstabilityAnalysis, "sweep": InstabilitySweep, "imp": IterativePruning}
 """Experiments that read a section of their name beside what ``fit`` reads; ``fit`` itself accepts and ignores it."""
+
+
+def read_section(name: str, values: Mapping[str, Any]) -> Any:
+    """The experiment of a section that was resolved to plain values.
+
+    Args:
+        name: Of the section.
+        values: Field to value.
+
+    Raises:
+        LotteryError: A value is refused.
+
+    Example:
+        >>> read_section("imp", {"seeds": [0, 1], "levels": 3}).seeds
+        (0, 1)
+    """
+    return SECTIONS[name](**{field: _typed(field, value) for field, value in values.items()})
+
+
+def _typed(field: str, value: Any) -> Any:
+    """The value of an experiment's field: plain values have lists and mappings only."""
+    if field == "scope" and value is not None:
+        return Scope(**{name: _typed(name, part) for name, part in value.items()})
+    if field == "pruner" and value is not None:
+        return ConfiguredCallback(value["class_path"], value.get("init_args", {}))
+    if field == "pruners":
+        return {name: _typed("pruner", pruner) for name, pruner in value.items()}
+    return tuple(value) if isinstance(value, list) else value
+
+
+def run_section(child: Child, resume: str) -> list[Row]:
+    """What a recipe's stage does that asks for an experiment: all of it, in the stage's folder.
+
+    Args:
+        child: Of the stage; its command is the name of the section.
+        resume: Nothing is resumed here: the experiment's own children are.
+    """
+    experiment = read_section(child.command, child.config[child.command])
+    project = YamlProject({name: value for name, value in child.config.items() if name != child.command})
+    labels = {name: value for name, value in child.labels.items() if name != "seeds"}
+    begin = {} if child.command == "sweep" else {"ckpt_path": child.config["ckpt_path"]}  # a sweep has parents instead
+    experiment.run(
+        project,
+        **begin,
+        **engine_options(),
+        out=child.folder,
+        labels={"stage": child.folder.name, "parent": child.config["seed_everything"], **labels},
+    )
+    return child.records()
 
 
 def _stable_step(stage: str, network: str = "dense") -> int:

@@ -6,7 +6,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from pathlib import Path
 from random import sample
 from typing import Any
 
@@ -15,6 +14,7 @@ from lightning.pytorch import Trainer
 from benchmarks.measure import Row, ratio
 from lightning_lottery import InstabilityAnalysis
 from lightning_lottery.children.child import Child
+from lightning_lottery.children.factories import FactoryProject
 from lightning_lottery.zoo import Digits, ImageClassifier, vit
 
 EPOCHS = 25
@@ -50,11 +50,12 @@ def run(toy: bool = False) -> list[Row]:
 def _children(at_once: int, make: Callable[..., Trainer]) -> float:
     """Seconds that two children take, so many at a time."""
     with tempfile.TemporaryDirectory() as out:
-        plan = InstabilityAnalysis(make_module, make_data, make).plan(Path(out), None, (1, 2))
-        _wait([_started(plan.start)])
+        plan = InstabilityAnalysis().plan(FactoryProject(make_module, make_data, make), out)
+        (start_of_both,), children = plan.waves
+        _wait([_started(start_of_both)])
         start = time.perf_counter()
         for first in range(0, 2, at_once):
-            _wait([_started(child) for child in plan.seeds[first : first + at_once]])
+            _wait([_started(child) for child in children[first : first + at_once]])
         return time.perf_counter() - start
 
 

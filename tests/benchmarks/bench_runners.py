@@ -12,6 +12,7 @@ from lightning.pytorch import Trainer
 from benchmarks.bench_children import make_data, make_module, make_short_trainer, make_trainer
 from benchmarks.measure import Row, plain
 from lightning_lottery import InstabilityAnalysis, IterativePruning
+from lightning_lottery.children.factories import FactoryProject
 
 
 def run(toy: bool = False) -> list[Row]:
@@ -28,13 +29,13 @@ def run(toy: bool = False) -> list[Row]:
 
 
 def _instability(make: Callable[..., Trainer]) -> Callable[[str], object]:
-    analysis = InstabilityAnalysis(lambda: make_module(), make_data, make)  # a lambda: so in this process
-    return lambda out: analysis.run(out=out)
+    project = FactoryProject(lambda: make_module(), make_data, make)  # a lambda: so in this process
+    return lambda out: InstabilityAnalysis().run(project, out=out)
 
 
 def _pruning(make: Callable[..., Trainer]) -> Callable[[str], object]:
-    pruning = IterativePruning(lambda: make_module(), make_data, make, levels=1)
-    return lambda out: pruning.run(out=out)
+    project = FactoryProject(lambda: make_module(), make_data, make)
+    return lambda out: IterativePruning(levels=1).run(project, out=out)
 
 
 def _overhead(work: Callable[[str], object]) -> float:

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from threading import Thread
 
 import pytest
@@ -13,6 +14,7 @@ from helpers.slow_children import QUIET, kill_after_five_steps, slow_child, step
 from lightning_lottery import InstabilitySweep, LotteryError
 from lightning_lottery.children import dask
 from lightning_lottery.children.engine import engine_of
+from lightning_lottery.children.factories import FactoryProject
 
 
 @pytest.fixture(scope="module")
@@ -48,14 +50,13 @@ def scheduler(tmp_path_factory):
                 one.wait()
 
 
-def sweep(parent, make=make_trainer):
-    return InstabilitySweep(Net, make_data, make, snapshots=[parent], seeds=[1, 2], alphas=3)
-
-
 def test_two_at_once_dask_s_workers_and_one_after_another_find_the_same(parent, scheduler, tmp_path):
-    here = sweep(parent, make=lambda **given: make_trainer(**given)).run(out=tmp_path / "here")
+    sweep = InstabilitySweep(snapshots=[str(parent)], seeds=[1, 2], alphas=[0, 0.5, 1])
+    project = FactoryProject(Net, make_data, make_trainer)
+    only_here = replace(project, make_trainer=lambda **arguments: make_trainer(**arguments))
+    here = sweep.run(only_here, out=tmp_path / "here")
     for name, how in (("jobs", {"jobs": 2}), ("dask", {"dask": scheduler})):
-        found = sweep(parent).run(out=tmp_path / name, **how)
+        found = sweep.run(project, out=tmp_path / name, **how)
         assert found.barriers("dense") == here.barriers("dense") and found.lines("dense") == here.lines("dense")
         texts = [(tmp_path / of / "results.jsonl").read_text() for of in (name, "here")]
         assert texts[0] == texts[1]

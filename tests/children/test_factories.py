@@ -61,7 +61,7 @@ def test_a_factory_that_is_another_in_the_child_is_refused():
 
 def test_functions_are_found_again_by_their_address(tmp_path):
     address = factories.address_of(make_data)
-    assert address.endswith("factories:make_data") and factories.imported(address) is make_data
+    assert address.endswith("helpers.factories:make_data") and factories.imported(address) is make_data
     assert factories.address_of(lambda: 0) == ""
     assert factories.address_of(Data().train_dataloader) == ""  # nobody else has that object
     (tmp_path / "mine.py").write_text("class A:\n    def make(): return 3\n")
@@ -74,8 +74,15 @@ def test_a_script_that_its_children_would_run_again_is_refused(tmp_path):
     script = tmp_path / "unguarded.py"
     script.write_text(
         "from lightning_lottery import InstabilityAnalysis\n"
+        "from lightning_lottery.children.factories import FactoryProject\n"
         "def make(): ...\n"
-        "InstabilityAnalysis(make, make, make).run()\n"
+        "InstabilityAnalysis().run(FactoryProject(make, make, make))\n"
     )
     with pytest.raises(LotteryError, match=r"unguarded.py' runs an analysis when it is imported.*__main__"):
         factories.imported(f"{script}:make")
+
+
+def test_what_cannot_be_called_for_every_child_is_refused():
+    for factory in (Net(), "a name"):
+        with pytest.raises(TypeError, match="`make_module` is a function"):
+            FactoryProject(factory, make_data, make_trainer)

@@ -10,6 +10,7 @@ import pytest
 from helpers.factories import Net, make_data, make_trainer
 from lightning_lottery import InstabilityAnalysis, LotteryError
 from lightning_lottery.children import slurm
+from lightning_lottery.children.factories import FactoryProject
 
 FAKE_SBATCH = """#!/bin/bash
 # One array after another, each task as SLURM would start it: with its number, in the folder that --chdir names.
@@ -28,8 +29,8 @@ def test_a_slurm_array_does_a_child_a_task_and_a_wave_after_the_one_before(tmp_p
         (tmp_path / "bin" / name).write_text(text)
         (tmp_path / "bin" / name).chmod(0o755)
     monkeypatch.chdir(tmp_path)
-    analysis = InstabilityAnalysis(Net, make_data, make_trainer, alphas=3)
-    plan = analysis.plan(Path("out of here"), None, (1, 2))
+    project = FactoryProject(Net, make_data, make_trainer)
+    plan = InstabilityAnalysis(alphas=[0, 0.5, 1]).plan(project, "out of here")
     script = slurm.write_slurm(plan.waves, Path("out of here/slurm"))
     variables = {"PATH": f"{tmp_path}/bin:{os.environ['PATH']}", "PYTHONPATH": os.pathsep.join(sys.path)}
     subprocess.run(["bash", script, "--partition", "gpu"], env=os.environ | variables, check=True, cwd="/")

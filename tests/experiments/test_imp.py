@@ -8,29 +8,17 @@ from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import WeightAveraging
 
 from helpers import stages
-from helpers.factories import Data, Net
+from helpers.factories import STEPS, Net, closures
 from helpers.processes import run
-from helpers.projects import says, trainer
-from helpers.stages import Died
+from helpers.projects import says
+from helpers.stages import Died, Dies
 from helpers.states import same
 from lightning_lottery import ExactResume, IterativePruning, LotteryError, MagnitudePruning, Scope, Snapshots, Ticket
 from lightning_lottery.children import engine, processes
 from lightning_lottery.experiments import imp, imp_report, recipe
 from lightning_lottery.functional.masks import count
 
-STEPS = 12  # of a whole fit: 3 epochs of 4 batches
 SIZES = {"net.0.weight": 96, "net.4.weight": 48}
-
-
-class Dies(Callback):
-    """Ends a child's fit after a step that the test names."""
-
-    at: tuple[str, int] | None = None
-
-    def on_train_batch_end(self, trainer, *_):
-        folder = Path(trainer.default_root_dir)
-        if Dies.at == (f"{folder.parent.name}/{folder.name}", trainer.global_step):
-            raise Died
 
 
 class Starts(Callback):
@@ -45,17 +33,21 @@ class Starts(Callback):
             torch.save({**found, "weights": pl_module.state_dict()}, path)
 
 
-def pruning(*callbacks, module=Net, **options):
+class Pruning:
     """Iterative pruning in this process: nobody else can import a closure."""
 
-    def build_trainer(**given):
-        made = [make() for make in (Starts, *callbacks)]
-        return trainer(given["default_root_dir"], *made, logger=given["logger"])
+    def __init__(self, *callbacks, module=Net, **settings):
+        settings = {"prune_fraction": 0.3, "scope": Scope(), "seeds": (1,), **settings}
+        if "sparsity" not in settings:
+            settings = {"levels": 3, **settings}
+        self.experiment = IterativePruning(**settings)
+        self.project = closures(Starts, *callbacks, module=module)
 
-    given = {"prune_fraction": 0.3, "scope": Scope(), **options}
-    if "sparsity" not in given:
-        given = {"levels": 3, **given}
-    return IterativePruning(lambda: module(), lambda: Data(), build_trainer, **given)
+    def run(self, *arguments, **options):
+        return self.experiment.run(self.project, *arguments, **options)
+
+
+pruning = Pruning
 
 
 def checkpoint(path):
@@ -92,7 +84,9 @@ def pruned(tmp_path_factory):
     out = tmp_path_factory.mktemp("pruned")
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("PL_GLOBAL_SEED", raising=False)
-        report = pruning(rewind_step=5, controls=["shuffled", "reinitialised"], margin=0.5).run(None, (1, 2), out=out)
+        report = pruning(rewind_step=5, controls=["shuffled", "reinitialised"], margin=0.5, seeds=(1, 2)).run(
+            None, out=out
+        )
     return report, out
 
 
@@ -160,7 +154,7 @@ def test_the_reinitialised_control_trains_the_ticket_s_masks_from_step_0_in_a_ne
 
 
 def test_learning_rate_rewinding_keeps_the_weights_and_rewinds_the_schedule(tmp_path):
-    pruning(rewind_step=5, rewind="learning_rate").run(None, (1,), out=tmp_path)
+    pruning(rewind_step=5, rewind="learning_rate").run(None, out=tmp_path)
     folder = tmp_path / "seed-1"
     snapshot = checkpoint(folder / "level-0/snapshots/step=5.ckpt")
     for level in (1, 2, 3):
@@ -174,7 +168,7 @@ def test_learning_rate_rewinding_keeps_the_weights_and_rewinds_the_schedule(tmp_
 
 
 def test_the_optimizer_s_state_is_that_of_the_snapshot_where_it_is_asked_for(tmp_path):
-    pruning(rewind_step=5, optimizer="restored", levels=2).run(None, (1,), out=tmp_path)
+    pruning(rewind_step=5, optimizer="restored", levels=2).run(None, out=tmp_path)
     folder = tmp_path / "seed-1"
     states = checkpoint(folder / "level-0/snapshots/step=5.ckpt")["optimizer_states"][0]["state"]
     for level in (1, 2):
@@ -195,16 +189,14 @@ def test_averaged_copies_begin_where_the_level_does(tmp_path, rewind):
             super().on_train_start(trainer, pl_module)
             copies.append({name: value.clone() for name, value in self._average_model.module.state_dict().items()})
 
-    pruning(Averaging, rewind_step=0 if rewind == "weights" else 5, rewind=rewind, levels=2).run(
-        None, (1,), out=tmp_path
-    )
+    pruning(Averaging, rewind_step=0 if rewind == "weights" else 5, rewind=rewind, levels=2).run(None, out=tmp_path)
     folder = tmp_path / "seed-1"
     for level in (1, 2):
         assert same(copies[level], began(folder / f"level-{level}")["weights"])
 
 
 def test_from_step_0_every_level_begins_with_the_initialisation_and_a_target_says_how_many_levels(tmp_path):
-    report = pruning(sparsity=0.5).run(None, (1,), out=tmp_path)
+    report = pruning(sparsity=0.5).run(None, out=tmp_path)
     folder = tmp_path / "seed-1"
     torch.manual_seed(1)
     initial = Net().state_dict()
@@ -216,7 +208,7 @@ def test_from_step_0_every_level_begins_with_the_initialisation_and_a_target_say
 
 
 def test_per_tensor_every_layer_loses_its_own_fraction(tmp_path):
-    pruning(per="tensor", levels=2).run(None, (1,), out=tmp_path)
+    pruning(per="tensor", levels=2).run(None, out=tmp_path)
     kept = [{row.name: row.kept for row in ticket(tmp_path / f"seed-1/level-{level}").table()} for level in (1, 2)]
     assert kept[0] == {name: n - round(0.3 * n) for name, n in SIZES.items()}
     assert kept[1] == {name: n - round(0.3 * n) for name, n in kept[0].items()}
@@ -224,8 +216,8 @@ def test_per_tensor_every_layer_loses_its_own_fraction(tmp_path):
 
 def test_a_checkpoint_is_where_level_0_begins_and_may_be_what_levels_rewind_to(pruned, tmp_path):
     begin = pruned[1] / "seed-1/level-0/snapshots/step=5.ckpt"
-    pruning(rewind_step=5, levels=1).run(begin, (1, 2), out=tmp_path / "same")
-    pruning(rewind_step=7, levels=1).run(begin, (1,), out=tmp_path / "later")
+    pruning(rewind_step=5, levels=1, seeds=(1, 2)).run(begin, out=tmp_path / "same")
+    pruning(rewind_step=7, levels=1).run(begin, out=tmp_path / "later")
     weights = checkpoint(begin)["state_dict"]
     assert same(end(tmp_path / "same/seed-1/level-0"), end(pruned[1] / "seed-1/level-0"))
     for seed in (1, 2):
@@ -236,7 +228,7 @@ def test_a_checkpoint_is_where_level_0_begins_and_may_be_what_levels_rewind_to(p
 
 
 def test_a_project_s_own_snapshots_are_taken_as_well(tmp_path):
-    pruning(lambda: Snapshots([2]), rewind_step=5, levels=1).run(None, (1,), out=tmp_path)
+    pruning(lambda: Snapshots([2]), rewind_step=5, levels=1).run(None, out=tmp_path)
     taken = sorted(path.name for path in (tmp_path / "seed-1/level-0/snapshots").iterdir())
     assert taken == ["step=2.ckpt", "step=5.ckpt"]
 
@@ -298,7 +290,7 @@ def test_curves_lie_on_an_axis_of_levels_beside_the_figure(pruned):
 def test_killed_anywhere_and_started_again_it_ends_as_the_unbroken_run(tmp_path, monkeypatch, at, rewind):
     def run(out):
         given = {"rewind_step": 5, "rewind": rewind, "levels": 2}
-        return pruning(Dies, lambda: ExactResume(interval=2), **given).run(None, (1, 2), out=out)
+        return pruning(Dies, lambda: ExactResume(interval=2), **given, seeds=(1, 2)).run(None, out=out)
 
     unbroken = run(tmp_path / "unbroken")
     out = tmp_path / "killed"
@@ -334,19 +326,19 @@ def test_what_is_done_is_not_done_again_and_more_levels_or_seeds_only_add_childr
         do_child(folder, commands)
 
     monkeypatch.setattr(engine, "do_child", noted)
-    pruning(levels=1).run(None, (1,), out=tmp_path)
+    pruning(levels=1).run(None, out=tmp_path)
     assert done == ["seed-1/level-0", "seed-1/level-1"]
     done.clear()
-    pruning(levels=2).run(None, (1,), out=tmp_path)
+    pruning(levels=2).run(None, out=tmp_path)
     assert done == ["seed-1/level-2"]
     done.clear()
-    pruning(levels=2).run(None, (1, 2), out=tmp_path)
+    pruning(levels=2, seeds=(1, 2)).run(None, out=tmp_path)
     assert done == [f"seed-2/level-{n}" for n in (0, 1, 2)]
     done.clear()
-    pruning(levels=2).run(None, (1, 2), out=tmp_path, redo=["level-1"])
+    pruning(levels=2, seeds=(1, 2)).run(None, out=tmp_path, redo=["level-1"])
     assert done == ["seed-1/level-1", "seed-2/level-1", "seed-1/level-2", "seed-2/level-2"]
     with pytest.raises(LotteryError, match=r"level-1' was made from something else: .*prune_fraction was 0.3, is 0.4"):
-        pruning(levels=2, prune_fraction=0.4).run(None, (1,), out=tmp_path)
+        pruning(levels=2, prune_fraction=0.4).run(None, out=tmp_path)
 
 
 def test_a_stage_of_a_recipe_goes_on_at_the_level_where_it_was_killed(tmp_path, monkeypatch, capsys):
@@ -363,20 +355,20 @@ def test_a_stage_of_a_recipe_goes_on_at_the_level_where_it_was_killed(tmp_path, 
 
     monkeypatch.setattr(processes, "run_child", lambda child: run_child(child, dies="seed-4/level-1"))
     with pytest.raises(Died):
-        recipe.run(folder)
+        recipe.run_recipe(folder)
     assert ran == ["seed-0/1-imp", "seed-3/level-0", "seed-4/level-0", "seed-3/level-1", "seed-4/level-1"]
     ran.clear()
     monkeypatch.setattr(processes, "run_child", run_child)
-    summary = recipe.run(folder)
+    summary = recipe.run_recipe(folder)
     assert ran == ["seed-0/1-imp", "seed-4/level-1"]
     assert list(summary) == ["1-imp/level-0", "1-imp/level-1"]
     assert summary["1-imp/level-1"]["test_acc"]["n"] == 2 and summary["1-imp/level-1"]["sparsity"]["mean"] > 0.19
     ran.clear()
-    recipe.run(folder)
+    recipe.run_recipe(folder)
     assert ran == []
     stages.write(folder, {"1-imp.imp": stages.fit(imp={**section, "prune_fraction": 0.5})})
     with pytest.raises(LotteryError, match="1-imp .* failed"):
-        recipe.run(folder)
+        recipe.run_recipe(folder)
     assert "options.prune.prune_fraction was 0.2, is 0.5" in capsys.readouterr().err
 
 
@@ -416,44 +408,44 @@ class TestRefusals:
     @pytest.mark.parametrize("seeds", [(), (1, 1)])
     def test_no_seed_or_one_twice(self, tmp_path, seeds):
         with pytest.raises(LotteryError, match="`seeds` are different numbers, at least one"):
-            pruning().run(None, seeds, out=tmp_path)
+            pruning(seeds=seeds)
         assert not list(tmp_path.iterdir())
 
     @pytest.mark.parametrize("step", [STEPS, 5000])
     def test_a_step_past_the_end_before_anything_is_trained(self, tmp_path, step):
         with pytest.raises(LotteryError, match=f"`rewind_step` {step} is past the end: this fit ends at step {STEPS}"):
-            pruning(rewind_step=step).run(None, (1,), out=tmp_path)
+            pruning(rewind_step=step).run(None, out=tmp_path)
         assert not (tmp_path / "seed-1/level-0/began.pt").exists()
 
     def test_a_step_that_an_early_stop_never_reached(self, tmp_path):
         with says("Snapshots saved nothing at"), pytest.raises(LotteryError, match="level 0 ended before that step"):
-            pruning(Stops, rewind_step=10).run(None, (1,), out=tmp_path)
+            pruning(Stops, rewind_step=10).run(None, out=tmp_path)
 
     def test_a_step_before_the_checkpoint_that_everything_begins_with(self, pruned, tmp_path):
         begin = pruned[1] / "seed-1/level-0/snapshots/step=5.ckpt"
         with pytest.raises(LotteryError, match="`rewind_step` 0 lies before '.*', which begins at step 5"):
-            pruning().run(begin, (1,), out=tmp_path)
+            pruning().run(begin, out=tmp_path)
         with pytest.raises(LotteryError, match="There is no checkpoint"):
-            pruning().run(tmp_path / "none.ckpt", (1,), out=tmp_path)
+            pruning().run(tmp_path / "none.ckpt", out=tmp_path)
 
     def test_a_level_that_would_remove_nothing(self, tmp_path):
         with pytest.raises(LotteryError, match="Level 1: `prune_fraction` 0.001 removes none of the 144 entries"):
-            pruning(prune_fraction=0.001).run(None, (1,), out=tmp_path)
+            pruning(prune_fraction=0.001).run(None, out=tmp_path)
 
     def test_a_metric_that_is_not_logged_after_level_0(self, tmp_path):
         with pytest.raises(LotteryError, match="does not log 'f1', it logs sparsity, test_acc, test_loss"):
-            pruning(monitor="f1").run(None, (1,), out=tmp_path)
+            pruning(monitor="f1").run(None, out=tmp_path)
         assert not (tmp_path / "seed-1/level-1").exists()
 
     def test_a_scope_that_matches_nothing_and_a_project_that_prunes_by_itself(self, tmp_path):
         with pytest.raises(LotteryError, match="matches none of the 6 parameters"):
-            pruning(scope=Scope(include=("none.*",))).run(None, (1,), out=tmp_path)
+            pruning(scope=Scope(include=("none.*",))).run(None, out=tmp_path)
         with pytest.raises(LotteryError, match="masks by itself: leave out MagnitudePruning"):
-            pruning(lambda: MagnitudePruning(0.5)).run(None, (1,), out=tmp_path)
+            pruning(lambda: MagnitudePruning(0.5)).run(None, out=tmp_path)
 
     def test_several_processes_for_closures(self, tmp_path):
         with pytest.raises(LotteryError, match="functions at the top of a file"):
-            pruning().run(None, (1, 2), jobs=2, out=tmp_path)
+            pruning(seeds=(1, 2)).run(None, jobs=2, out=tmp_path)
 
 
 RANKS = """
@@ -466,6 +458,7 @@ from lightning_lottery.callbacks import MaskCallback
 from lightning_lottery.children.fit import train
 from helpers.projects import plain_loader, trainer
 from helpers.factories import Net
+from lightning_lottery.children.factories import FactoryProject
 
 torch.set_num_threads(1)
 
@@ -495,11 +488,10 @@ def make_trainer(**given):
     return trainer(given["default_root_dir"], OfRank(), logger=given["logger"], **two)
 
 options = {"prune_fraction": 0.3, "levels": 2, "rewind_step": 5, "scope": Scope(), "controls": ["shuffled"]}
-pruning = IterativePruning(Net, Shuffled, make_trainer, **options)
-for children in pruning.plan(Path(sys.argv[1]), None, (1,)).levels:
-    for child in children:
-        child.folder.mkdir(parents=True, exist_ok=True)
-        train(child, "", pruning.project.with_seed(child.config["seed_everything"]))
+pruning = IterativePruning(seeds=(1,), **options)
+for child in pruning.plan(FactoryProject(Net, Shuffled, make_trainer), sys.argv[1]).children:
+    child.folder.mkdir(parents=True, exist_ok=True)
+    train(child, "", child.project)
 sys.stdout.write("ok\\n")
 """
 

@@ -3,18 +3,17 @@ import os
 import re
 import sys
 from io import StringIO
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch import Callback, seed_everything
+from lightning.pytorch import seed_everything
 from rich.console import Console
 
-from helpers.factories import STEPS, Data, Net, make_data, make_trainer
+from helpers.factories import STEPS, Data, Net, closures, make_data, make_trainer, weights
 from helpers.processes import run
 from helpers.projects import Batches, plain_loader, says, trainer
-from helpers.stages import Died
+from helpers.stages import Died, Dies
 from helpers.states import same
 from lightning_lottery import (
     PLATON,
@@ -26,25 +25,26 @@ from lightning_lottery import (
     Snapshots,
     Ticket,
 )
-from lightning_lottery.children import engine, factories, records
+from lightning_lottery.children import engine
 from lightning_lottery.children.child import Child
+from lightning_lottery.children.factories import FactoryProject
+from lightning_lottery.children.fit import train
+from lightning_lottery.children.options import TicketOptions
 from lightning_lottery.children.processes import run_together
 from lightning_lottery.connectivity import lines
 from lightning_lottery.connectivity.report import Layer, PathReport
-from lightning_lottery.experiments import instability
+from lightning_lottery.experiments import report as experiments_report
 
 
-def closures(*callbacks, module=Net, data=Data, **options):
+class Analysis:
     """An analysis in this process: nobody else can import a closure."""
 
-    def build_trainer(**given):
-        return trainer(given["default_root_dir"], *(make() for make in callbacks), logger=given["logger"])
+    def __init__(self, *callbacks, module=Net, data=Data, **settings):
+        self.experiment = InstabilityAnalysis(**{"alphas": [0, 0.25, 0.5, 0.75, 1], **settings})
+        self.project = closures(*callbacks, module=module, data=data)
 
-    return InstabilityAnalysis(lambda: module(), lambda: data(), build_trainer, **{"alphas": 5, **options})
-
-
-def weights(folder):
-    return torch.load(folder / "last.ckpt", weights_only=True)["state_dict"]
+    def run(self, *arguments, **options):
+        return self.experiment.run(self.project, *arguments, **options)
 
 
 @pytest.fixture(scope="module")
@@ -69,12 +69,12 @@ def no_seed(monkeypatch):
 def analysed(parent, tmp_path_factory):
     """Three children from step 5, analysed once for many tests."""
     out = tmp_path_factory.mktemp("analysed")
-    report = closures(layer_alphas=(0, 0.5, 1)).run(parent / "snapshots/step=5.ckpt", (1, 2, 3), out=out)
+    report = Analysis(layer_alphas=(0, 0.5, 1), seeds=(1, 2, 3)).run(parent / "snapshots/step=5.ckpt", out=out)
     return report, out
 
 
 def test_the_same_seed_twice_is_the_same_network_and_its_barrier_is_exactly_zero(parent, tmp_path):
-    report = closures().run(parent / "snapshots/step=5.ckpt", (3, 3), out=tmp_path)
+    report = Analysis(seeds=(3, 3)).run(parent / "snapshots/step=5.ckpt", out=tmp_path)
     assert same(weights(tmp_path / "seed-3-1"), weights(tmp_path / "seed-3-2"))
     for values in report.curves["raw"][0, 1].values():
         assert len(set(values)) == 1
@@ -84,7 +84,7 @@ def test_the_same_seed_twice_is_the_same_network_and_its_barrier_is_exactly_zero
 
 @pytest.mark.parametrize("step", [0, 5])
 def test_a_child_with_the_parent_s_own_seed_is_the_parent(parent, tmp_path, step):
-    closures().run(parent / f"snapshots/step={step}.ckpt", (7, 8), out=tmp_path)
+    Analysis(seeds=(7, 8)).run(parent / f"snapshots/step={step}.ckpt", out=tmp_path)
     assert same(weights(tmp_path / "seed-7"), weights(parent))
     assert not same(weights(tmp_path / "seed-8"), weights(parent))
 
@@ -101,7 +101,7 @@ def test_children_of_a_checkpoint_differ_in_their_noise_and_in_nothing_else(anal
 
 
 def test_without_a_checkpoint_all_children_begin_with_one_initialisation(tmp_path):
-    report = closures().run(None, (1, 2), out=tmp_path)
+    report = Analysis(seeds=(1, 2)).run(None, out=tmp_path)
     begin = torch.load(tmp_path / "start/start.ckpt", weights_only=True)
     assert begin["global_step"] == 0
     found = [json.loads((tmp_path / f"seed-{seed}/conditions.json").read_text()) for seed in (1, 2)]
@@ -172,7 +172,7 @@ def test_a_ticket_s_masks_are_kept_by_every_child(parent, tmp_path):
     mask = torch.rand(16, 6, generator=torch.Generator().manual_seed(0)) < 0.5
     Ticket({"net.0.weight": mask}).save(tmp_path / "ticket.safetensors")
     out = tmp_path / "out"
-    closures().run(parent / "snapshots/step=5.ckpt", (1, 2), ticket=tmp_path / "ticket.safetensors", out=out)
+    Analysis(ticket=str(tmp_path / "ticket.safetensors")).run(parent / "snapshots/step=5.ckpt", out=out)
     for seed in (1, 2):
         assert (weights(out / f"seed-{seed}")["net.0.weight"][~mask] == 0).all()
         assert (weights(out / f"seed-{seed}")["net.0.weight"][mask] != 0).all()
@@ -187,7 +187,7 @@ def test_a_pruner_is_applied_once_at_the_checkpoint_and_its_masks_kept(parent, t
     def make_pruner():
         return MagnitudePruning(Constant(0.75, begin=0), per="tensor")
 
-    closures().run(begin, (1, 2), make_pruner=make_pruner, out=tmp_path)
+    Analysis(pruner=make_pruner).run(begin, out=tmp_path)
     ticket = Ticket.load(tmp_path / "start/ticket.safetensors")
     assert ticket.sparsity == 0.75 and ticket.provenance["step"] == (step or 0)
     start = torch.load(tmp_path / "start/start.ckpt", weights_only=True)
@@ -202,22 +202,12 @@ def test_a_pruner_is_applied_once_at_the_checkpoint_and_its_masks_kept(parent, t
             assert (weights(tmp_path / f"seed-{seed}")[name][mask] != 0).any()
 
 
-class Dies(Callback):
-    """Ends a child's fit after a step, or an evaluation, that the test names."""
-
-    at: tuple[str, int] | None = None
-
-    def on_train_batch_end(self, trainer, *_):
-        if Dies.at == (Path(trainer.default_root_dir).name, trainer.global_step):
-            raise Died
-
-
 @pytest.mark.parametrize("at", [("start", 0), ("seed-1", 7), ("seed-2", 11), ("between", 0), ("lines", 3)])
 def test_killed_anywhere_and_started_again_it_ends_with_the_unbroken_report(tmp_path, monkeypatch, at):
     def analysis():
-        return closures(Dies, lambda: ExactResume(interval=2))
+        return Analysis(Dies, lambda: ExactResume(interval=2))
 
-    unbroken = analysis().run(None, (1, 2), out=tmp_path / "unbroken")
+    unbroken = analysis().run(None, out=tmp_path / "unbroken")
     out = tmp_path / "killed"
     with monkeypatch.context() as patch, pytest.raises(Died):
         if at[0] == "lines":
@@ -241,9 +231,9 @@ def test_killed_anywhere_and_started_again_it_ends_with_the_unbroken_report(tmp_
             patch.setattr(engine, "do_child", dying)
         else:
             patch.setattr(Dies, "at", at)
-        analysis().run(None, (1, 2), out=out)
+        analysis().run(None, out=out)
     done = [path.parent.name for path in out.glob("*/done")]
-    report = analysis().run(None, (1, 2), out=out)
+    report = analysis().run(None, out=out)
     assert report == unbroken
     assert set(done) < {"start", "seed-1", "seed-2", "lines"}
     texts = [(folder / "results.jsonl").read_text() for folder in (out, tmp_path / "unbroken")]
@@ -254,14 +244,15 @@ def test_what_is_done_is_not_done_again_and_more_seeds_only_add_children(parent,
     done = []
     do_child = engine.do_child
     monkeypatch.setattr(engine, "do_child", lambda f, c: (done.append(f.name), do_child(f, c)))
-    analysis, begin = closures(), parent / "snapshots/step=5.ckpt"
-    first = analysis.run(begin, (1, 2), out=tmp_path)
+    analysis, begin = Analysis(), parent / "snapshots/step=5.ckpt"
+    first = analysis.run(begin, out=tmp_path)
     before = {name: (tmp_path / name / "done").stat().st_mtime_ns for name in ("seed-1", "seed-2")}
-    assert analysis.run(begin, (1, 2), out=tmp_path) == first
-    more = analysis.run(begin, (1, 2, 3), out=tmp_path)
+    assert analysis.run(begin, out=tmp_path) == first
+    analysis = Analysis(seeds=(1, 2, 3))
+    more = analysis.run(begin, out=tmp_path)
     assert more.curves["raw"][0, 1] == first.curves["raw"][0, 1] and len(more.pairs) == 3
     assert {name: (tmp_path / name / "done").stat().st_mtime_ns for name in before} == before
-    analysis.run(begin, (1, 2, 3), out=tmp_path, redo=["seed-2"])
+    analysis.run(begin, out=tmp_path, redo=["seed-2"])
     assert (tmp_path / "seed-2/done").stat().st_mtime_ns > before["seed-2"]
     assert (tmp_path / "seed-1/done").stat().st_mtime_ns == before["seed-1"]
 
@@ -270,26 +261,26 @@ def test_children_that_were_trained_otherwise_are_refused(parent, tmp_path):
     begin = parent / "snapshots/step=5.ckpt"
 
     def with_dropout(dropout):
-        return InstabilityAnalysis(lambda: Net(dropout=dropout), lambda: Data(), lambda **given: make_trainer(**given))
+        return FactoryProject(lambda: Net(dropout=dropout), lambda: Data(), lambda **given: make_trainer(**given))
 
-    with_dropout(0.2).run(begin, (1, 2), out=tmp_path)
+    InstabilityAnalysis(alphas=[0, 1]).run(with_dropout(0.2), begin, out=tmp_path)
     with pytest.raises(
         LotteryError, match=r"seed-1' was made from something else: make_module.values.dropout was '0.2', is '0.3'"
     ):
-        with_dropout(0.3).run(begin, (1, 2), out=tmp_path)
+        InstabilityAnalysis(alphas=[0, 1]).run(with_dropout(0.3), begin, out=tmp_path)
 
 
 def test_the_environment_and_the_random_numbers_are_left_as_they_were(parent, tmp_path):
     os.environ["PL_GLOBAL_SEED"] = "5"
     torch.manual_seed(4)
     expected = torch.rand(3, generator=torch.Generator().manual_seed(4))
-    closures().run(parent / "snapshots/step=5.ckpt", (1, 2), out=tmp_path)
+    Analysis(seeds=(1, 2)).run(parent / "snapshots/step=5.ckpt", out=tmp_path)
     assert os.environ["PL_GLOBAL_SEED"] == "5" and "LOTTERY_RESUME_FROM" not in os.environ
     assert torch.equal(torch.rand(3), expected)
 
 
 def test_predictions_are_compared_where_a_function_is_named(parent, tmp_path):
-    report = closures(predict=predicted).run(parent / "snapshots/step=5.ckpt", (1, 2), out=tmp_path)
+    report = Analysis(predict=predicted, seeds=(1, 2)).run(parent / "snapshots/step=5.ckpt", out=tmp_path)
     nets = []
     for seed in (1, 2):
         nets.append(Net().eval())
@@ -312,8 +303,10 @@ class Drawn(Net):
 
 def test_a_closure_that_predicts_is_used_as_well(parent, tmp_path):
     begin = parent / "snapshots/step=5.ckpt"
-    named = closures(predict=predicted).run(begin, (1, 2), out=tmp_path / "named")
-    closure = closures(predict=lambda module, batch: predicted(module, batch)).run(begin, (1, 2), out=tmp_path / "own")
+    named = Analysis(predict=predicted, seeds=(1, 2)).run(begin, out=tmp_path / "named")
+    closure = Analysis(predict=lambda module, batch: predicted(module, batch), seeds=(1, 2)).run(
+        begin, out=tmp_path / "own"
+    )
     assert closure.distances == named.distances and "disagreement" in named.distances[0, 1]
 
 
@@ -323,7 +316,7 @@ def test_children_that_are_tested_on_different_data_are_said(tmp_path):
             return Batches(batches=3, seed=100 + int(os.environ["PL_GLOBAL_SEED"]))
 
     with says("tested on different data: something in the data module depends on the seed"):
-        closures(data=Split).run(None, out=tmp_path)
+        Analysis(data=Split).run(None, out=tmp_path)
 
 
 def test_an_order_that_is_fixed_after_the_first_epoch_is_said(tmp_path):
@@ -341,7 +334,7 @@ def test_an_order_that_is_fixed_after_the_first_epoch_is_said(tmp_path):
             return loader
 
     with says("saw the same batches at the same steps"):
-        closures(data=Fixed).run(None, out=tmp_path)
+        Analysis(data=Fixed).run(None, out=tmp_path)
 
 
 class TestRefusals:
@@ -356,107 +349,92 @@ class TestRefusals:
     )
     def test_a_pruner_that_does_not_prune_at_once(self, tmp_path, make_pruner):
         with pytest.raises(LotteryError, match="has not pruned to its end at step 0|is a callback that makes masks"):
-            closures().run(None, make_pruner=make_pruner, out=tmp_path)
+            Analysis(pruner=make_pruner).run(None, out=tmp_path)
 
     def test_settings_that_cannot_be_before_anything_is_trained(self):
         for odd in (
             {"mode": "maximum"},
             {"threshold": 0.0},
-            {"alphas": 1},
+            {"alphas": [0.5]},
             {"layer_alphas": (2,)},
             {"recalibrate": -1},
         ):
-            with pytest.raises(LotteryError, match="`mode` is|`alphas` is"):
-                closures(**odd)
+            with pytest.raises(LotteryError, match="`(mode|threshold|recalibrate)` is|`(layer_)?alphas` are"):
+                InstabilityAnalysis(**odd)
 
     def test_ranks_that_are_forks(self, tmp_path):
         def forked(**given):
             return trainer(given["default_root_dir"], logger=given["logger"], devices=2, strategy="ddp_fork")
 
-        project = factories.FactoryProject(Net, make_data, forked)
+        project = FactoryProject(Net, make_data, forked)
         child = Child(tmp_path / "child", "fit", {**project.config(), "seed_everything": 1, "ckpt_path": None})
         child.prepare()
         with pytest.raises(LotteryError, match="runs under strategies that start processes of their own"):
-            instability.train(child, "", project)
+            train(child, "", project)
 
-    def test_one_seed_or_some_equal(self, tmp_path):
+    def test_one_seed_or_some_equal(self):
         for seeds in ((1,), (), (1, 1, 2)):
             with pytest.raises(LotteryError, match="at least two, all different"):
-                closures().run(None, seeds, out=tmp_path)
-        assert not list(tmp_path.iterdir())
+                Analysis(seeds=seeds)
 
     def test_checkpoints_that_nothing_can_go_on_from(self, parent, tmp_path):
         with pytest.raises(LotteryError, match="There is no checkpoint"):
-            closures().run(tmp_path / "none.ckpt", out=tmp_path)
+            Analysis().run(tmp_path / "none.ckpt", out=tmp_path)
         with pytest.raises(LotteryError, match="holds weights but no optimizer"):
-            closures().run(parent / "last.ckpt", out=tmp_path)
+            Analysis().run(parent / "last.ckpt", out=tmp_path)
         (tmp_path / "text").write_text("no checkpoint")
         with pytest.raises(LotteryError, match="does not load as a checkpoint"):
-            closures().run(tmp_path / "text", out=tmp_path)
+            Analysis().run(tmp_path / "text", out=tmp_path)
 
     def test_a_checkpoint_at_the_fit_s_end(self, parent, tmp_path):
         with pytest.raises(LotteryError, match=f"trained no step: the fit ends at step {STEPS}, where they begin"):
-            closures().run(parent / f"snapshots/step={STEPS}.ckpt", out=tmp_path)
+            Analysis().run(parent / f"snapshots/step={STEPS}.ckpt", out=tmp_path)
 
     def test_hyper_parameters_that_differ(self, tmp_path):
         with pytest.raises(LotteryError, match=r"differ in their seed only, but from seed-1 to seed-2: hparams.lr was"):
-            closures(module=Drawn).run(None, out=tmp_path)
+            Analysis(module=Drawn).run(None, out=tmp_path)
 
     def test_seeds_that_make_no_difference(self, tmp_path):
         def silent():
             return Net(dropout=0.0)
 
         with pytest.raises(LotteryError, match="nothing in this training depends on the seed"):
-            closures(module=silent, data=lambda: Data(fixed=True)).run(None, out=tmp_path)
+            Analysis(module=silent, data=lambda: Data(fixed=True)).run(None, out=tmp_path)
 
     def test_a_fixed_order_of_the_data_is_said(self, tmp_path):
         with says("the order of the data does not depend on the seed"):
-            closures(data=lambda: Data(fixed=True)).run(None, out=tmp_path)
+            Analysis(data=lambda: Data(fixed=True)).run(None, out=tmp_path)
 
-    def test_a_ticket_and_a_pruner(self, tmp_path):
+    def test_a_ticket_and_a_pruner(self):
         def make_pruner():
             return MagnitudePruning(Constant(0.5, begin=0))
 
         with pytest.raises(LotteryError, match="either a ticket or a pruner"):
-            closures().run(None, ticket="a", make_pruner=make_pruner, out=tmp_path)
+            Analysis(ticket="a", pruner=make_pruner)
 
     def test_data_that_says_not_what_it_is_for(self, tmp_path):
         with pytest.raises(LotteryError, match="`make_data` gives a LightningDataModule, or None"):
-            closures(data=plain_loader).run(None, out=tmp_path)
-
-    def test_what_cannot_be_called(self):
-        with pytest.raises(TypeError, match="`make_module` is a function"):
-            InstabilityAnalysis(Net(), make_data, make_trainer)
+            Analysis(data=plain_loader).run(None, out=tmp_path)
 
     def test_several_processes_for_closures(self, tmp_path):
         with pytest.raises(LotteryError, match="functions at the top of a file"):
-            closures().run(None, jobs=2, out=tmp_path)
+            Analysis().run(None, jobs=2, out=tmp_path)
 
         def on_two_ranks(**given):
             return trainer(given["default_root_dir"], logger=given["logger"], devices=2, strategy="ddp")
 
         with pytest.raises(LotteryError, match="DDPStrategy starts this program anew for each rank"):
-            InstabilityAnalysis(lambda: Net(), make_data, on_two_ranks).run(None, out=tmp_path)
-
-    def test_a_script_that_its_children_would_run_again(self, tmp_path):
-        script = tmp_path / "unguarded.py"
-        script.write_text(
-            "from lightning_lottery import InstabilityAnalysis\n"
-            "def make(): ...\n"
-            "InstabilityAnalysis(make, make, make).run()\n"
-        )
-        with pytest.raises(LotteryError, match=r"unguarded.py' runs an analysis when it is imported.*__main__"):
-            factories.imported(f"{script}:make")
+            InstabilityAnalysis().run(FactoryProject(lambda: Net(), make_data, on_two_ranks), out=tmp_path)
 
     def test_a_full_disk(self, parent, tmp_path, monkeypatch):
-        closures().run(parent / "snapshots/step=5.ckpt", (1, 2), out=tmp_path)
+        Analysis(seeds=(1, 2)).run(parent / "snapshots/step=5.ckpt", out=tmp_path)
 
         def full(path, content, what):
             raise LotteryError(f"The {what} '{path}' could not be written: No space left on device.")
 
-        monkeypatch.setattr(records, "write_whole", full)
+        monkeypatch.setattr(experiments_report, "write_whole", full)
         with pytest.raises(LotteryError, match="could not be written: No space left on device"):
-            closures().run(parent / "snapshots/step=5.ckpt", (1, 2), out=tmp_path)
+            Analysis(seeds=(1, 2)).run(parent / "snapshots/step=5.ckpt", out=tmp_path)
 
 
 RANKS = """
@@ -467,7 +445,8 @@ from torch.utils.data import DataLoader, TensorDataset
 from lightning.pytorch import LightningDataModule
 from lightning_lottery.children.child import Child
 from lightning_lottery.children.factories import FactoryProject
-from lightning_lottery.experiments.instability import judge_lines
+from lightning_lottery.children.options import LinesOptions, StartOptions
+from lightning_lottery.experiments.siblings import judge_lines
 from lightning_lottery.children.fit import train
 from helpers.projects import plain_loader, trainer
 from helpers.factories import Net
@@ -491,15 +470,22 @@ def make_module():
 project = FactoryProject(make_module, Shuffled, make_trainer)
 children = OUT if DEVICES > 1 else Path(sys.argv[3])
 if DEVICES > 1:
-    begin = Child(OUT / "start", "start", {"seed_everything": 0, "ckpt_path": None})
+    begin = Child(OUT / "start", "start", {"seed_everything": 0, "ckpt_path": None}, {}, StartOptions())
     begin.folder.mkdir(parents=True, exist_ok=True)
     train(begin, "", project.with_seed(0))
     for name, seed in (("1", 1), ("1-again", 1), ("2", 2)):
         config = {"seed_everything": seed, "ckpt_path": str(OUT / "start/start.ckpt")}
         train(Child(OUT / name, "fit", config), "", project.with_seed(seed))
-options = {"monitor": "test_acc", "mode": "max", "threshold": 0.02, "alphas": 5, "recalibrate": 0, "layer_alphas": [],
-           "predict": None, "checkpoints": [str(children / n / "last.ckpt") for n in ("1", "1-again", "2")],
-           "is_null_control": False}
+options = LinesOptions(
+    monitor="test_acc",
+    mode="max",
+    threshold=0.02,
+    alphas=(0.0, 0.25, 0.5, 0.75, 1.0),
+    recalibrate=0,
+    layer_alphas=(),
+    predict=None,
+    checkpoints=tuple(str(children / n / "last.ckpt") for n in ("1", "1-again", "2")),
+)
 lines = Child(OUT / "lines", "lines", {"seed_everything": 0, "ckpt_path": None}, {}, options)
 judge_lines(lines, "", project)
 sys.stdout.write("ok\\n")
@@ -532,21 +518,21 @@ def test_children_trained_at_once_are_those_trained_one_after_another(parent, tm
     quiet = Console(file=StringIO())
     monkeypatch.setenv("OMP_NUM_THREADS", str(torch.get_num_threads()))
     begin = str(parent / "snapshots/step=5.ckpt")
-    project = factories.FactoryProject(Net, make_data, make_trainer)
+    project = FactoryProject(Net, make_data, make_trainer)
     assert project.is_importable
     children = []
     for seed in (1, 2):
         config = {**project.config(), "seed_everything": seed, "ckpt_path": begin}
-        children.append((f"seed {seed}", Child(tmp_path / f"seed-{seed}", "fit", config, {}, {"ticket": None})))
+        children.append((f"seed {seed}", Child(tmp_path / f"seed-{seed}", "fit", config, {}, TicketOptions())))
     engine.engine_of(jobs=2)(children, quiet)
-    closures().run(begin, (1, 2), out=tmp_path / "sequence")
+    Analysis(seeds=(1, 2)).run(begin, out=tmp_path / "sequence")
     for seed in (1, 2):
         assert same(weights(tmp_path / f"seed-{seed}"), weights(tmp_path / f"sequence/seed-{seed}"))
         assert (tmp_path / f"seed-{seed}/progress").read_text().endswith(f" {STEPS}")
     broken = Child(
         tmp_path / "broken", "fit", {**config, "make_module": {"function": "helpers.projects:none", "source": ""}}
     )
-    whole = Child(tmp_path / "whole", "fit", config, {}, {"ticket": None})
+    whole = Child(tmp_path / "whole", "fit", config, {}, TicketOptions())
     with pytest.raises(LotteryError, match=r"broken failed with exit code 2; what is done stays. \(see .*child.log\)"):
         run_together([("broken", broken), ("whole", whole)], quiet, jobs=2)
     assert whole.is_done and "no function 'none'" in (tmp_path / "broken/child.log").read_text()

@@ -34,7 +34,7 @@ def once(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setattr(processes, "run_child", in_this_process)
-        recipe.run(write(folder / "recipe", RECIPE))
+        recipe.run_recipe(write(folder / "recipe", RECIPE))
     return folder
 
 
@@ -112,7 +112,7 @@ def test_every_stage_runs_once_in_order_and_sees_the_files_of_those_before(finis
 
 def test_what_is_done_is_not_run_again(finished, ran, capsys):
     before = json.loads(Path("runs/recipe/summary.json").read_text())
-    assert recipe.run("recipe") == before
+    assert recipe.run_recipe("recipe") == before
     assert ran == []
     assert capsys.readouterr().out.count("done before") == len(NAMES)
 
@@ -120,7 +120,7 @@ def test_what_is_done_is_not_run_again(finished, ran, capsys):
 def test_a_changed_stage_is_refused_with_the_difference_before_anything_runs(finished, ran):
     change("4-again.fit", max_epochs=4, gradient_clip_val=0.5)
     with pytest.raises(LotteryError) as refusal:
-        recipe.run("recipe", seeds=[1, 0])
+        recipe.run_recipe("recipe", seeds=[1, 0])
     assert ran == []
     for part in (
         "4-again",
@@ -135,13 +135,13 @@ def test_all_changed_stages_are_named_together(finished, ran):
     change("1-dense.fit", max_epochs=4)
     change("2-platon.fit", max_epochs=4)
     with pytest.raises(LotteryError, match="--redo 1-dense --redo 2-platon$"):
-        recipe.run("recipe")
+        recipe.run_recipe("recipe")
 
 
 def test_an_overlay_is_a_change_too(finished, ran):
     Path("overlay.yaml").write_text("trainer: {max_epochs: 1}")
     with pytest.raises(LotteryError, match="trainer.max_epochs was 3, is 1"):
-        recipe.run("recipe", overlay="overlay.yaml")
+        recipe.run_recipe("recipe", overlay="overlay.yaml")
 
 
 @pytest.mark.parametrize(
@@ -153,14 +153,14 @@ def test_an_overlay_is_a_change_too(finished, ran):
 )
 def test_redo_runs_the_stage_and_what_depends_on_its_files_and_nothing_else(finished, ran, redone, run):
     before = {name: (FOLDER / name / "results.jsonl").read_text() for name in NAMES}
-    recipe.run("recipe", redo=[redone])
+    recipe.run_recipe("recipe", redo=[redone])
     assert ran == run
     assert {name: (FOLDER / name / "results.jsonl").read_text() for name in NAMES} == before
 
 
 def test_a_changed_stage_runs_once_it_is_to_be_redone(finished, ran):
     change("4-again.fit", max_epochs=1)
-    recipe.run("recipe", redo=["4-again"])
+    recipe.run_recipe("recipe", redo=["4-again"])
     assert ran == ["4-again", "5-check"]
     assert torch.load(FOLDER / "4-again/last.ckpt", weights_only=True)["global_step"] == 4
 
@@ -169,14 +169,14 @@ def test_a_changed_input_file_is_refused(finished, ran):
     path = FOLDER / "2-platon/ticket.safetensors"
     Ticket.load(path).shuffled(1).save(path)
     with pytest.raises(LotteryError, match=f"the file {path} has changed.*--redo 3-ticket"):
-        recipe.run("recipe")
+        recipe.run_recipe("recipe")
     assert ran == []
 
 
 def test_a_file_that_no_stage_wrote_is_missed_before_the_stage_runs(started, ran):
     folder = started({"1-dense.fit": fit(), "2-ticket.fit": fit(freezing("1-dense"))})
     with pytest.raises(LotteryError, match="1-dense/ticket.safetensors' does not exist; no earlier stage wrote it"):
-        recipe.run(folder)
+        recipe.run_recipe(folder)
     assert ran == ["1-dense"]
 
 
@@ -188,11 +188,11 @@ def test_a_stage_that_died_goes_on_as_if_it_had_not(finished, ran, monkeypatch, 
     unbroken = forget(name)
     monkeypatch.setenv("DIES_AT", str(step))
     with pytest.raises(Died):
-        recipe.run("recipe")
+        recipe.run_recipe("recipe")
     assert not (FOLDER / name / "done").exists()
     assert (FOLDER / name / "resume.ckpt").exists() == (step > 2)
     monkeypatch.delenv("DIES_AT")
-    recipe.run("recipe")
+    recipe.run_recipe("recipe")
     assert ran == [name, name]
     assert traces(FOLDER / name) == unbroken
 
@@ -205,10 +205,10 @@ def test_a_process_killed_in_the_middle_goes_on_as_if_it_had_not(finished, ran, 
         for name, value in {"DIES_AT": "7", "DIES_BY": "SIGKILL", "PYTHONPATH": tests, "OMP_NUM_THREADS": "1"}.items():
             patch.setenv(name, value)
         with pytest.raises(LotteryError, match=r"3-ticket \(3/3\) was ended by SIGKILL: the same command goes on"):
-            recipe.run("recipe")
+            recipe.run_recipe("recipe")
     assert "Warning" not in capfd.readouterr().err
     assert (FOLDER / "3-ticket/resume.ckpt").exists()
-    recipe.run("recipe")
+    recipe.run_recipe("recipe")
     assert ran == ["3-ticket"]
     assert traces(FOLDER / "3-ticket") == unbroken
 
@@ -216,10 +216,10 @@ def test_a_process_killed_in_the_middle_goes_on_as_if_it_had_not(finished, ran, 
 def test_a_stage_in_which_nothing_was_trained_may_be_changed(started, ran, capsys):
     folder = started({"1-platon.fit": fit(platon(sparsity=1.8))})
     with pytest.raises(LotteryError, match="failed with exit code 2"):
-        recipe.run(folder)
+        recipe.run_recipe(folder)
     assert "`sparsity` is the fraction removed and must be in [0, 1), got 1.8." in capsys.readouterr().err
     write(folder, {"1-platon.fit": fit(platon())})
-    recipe.run(folder)
+    recipe.run_recipe(folder)
     assert ran == ["1-platon", "1-platon"]
 
 
@@ -227,7 +227,7 @@ def test_what_ran_before_a_failure_stays_done(started, ran):
     folder = started({"1-dense.fit": fit(), "2-platon.fit": fit(platon(end=9000))})
     for _ in range(2):
         with pytest.raises(LotteryError, match=r"2-platon \(2/2\) failed with exit code 2; what is done stays"):
-            recipe.run(folder)
+            recipe.run_recipe(folder)
     assert ran == ["1-dense", "2-platon", "2-platon"]
     assert not Path("runs/recipe/summary.json").exists()
 
@@ -238,14 +238,14 @@ def test_an_interrupted_run_says_how_to_go_on(finished, monkeypatch, capsys):
 
     monkeypatch.setattr(processes, "run_child", run_child)
     with pytest.raises(KeyboardInterrupt):
-        recipe.run("recipe", redo=["5-check"])
+        recipe.run_recipe("recipe", redo=["5-check"])
     assert "5-check (5/5): interrupted. The same command goes on from here." in capsys.readouterr().out
 
 
 def test_all_stages_are_parsed_before_the_first_one_runs(started, ran):
     folder = started({"1-dense.fit": fit(), "2-platon.fit": fit(named("PLATON", sparsty=0.5))})
     with pytest.raises(LotteryError, match=r"2-platon.fit.yaml: .*Option 'sparsty' is not accepted"):
-        recipe.run(folder)
+        recipe.run_recipe(folder)
     assert ran == []
     assert not Path("runs").exists()
 
@@ -275,7 +275,7 @@ def test_rows_have_the_schema_of_the_records(finished):
 
 def test_the_summary_over_seeds_has_mean_and_standard_deviation(started, ran, capsys):
     folder = started({"1-dense.fit": fit()})
-    summary = recipe.run(folder, seeds=[3, 5])
+    summary = recipe.run_recipe(folder, seeds=[3, 5])
     assert ran == ["1-dense", "1-dense"]
     rows = [json.loads(line) for line in Path("runs/recipe/results.jsonl").read_text().splitlines()]
     losses = {row["seeds"][0]: row["value"] for row in rows if row["metric"] == "test_loss"}
@@ -298,7 +298,7 @@ def test_one_seed_has_no_standard_deviation(finished):
 def test_the_environment_is_left_as_it_was(finished, ran, monkeypatch):
     monkeypatch.setenv("LOTTERY_RUN", "mine")
     before = dict(os.environ)
-    recipe.run("recipe")
+    recipe.run_recipe("recipe")
     assert dict(os.environ) == before
 
 
@@ -315,7 +315,7 @@ def test_a_folder_that_is_no_recipe_is_refused(tmp_path, files, message):
     for name in files:
         (tmp_path / name).write_text("")
     with pytest.raises(LotteryError, match=message):
-        recipe.run(tmp_path)
+        recipe.run_recipe(tmp_path)
 
 
 def test_stages_come_in_the_order_of_their_numbers(tmp_path):
@@ -326,12 +326,12 @@ def test_stages_come_in_the_order_of_their_numbers(tmp_path):
 @pytest.mark.parametrize("seeds", [[], [1, 1]])
 def test_seeds_are_different_numbers(finished, seeds):
     with pytest.raises(LotteryError, match="different numbers, at least one"):
-        recipe.run("recipe", seeds)
+        recipe.run_recipe("recipe", seeds)
 
 
 def test_a_stage_that_does_not_exist_cannot_be_redone(finished):
     with pytest.raises(LotteryError, match="no 2-plato to do again: there are 1-dense, 2-platon"):
-        recipe.run("recipe", redo=["2-plato"])
+        recipe.run_recipe("recipe", redo=["2-plato"])
     assert (FOLDER / "2-platon/done").exists()
 
 
@@ -351,7 +351,7 @@ def test_a_stage_may_be_an_analysis_which_goes_on_where_it_was_killed_and_is_ref
     started, ran, monkeypatch, capsys
 ):
     folder = started(STABLE)
-    summary = recipe.run(folder)
+    summary = recipe.run_recipe(folder)
     children = ["seed-1", "seed-2", "lines"]
     assert ran == ["1-dense", "2-platon", "3-stable", *children, "4-ticket", *children]
     assert summary["3-stable"]["error_barrier"]["n"] == 1 and summary["3-stable"]["test_acc"]["n"] == 2
@@ -367,21 +367,21 @@ def test_a_stage_may_be_an_analysis_which_goes_on_where_it_was_killed_and_is_ref
     ran.clear()
     with monkeypatch.context() as patch, pytest.raises(Died):
         patch.setenv("DIES_AT", "7")
-        recipe.run(folder)
+        recipe.run_recipe(folder)
     assert ran == ["4-ticket", "seed-1"]
     ran.clear()
-    recipe.run(folder)
+    recipe.run_recipe(folder)
     assert ran == ["4-ticket", *children]
     assert (FOLDER / "4-ticket/results.jsonl").read_text() == unbroken
     write(folder, {"3-stable.instability": instability(seeds=[1, 2], threshold=0.05)})
     ran.clear()
-    recipe.run(folder)
+    recipe.run_recipe(folder)
     assert ran == ["3-stable", "lines"]  # its section changed: judged anew, nothing trained again
     changed = instability(seeds=[1, 2])
     changed["trainer"]["max_epochs"] = 4
     write(folder, {"3-stable.instability": changed})
     with pytest.raises(LotteryError, match="3-stable: trainer.max_epochs was 3, is 4"):
-        recipe.run(folder)
+        recipe.run_recipe(folder)
 
 
 def when_stable(threshold):
@@ -393,22 +393,22 @@ def when_stable(threshold):
 
 def test_the_step_from_which_on_a_network_is_stable_reaches_later_stages(started, ran):
     started(when_stable(0.9))
-    recipe.run("recipe")
+    recipe.run_recipe("recipe")
     assert [path.name for path in (FOLDER / "2-once-stable/snapshots").iterdir()] == ["step=4.ckpt"]
     assert ran[0] == "1-when" and ran[-1] == "2-once-stable"
     ran.clear()
-    recipe.run("recipe")
+    recipe.run_recipe("recipe")
     assert ran == []
 
 
 def test_without_a_step_from_which_on_a_network_is_stable_the_stage_that_names_it_is_refused(started, ran):
     started(when_stable(1e-9))
     with pytest.raises(LotteryError, match=r"2-once-stable.fit.yaml: The sweep in .*1-when' found no step from which"):
-        recipe.run("recipe")
+        recipe.run_recipe("recipe")
     assert (FOLDER / "1-when/done").is_file() and "2-once-stable" not in ran
     ran.clear()
     started(when_stable(0.9))
-    recipe.run("recipe")  # what only judges changed: nothing is trained again
+    recipe.run_recipe("recipe")  # what only judges changed: nothing is trained again
     assert ran == ["1-when", "lines", "lines", "2-once-stable"]
     assert [path.name for path in (FOLDER / "2-once-stable/snapshots").iterdir()] == ["step=4.ckpt"]
     content = when_stable(1e-9)
@@ -416,20 +416,20 @@ def test_without_a_step_from_which_on_a_network_is_stable_the_stage_that_names_i
     started(content)
     ran.clear()
     with pytest.raises(LotteryError, match="max_epocs"):
-        recipe.run("recipe", out="other")
+        recipe.run_recipe("recipe", out="other")
     assert ran == []  # the rest of its configuration is checked before anything runs
 
 
 def test_a_recipe_s_seeds_that_a_stage_does_not_heed_are_refused(started, ran):
     started(when_stable(0.9))
     with pytest.raises(LotteryError, match="'1-when' names the seeds that it trains.*the same 2 times"):
-        recipe.run("recipe", seeds=(0, 1))
+        recipe.run_recipe("recipe", seeds=(0, 1))
     assert ran == []
 
 
 def test_what_is_done_again_takes_along_the_stages_that_name_the_step_it_finds(started, ran):
     started(when_stable(0.9))
-    recipe.run("recipe")
+    recipe.run_recipe("recipe")
     ran.clear()
-    recipe.run("recipe", redo=["1-when"])
+    recipe.run_recipe("recipe", redo=["1-when"])
     assert ran[0] == "1-when" and ran[-1] == "2-once-stable" and len(ran) == 2 + 1 + 2 * 4

@@ -1,14 +1,11 @@
 import json
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
-from lightning.pytorch import Callback
 
-from helpers.factories import STEPS, Data, Net
-from helpers.projects import trainer
-from helpers.stages import Died
+from helpers.factories import STEPS, closures
+from helpers.stages import Died, Dies
 from helpers.states import same
 from lightning_lottery import Constant, InstabilitySweep, LotteryError, MagnitudePruning, Ticket
 from lightning_lottery.children import engine
@@ -22,31 +19,21 @@ def make_pruner():
     return MagnitudePruning(Constant(0.75, begin=0), per="tensor")
 
 
-class Dies(Callback):
-    """Ends the fit of a child, and at a step, that the test names."""
-
-    at: tuple[str, int] | None = None
-
-    def on_train_batch_end(self, trainer, *_):
-        if Dies.at == (str(Path(trainer.default_root_dir).name), trainer.global_step):
-            raise Died
+PROJECT = closures(Dies)
 
 
-def sweep(*, module=Net, **settings):
+def sweep(**settings):
     """A sweep in this process: nobody else can import a closure."""
-
-    def build_trainer(**given):
-        return trainer(given["default_root_dir"], Dies(), logger=given["logger"])
-
-    given = {"steps": [0, 4, 8], "parents": [0, 1], "seeds": [1, 2], "alphas": 3}
-    return InstabilitySweep(lambda: module(), lambda: Data(), build_trainer, **(given | settings))
+    return InstabilitySweep(
+        **({"steps": [0, 4, 8], "parents": [0, 1], "seeds": [1, 2], "alphas": [0, 0.5, 1]} | settings)
+    )
 
 
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory):
     """Two parents of two children at three steps, dense and pruned."""
     out = tmp_path_factory.mktemp("swept")
-    return sweep(make_pruners={"magnitude": make_pruner}).run(out=out), out
+    return sweep(pruners={"magnitude": make_pruner}).run(PROJECT, out=out), out
 
 
 def rows_of(out):
@@ -118,7 +105,7 @@ def test_records_figures_and_curves_hold_what_was_found(swept):
 
 def test_a_bisection_trains_only_what_it_asks_for_and_says_beforehand_how_much(tmp_path, capsys):
     steps = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10]
-    report = sweep(steps=steps, search="bisect", threshold=0.9, parents=[0]).run(out=tmp_path)
+    report = sweep(steps=steps, search="bisect", threshold=0.9, parents=[0]).run(PROJECT, out=tmp_path)
     said = capsys.readouterr().out
     assert "At most 14 trainings of children, beside the parents' 1: 2 of each parent at up to 7 of 11 steps" in said
     evaluated = list(report.reports["dense"])
@@ -143,8 +130,8 @@ def test_killed_anywhere_and_started_again_it_ends_with_the_unbroken_report(swep
             patch.setattr(engine, "do_child", dying)
         else:
             patch.setattr(Dies, "at", at)
-        sweep(make_pruners={"magnitude": make_pruner}).run(out=tmp_path)
-    sweep(make_pruners={"magnitude": make_pruner}).run(out=tmp_path)
+        sweep(pruners={"magnitude": make_pruner}).run(PROJECT, out=tmp_path)
+    sweep(pruners={"magnitude": make_pruner}).run(PROJECT, out=tmp_path)
     assert rows_of(tmp_path) == rows_of(swept[1])
 
 
@@ -159,7 +146,7 @@ def stamps(tmp_path):
 def test_what_is_done_is_not_done_again_and_more_steps_only_add_children(tmp_path, stamps):
     def changed(**settings):
         redo, before = settings.pop("redo", ()), stamps()
-        report = sweep(**{"parents": [0], "steps": [0, 8]} | settings).run(out=tmp_path, redo=redo)
+        report = sweep(**{"parents": [0], "steps": [0, 8]} | settings).run(PROJECT, out=tmp_path, redo=redo)
         return report, {name for name, stamp in stamps().items() if before.get(name) != stamp}
 
     first, done = changed()
@@ -169,28 +156,28 @@ def test_what_is_done_is_not_done_again_and_more_steps_only_add_children(tmp_pat
     assert {step: more.barriers("dense")[step] for step in (0, 8)} == first.barriers("dense")
     assert changed() == (first, set())  # fewer steps are no other training
     assert changed(redo=["dense-step-8/seed-2"])[1] == {f"parent-0/dense-step-8/{name}" for name in ("seed-2", "lines")}
-    assert changed(alphas=5)[1] == {f"parent-0/dense-step-{step}/lines" for step in (0, 8)}
+    assert changed(alphas=[0, 0.25, 0.5, 0.75, 1])[1] == {f"parent-0/dense-step-{step}/lines" for step in (0, 8)}
     with pytest.raises(LotteryError, match="There is no dense-step-9 to do again: there are parent-0/parent, parent-0"):
         changed(redo=["dense-step-9"])
 
 
 def test_parents_may_be_folders_of_snapshots(tmp_path):
-    own = sweep(parents=[0]).run(out=tmp_path / "own")
+    own = sweep(parents=[0]).run(PROJECT, out=tmp_path / "own")
     given = tmp_path / "own/parent-0/parent/snapshots"
     (given / "step=4-v1.ckpt").write_text("of somebody else")
-    other = sweep(snapshots=[given], steps=[]).run(out=tmp_path / "given")
+    other = sweep(snapshots=[given], steps=[]).run(PROJECT, out=tmp_path / "given")
     assert other.barriers("dense") == own.barriers("dense")
     with pytest.raises(LotteryError, match="Parent 0 has no snapshot of step 5"):
-        sweep(snapshots=[given], steps=[0, 5]).plan(tmp_path)
+        sweep(snapshots=[given], steps=[0, 5]).plan(PROJECT, tmp_path)
 
 
 def test_a_child_that_diverged_leaves_its_step_undecided_and_the_others_judged(tmp_path, capsys):
-    sweep(parents=[0]).run(out=tmp_path)
+    sweep(parents=[0]).run(PROJECT, out=tmp_path)
     path = tmp_path / "parent-0/dense-step-4/seed-2/last.ckpt"
     checkpoint = torch.load(path, weights_only=True)
     checkpoint["state_dict"]["net.0.weight"][0, 0] = float("nan")
     torch.save(checkpoint, path)
-    report = sweep(parents=[0]).run(out=tmp_path, redo=["dense-step-4/lines"])
+    report = sweep(parents=[0]).run(PROJECT, out=tmp_path, redo=["dense-step-4/lines"])
     judged = report.judged("dense")
     assert judged[4].verdict == "undecided" and "not finite" in judged[4].reason
     assert judged[0].mean >= 0 and judged[8].mean >= 0
@@ -199,7 +186,7 @@ def test_a_child_that_diverged_leaves_its_step_undecided_and_the_others_judged(t
 
 
 def test_k_star_reaches_whoever_names_the_sweep(swept, tmp_path):
-    report = sweep(steps=[4, 8], parents=[0, 1, 2], threshold=0.99).run(out=tmp_path)
+    report = sweep(steps=[4, 8], parents=[0, 1, 2], threshold=0.99).run(PROJECT, out=tmp_path)
     assert stable_step(tmp_path, "dense") == report.k_star("dense").step == 4
     with pytest.raises(LotteryError, match="has no network 'synflow': it has dense"):
         stable_step(tmp_path, "synflow")
@@ -239,9 +226,9 @@ def test_a_pruned_network_matches_where_its_children_err_no_more_than_the_dense_
         ({"parents": [1, 1]}, "`parents` are different seeds"),
         ({"search": "random"}, "'grid' or 'bisect'"),
         ({"search": "bisect", "precision": -1}, "a ratio >= 0"),
-        ({"threshold": 0}, "`threshold` above 0"),
+        ({"threshold": 0}, "`threshold` is the error barrier"),
         ({"margin": 0}, "`margin` is the loss"),
-        ({"make_pruners": {"dense": make_pruner}}, "'dense' is the whole one"),
+        ({"pruners": {"dense": make_pruner}}, "'dense' is the whole one"),
         ({"snapshots": ["none"], "steps": []}, "needs `steps`"),
         ({"seeds": [1, 1001]}, "would share seeds"),
         ({"tickets": {"platon": "none.safetensors"}}, "There is no ticket 'none.safetensors'"),
@@ -250,7 +237,7 @@ def test_a_pruned_network_matches_where_its_children_err_no_more_than_the_dense_
 )
 def test_bad_settings_are_refused_in_a_sentence(tmp_path, settings, said):
     with pytest.raises(LotteryError, match=said):
-        sweep(**settings).run(out=tmp_path)
+        sweep(**settings).run(PROJECT, out=tmp_path)
     assert not list(tmp_path.rglob("last.ckpt"))
 
 
@@ -258,5 +245,5 @@ def test_bad_settings_are_refused_in_a_sentence(tmp_path, settings, said):
 @pytest.mark.parametrize("last", [STEPS, 50])
 def test_a_step_at_which_a_parent_ends_or_later_is_refused_before_children_are_trained(tmp_path, last):
     with pytest.raises(LotteryError, match=rf"Parent 0 ends at step {STEPS}: children of step {last} would train no"):
-        sweep(steps=[0, last], parents=[0]).run(out=tmp_path)
+        sweep(steps=[0, last], parents=[0]).run(PROJECT, out=tmp_path)
     assert not list(tmp_path.rglob("dense-step-*"))

@@ -1,6 +1,7 @@
 """Somebody's functions that build a project, which children import; another seed orders the batches anew."""
 
 import os
+from pathlib import Path
 
 import torch
 from lightning.pytorch import LightningDataModule, LightningModule
@@ -8,6 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from helpers.projects import Batches, plain_loader, trainer
+from lightning_lottery.children.factories import FactoryProject
 
 STEPS = 12  # of a whole fit: 3 epochs of 4 batches
 
@@ -47,9 +49,24 @@ class Data(LightningDataModule):
         return plain_loader(24)
 
 
-def make_trainer(**given):
-    return trainer(given["default_root_dir"], logger=given["logger"])
+def make_trainer(**arguments):
+    return trainer(arguments["default_root_dir"], logger=arguments["logger"])
 
 
 def make_data():
     return Data()
+
+
+def closures(*callbacks, module=Net, data=Data) -> FactoryProject:
+    """A project that only this process can build: nobody else can import a closure."""
+
+    def build_trainer(**arguments):
+        made = (make() for make in callbacks)
+        return trainer(arguments["default_root_dir"], *made, logger=arguments["logger"])
+
+    return FactoryProject(lambda: module(), lambda: data(), build_trainer)
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    """The weights and buffers that a child ended with."""
+    return torch.load(folder / "last.ckpt", weights_only=True)["state_dict"]

@@ -15,6 +15,7 @@ from helpers.projects import trainer
 from lightning_lottery import ExactResume
 from lightning_lottery.children import factories
 from lightning_lottery.children.child import Child
+from lightning_lottery.children.options import TicketOptions
 
 QUIET = Console(file=StringIO())
 
@@ -41,7 +42,7 @@ def slow_child(folder: Path, parent: Path) -> Child:
     """A prepared child that goes on from step 0 of a parent's snapshots."""
     project = factories.FactoryProject(Net, make_data, make_slow_trainer)
     config = {**project.config(), "seed_everything": 1, "ckpt_path": str(parent / "step=0.ckpt")}
-    child = Child(folder, "fit", config, {}, {"ticket": None})
+    child = Child(folder, "fit", config, {}, TicketOptions())
     child.prepare()
     return child
 

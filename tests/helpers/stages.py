@@ -91,3 +91,14 @@ class DiesAt(Callback):
             if os.environ.get("DIES_BY") == "SIGKILL":
                 os.kill(os.getpid(), signal.SIGKILL)
             raise Died
+
+
+class Dies(Callback):
+    """Ends a child's fit after a step: ``at`` names the end of the child's folder and the step."""
+
+    at: tuple[str, int] | None = None
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        folder = Path(trainer.default_root_dir).as_posix()
+        if Dies.at is not None and folder.endswith(f"/{Dies.at[0]}") and trainer.global_step == Dies.at[1]:
+            raise Died

@@ -1,0 +1,170 @@
+"""What a child's command needs beside the project: a small dataclass for each kind of child.
+
+In ``child.json`` an options' fields are the keys; by them the kind is known again.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal, get_args
+
+from lightning_lottery.errors import LotteryError
+from lightning_lottery.scope import Scope
+
+
+@dataclass(frozen=True)
+class TicketOptions:
+    """A fit that keeps the masks of a ticket, where there is one.
+
+    Args:
+        ticket: Its path.
+    """
+
+    ticket: str | None = None
+
+
+@dataclass(frozen=True)
+class StartOptions:
+    """A fit that ends, saved, before its first step.
+
+    Args:
+        prunes: A callback of the Trainer has to have pruned by then.
+    """
+
+    prunes: bool = False
+
+
+@dataclass(frozen=True)
+class SnapshotOptions:
+    """A fit that saves its state at some steps.
+
+    Args:
+        snapshots: The optimizer steps.
+    """
+
+    snapshots: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class DenseLevelOptions:
+    """Level 0 of iterative pruning: nothing is removed.
+
+    Args:
+        scope: Which weights compete, at every level.
+        rewind_step: Optimizer step that the levels after it begin again at, saved there.
+        level: 0.
+    """
+
+    scope: Scope
+    rewind_step: int
+    level: Literal[0] = 0
+
+
+@dataclass(frozen=True)
+class Prune:
+    """How the masks of a level are made.
+
+    Args:
+        weights: Checkpoint that the level before ended with: the smallest of its weights go.
+        within: Ticket of the level before.
+        prune_fraction: Fraction of what remains that is removed, in (0, 1).
+        per: Rank all weights together (``"all"``), or each tensor by itself (``"tensor"``).
+    """
+
+    weights: str
+    within: str
+    prune_fraction: float
+    per: Literal["all", "tensor"]
+
+
+@dataclass(frozen=True)
+class Begin:
+    """What of the snapshot that a level begins with is not taken as it is.
+
+    Args:
+        weights: Checkpoint whose weights and buffers take the place of the snapshot's; None for the snapshot's.
+        optimizer: Its state is forgotten (``"fresh"``), or that of the snapshot (``"restored"``).
+    """
+
+    weights: str | None
+    optimizer: Literal["fresh", "restored"]
+
+
+@dataclass(frozen=True)
+class LevelOptions:
+    """A level of iterative pruning after level 0, or one of its controls.
+
+    Args:
+        level: Its number, >= 1.
+        prune: How its masks are made.
+        begin: Where it begins at a snapshot: what is not the snapshot's; None where it begins as built.
+        shuffle_seed: For a control: seed by which the masks' places are drawn anew; None for the ticket's own.
+    """
+
+    level: int
+    prune: Prune
+    begin: Begin | None
+    shuffle_seed: int | None
+
+
+@dataclass(frozen=True)
+class LinesOptions:
+    """The judge of the lines between finished children.
+
+    Args:
+        monitor: The logged metric that is judged.
+        mode: Whether it is better when high (``"max"``) or low (``"min"``).
+        threshold: Error barrier below which networks are called stable.
+        alphas: Fractions of the line at which it is evaluated.
+        recalibrate: Training batches for estimating batch norm's statistics anew; 0 for none.
+        layer_alphas: Fractions of the line at which single layers are interpolated.
+        predict: Address of a function of predicted classes; None or "" for none that can be imported.
+        checkpoints: Of the children.
+        is_null_control: The children have one seed.
+    """
+
+    monitor: str
+    mode: Literal["max", "min"]
+    threshold: float
+    alphas: tuple[float, ...]
+    recalibrate: int
+    layer_alphas: tuple[float, ...]
+    predict: str | None
+    checkpoints: tuple[str, ...]
+    is_null_control: bool = False
+
+
+Options = TicketOptions | StartOptions | SnapshotOptions | DenseLevelOptions | LevelOptions | LinesOptions
+
+
+def plain(options: Options | None) -> dict[str, Any]:
+    """Options as the plain values of ``child.json``."""
+    return {} if options is None else asdict(options)
+
+
+def read_options(values: Mapping[str, Any]) -> Options | None:
+    """The options that plain values are of.
+
+    Raises:
+        LotteryError: They are of no kind.
+    """
+    if not values:
+        return None
+    known = {name: value for name, value in values.items() if name != "fast"}  # a judge's, before it was taken out
+    for kind in get_args(Options):
+        if known.keys() == {field.name for field in fields(kind)}:
+            options: Options = kind(**{name: _typed(name, value) for name, value in known.items()})
+            return options
+    raise LotteryError(f"A child has no options {', '.join(values)}: another version of this package wrote them.")
+
+
+def _typed(name: str, value: Any) -> Any:
+    """The value of a field of options: JSON has lists and mappings only."""
+    if name == "scope":
+        return Scope(**{key: _typed("", part) for key, part in value.items()})
+    if name == "prune":
+        return Prune(**value)
+    if name == "begin":
+        return value and Begin(**value)
+    if name == "alphas" and isinstance(value, int):  # written when `alphas` was how many, evenly spaced
+        return tuple(k / (value - 1) for k in range(value))
+    return tuple(value) if isinstance(value, list) else value

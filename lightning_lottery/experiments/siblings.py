@@ -1,0 +1,210 @@
+"""Children of one checkpoint that differ in their seed, and the lines between them."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch.callbacks import ProgressBar
+
+from lightning_lottery.children.child import Child, Row
+from lightning_lottery.children.conditions import check_contract
+from lightning_lottery.children.factories import imported
+from lightning_lottery.children.options import LinesOptions, StartOptions, TicketOptions
+from lightning_lottery.children.project import Project, project_of
+from lightning_lottery.connectivity.judging import Judging
+from lightning_lottery.connectivity.path import path
+from lightning_lottery.connectivity.report import PathReport
+from lightning_lottery.errors import LotteryError
+from lightning_lottery.experiments.plan import child_of
+from lightning_lottery.hooks.mask_callback import MaskCallback
+from lightning_lottery.hooks.quiet import without_noise
+from lightning_lottery.hooks.strategies import refuse_spawning
+
+Predict = Callable[[LightningModule, Any], torch.Tensor]
+"""Given a module and a batch, the predicted classes."""
+
+
+@dataclass(frozen=True)
+class Siblings:
+    """The children of one checkpoint, in the order in which they depend on each other.
+
+    Args:
+        start: Makes the common beginning, and the ticket where there is a pruner; None where a checkpoint is given.
+        seeds: One for each seed; they do not depend on each other.
+        lines: Judges the lines between them.
+    """
+
+    start: Child | None
+    seeds: Sequence[Child]
+    lines: Child
+
+    @property
+    def waves(self) -> list[list[Child]]:
+        """The children that are trained, in the order of dependence."""
+        return [*([[self.start]] if self.start else []), list(self.seeds)]
+
+    def check_contract(self) -> dict[str, Any]:
+        """The conditions that the trained children share.
+
+        Raises:
+            LotteryError: They differ in more than their seed.
+        """
+        seeds = [child.config["seed_everything"] for child in self.seeds]
+        return check_contract({child.folder.name: child.folder for child in self.seeds}, seeds)
+
+    def discard_stale_lines(self) -> None:
+        """Have the lines judged anew where children were added or are judged otherwise: nothing is trained for that."""
+        if self.lines.is_stale:
+            self.lines.discard()
+
+    def report(self) -> PathReport:
+        """The lines, when they are done."""
+        return PathReport.load(self.lines.folder / "report.json")
+
+    def rows(self, labels: Mapping[str, Any]) -> list[Row]:
+        """The records of the children and of the lines between them, when all are done.
+
+        Args:
+            labels: What the lines' rows say beside: ``stage``, ``parent``.
+        """
+        trained = [row for child in self.seeds for row in child.records()]
+        labels = {**labels, "step": self.check_contract()["start_step"], "sparsity": trained[0]["sparsity"]}
+        seeds = [child.config["seed_everything"] for child in self.seeds]
+        return [*trained, *self.report().rows(seeds, **labels)]
+
+
+@dataclass(frozen=True)
+class Family:
+    """What the children of every checkpoint of an experiment have in common.
+
+    Args:
+        project: What they train.
+        judging: How the lines between them are judged.
+        predict: Address of a function of predicted classes, to compare predictions; None for none.
+    """
+
+    project: Project
+    judging: Judging
+    predict: str | None = None
+
+    def siblings(
+        self,
+        folder: Path,
+        begin: str | None,
+        seeds: Sequence[int],
+        labels: Mapping[str, Any],
+        *,
+        ticket: str | None = None,
+        pruner: Callable[[], MaskCallback] | None = None,
+    ) -> Siblings:
+        """The children of one checkpoint.
+
+        Args:
+            folder: Where theirs go.
+            begin: The checkpoint; None for the module as built.
+            seeds: Of the children.
+            labels: What rows of their records say.
+            ticket: Path of a ticket whose masks they keep.
+            pruner: In place of a ticket: gives a callback that prunes once, at the checkpoint.
+        """
+        project, start = self.project, None
+        if begin is None or pruner is not None:
+            # One module as built, or one pruning, for all: in a child of its own, so that no child's seed is in it.
+            pruned = project if pruner is None else project.with_pruner(pruner)
+            options = StartOptions(prunes=pruner is not None)
+            start = child_of(pruned.with_seed(project.seed), folder / "start", "start", begin, options=options)
+            begin = str(start.folder / "start.ckpt")
+            ticket = ticket if pruner is None else str(start.folder / "ticket.safetensors")
+        children = [
+            child_of(
+                project.with_seed(seed),
+                folder / name,
+                "fit",
+                begin,
+                options=TicketOptions(ticket),
+                labels={**labels, "seeds": [seed]},
+            )
+            for name, seed in zip(_names(seeds), seeds, strict=True)
+        ]
+        return Siblings(start, children, self._lines(folder / "lines", children))
+
+    def _lines(self, folder: Path, children: Sequence[Child]) -> Child:
+        judging = self.judging
+        options = LinesOptions(
+            monitor=judging.monitor,
+            mode=judging.mode,
+            threshold=judging.threshold,
+            alphas=tuple(judging.alphas),
+            recalibrate=judging.recalibrate,
+            layer_alphas=tuple(judging.layer_alphas),
+            predict=self.predict,
+            checkpoints=tuple(str(child.folder / "last.ckpt") for child in children),
+            is_null_control=len({child.config["seed_everything"] for child in children}) == 1,
+        )
+        return child_of(self.project.with_seed(self.project.seed), folder, "lines", None, options=options)
+
+
+def judge_lines(
+    child: Child, resume: str, project: Project | None = None, *, predict: Predict | None = None
+) -> list[Row] | None:
+    """What the child does that judges: ``path`` between its checkpoints, kept as ``report.json``.
+
+    Args:
+        child: Its configuration says the project.
+        resume: Nothing is resumed: it takes no step.
+        project: In place of the one that the configuration says.
+        predict: In place of the function that the options name.
+    """
+    options = child.options
+    assert isinstance(options, LinesOptions)
+    if predict is None and options.predict:
+        predict = imported(options.predict)
+    with without_noise():
+        built = (project or project_of(child.config)).build(child.folder, "fit", False, _only_bars)
+        refuse_spawning(built.trainer)
+        report = path(
+            built.model,
+            built.datamodule,
+            options.checkpoints,
+            trainer=built.trainer,
+            monitor=options.monitor,
+            mode=options.mode,
+            threshold=options.threshold,
+            alphas=options.alphas,
+            recalibrate=options.recalibrate,
+            layer_alphas=options.layer_alphas,
+            predict=predict,
+            allow_diverged=True,  # one child of many that diverged makes its step undecided, and no error
+        )
+        if not built.trainer.is_global_zero:
+            return None
+        report = replace(report, is_null_control=options.is_null_control)
+        report.save(child.folder / "report.json")
+        return report.rows()
+
+
+def check_seeds(seeds: Sequence[int]) -> None:
+    """Refuse seeds that make no analysis.
+
+    Raises:
+        LotteryError: Fewer than two, or some equal.
+    """
+    if len(seeds) < 2 or len(set(seeds)) not in (1, len(seeds)):
+        raise LotteryError(
+            f"`seeds` are at least two, all different (all equal for a null control), got {list(seeds)}: two networks "
+            "make a line, three a verdict."
+        )
+
+
+def _names(seeds: Sequence[int]) -> list[str]:
+    if len(set(seeds)) == len(seeds):
+        return [f"seed-{seed}" for seed in seeds]
+    return [f"seed-{seed}-{number}" for number, seed in enumerate(seeds, start=1)]
+
+
+def _only_bars(callbacks: list[Callback]) -> list[Callback]:
+    """Of a project's callbacks those that evaluation keeps: others would mask, average or save."""
+    return [callback for callback in callbacks if isinstance(callback, ProgressBar)]
