@@ -328,7 +328,7 @@ def test_path_says_what_is_wrong_with_its_checkpoints(networks, refused):
 def analysable(monkeypatch):
     """A project's YAML with a section for the runner, and children that run in this process."""
     monkeypatch.setattr("lightning_lottery.children.processes.run_child", in_this_process)
-    return config(fit(instability={"alphas": 3, "layer_alphas": [0.5]}))
+    return config(fit(instability={"alphas": [0, 0.5, 1], "layer_alphas": [0.5]}))
 
 
 def test_instability_trains_children_and_judges_them(analysable, here, capsys):
@@ -408,7 +408,9 @@ def test_the_levels_of_a_dry_run_are_commands_in_the_order_of_their_dependence(p
 def sweepable(monkeypatch):
     """A project's YAML with a section for a sweep, and children that run in this process."""
     monkeypatch.setattr("lightning_lottery.children.processes.run_child", in_this_process)
-    return config(fit(sweep={"steps": [0, 4], "parents": [3], "seeds": [1, 2], "alphas": 3, "threshold": 0.9}))
+    return config(
+        fit(sweep={"steps": [0, 4], "parents": [3], "seeds": [1, 2], "alphas": [0, 0.5, 1], "threshold": 0.9})
+    )
 
 
 def test_sweep_says_from_which_step_on_a_network_is_stable(sweepable, here, capsys):

@@ -336,7 +336,7 @@ def test_a_stage_that_does_not_exist_cannot_be_redone(finished):
 
 
 def instability(**section):
-    return fit(ckpt_path=f"{stages.RUN}/1-dense/snapshots/step=0.ckpt", instability={"alphas": 3, **section})
+    return fit(ckpt_path=f"{stages.RUN}/1-dense/snapshots/step=0.ckpt", instability={"alphas": [0, 0.5, 1], **section})
 
 
 STABLE = {
@@ -386,7 +386,7 @@ def test_a_stage_may_be_an_analysis_which_goes_on_where_it_was_killed_and_is_ref
 
 def when_stable(threshold):
     """A sweep, and a fit that saves at the step that it finds."""
-    sweep = {"steps": [4, 8], "parents": [3], "seeds": [1, 2, 3], "alphas": 3, "threshold": threshold}
+    sweep = {"steps": [4, 8], "parents": [3], "seeds": [1, 2, 3], "alphas": [0, 0.5, 1], "threshold": threshold}
     found = named("Snapshots", steps=["${stable_step:1-when}"])
     return {"1-when.sweep": fit(sweep=sweep), "2-once-stable.fit": fit(found)}
 
