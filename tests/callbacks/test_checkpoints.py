@@ -11,15 +11,9 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from helpers.callbacks import BODY, CALLBACKS, EVERY, STEPS, prunes_as_asked, ticket
 from helpers.processes import TESTS, run
-from helpers.projects import Batches, Odd, TwoOptimizers, fit, says, trainer
-from helpers.states import KeepEveryResume, removed_are_zero
+from helpers.projects import Batches, Odd, fit, says, trainer
+from helpers.states import KeepEveryResume, checkpoint, removed_are_zero
 from lightning_lottery import PLATON, Cubic, ExactResume, LotteryError, MagnitudePruning, MaskFreezing, Scope, Snapshots
-
-
-def checkpoint(folder: Path, *callbacks: object) -> Path:
-    """Of a fit of these callbacks, after step 6."""
-    fit(folder, *callbacks, Snapshots([6]))
-    return folder / "snapshots" / "step=6.ckpt"
 
 
 @EVERY
@@ -42,20 +36,6 @@ def test_a_checkpoint_of_another_method_is_refused_and_both_are_named(tmp_path):
     path = checkpoint(tmp_path, MagnitudePruning(0.5, scope=BODY))
     with pytest.raises(LotteryError, match="written with method MagnitudePruning, this fit asks for PLATON"):
         fit(tmp_path, PLATON(0.5, interval=2, scope=BODY), ckpt=path)
-
-
-def test_a_pruned_networks_checkpoint_can_be_trained_on_with_its_ticket_frozen(tmp_path):
-    path = checkpoint(tmp_path, PLATON(0.5, interval=2))
-    callback = MaskFreezing(tmp_path / "ticket.safetensors")
-    module = Odd()
-    fit(tmp_path, callback, module=module, ckpt=path)
-    assert removed_are_zero(module.state_dict(), callback.masks)
-
-
-def test_a_checkpoint_trained_with_another_ticket_is_refused(tmp_path):
-    path = checkpoint(tmp_path, MaskFreezing(ticket()))
-    with pytest.raises(LotteryError, match="trained with other masks"):
-        fit(tmp_path, MaskFreezing(ticket(), shuffle_seed=3), ckpt=path)
 
 
 def test_a_checkpoint_of_another_width_is_refused_by_name(tmp_path):
@@ -316,15 +296,3 @@ def test_a_checkpoint_of_other_settings_may_be_tested(tmp_path):
     path = checkpoint(tmp_path, PLATON(0.5, interval=2))
     testing = trainer(tmp_path, PLATON(0.5, interval=3), Snapshots([6]))
     testing.test(Tested(), Batches(batches=1), ckpt_path=path, verbose=False)
-
-
-def test_snapshots_count_steps_and_not_optimizers_when_they_begin_late(tmp_path):
-    fit(tmp_path, Snapshots([6]), module=TwoOptimizers())
-    path = tmp_path / "snapshots" / "step=6.ckpt"
-    saved = torch.load(path, weights_only=True)
-    assert saved["global_step"] == 12
-    del saved["callbacks"]["Snapshots"]
-    torch.save(saved, path)
-    fit(tmp_path / "late", Snapshots([8]), module=TwoOptimizers(), ckpt=path)
-    late = torch.load(tmp_path / "late" / "snapshots" / "step=8.ckpt", weights_only=True)
-    assert late["global_step"] == 16

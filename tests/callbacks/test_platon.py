@@ -1,13 +1,21 @@
 """PLATON's averages and masks, by whatever way they are computed; the laws of every callback: `test_contract.py`."""
 
+import warnings
+
 import pytest
 import torch
-from lightning.pytorch import Callback
+from lightning.pytorch.callbacks import (
+    Callback,
+)
 
 from helpers import oracles
-from helpers.projects import fit, says
+from helpers.callbacks import CALLBACKS
+from helpers.projects import Odd, fit, says
 from helpers.states import same
-from lightning_lottery import PLATON, LotteryError
+from lightning_lottery import (
+    PLATON,
+    LotteryError,
+)
 from lightning_lottery.callbacks import platon as module
 
 
@@ -139,3 +147,34 @@ def test_averages_in_bfloat16_take_half_the_memory_differ_by_rounding_and_resume
     fit(tmp_path / "again", again, ckpt=tmp_path / "half.ckpt", max_epochs=4)
     with pytest.raises(LotteryError, match="averages_dtype"):
         PLATON(0.7, averages_dtype="float16")
+
+
+def test_gradients_whose_norm_overflows_are_observed_all_the_same(tmp_path):
+    class Loud(Odd):
+        def loss(self, batch):
+            return super().loss(batch) * 1e22
+
+    callback = CALLBACKS["PLATON"]()
+    fit(tmp_path, callback, module=Loud(optimizer="adamw"))
+    assert callback.sparsity == pytest.approx(0.7, abs=2e-3)
+
+
+def test_a_batch_without_a_loss_at_a_windows_end_does_not_stretch_the_window(tmp_path):
+    class Skips(Odd):
+        def training_step(self, batch, batch_idx):
+            return None if self.trainer.global_step == 7 else super().training_step(batch, batch_idx)
+
+    folded = []
+
+    class Watch(Callback):
+        lottery_place = 3
+
+        def on_train_batch_end(self, trainer, *_):
+            if trainer.global_step == 8:
+                folded.extend(callback.state_dict()["averages"]["window"].values())
+
+    callback = PLATON(0.5, interval=4, begin=2, end=12)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*returned `None`")
+        fit(tmp_path, callback, Watch(), module=Skips())
+    assert folded and not any(window.any() for window in folded)

@@ -1,15 +1,14 @@
 import math
-from contextlib import contextmanager
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from helpers import oracles
+from helpers.selection import lists, searching, small
 from helpers.states import same
 from lightning_lottery.errors import LotteryError
-from lightning_lottery.functional import selection as module
 from lightning_lottery.functional.masks import (
     check_same_entries,
     count,
@@ -47,30 +46,8 @@ def some_of(draw, scores):
     return {name: torch.tensor(bools[name], dtype=torch.bool).view_as(scores[name]) for name in scores}
 
 
-@contextmanager
-def searching(sample, block, on_device=False, room=module._ROOM):
-    """Make the search for the threshold run on small inputs: it samples and looks at so many entries at a time.
-
-    ``on_device``: by tensors, as where their memory is no NumPy array's.
-    """
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "_sample_size", lambda total: sample)
-        patch.setattr(module, "_BLOCK", block)
-        patch.setattr(module, "_ROOM", room)
-        if on_device:
-            patch.setattr(module, "_fast", lambda tensor: tensor)
-        yield
-
-
-def lists(tensors):
-    return {name: tensor.flatten().tolist() for name, tensor in tensors.items()}
-
-
 def is_part_of(inner, outer):
     return all(not (inner[name] & ~outer[name]).any() for name in outer)
-
-
-small = settings(deadline=None, max_examples=150)
 
 
 @small
@@ -247,109 +224,6 @@ def test_ranking_changes_nothing_and_shares_nothing_with_what_it_is_given(sparsi
     assert not any(mask.requires_grad for mask in masks.values())
 
 
-N = 4096
-SAMPLE = 16  # so that every 257th entry is sampled, of blocks of 512 the first and one other
-PLACES = torch.arange(N)
-SAMPLED = PLACES % 512 % 257 == 0
-NOISE = torch.rand(N, generator=torch.Generator().manual_seed(0))
-DISTRACTING = {
-    "rising": PLACES.float(),
-    "falling": -PLACES.float(),
-    "all zero": torch.zeros(N),
-    "two values": (NOISE > 0.3).float(),
-    "half dead": NOISE.clamp(min=0.5),
-    "the sampled ones are highest": torch.where(SAMPLED, 9.0, NOISE),
-    "the sampled ones are lowest": torch.where(SAMPLED, -9.0, NOISE),
-    "the sampled ones are higher, and differ": torch.where(SAMPLED, 9.0 + NOISE, NOISE),
-    "the sampled ones are lower, and differ": torch.where(SAMPLED, NOISE - 9.0, NOISE),
-    "a period of the stride": (PLACES % 512 % 257).float(),
-    "one block far above": torch.where((PLACES > 300) & (PLACES < 500), 1e30 * NOISE, NOISE),
-    "one block infinite": torch.where((PLACES > 300) & (PLACES < 500), math.inf, NOISE),
-    "one entry apart": torch.where(PLACES == 1234, 1e30, 0.0),
-}
-MISLEADING = [name for name in DISTRACTING if name.startswith("the sampled") or name == "a period of the stride"]
-
-
-@pytest.mark.parametrize("name", DISTRACTING)
-@pytest.mark.parametrize("hidden", [False, True], ids=["all may be kept", "no sampled one may be kept"])
-@pytest.mark.parametrize("block", [512, 100])  # that begin at the sampled entries, or anywhere
-def test_a_sample_that_misleads_costs_rounds_not_exactness(name, hidden, block, monkeypatch):
-    rounds, bracket = [], module._bracket
-    monkeypatch.setattr(module, "_bracket", lambda *args: rounds.append(1) or bracket(*args))
-    score = DISTRACTING[name]
-    scores = {"a": score[:1024].view(32, 32), "b": score[1024:]}
-    within = {n: (torch.arange(s.numel()) % 512 % 257 != 0).view_as(s) for n, s in scores.items()} if hidden else None
-    sparsities = (0.01, 0.1, 0.5, 0.9, 0.95, 0.997)
-    with searching(SAMPLE, block):
-        for sparsity in sparsities:
-            masks = keep_top(scores, sparsity, within=within)
-            assert lists(masks) == oracles.keep_top(lists(scores), sparsity, within and lists(within))
-    assert len(rounds) >= len(sparsities) - 1
-    if name in MISLEADING and not hidden and block == 512:
-        assert len(rounds) > len(sparsities)
-
-
-@pytest.mark.parametrize("room", [module._ROOM, 8], ids=["room for all", "no room"])
-@pytest.mark.parametrize("lowest", [True, False], ids=["lowest", "highest"])
-@pytest.mark.parametrize("ties", [1, 4096], ids=["no ties", "ties"])
-def test_however_a_sample_misleads_a_few_passes_are_enough(lowest, ties, room, monkeypatch):
-    passes, pass_over = [], module._pass_over
-    monkeypatch.setattr(module, "_pass_over", lambda *args, **given: passes.append(1) or pass_over(*args, **given))
-    monkeypatch.setattr(module, "_ROOM", room)
-    n = 2**20
-    places = torch.arange(n) % module._BLOCK
-    stride = n // module._sample_size(n) | 1
-    noise = torch.rand(n, generator=torch.Generator().manual_seed(0))
-    noise = (noise * 2**20 / ties).floor()
-    score = torch.where(places % stride == 0, noise - 2**21 if lowest else noise + 2**21, noise)
-    order = score.sort(descending=True, stable=True).indices
-    for kept in (1, n // 100, n // 51, n // 50, n // 4, n // 2, n - n // 51, n - n // 100, n - 1):
-        passes.clear()
-        mask = keep_top({"a": score.view(1024, 1024)}, 1 - kept / n)["a"]
-        assert set(mask.flatten().nonzero().flatten().tolist()) == set(order[:kept].tolist())
-        assert len(passes) <= 5, kept
-
-
-@small
-@given(
-    st.integers(1, 300),
-    st.integers(1, 12),
-    st.integers(1, 40),
-    st.floats(0, 1),
-    st.sampled_from([1, 2, 5, 1000]),
-    st.sampled_from([0.1, 0.5, 0.9, 1.0]),
-    st.integers(0, 9),
-    st.booleans(),
-    st.integers(0, 99),
-)
-def test_the_search_ends_at_the_exact_place_for_long_tensors_too(
-    n, sample, block, part, levels, allowed, seed, on_device, room
-):
-    generator = torch.Generator().manual_seed(seed)
-    scores = {name: torch.randint(levels, (n,), generator=generator).float() for name in "ab"}
-    within = {name: torch.rand(n, generator=generator) <= allowed for name in "ab"}
-    within["b"][-1] = True
-    available, total = count(within)
-    kept = max(1, round(part * available))
-    with searching(sample, block, on_device, room):
-        masks = keep_top(scores, 1 - kept / total, within=within)
-    assert lists(masks) == oracles.keep_top(lists(scores), 1 - kept / total, lists(within))
-    assert count(masks) == (kept, total)
-
-
-@pytest.mark.parametrize("sparsity", [0.1, 0.8, 0.999])
-def test_five_million_scores_rank_as_a_stable_sort_ranks_them(sparsity):
-    n = 5_000_000
-    score = torch.randn(n, generator=torch.Generator().manual_seed(0)).abs_()
-    score[::3] = 0.0  # removed weights
-    score = (score * 4096).round_()  # ties at every threshold
-    order = score.sort(descending=True, stable=True).indices
-    expected = torch.zeros(n, dtype=torch.bool)
-    expected[order[: round((1 - sparsity) * n)]] = True
-    masks = keep_top({"a": score[:2_000_001], "b": score[2_000_001:].view(-1, 1)}, sparsity)
-    assert torch.equal(torch.cat([mask.flatten() for mask in masks.values()]), expected)
-
-
 def drawn_masks(least=0):
     return tensors(least=least).map(lambda scores: {name: score > 0 for name, score in scores.items()})
 
@@ -449,10 +323,3 @@ def test_zeroing_follows_strides_reaches_parameters_and_is_not_recorded():
     assert weight.requires_grad and weight.is_leaf and weight.grad_fn is None
     scalar = torch.tensor(torch.nan)
     assert zero_removed_(scalar, torch.tensor(False)) == 0
-
-
-def test_scores_of_half_precision_rank_without_a_copy_of_them_all():
-    score = torch.rand(300_000, generator=torch.Generator().manual_seed(0)).bfloat16()  # 256 values an octave: ties
-    mask = keep_top({"a": score}, 0.7)["a"]
-    order = score.float().sort(descending=True, stable=True).indices
-    assert set(mask.nonzero().flatten().tolist()) == set(order[: round(0.3 * 300_000)].tolist())

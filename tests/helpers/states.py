@@ -9,6 +9,9 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
+from helpers.projects import fit
+from lightning_lottery import Snapshots
+
 
 def same(a: object, b: object) -> bool:
     """Bit for bit and in the same order, through nested containers."""
@@ -54,3 +57,9 @@ def ending(trainer: Trainer, callback: Callback) -> dict[str, object]:
         "optimizer": trainer.optimizers[0].state_dict(),
         "step": trainer.global_step,
     }
+
+
+def checkpoint(folder: Path, *callbacks: object) -> Path:
+    """Of a fit of these callbacks, after step 6."""
+    fit(folder, *callbacks, Snapshots([6]))
+    return folder / "snapshots" / "step=6.ckpt"
