@@ -1,10 +1,70 @@
-"""Runs that are killed and go on; that every callback resumes bit for bit: `test_contract.py`."""
+"""Runs that are killed, also while they write, end as unbroken ones; the laws of every callback: `test_contract.py`."""
+
+import os
+import sys
+from pathlib import Path
 
 import pytest
 import torch
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import TensorBoardLogger
 
+from helpers.callbacks import CALLBACKS
+from helpers.processes import TESTS, run
 from helpers.projects import fit
+from helpers.states import KeepEveryResume
 from lightning_lottery import ExactResume, LotteryError
+
+
+def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(folder)).Reload()
+    return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+
+
+class Dies(Callback):
+    """The night's power cut, after some step has been logged."""
+
+    lottery_place = 3
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_start(self, trainer, *_):
+        if trainer.global_step == self.step:
+            trainer.logger.experiment.flush()
+            raise RuntimeError("power cut")
+
+
+@pytest.mark.parametrize("step", [3, 4, 8, 9])
+def test_curves_of_a_resumed_run_equal_the_unbroken_runs(step, tmp_path):
+    def logger(folder, **given):
+        return TensorBoardLogger(tmp_path / folder, name="", version="", default_hp_metric=False, **given)
+
+    keep = KeepEveryResume(tmp_path / "broken", tmp_path / "points")
+    fit(tmp_path / "whole", CALLBACKS["PLATON"](), ExactResume(), logger=logger("whole"))
+    with pytest.raises(RuntimeError, match="power cut"):
+        fit(
+            tmp_path / "broken",
+            CALLBACKS["PLATON"](),
+            ExactResume(interval=1),
+            keep,
+            Dies(step + 2),
+            logger=logger("broken"),
+        )
+    point = tmp_path / "points" / f"{step}.ckpt"
+    fit(tmp_path / "broken", CALLBACKS["PLATON"](), ExactResume(), logger=logger("broken", purge_step=step), ckpt=point)
+    assert scalars(tmp_path / "broken") == scalars(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("kills", [6])
+def test_a_run_killed_at_random_moments_ends_as_the_unbroken_one(kills, tmp_path):
+    elsewhere = next((path for path in ("/dev/shm", "/run") if os.access(path, os.W_OK)), str(tmp_path))
+    assert os.stat(elsewhere).st_dev != os.stat(tmp_path).st_dev or elsewhere == str(tmp_path)
+    script = TESTS / "helpers" / "kills.py"
+    done = run(sys.executable, str(script), str(tmp_path / "run"), str(kills), TMPDIR=elsewhere)
+    assert done.returncode == 0 and done.stdout.endswith("ok\n"), done.stderr[-3000:]
 
 
 def test_a_checkpoint_of_before_there_were_names_holds_its_state_under_the_same_key(tmp_path):

@@ -1,4 +1,4 @@
-"""What `test_snapshots.py` starts as a script: a run killed again and again at random moments, until it is through.
+"""What `test_exact_resume.py` starts as a script: a run killed again and again at random moments, until it is through.
 
 Usage: kills.py FOLDER KILLS. Imports once and forks, so that each life costs no import. Prints `ok`.
 """
