@@ -1,66 +1,100 @@
 """Find, verify and ship lottery tickets in a Lightning project that you already have, with the evidence."""
 
-from lightning_lottery.callbacks import (
-    PLATON,
-    SNIP,
-    EarlyBird,
-    ExactResume,
-    GraSP,
-    MagnitudePruning,
-    MaskFreezing,
-    NetworkSlimming,
-    Snapshots,
-    SynFlow,
-    log_spaced,
-)
-from lightning_lottery.children.factories import FactoryProject
-from lightning_lottery.children.yaml_project import YamlProject
-from lightning_lottery.connectivity.path import path
-from lightning_lottery.connectivity.report import PathReport
-from lightning_lottery.errors import LotteryError
-from lightning_lottery.experiments.imp import IterativePruning
-from lightning_lottery.experiments.imp_report import ImpReport
-from lightning_lottery.experiments.instability import InstabilityAnalysis
-from lightning_lottery.experiments.sweep import InstabilitySweep
-from lightning_lottery.experiments.sweep_report import SweepReport
-from lightning_lottery.functional.schedules import Constant, Cubic, Exponential, Schedule
-from lightning_lottery.functional.settling.rules import ADF, HammingFIFO, MannKendall, SlopeEquivalence, SlopeHAC
-from lightning_lottery.scope import Scope
-from lightning_lottery.ticket import Ticket
-from lightning_lottery.units.removal import shrink
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-__all__ = [
-    "PLATON",
-    "MagnitudePruning",
-    "SynFlow",
-    "SNIP",
-    "GraSP",
-    "NetworkSlimming",
-    "EarlyBird",
-    "MaskFreezing",
-    "Snapshots",
-    "log_spaced",
-    "ExactResume",
-    "Schedule",
-    "Constant",
-    "Cubic",
-    "Exponential",
-    "HammingFIFO",
-    "SlopeHAC",
-    "MannKendall",
-    "ADF",
-    "SlopeEquivalence",
-    "Scope",
-    "Ticket",
-    "FactoryProject",
-    "YamlProject",
-    "InstabilityAnalysis",
-    "InstabilitySweep",
-    "SweepReport",
-    "IterativePruning",
-    "ImpReport",
-    "path",
-    "PathReport",
-    "shrink",
-    "LotteryError",
-]
+if TYPE_CHECKING:
+    from lightning_lottery.callbacks.early_bird import EarlyBird as EarlyBird
+    from lightning_lottery.callbacks.foresight import SNIP as SNIP
+    from lightning_lottery.callbacks.foresight import GraSP as GraSP
+    from lightning_lottery.callbacks.foresight import SynFlow as SynFlow
+    from lightning_lottery.callbacks.freezing import MaskFreezing as MaskFreezing
+    from lightning_lottery.callbacks.magnitude import MagnitudePruning as MagnitudePruning
+    from lightning_lottery.callbacks.platon import PLATON as PLATON
+    from lightning_lottery.callbacks.slimming import NetworkSlimming as NetworkSlimming
+    from lightning_lottery.callbacks.snapshots import ExactResume as ExactResume
+    from lightning_lottery.callbacks.snapshots import Snapshots as Snapshots
+    from lightning_lottery.callbacks.snapshots import log_spaced as log_spaced
+    from lightning_lottery.children.factories import FactoryProject as FactoryProject
+    from lightning_lottery.children.yaml_project import YamlProject as YamlProject
+    from lightning_lottery.connectivity.path import path as path
+    from lightning_lottery.connectivity.report import PathReport as PathReport
+    from lightning_lottery.errors import LotteryError as LotteryError
+    from lightning_lottery.experiments.imp import IterativePruning as IterativePruning
+    from lightning_lottery.experiments.imp_report import ImpReport as ImpReport
+    from lightning_lottery.experiments.instability import InstabilityAnalysis as InstabilityAnalysis
+    from lightning_lottery.experiments.recipe import run_recipe as run_recipe
+    from lightning_lottery.experiments.sweep import InstabilitySweep as InstabilitySweep
+    from lightning_lottery.experiments.sweep_report import SweepReport as SweepReport
+    from lightning_lottery.functional.schedules import Constant as Constant
+    from lightning_lottery.functional.schedules import Cubic as Cubic
+    from lightning_lottery.functional.schedules import Exponential as Exponential
+    from lightning_lottery.functional.schedules import Schedule as Schedule
+    from lightning_lottery.functional.settling.rules import ADF as ADF
+    from lightning_lottery.functional.settling.rules import HammingFIFO as HammingFIFO
+    from lightning_lottery.functional.settling.rules import MannKendall as MannKendall
+    from lightning_lottery.functional.settling.rules import SlopeEquivalence as SlopeEquivalence
+    from lightning_lottery.functional.settling.rules import SlopeHAC as SlopeHAC
+    from lightning_lottery.scope import Scope as Scope
+    from lightning_lottery.ticket import Ticket as Ticket
+    from lightning_lottery.units.groups import groups_of as groups_of
+    from lightning_lottery.units.removal import shrink as shrink
+    from lightning_lottery.units.saved import load_shrunk as load_shrunk
+    from lightning_lottery.units.saved import save_shrunk as save_shrunk
+    from lightning_lottery.units.scores import unit_masks as unit_masks
+
+# Each public name and the module it stands in, in reading order. A name is imported when it is first asked for: the
+# command's first answer and the script that needs one schedule do not wait for torch and Lightning.
+_MODULES = {
+    "PLATON": "callbacks.platon",
+    "MagnitudePruning": "callbacks.magnitude",
+    "SynFlow": "callbacks.foresight",
+    "SNIP": "callbacks.foresight",
+    "GraSP": "callbacks.foresight",
+    "NetworkSlimming": "callbacks.slimming",
+    "EarlyBird": "callbacks.early_bird",
+    "MaskFreezing": "callbacks.freezing",
+    "Snapshots": "callbacks.snapshots",
+    "log_spaced": "callbacks.snapshots",
+    "ExactResume": "callbacks.snapshots",
+    "Schedule": "functional.schedules",
+    "Constant": "functional.schedules",
+    "Cubic": "functional.schedules",
+    "Exponential": "functional.schedules",
+    "HammingFIFO": "functional.settling.rules",
+    "SlopeHAC": "functional.settling.rules",
+    "MannKendall": "functional.settling.rules",
+    "ADF": "functional.settling.rules",
+    "SlopeEquivalence": "functional.settling.rules",
+    "Scope": "scope",
+    "Ticket": "ticket",
+    "FactoryProject": "children.factories",
+    "YamlProject": "children.yaml_project",
+    "InstabilityAnalysis": "experiments.instability",
+    "InstabilitySweep": "experiments.sweep",
+    "SweepReport": "experiments.sweep_report",
+    "IterativePruning": "experiments.imp",
+    "ImpReport": "experiments.imp_report",
+    "run_recipe": "experiments.recipe",
+    "path": "connectivity.path",
+    "PathReport": "connectivity.report",
+    "groups_of": "units.groups",
+    "unit_masks": "units.scores",
+    "shrink": "units.removal",
+    "save_shrunk": "units.saved",
+    "load_shrunk": "units.saved",
+    "LotteryError": "errors",
+}
+
+__all__ = list(_MODULES)  # noqa: PLE0605 (of strings)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)  # so that this is asked once
+    return globals()[name]
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,33 +1,90 @@
+import ast
 import json
 import subprocess
 import sys
+from pathlib import Path
+
+import pytest
 
 import lightning_lottery
+
+PACKAGE = Path(lightning_lottery.__file__).parent
 
 IMPORTS = """
 import json, sys
 ours = {"__main__", "lightning_lottery", *sys.stdlib_module_names}
 def third_party():
     return {name.partition(".")[0] for name in sys.modules} - ours
+"""
+
+TOUCHED = f"""{IMPORTS}
 import lightning
 before = third_party()
 import lightning_lottery
+for name in lightning_lottery.__all__:
+    getattr(lightning_lottery, name)
 print(json.dumps([sorted(before), sorted(third_party() - before)]))
 """
 
+UNTOUCHED = f"""{IMPORTS}
+before = set(sys.modules)
+import lightning_lottery
+dir(lightning_lottery)
+ours_and_more = sorted(set(sys.modules) - before - sys.stdlib_module_names)
+print(json.dumps(ours_and_more))
+"""
 
-def test_importing_the_package_loads_nothing_that_lightning_does_not():
-    run = subprocess.run([sys.executable, "-c", IMPORTS], capture_output=True, text=True, check=True)
-    before, added = json.loads(run.stdout.splitlines()[-1])
+
+def printed_by(script):
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    return json.loads(run.stdout.splitlines()[-1])
+
+
+def test_importing_the_package_imports_nothing_but_itself():
+    imported = printed_by(UNTOUCHED)
+    assert [name for name in imported if name.partition(".")[0] not in sys.stdlib_module_names] == ["lightning_lottery"]
+
+
+def test_every_public_name_touched_loads_nothing_that_lightning_does_not():
+    before, added = printed_by(TOUCHED)
     assert {"lightning", "torch"} <= set(before)
     assert added == []
 
 
-def test_every_public_name_exists_and_is_listed_once():
+def test_every_public_name_exists_is_listed_once_and_shown():
     names = lightning_lottery.__all__
-    assert names
+    assert names and len(names) == len(set(names))
     assert [name for name in names if not hasattr(lightning_lottery, name)] == []
-    assert len(names) == len(set(names))
+    assert set(names) <= set(dir(lightning_lottery))
+
+
+def test_type_checkers_see_the_names_that_are_resolved_lazily_in_the_modules_where_they_are():
+    """Two lists: one that type checkers read, one that is used."""
+    (block,) = [node for node in ast.parse((PACKAGE / "__init__.py").read_text()).body if isinstance(node, ast.If)]
+    seen = {alias.asname: node.module for node in block.body for alias in node.names if alias.name == alias.asname}
+    used = {name: f"lightning_lottery.{module}" for name, module in lightning_lottery._MODULES.items()}
+    assert seen == used
+    defined_there = {name: getattr(lightning_lottery, name).__module__ for name in used}
+    assert defined_there == used
+
+
+def test_a_name_that_is_not_there_is_missing_as_from_any_module():
+    with pytest.raises(AttributeError, match="module 'lightning_lottery' has no attribute 'PLATTON'"):
+        _ = lightning_lottery.PLATTON
+    with pytest.raises(ImportError):
+        from lightning_lottery import PLATTON  # noqa: F401
+
+
+def test_no_public_name_stands_where_a_module_of_that_name_would():
+    modules = {path.stem for path in PACKAGE.iterdir()}
+    assert modules.isdisjoint(lightning_lottery.__all__)
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: path.relative_to(PACKAGE).as_posix())
+def test_no_module_needs_what_only_posix_has(path):
+    tree = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+    imported = {alias.name for node in tree if isinstance(node, ast.Import) for alias in node.names}
+    assert imported.isdisjoint({"fcntl", "grp", "pwd", "resource", "termios"})
 
 
 def test_the_module_is_the_command():

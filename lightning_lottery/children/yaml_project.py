@@ -15,6 +15,8 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
 
+# Imports every callback, schedule and rule: jsonargparse finds a class by its short name only where it was imported.
+import lightning_lottery.callbacks  # noqa: F401
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.hooks.mask_callback import MaskCallback
 

@@ -1,6 +1,6 @@
 """Shrink the network of somebody's checkpoint: what ``lightning-lottery shrink`` does."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -10,15 +10,31 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from lightning_lottery.children.yaml_project import BuiltCLI
+from lightning_lottery.command.options import parsed, parser_of
 from lightning_lottery.connectivity.batches import loader_of
 from lightning_lottery.connectivity.checkpoints import read_state
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.experiments.sections import SECTIONS
-from lightning_lottery.hooks.quiet import without_logging
+from lightning_lottery.hooks.quiet import without_logging, without_noise
 from lightning_lottery.ticket import Ticket
 from lightning_lottery.units.removal import shrink
 from lightning_lottery.units.saved import comparison, measure, save_shrunk
 from lightning_lottery.units.scores import unit_masks
+
+
+def write_shrunk(arguments: Sequence[str]) -> None:
+    """Write the smaller network, and show how much smaller it is.
+
+    Args:
+        arguments: Command line after ``shrink``.
+
+    Raises:
+        LotteryError: What ``shrink_checkpoint`` refuses.
+    """
+    options = parsed(parser_of("shrink", shrink_checkpoint), arguments)
+    with without_noise():
+        table = shrink_checkpoint(**options.as_dict())
+    print(f"{table}\nThe smaller network: {options.out}")  # noqa: T201
 
 
 def shrink_checkpoint(

@@ -4,7 +4,7 @@ import json
 import os
 import re
 import statistics
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,17 +12,13 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from lightning_lottery.children.child import Child, discard_with_dependents, write_records
-from lightning_lottery.children.environment import DASK, JOBS, PROVISIONAL, RUN, SEED, environment
-from lightning_lottery.children.processes import run_one
-from lightning_lottery.children.yaml_project import COMMANDS, resolve
+from lightning_lottery.checks import check_different
+from lightning_lottery.children.environment import DASK, JOBS, PROVISIONAL, environment
 from lightning_lottery.errors import LotteryError
-from lightning_lottery.experiments.sections import SECTIONS
-from lightning_lottery.figures.drawing import stages_over_seeds
 from lightning_lottery.files import write_image, write_whole
 
-STAGES = (*COMMANDS, *SECTIONS)
-"""Subcommands that a stage may ask for: Lightning's, and runners that read a section of the YAML."""
+STAGES = ("fit", "validate", "test", "predict", "instability", "sweep", "imp")
+"""Subcommands that a stage may ask for: Lightning's, and experiments that read a section of the YAML."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +79,7 @@ def run_recipe(
     one the stage that names it is refused.
 
     Args:
-        recipe: Folder with stages ``1-NAME.SUBCOMMAND.yaml``, ``2-...``.
+        recipe: Folder with stages ``01-NAME.SUBCOMMAND.yaml``, ``02-...``.
         seeds: One run of all stages for each.
         out: Where runs go.
         redo: Names of stages to run again, and with them the stages that use their files.
@@ -99,26 +95,37 @@ def run_recipe(
     """
     recipe = Path(recipe)
     stages = stages_of(recipe)
-    if not seeds or len(set(seeds)) != len(seeds):
-        raise LotteryError(f"`seeds` are different numbers, at least one, got {list(seeds)}.")
+    check_different("seeds", seeds, "different numbers")
+    # Only now: this takes seconds to import, which a recipe that is not there need not wait for.
+    from lightning_lottery.children.child import discard_with_dependents, write_records
+    from lightning_lottery.experiments.stages import (
+        child_of_stage,
+        is_known,
+        refuse_changed,
+        refuse_repeated,
+        run_stage,
+    )
+
     target = Path(out) / recipe.resolve().name
     folders = {seed: target / f"seed-{seed}" for seed in seeds}
     with environment(**{PROVISIONAL: "1"}):  # all, before any runs
-        runs = {seed: [_child(stage, seed, folder, overlay) for stage in stages] for seed, folder in folders.items()}
+        runs = {
+            seed: [child_of_stage(stage, seed, folder, overlay) for stage in stages] for seed, folder in folders.items()
+        }
     again = {*redo, *(stage.name for stage in stages if stage.waits_for(overlay) & {*redo})}
     for children in runs.values():
         discard_with_dependents(children, again)
-    sure = [child for children in runs.values() for child in children if _is_known(child, stages, overlay)]
-    _refuse_changed(sure)
-    _refuse_repeated(runs)
+    sure = [child for children in runs.values() for child in children if is_known(child, stages, overlay)]
+    refuse_changed(sure)
+    refuse_repeated(runs)
     console = Console()
     for seed, children in runs.items():
         for number, stage in enumerate(stages, start=1):
             if stage.waits_for(overlay):  # its step k* is known only now; any other configuration is already final
-                children[number - 1] = _child(stage, seed, folders[seed], overlay)
+                children[number - 1] = child_of_stage(stage, seed, folders[seed], overlay)
             child = children[number - 1]
             with environment(**{JOBS: str(jobs)}, **({DASK: dask} if dask else {})):
-                _run_one(child, f"seed {seed} · {child.folder.name} ({number}/{len(children)})", console)
+                run_stage(child, f"seed {seed} · {child.folder.name} ({number}/{len(children)})", console)
     rows = [row for children in runs.values() for child in children for row in child.records()]
     write_records(target, rows)
     summary = summarise(rows)
@@ -147,7 +154,7 @@ def summarise(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         metrics.setdefault("sparsity", {})[run] = row["sparsity"]
         metrics.setdefault(name, {})[run] = row["value"]
     return {
-        stage: {metric: _moments(list(of.values())) for metric, of in metrics.items()}
+        stage: {metric: _moments(list(by_run.values())) for metric, by_run in metrics.items()}
         for stage, metrics in values.items()
     }
 
@@ -164,8 +171,8 @@ def table_of(summary: dict[str, Any], title: str) -> Table:
     table = Table(title=title)
     for column in ("stage", *shown):
         table.add_column(column, no_wrap=column == "stage")
-    for stage, of in summary.items():
-        table.add_row(stage, *(_written(of.get(metric)) for metric in shown))
+    for stage, moments in summary.items():
+        table.add_row(stage, *(_written(moments.get(metric)) for metric in shown))
     return table
 
 
@@ -177,60 +184,17 @@ def _title(recipe: str, seeds: Sequence[int]) -> str:
 
 def _draw(summary: dict[str, Any], target: Path) -> None:
     """``summary.png``: the first test metric that is an accuracy (else the first one) of every stage, and barriers."""
+    from lightning_lottery.figures.drawing import stages_over_seeds
+
     metrics = [*dict.fromkeys(metric for stage in summary.values() for metric in stage if metric != "sparsity")]
     metrics.sort(key=lambda metric: (not metric.startswith("test"), not metric.endswith("acc")))
     drawn = [*metrics[:1], *(["error_barrier"] if "error_barrier" in metrics else [])]
-    values = {metric: {s: of[metric]["values"] for s, of in summary.items() if metric in of} for metric in drawn}
+    values = {
+        metric: {s: moments[metric]["values"] for s, moments in summary.items() if metric in moments}
+        for metric in drawn
+    }
     if values:
         write_image(target / "summary.png", stages_over_seeds(values, target.name))
-
-
-def _child(stage: Stage, seed: int, folder: Path, overlay: str | os.PathLike[str] | None) -> Child:
-    laid_over = [] if overlay is None else ["--config", str(overlay)]
-    arguments = ["--config", str(stage.path), *laid_over, "--seed_everything", str(seed)]
-    with environment(**{RUN: str(folder), SEED: str(seed)}):
-        try:
-            config = resolve([stage.command, *arguments], SECTIONS)
-        except LotteryError as error:
-            raise LotteryError(f"{stage.path}: {error}") from error
-    return Child(folder / stage.name, stage.command, config, {"stage": stage.name, "seeds": [seed]})
-
-
-def _is_known(child: Child, stages: Sequence[Stage], overlay: str | os.PathLike[str] | None) -> bool:
-    """Whether its configuration is final before anything runs: the stages whose step it names are done."""
-    stage = next(stage for stage in stages if stage.name == child.folder.name)
-    return all((child.folder.parent / name / "done").is_file() for name in stage.waits_for(overlay))
-
-
-def _refuse_repeated(runs: Mapping[int, Sequence[Child]]) -> None:
-    """Refuse seeds that a runner's stage does not heed: the same trainings would count as several."""
-    for children in zip(*runs.values(), strict=True):
-        plans = [
-            {name: value for name, value in child.config.items() if name != "seed_everything"} for child in children
-        ]
-        if len(plans) > 1 and children[0].command in ("imp", "sweep") and all(plan == plans[0] for plan in plans):
-            raise LotteryError(
-                f"Stage '{children[0].folder.name}' names the seeds that it trains, whatever the recipe's: with "
-                f"{len(plans)} of these it would train the same {len(plans)} times. Run it with one, or let its YAML "
-                "use ${oc.env:LOTTERY_SEED}."
-            )
-
-
-def _refuse_changed(children: list[Child]) -> None:
-    """Name every stage whose configuration changed since it was trained, before any runs."""
-    changed = {child.folder.name: changes for child in children if (changes := child.changes())}
-    if changed:
-        shown = ". ".join(f"{name}: {changes}" for name, changes in changed.items())
-        redo = " ".join(f"--redo {name}" for name in changed)
-        raise LotteryError(f"Changed since it ran: {shown}. To run it again, and what depends on it: {redo}")
-
-
-def _run_one(child: Child, what: str, console: Console) -> None:
-    for path in child.inputs():
-        of_another = Path(path).is_relative_to(child.folder.parent) and not Path(path).is_relative_to(child.folder)
-        if of_another and not Path(path).exists():
-            raise LotteryError(f"{what}: '{path}' does not exist; no earlier stage wrote it.")
-    run_one(child, what, console)
 
 
 def _moments(values: list[float]) -> dict[str, Any]:

@@ -1,0 +1,31 @@
+"""``lightning-lottery child``: the work of one folder, in this process."""
+
+from argparse import ArgumentParser
+from collections.abc import Sequence
+from pathlib import Path
+
+from lightning_lottery.children.child import Work, do_child
+from lightning_lottery.children.fit import train
+from lightning_lottery.children.processes import end_with_starter
+from lightning_lottery.children.yaml_project import COMMANDS
+from lightning_lottery.experiments.sections import SECTIONS, run_section
+from lightning_lottery.experiments.siblings import judge_lines
+
+
+def child(arguments: Sequence[str]) -> None:
+    """Do the child of a folder.
+
+    Args:
+        arguments: Command line after ``child``.
+
+    Raises:
+        LotteryError: The folder holds no child, another process is in it, or its configuration is refused.
+    """
+    end_with_starter()
+    parser = ArgumentParser(prog="lightning-lottery child", description="Run the child of one folder.")
+    parser.add_argument("folder", help="the child's folder")
+    parser.add_argument("--wait", action="store_true", help="wait where another process is in the folder")
+    options = parser.parse_args(list(arguments))
+    works: dict[str, Work] = {command: train for command in (*COMMANDS, "start")}
+    works |= {"lines": judge_lines, **dict.fromkeys(SECTIONS, run_section)}
+    do_child(Path(options.folder), works, wait=options.wait)

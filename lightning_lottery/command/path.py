@@ -1,0 +1,58 @@
+"""``lightning-lottery path``: the straight lines between finished networks."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from lightning_lottery.children.factories import imported
+from lightning_lottery.children.yaml_project import BuiltCLI
+from lightning_lottery.command.options import parsed, parser_of
+from lightning_lottery.connectivity.path import path
+from lightning_lottery.experiments.report import write
+from lightning_lottery.experiments.sections import SECTIONS
+from lightning_lottery.hooks.quiet import without_noise
+
+# What the project's configuration gives; what no command line can say; and what is said otherwise below.
+FROM_PROJECT = ("module", "data", "trainer")
+IN_PYTHON_ONLY = ("memory", "allow_diverged")
+SAID_OTHERWISE = ("ckpt_paths", "align", "predict")
+
+WITHOUT_CALLBACKS = {"logger": False, "enable_checkpointing": False, "enable_model_summary": False, "callbacks": []}
+"""Arguments of the Trainer that evaluates: the project's own callbacks would prune, or write files."""
+
+
+def judge_checkpoints(arguments: Sequence[str]) -> None:
+    """Judge the lines between checkpoints, and write the report.
+
+    Args:
+        arguments: Command line after ``path``.
+
+    Raises:
+        LotteryError: What the function ``path`` refuses.
+    """
+    parser = parser_of("path", path, skip=(*FROM_PROJECT, *IN_PYTHON_ONLY, *SAID_OTHERWISE))
+    parser.add_argument("ckpt_paths", nargs="+", help="Lightning checkpoints or plain state dicts, at least two")
+    parser.add_argument("--config", required=True, help="the project: fit's YAML")
+    aligned = "also the line to each second network with its units in the order of the first's (git re-basin)"
+    parser.add_argument("--align", action="store_true", help=aligned)
+    parser.add_argument("--predict", default=None, help="package.module:function of predicted classes, to compare them")
+    parser.add_argument("--out", default="runs/path", help="folder for records, figures and curves")
+    options = parsed(parser, arguments).as_dict()
+    out, predict = Path(options.pop("out")), options.pop("predict")
+    fit = ["fit", "--seed_everything", "0", "--config", options.pop("config")]
+    with without_noise():
+        project = BuiltCLI(fit, sections=SECTIONS, trainer=lambda _: WITHOUT_CALLBACKS)
+        report = path(
+            project.model,
+            project.datamodule,
+            trainer=project.trainer,
+            predict=imported(predict) if predict else None,
+            **options,
+        )
+        if project.trainer.is_global_zero:
+            outcome = {"path/error_barrier": report.stability.mean}
+            write(report, out, run="path", hparams={}, outcome=outcome)
+            console = Console()
+            console.print(report.table())
+            console.print(f"{' '.join(report.sentences())} Records: {out}", soft_wrap=True)

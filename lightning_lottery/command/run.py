@@ -1,0 +1,28 @@
+"""``lightning-lottery run``: the numbered stages of a recipe folder over seeds."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from lightning_lottery.command.options import add_redo, parsed, parser_of, seeds_of
+from lightning_lottery.experiments.recipe import run_recipe, stages_of
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Run a recipe.
+
+    Args:
+        arguments: Command line after ``run``.
+
+    Raises:
+        LotteryError: What ``run_recipe`` refuses.
+    """
+    parser = parser_of("run", run_recipe, skip=("seeds", "redo"), positional=True)
+    parser.add_argument("--seeds", default="0", help="one run of all stages for each, such as 0,1,2")
+    add_redo(parser, "stage")
+    options = parsed(parser, arguments).as_dict()
+    seeds = seeds_of(options.pop("seeds"))
+    stages_of(Path(options["recipe"]))  # refuses a recipe that is not there before anything slow is imported
+    # The classes of the zoo answer to their short names in YAML once they are imported.
+    import lightning_lottery.zoo  # noqa: F401
+
+    run_recipe(options.pop("recipe"), seeds, **options)
