@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from lightning_lottery.callbacks.snapshots import Snapshots as Snapshots
     from lightning_lottery.callbacks.snapshots import log_spaced as log_spaced
     from lightning_lottery.children.factories import FactoryProject as FactoryProject
-    from lightning_lottery.children.yaml_project import YamlProject as YamlProject
     from lightning_lottery.connectivity.path import path as path
     from lightning_lottery.connectivity.report import PathReport as PathReport
     from lightning_lottery.errors import LotteryError as LotteryError
@@ -69,7 +68,6 @@ _MODULES = {
     "Scope": "scope",
     "Ticket": "ticket",
     "FactoryProject": "children.factories",
-    "YamlProject": "children.yaml_project",
     "InstabilityAnalysis": "experiments.instability",
     "InstabilitySweep": "experiments.sweep",
     "SweepReport": "experiments.sweep_report",

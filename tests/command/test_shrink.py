@@ -6,11 +6,13 @@ import yaml
 from torch import nn
 
 from helpers import stages
-from helpers.stages import fit, named
+from helpers.stages import config, fit, named
 from lightning_lottery import LotteryError
+from lightning_lottery.command.main import main
 from lightning_lottery.command.shrink import shrink_checkpoint
 from lightning_lottery.ticket import Ticket
 from lightning_lottery.units.groups import groups_of
+from lightning_lottery.units.removal import parameter_masks
 from lightning_lottery.units.saved import load_shrunk
 from lightning_lottery.zoo import ImageClassifier, vit
 
@@ -25,11 +27,6 @@ class Bypassing(ImageClassifier):
     def training_step(self, batch, batch_idx):
         loss = super().training_step(batch, batch_idx)
         return {"loss": loss} if self.gives_loss else None
-
-
-@pytest.fixture(autouse=True)
-def here(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
 
 
 def project(model=None):
@@ -73,3 +70,30 @@ def test_a_network_that_the_training_step_does_not_call_and_a_step_without_a_los
     arguments = project(named("command.test_shrink.Bypassing", gives_loss=False))
     with pytest.raises(LotteryError, match="returns no loss"):
         shrink_checkpoint(**arguments, heads=0.5, submodule="network")
+
+
+def test_shrink_writes_a_smaller_network_that_loads_and_computes_what_the_masked_one_does(here, capsys, refused):
+    import transformers
+
+    content = fit()
+    content["trainer"]["callbacks"] = []
+    project = config(content)
+    main(["fit", "--config", project, "--trainer.max_steps", "1", "--trainer.logger", "false"])
+    (ckpt,) = here.glob("checkpoints/*.ckpt")
+    units = {"network.vit.layers.0.mlp.fc1": torch.arange(8) < 4}
+    Ticket({}, units=units).save("units.safetensors")
+    capsys.readouterr()
+    command = ["shrink", "--config", project, "--ckpt_path", str(ckpt), "--submodule", "network"]
+    main([*command, "--ticket", "units.safetensors", "--out", "small"])
+    shown = capsys.readouterr().out
+    assert "parameters" in shown and "latency" in shown
+    small = transformers.AutoModelForImageClassification.from_pretrained("small")
+    whole = ImageClassifier(vit(**stages.NETWORK["init_args"]))
+    whole.load_state_dict(torch.load(ckpt, weights_only=True)["state_dict"])
+    Ticket(parameter_masks(whole, units)).apply(whole)
+    images = torch.rand(2, 1, 8, 8)
+    torch.testing.assert_close(small(images).logits, whole.network.eval()(images).logits)
+    main([*command, "--heads", "0.5", "--neurons", "0.5", "--out", "half"])
+    assert "smaller network: half" in capsys.readouterr().out
+    assert "either a ticket, or fractions" in refused(*command)
+    assert "has no submodule 'net'" in refused(*command[:-1], "net", "--heads", "0.5")

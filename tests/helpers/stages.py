@@ -43,6 +43,13 @@ def fit(*callbacks: dict[str, Any], **more: Any) -> dict[str, Any]:
     }
 
 
+def config(content: dict[str, Any], name: str = "fit.yaml") -> str:
+    """Write a YAML into the working directory, and give its name."""
+    with open(name, "w") as file:
+        yaml.safe_dump(content, file)
+    return name
+
+
 def named(class_path: str, **init_args: Any) -> dict[str, Any]:
     return {"class_path": class_path, "init_args": init_args}
 

@@ -1,0 +1,50 @@
+import re
+from functools import wraps
+
+import pytest
+
+from helpers.stages import fit, freezing, write
+from lightning_lottery.command.main import main
+from lightning_lottery.experiments.recipe import run_recipe
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        (None, "There is no recipe folder 'recipe'.$"),
+        ({}, "has no stage"),
+        ({"1-a.fit": {}, "1-b.fit": {}}, "have the same number"),
+        ({"1-a.train": {}}, "asks for the subcommand 'train'"),
+        ({"1-a.fit": {"trainer": {"max_epoch": 3}}}, "1-a.fit.yaml: .*does not accept option 'trainer.max_epoch'"),
+        ({"1-a.fit": fit(freezing("0-none"))}, r"1-a \(1/1\): '.*' does not exist; no earlier stage wrote it.$"),
+    ],
+)
+def test_a_folder_that_cannot_be_run_is_refused(refused, here, files, message):
+    if files is not None:
+        write(here / "recipe", files)
+    assert re.search(message, refused("run", "recipe"))
+
+
+def test_seeds_are_numbers(refused):
+    assert refused("run", "recipe", "--seeds", "0;1") == "--seeds are numbers separated by commas, got '0;1'."
+
+
+def test_run_hands_on_what_it_was_given(here, monkeypatch):
+    arguments = {}
+
+    @wraps(run_recipe)  # options are read from its signature
+    def recorded(*positional, **named):
+        arguments.update(named, positional=positional)
+
+    monkeypatch.setattr("lightning_lottery.command.run.run_recipe", recorded)
+    write(here / "folder", {"1-a.fit": {}})
+    options = ["--out", "there", "--redo", "1-a", "--redo", "2-b", "--overlay", "o.yaml", "--jobs", "2"]
+    options += ["--dask", "tcp://there"]
+    main(["run", "folder", "--seeds", "0,2", *options])
+    expected = {"out": "there", "redo": ["1-a", "2-b"], "overlay": "o.yaml", "jobs": 2, "dask": "tcp://there"}
+    assert arguments == {"positional": ("folder", [0, 2]), **expected}
+
+
+def test_an_option_that_does_not_exist_is_named_in_one_sentence(refused):
+    assert "--seed" in refused("run", "recipe", "--seed", "1")
+    assert refused("run", "recipe", "--jobs", "many").startswith('Parser key "jobs"')
