@@ -7,7 +7,7 @@ import torch
 from lightning.pytorch import LightningModule
 
 from helpers.processes import run
-from helpers.stages import config, fit, named, platon
+from helpers.stages import NO_ATTENTION, config, fit, named, platon
 from lightning_lottery import Ticket
 from lightning_lottery.children.yaml_project import COMMANDS
 from lightning_lottery.command.main import LIGHTNINGS, OURS, main
@@ -169,6 +169,14 @@ def test_these_answers_wait_for_neither_torch_nor_lightning(arguments, code, ans
     process = run(sys.executable, "-c", IMPORTED, *arguments)
     assert process.returncode == code and answer in process.stdout + process.stderr
     assert process.stdout.splitlines()[-1] == "slow: []"
+
+
+def test_short_names_work_in_a_process_that_has_imported_nothing_else(here):
+    pruning = named("PLATON", sparsity=named("Cubic", final=0.5, begin=1, end=8), interval=2, scope=NO_ATTENTION)
+    early_bird = named("EarlyBird", rules=[named("HammingFIFO")], sparsities=[0.5], scores="weights", watch=["neuron"])
+    process = run(sys.executable, "-m", "lightning_lottery", "explain", "--config", config(fit(pruning, early_bird)))
+    assert process.returncode == 0, process.stderr[-3000:]
+    assert "Cubic(final=0.5, begin=1, end=8), an update every 2 steps" in process.stdout
 
 
 OWN_CLI = """
