@@ -182,7 +182,7 @@ def test_short_names_work_in_a_process_that_has_imported_nothing_else(here):
         config(fit(pruning, named("Snapshots", steps=[0]))),
     )
     assert process.returncode == 0, process.stderr[-3000:]
-    assert "Cubic(final=0.5, begin=1, end=8), an update every 2 steps" in process.stdout
+    assert "Cubic(final=0.5, begin=1, end=8), an update every 2 steps" in " ".join(process.stdout.split())
 
 
 OWN_CLI = """
