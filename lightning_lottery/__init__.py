@@ -5,16 +5,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lightning_lottery.callbacks.early_bird import EarlyBird as EarlyBird
-    from lightning_lottery.callbacks.foresight import SNIP as SNIP
-    from lightning_lottery.callbacks.foresight import GraSP as GraSP
-    from lightning_lottery.callbacks.foresight import SynFlow as SynFlow
+    from lightning_lottery.callbacks.exact_resume import ExactResume as ExactResume
     from lightning_lottery.callbacks.freezing import MaskFreezing as MaskFreezing
     from lightning_lottery.callbacks.magnitude import MagnitudePruning as MagnitudePruning
     from lightning_lottery.callbacks.platon import PLATON as PLATON
     from lightning_lottery.callbacks.slimming import NetworkSlimming as NetworkSlimming
-    from lightning_lottery.callbacks.snapshots import ExactResume as ExactResume
     from lightning_lottery.callbacks.snapshots import Snapshots as Snapshots
     from lightning_lottery.callbacks.snapshots import log_spaced as log_spaced
+    from lightning_lottery.callbacks.snip_grasp import SNIP as SNIP
+    from lightning_lottery.callbacks.snip_grasp import GraSP as GraSP
+    from lightning_lottery.callbacks.synflow import SynFlow as SynFlow
     from lightning_lottery.children.factories import FactoryProject as FactoryProject
     from lightning_lottery.connectivity.path import path as path
     from lightning_lottery.connectivity.report import PathReport as PathReport
@@ -47,15 +47,15 @@ if TYPE_CHECKING:
 _MODULES = {
     "PLATON": "callbacks.platon",
     "MagnitudePruning": "callbacks.magnitude",
-    "SynFlow": "callbacks.foresight",
-    "SNIP": "callbacks.foresight",
-    "GraSP": "callbacks.foresight",
+    "SynFlow": "callbacks.synflow",
+    "SNIP": "callbacks.snip_grasp",
+    "GraSP": "callbacks.snip_grasp",
     "NetworkSlimming": "callbacks.slimming",
     "EarlyBird": "callbacks.early_bird",
     "MaskFreezing": "callbacks.freezing",
     "Snapshots": "callbacks.snapshots",
     "log_spaced": "callbacks.snapshots",
-    "ExactResume": "callbacks.snapshots",
+    "ExactResume": "callbacks.exact_resume",
     "Schedule": "functional.schedules",
     "Constant": "functional.schedules",
     "Cubic": "functional.schedules",

@@ -64,7 +64,7 @@ def test_explain_refuses_a_fit_with_nothing_to_explain(refused):
 
 
 def test_explain_shows_the_weights_that_a_draw_will_mask(here, capsys):
-    rules = [named("HammingFIFO", length=2, every=1)]
+    rules = [named("HammingFIFO", length=2, interval=1)]
     bird = named("EarlyBird", rules=rules, sparsities=[0.5], scores="weights", action="prune")
     main(["explain", "--config", config({**fit(bird), "model": named("helpers.blocks.Blocks")})])
     shown = capsys.readouterr().out
