@@ -192,7 +192,7 @@ class ConfiguredCallback:
         """The callback, built anew."""
         parser = ArgumentParser(exit_on_error=False)
         parser.add_argument("--callback", type=MaskCallback)
-        built = parser.instantiate_classes(parser.parse_object({"callback": self.config()}))
+        built = parser.instantiate(parser.parse_object({"callback": self.config()}))
         return built.callback  # type: ignore[no-any-return]
 
     def config(self) -> dict[str, Any]:

@@ -1,0 +1,62 @@
+import json
+
+import pytest
+
+from lightning_lottery import LotteryError, Scope
+from lightning_lottery.children.options import (
+    Begin,
+    DenseLevelOptions,
+    LevelOptions,
+    LinesOptions,
+    Prune,
+    SnapshotOptions,
+    StartOptions,
+    TicketOptions,
+    plain,
+    read_options,
+)
+
+PRUNE = Prune("level-0/last.ckpt", "level-0/ticket.safetensors", 0.2, "all")
+LINES = {"monitor": "test_acc", "mode": "max", "threshold": 0.02, "recalibrate": 0, "predict": None}
+OPTIONS = [
+    None,
+    TicketOptions(),
+    TicketOptions("a.safetensors"),
+    StartOptions(prunes=True),
+    SnapshotOptions((0, 10)),
+    DenseLevelOptions(Scope(exclude=("head.*",)), rewind_step=5),
+    LevelOptions(1, PRUNE, Begin(None, "fresh"), None),
+    LevelOptions(2, PRUNE, None, shuffle_seed=3),
+    LinesOptions(**LINES, alphas=(0.0, 0.5, 1.0), layer_alphas=(), checkpoints=("a", "b")),
+]
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+def test_options_are_read_back_from_json_as_they_were(options):
+    assert read_options(json.loads(json.dumps(plain(options)))) == options
+
+
+@pytest.mark.parametrize(
+    ("options", "keys"),
+    [
+        (OPTIONS[1], {"ticket"}),
+        (OPTIONS[3], {"prunes"}),
+        (OPTIONS[4], {"snapshots"}),
+        (OPTIONS[5], {"level", "scope", "rewind_step"}),
+        (OPTIONS[6], {"level", "prune", "begin", "shuffle_seed"}),
+    ],
+)
+def test_keys_are_those_of_finished_children_of_before_whose_fingerprints_still_match(options, keys):
+    assert plain(options).keys() == keys
+    assert plain(OPTIONS[6])["begin"] == {"weights": None, "optimizer": "fresh"}
+    assert plain(OPTIONS[6])["prune"].keys() == {"weights", "within", "prune_fraction", "per"}
+
+
+def test_a_judge_of_before_still_loads():
+    before = {**LINES, "alphas": 3, "layer_alphas": [], "fast": False, "checkpoints": ["a", "b"]}
+    assert read_options({**before, "is_null_control": False}) == OPTIONS[-1]
+
+
+def test_options_of_no_kind_are_refused():
+    with pytest.raises(LotteryError, match="A child has no options colour: another version of this package wrote them"):
+        read_options({"colour": "red"})
