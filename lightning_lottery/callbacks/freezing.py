@@ -67,6 +67,7 @@ class MaskFreezing(MaskCallback):
     def select(self, module: nn.Module) -> dict[str, nn.Parameter]:
         """The parameters that the ticket masks, in the module's order; a misfit is refused."""
         self._ticket.require_fit(module)
+        # The ticket may name a tied weight by any of its names, or by several; the fit knows it by the first.
         aliases = ties(module)
         self._fitting = {}
         for name, mask in self._ticket.masks.items():

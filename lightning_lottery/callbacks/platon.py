@@ -106,6 +106,7 @@ class PLATON(MaskCallback):
                 f"sparsity {schedule.final} at step {schedule.end}: shorten `interval`, or train longer."
             )
         self._is_manual = not trainer.lightning_module.automatic_optimization
+        # Copied into memory of the fit's device and dtype: tensors of a checkpoint are not written into.
         saved = self._averages
         self._averages = {}
         for name, param in self._masked.params.items():
@@ -135,6 +136,8 @@ class PLATON(MaskCallback):
         ends = step % self.interval == 0
         if ends or all(_on_host(grad) for grad in present):
             self._read()
+        # In the authors' order: the window that ends is folded in, then this step's observation opens the next. Where
+        # masks are due it is `find_masks` that opens it, for until then scores stand in the window's memory.
         due = ends and self._is_due(step)
         for averages in self._averages.values() if ends else ():
             fold_(averages, interval=self.interval, beta1=self.beta1, beta2=self.beta2)

@@ -50,6 +50,7 @@ class _ByLoss(OneShot):
 
     def scores(self, params: Mapping[str, nn.Parameter], step: int) -> dict[str, Tensor]:
         assert self._trainer is not None
+        # At least float32: gradients of half precision would tie, or vanish.
         dtype = reduce(torch.promote_types, (param.dtype for param in params.values()), torch.float32)
         with untouched(self._trainer, dtype) as module:
             for child in module.modules():

@@ -42,10 +42,12 @@ class StepClock:
         scale = _loss_scale(trainer)
         if self._seen is None:
             manual = not trainer.lightning_module.automatic_optimization
+            # In manual optimization `global_step` counts every optimizer's steps (Lightning 2.6.6).
             self.step = trainer.global_step // (optimizers if manual else 1)
             missed = False
         else:
             skipped = scale is not None and self._scale is not None and scale < self._scale
+            # One batch at most lies between a save and our hook, and in it every optimizer may have stepped.
             missed = 0 < trainer.global_step - self._seen <= optimizers and not skipped
         self.step += missed
         self._seen, self._scale = trainer.global_step, scale
@@ -109,6 +111,7 @@ def _place(callback: Callback) -> float:
     return callback.lottery_place if isinstance(callback, ActsLate) else 0
 
 
+# Compared by exact type: a class that inherits from Adam may mix entries, as by a norm over all parameters.
 _ENTRY_BY_ENTRY = (ASGD, SGD, Adadelta, Adagrad, Adam, Adamax, AdamW, NAdam, RAdam, RMSprop, Rprop)
 
 
@@ -122,7 +125,8 @@ def gradients_matter(trainer: Trainer, callback: Callback) -> bool:
     """
     module, precision = trainer.lightning_module, trainer.precision_plugin
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-    later = callbacks[callbacks.index(callback) + 1 if callback in callbacks else 0 :]  # another may hand its hooks on
+    # A callback that is not in the list gets its hooks from another one that is: then all may come later.
+    later = callbacks[callbacks.index(callback) + 1 if callback in callbacks else 0 :]
     return (
         not module.automatic_optimization
         or bool(trainer.gradient_clip_val)

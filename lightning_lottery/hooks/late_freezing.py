@@ -64,6 +64,7 @@ class LateFreezing(MaskCallback):
     def _update(self, trainer: Trainer) -> None:
         assert self.installed is not None and self._due is not None
         sparsity, self._due = self._due, None
+        # The ticket holds a tied weight under every name, this callback under the first.
         drawn = {name: mask for name, mask in self.installed.masks.items() if name in self._masked.params}
         self._install(trainer, {**self._masked.masks, **drawn}, sparsity)
         self._log(trainer, sparsity, {})

@@ -237,6 +237,7 @@ class MaskCallback(Callback):
             )
         if self._resolved is None and self.schedule is not None and self._restored is None:
             self._resolved = self._resolve(self.schedule, trainer, pl_module)
+        # A second `fit` of the same Trainer goes on with the masks that it has.
         known = self._masked.masks if self._masked.masks.keys() == params.keys() else self.starting_masks(params)
         self._masked = Masked(known, params)
         if self._restored is not None:
@@ -255,6 +256,7 @@ class MaskCallback(Callback):
         if not self.frozen:
             return
         self._make_true(trainer)
+        # The schedule may ask for sparsity before any batch of ours: at step 0, or in a run that is further on.
         if is_new and self._resolved is not None and self._resolved(self.step) > 0:
             self._update(trainer)
         else:
@@ -266,6 +268,7 @@ class MaskCallback(Callback):
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         if not self.frozen:
             return
+        # A method that overrides this hook reads gradients itself, which `gradients_matter` cannot know.
         does_more = type(self).on_before_optimizer_step is not MaskCallback.on_before_optimizer_step
         if does_more or gradients_matter(trainer, self):
             self._masked.mask_gradients_()
@@ -280,6 +283,7 @@ class MaskCallback(Callback):
             self._update(trainer)
         elif self._is_held:
             self._make_true(trainer)
+        # For the progress bar alone: loggers got it when it changed.
         if not self._is_shown:
             pl_module.log(self._key("sparsity/scope"), self.sparsity, prog_bar=True, logger=False)
             self._is_shown = True
@@ -346,6 +350,7 @@ class MaskCallback(Callback):
         if not self._is_fitting:
             return  # a checkpoint is tested or validated: that is no reason to go on from it
         check_state(state_dict, STATE_VERSION, self.label, {"method": self.method_name, **self.settings()})
+        # Kept until `on_fit_start`: the parameters, whose names and shapes it must fit, are not known yet.
         if state_dict["masks"]:  # none were there yet when a learning-rate finder saved in `on_fit_start`
             self._restored = state_dict
 
@@ -386,6 +391,7 @@ class MaskCallback(Callback):
         schedule = self._resolved
         if schedule is None:
             return False
+        # From `end` on frozen masks are final; those that may regrow follow their scores at the same sparsity.
         if step >= schedule.end:
             return self._target != schedule.final or (not self.frozen and step % self.interval == 0)
         return step > schedule.begin and step % self.interval == 0

@@ -76,6 +76,8 @@ class Masked:
     @torch.no_grad()
     def mask_checkpoint(self, checkpoint: dict[str, Any], ties: Mapping[str, str]) -> None:
         """Replace the states in a checkpoint by masked ones, out of place; ``ties``: further names to first ones."""
+        # A state dict holds a tied weight under every name. Where `WeightAveraging` saves averages as `state_dict`, the
+        # weights that train stand under `current_model_state` (Lightning 2.6.6). Both share memory with the module.
         masks = self.masks | {alias: self.masks[name] for alias, name in ties.items() if name in self.masks}
         for key in checkpoint.keys() & {"state_dict", "current_model_state"} if self.anything_removed else ():
             state = copy(checkpoint[key])  # keeps the versions that a state dict carries beside its tensors
@@ -102,6 +104,7 @@ def check_agreement(trainer: Trainer, masks: Masks, what: str) -> None:
     """
     if trainer.world_size < 2:
         return
+    # Hashes, not masks: what is sent does not grow with the model. Gathered, so that every rank raises, and none waits.
     everyone: list[str] = [""] * trainer.world_size
     torch.distributed.all_gather_object(everyone, hash_of_tensors(masks))
     if len(set(everyone)) > 1:

@@ -54,6 +54,7 @@ class OneShot(MaskCallback):
 
     def begin_method(self, trainer: Trainer, schedule: Schedule | None) -> None:
         self._trainer = trainer
+        # Lightning hands such a step its own iterator (2.6.6): whatever is drawn from it is lost to training.
         if "dataloader_iter" in signature(trainer.lightning_module.training_step).parameters:
             raise LotteryError(
                 f"{self.label} draws batches itself, which `training_step(dataloader_iter)` cannot share."

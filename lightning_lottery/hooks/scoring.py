@@ -34,6 +34,7 @@ def untouched(trainer: Trainer, dtype: torch.dtype) -> Iterator[LightningModule]
     kernels that can be differentiated twice, and activation checkpoints keep their activations.
     """
     module, device = trainer.lightning_module, trainer.strategy.root_device
+    # Shallow on purpose: restored, they bring back the very objects, which optimizers and hooks know by identity.
     attributes = [(child, dict(vars(child))) for child in module.modules()]
     loggers = trainer.loggers
     with ExitStack() as stack:
@@ -41,18 +42,21 @@ def untouched(trainer: Trainer, dtype: torch.dtype) -> Iterator[LightningModule]
         stack.callback(_restore, attributes)
         stack.callback(setattr, trainer, "loggers", loggers)
         stack.enter_context(_random_numbers_as_before(device))
+        # Autocast would round matrix products to half precision, whatever ``dtype`` is.
         stack.enter_context(torch.autocast(device.type, enabled=False))
         stack.enter_context(torch.enable_grad())
-        stack.enter_context(sdpa_kernel(SDPBackend.MATH))  # the fused kernels have no second derivative
+        # GraSP differentiates twice: fused attention and compiled graphs have no second derivative (torch 2.14).
+        stack.enter_context(sdpa_kernel(SDPBackend.MATH))
         stack.enter_context(torch.compiler.set_stance("force_eager"))
         stack.enter_context(_activations_kept())
         if any(isinstance(child, nn.RNNBase) for child in module.modules()):
             stack.enter_context(torch.backends.cudnn.flags(enabled=False))  # its RNNs have no backward in eval mode
         for child, values in attributes:
-            vars(child).update({name: _own_copy(value) for name, value in values.items()})
+            vars(child).update({name: _copy_of_value(value) for name, value in values.items()})
             if isinstance(child, LightningModule):
                 stack.enter_context(without_logging(child))
                 pretend_dtype_(child, dtype)
+        # A module may also write to `self.logger.experiment` itself, which muting `log` does not reach.
         trainer.loggers = [DummyLogger() for _ in loggers]
         yield module
 
@@ -75,9 +79,10 @@ def with_state(module: nn.Module, method: str, dtype: torch.dtype) -> Callable[.
     """A method of the module as a function of its state: ``f(state, *args, **kwargs)``; names as ``state_of`` gives.
 
     Tensors that the method makes without naming a dtype, such as ``torch.zeros(3)``, get ``dtype``. To be made and
-    called inside one block of ``untouched``. It does what ``torch.func.functional_call`` does, which looks up every
-    name anew at each call: that takes a tenth of a ResNet-20's forward and backward pass.
+    called inside one block of ``untouched``.
     """
+    # `torch.func.functional_call` does the same, but looks up every name anew at each call: a tenth of a ResNet-20's
+    # forward and backward pass, of which SynFlow makes a hundred.
     owners = _owners_of_tensors(module)
 
     def call(state: Mapping[str, Tensor], *args: Any, **kwargs: Any) -> Any:
@@ -87,6 +92,7 @@ def with_state(module: nn.Module, method: str, dtype: torch.dtype) -> Callable[.
         try:
             torch.set_default_dtype(dtype)
             for tensors, leaf, _, lent in swaps:
+                # Into the dictionary itself: `setattr` refuses a plain tensor where a Parameter is registered.
                 tensors[leaf] = lent
             return getattr(module, method)(*args, **kwargs)
         finally:
@@ -98,8 +104,9 @@ def with_state(module: nn.Module, method: str, dtype: torch.dtype) -> Callable[.
 
 
 def _owners_of_tensors(module: nn.Module) -> dict[str, list[tuple[dict[str, Any], str]]]:
-    """Where modules keep each parameter and buffer: in several places where it is tied."""
+    """Where modules keep each parameter and buffer: in several dictionaries where it is tied."""
     owners: dict[str, list[tuple[dict[str, Any], str]]] = {}
+    # By the first name of a tied tensor, as `named_parameters` gives it.
     first_names: dict[Tensor, str] = {}
     for path, child in module.named_modules():
         for tensors in (child._parameters, child._buffers):
@@ -127,11 +134,13 @@ def training_batches(trainer: Trainer, n: int) -> list[OrderedDict[str, Any]]:
     # Copies: the fit's loaders stay where they are in their epoch.
     twin = without_iterator(combined)
     twin.flattened = [_unstarted(loader) for loader in combined.flattened]
+    # The copies are shallow, so a generator is the loader's own: one shuffle more would change all later epochs.
     generators = [(g, g.get_state()) for loader in combined.flattened for g in _generators(loader)]
     try:
+        # Infinite where nobody knows the length: `int` comes after the minimum.
         drawn = [batch for batch, _, _ in islice(iter(twin), int(min(n, trainer.num_training_batches)))]
     finally:
-        twin.reset()
+        twin.reset()  # ends the workers of the copies
         for generator, state in generators:
             generator.set_state(state)
     if not drawn:
@@ -161,7 +170,7 @@ def _copied(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     return tensor.detach().to(dtype if tensor.is_floating_point() else tensor.dtype, copy=True)
 
 
-def _own_copy(value: Any) -> Any:
+def _copy_of_value(value: Any) -> Any:
     if isinstance(value, Tensor):
         return value.detach().clone()
     return copy(value) if isinstance(value, (list, dict, set)) else value
@@ -182,6 +191,8 @@ def _random_numbers_as_before(device: torch.device) -> Iterator[None]:
 @contextmanager
 def _activations_kept() -> Iterator[None]:
     """``torch.utils.checkpoint`` computes nothing again: by then other weights would be in place than those scored."""
+    # `checkpoint` looks these up in its module when it is called, so that standing in for them there reaches every
+    # caller, under whatever name it imported `checkpoint`. By their beginning, for torch 2.14 has two.
     names = [name for name in vars(checkpointing) if name.startswith("_checkpoint_without_reentrant_generator")]
     instead = {"CheckpointFunction": _Direct, **dict.fromkeys(names, _nothing_around)}
     before = {name: getattr(checkpointing, name) for name in instead}
@@ -201,12 +212,12 @@ class _Direct:
 
 
 def _nothing_around(*_: Any, **__: Any) -> Iterator[None]:
-    """Stands in for what others do before and after the function."""
+    """Stands in for what torch does around the function: it is advanced once before it and once after."""
     yield
 
 
 def _unstarted(loader: Any) -> Any:
-    """A copy whose iteration leaves the loader's own position alone; workers it starts are its own."""
+    """A copy with a position and workers of its own, so that the loader's stays where it is."""
     try:
         return without_iterator(loader)
     except TypeError as error:
