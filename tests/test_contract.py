@@ -114,7 +114,7 @@ def test_the_asked_sparsity_is_exact_at_the_end_and_tied_weights_agree(make, tmp
 class ScopeIsZero(Callback):
     """Looks at removed weights wherever somebody could see them, and counts the looks."""
 
-    lottery_place = 0
+    lottery_order = 0
 
     def __init__(self, callback: MaskCallback) -> None:
         self.callback, self.looks = callback, 0
@@ -145,7 +145,7 @@ def test_frozen_weights_are_zero_in_every_step_with_every_optimizer(make, optimi
 class Onlooker(Callback):
     """Acts after the callback, so that gradients of removed weights must be zero when it looks at them."""
 
-    lottery_place = 2
+    lottery_order = 2
 
     def __init__(self, callback: MaskCallback) -> None:
         self.callback = callback
@@ -170,7 +170,7 @@ def test_whether_gradients_are_masked_changes_no_weight_and_no_state_at_the_end(
 class AtTheLastStepButOne(Callback):
     """What is left of removed weights in gradients, in optimizer state, and in a checkpoint written then."""
 
-    lottery_place = 3
+    lottery_order = 3
 
     def __init__(self, callback: MaskCallback) -> None:
         self.callback = callback

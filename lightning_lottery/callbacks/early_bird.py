@@ -13,7 +13,7 @@ from lightning_lottery.checks import check_name, check_word, check_words
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.functional.settling.rules import Rule
 from lightning_lottery.functional.settling.watch import Per, Probe, names_of
-from lightning_lottery.hooks.clock import StepClock, enter, steps_of_fit
+from lightning_lottery.hooks.clock import StepClock, put_in_order, steps_of_fit
 from lightning_lottery.hooks.late_freezing import LateFreezing
 from lightning_lottery.hooks.loggers import draw_to_all, folder_of, log_to_all
 from lightning_lottery.hooks.masked import check_agreement
@@ -79,7 +79,7 @@ class EarlyBird(Callback):
     masks keep exactly ``round((1 - sparsity) * n)`` units, and scores that are all equal draw nothing.
     """
 
-    lottery_place: ClassVar[int] = 1
+    lottery_order: ClassVar[int] = 1
     """Looks at weights after all callbacks that may write them."""
 
     def __init__(
@@ -162,7 +162,7 @@ class EarlyBird(Callback):
     # Hooks, in the order in which Lightning calls them.
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        enter(self, trainer)
+        put_in_order(self, trainer)
         self._is_fitting = stage == TrainerFn.FITTING
         if not self._is_fitting:
             return

@@ -12,7 +12,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_lottery.checks import check_count, check_name
 from lightning_lottery.functional.counters import mix64
-from lightning_lottery.hooks.clock import StepClock, enter
+from lightning_lottery.hooks.clock import StepClock, put_in_order
 from lightning_lottery.hooks.loggers import folder_of
 from lightning_lottery.hooks.private import restore_loader, validates_after_this_batch
 from lightning_lottery.hooks.saving import save_whole
@@ -38,7 +38,7 @@ class ExactResume(Callback):
     Source: counter-based random numbers after Salmon et al. 2011; mixed by splitmix64 (Steele et al. 2014).
     """
 
-    lottery_place = 2
+    lottery_order = 2
 
     def __init__(self, interval: int = 100, seed: int | None = None, *, name: str | None = None) -> None:
         check_count("interval", interval, "a number of optimizer steps")
@@ -52,7 +52,7 @@ class ExactResume(Callback):
         self._resumed = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        enter(self, trainer)
+        put_in_order(self, trainer)
         self._is_fitting = stage == TrainerFn.FITTING
         if self._is_fitting and trainer.global_step == 0:
             self.clock.reset()

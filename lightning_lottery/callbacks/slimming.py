@@ -13,7 +13,7 @@ from torch.utils.hooks import RemovableHandle
 
 from lightning_lottery.checks import check_words, is_number
 from lightning_lottery.errors import LotteryError
-from lightning_lottery.hooks.clock import enter
+from lightning_lottery.hooks.clock import put_in_order
 from lightning_lottery.hooks.loggers import log_to_all
 from lightning_lottery.hooks.private import averaged_copy, batches_that_stepped
 from lightning_lottery.hooks.strategies import refuse_sharding
@@ -114,7 +114,7 @@ class NetworkSlimming(Callback):
     # Hooks, in the order in which Lightning calls them.
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        enter(self, trainer)
+        put_in_order(self, trainer)
         self._hooks.append(pl_module.register_load_state_dict_pre_hook(self._fit_state))  # type: ignore[no-untyped-call]
         if stage != TrainerFn.FITTING:
             return

@@ -10,7 +10,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_lottery.checks import check_name, is_count
 from lightning_lottery.errors import LotteryError
-from lightning_lottery.hooks.clock import StepClock, enter
+from lightning_lottery.hooks.clock import StepClock, put_in_order
 from lightning_lottery.hooks.loggers import folder_of
 from lightning_lottery.hooks.saving import save_whole
 
@@ -34,7 +34,7 @@ class Snapshots(Callback):
     """
 
     # After the callbacks that make masks (1): a snapshot holds what they have made of this step.
-    lottery_place = 2
+    lottery_order = 2
 
     def __init__(self, steps: Sequence[int], *, name: str | None = None) -> None:
         if not isinstance(steps, (list, tuple, range)) or not steps or not all(is_count(step) for step in steps):
@@ -46,7 +46,7 @@ class Snapshots(Callback):
         self._is_fitting = True
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        enter(self, trainer)
+        put_in_order(self, trainer)
         self._is_fitting = stage == TrainerFn.FITTING
         if self._is_fitting and trainer.global_step == 0:
             self.clock.reset()

@@ -24,7 +24,7 @@ from lightning_lottery.children.options import (
 )
 from lightning_lottery.children.project import Built, Project, project_of
 from lightning_lottery.errors import LotteryError
-from lightning_lottery.hooks.clock import enter
+from lightning_lottery.hooks.clock import put_in_order
 from lightning_lottery.hooks.loggers import device_of
 from lightning_lottery.hooks.mask_callback import MaskCallback
 from lightning_lottery.hooks.private import batches_that_stepped_in
@@ -112,13 +112,13 @@ class _SavesStart(Callback):
         prunes: A callback of the Trainer has to have pruned by then.
     """
 
-    lottery_place = 2  # after pruners, whose masks are then in the weights that it saves
+    lottery_order = 2  # after pruners, whose masks are then in the weights that it saves
 
     def __init__(self, folder: Path, prunes: bool) -> None:
         self.folder, self.prunes = folder, prunes
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        enter(self, trainer)
+        put_in_order(self, trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.prunes:

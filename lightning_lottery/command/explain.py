@@ -27,7 +27,7 @@ class _Explained(Exception):
 class _Explainer(Callback):
     """Acts last: when it is asked, scopes and schedules are resolved and nothing has been trained."""
 
-    lottery_place: ClassVar[int] = 99
+    lottery_order: ClassVar[int] = 99
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.is_global_zero:

@@ -82,13 +82,13 @@ def _loss_scale(trainer: Trainer) -> float | None:
 
 @runtime_checkable
 class ActsLate(Protocol):
-    """A callback that must act after all others, the later the higher its ``lottery_place`` (> 0)."""
+    """A callback that must act after all others: by ascending ``lottery_order`` (> 0); 0 is everybody else's."""
 
-    lottery_place: ClassVar[int]
+    lottery_order: ClassVar[int]
 
 
-def enter(callback: Callback, trainer: Trainer) -> None:
-    """What our callbacks do first in ``setup``: check whose Trainer this is, and stand where they must.
+def put_in_order(callback: Callback, trainer: Trainer) -> None:
+    """What our callbacks do first in ``setup``: check whose Trainer this is, and sort its callbacks.
 
     Masks are made after everything else that writes weights, snapshots are taken after that, and only then come the
     Checkpoint callbacks, which Lightning keeps last. A new list: Lightning is iterating over the old one.
@@ -102,13 +102,13 @@ def enter(callback: Callback, trainer: Trainer) -> None:
             f"`{type(trainer).__module__.split('.')[0]}`: import `lightning.pytorch` instead, everywhere alike."
         )
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-    trainer.callbacks = sorted(callbacks, key=_place)  # type: ignore[attr-defined]
+    trainer.callbacks = sorted(callbacks, key=_order)  # type: ignore[attr-defined]
 
 
-def _place(callback: Callback) -> float:
+def _order(callback: Callback) -> float:
     if isinstance(callback, Checkpoint):
         return float("inf")
-    return callback.lottery_place if isinstance(callback, ActsLate) else 0
+    return callback.lottery_order if isinstance(callback, ActsLate) else 0
 
 
 # Compared by exact type: a class that inherits from Adam may mix entries, as by a norm over all parameters.

@@ -19,8 +19,8 @@ from lightning_lottery.functional.masks import Masks, Scores, keep_top, overlap
 from lightning_lottery.functional.schedules import Schedule
 from lightning_lottery.hooks.clock import (
     StepClock,
-    enter,
     gradients_matter,
+    put_in_order,
     steps_of_fit,
 )
 from lightning_lottery.hooks.loggers import folder_of, log_to_all
@@ -53,7 +53,7 @@ class MaskCallback(Callback):
     frozen: ClassVar[bool] = True
     """A removed weight stays exactly zero: weights are masked at every step, gradients where that matters."""
 
-    lottery_place: ClassVar[int] = 1
+    lottery_order: ClassVar[int] = 1
     """Acts after all callbacks that may write weights."""
 
     role: ClassVar[str] = "pruning"
@@ -207,7 +207,7 @@ class MaskCallback(Callback):
     # Hooks, in the order in which Lightning calls them.
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        enter(self, trainer)
+        put_in_order(self, trainer)
         self._is_fitting = stage == TrainerFn.FITTING
         if not self._is_fitting:
             return

@@ -53,7 +53,7 @@ def run(toy: bool = False) -> list[Row]:
 class Onlooker(Callback):
     """Looks at gradients after the callback that is measured."""
 
-    lottery_place = 2
+    lottery_order = 2
 
     def on_before_optimizer_step(self, *_: Any) -> None:
         pass

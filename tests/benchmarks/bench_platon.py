@@ -17,7 +17,7 @@ from lightning_lottery.functional import averages_like, count, hamming, keep_top
 class Naive(Callback):
     """The straightforward way: out of place, scores of all parameters joined, one threshold by ``kthvalue``."""
 
-    lottery_place = 3
+    lottery_order = 3
 
     def __init__(self, beside: PLATON) -> None:
         self.beside, self.step = beside, 0
@@ -91,7 +91,7 @@ def _memory(toy: bool) -> list[Row]:
 class Shadow(Callback):
     """Keeps averages in float32 beside a callback's own, of the same weights and gradients; compares the masks."""
 
-    lottery_place = 0.4  # before the callback zeroes weights
+    lottery_order = 0.4  # before the callback zeroes weights
 
     def __init__(self, platon: PLATON) -> None:
         self.platon, self.averages, self.differing = platon, {}, []

@@ -17,7 +17,7 @@ from lightning_lottery.zoo import resnet
 class Inside(Callback):
     """Times what the callback does, from within a fit."""
 
-    lottery_place = 2
+    lottery_order = 2
 
     def __init__(self, synflow: SynFlow, rounds: int, iterations: int) -> None:
         self.synflow, self.rounds, self.iterations = synflow, rounds, iterations

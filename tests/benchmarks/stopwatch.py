@@ -83,7 +83,7 @@ class _Side(Callback):
 
 
 class _Before(_Side):
-    lottery_place = 0.5
+    lottery_order = 0.5
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         trainer.optimizers[0].register_step_post_hook(lambda *_: self.watch.mark())
@@ -95,7 +95,7 @@ class _Before(_Side):
 
 
 class _After(_Side):
-    lottery_place = 1.5
+    lottery_order = 1.5
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         trainer.optimizers[0].register_step_post_hook(lambda *_: self.watch.mark())

@@ -78,7 +78,7 @@ def test_a_longer_fit_keeps_the_schedule_that_it_began_with_and_the_sparsity_it_
     look = []
 
     class Look(Callback):
-        lottery_place = 3
+        lottery_order = 3
 
         def on_train_batch_end(self, *_):
             look.append(longer.sparsity)

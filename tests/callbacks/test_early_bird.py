@@ -267,7 +267,7 @@ def test_the_first_draw_stops_the_fit(tmp_path):
 class Sees(Callback):
     """Whether the removed entries are zero wherever somebody could look."""
 
-    lottery_place = 0
+    lottery_order = 0
 
     def __init__(self, callback):
         self.callback, self.looks = callback, 0

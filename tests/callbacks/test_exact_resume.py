@@ -26,7 +26,7 @@ def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
 class Dies(Callback):
     """The night's power cut, after some step has been logged."""
 
-    lottery_place = 3
+    lottery_order = 3
 
     def __init__(self, step: int) -> None:
         self.step = step

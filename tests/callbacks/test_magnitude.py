@@ -12,7 +12,7 @@ from lightning_lottery import Constant, MagnitudePruning
 class Watches(Callback):
     """Weights before, and masks after, each update."""
 
-    lottery_place = 0.5
+    lottery_order = 0.5
 
     def __init__(self, pruning):
         self.pruning, self.weights, self.masks = pruning, {}, {}

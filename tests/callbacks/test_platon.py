@@ -42,7 +42,7 @@ class Poisons(Callback):
 class Replays(Callback):
     """Does what the paper says, parameter by parameter and out of place, beside the callback."""
 
-    lottery_place = 0.5
+    lottery_order = 0.5
 
     def __init__(self, platon: PLATON, *unobserved: int) -> None:
         self.platon, self.unobserved, self.step = platon, unobserved, 0
@@ -167,7 +167,7 @@ def test_a_batch_without_a_loss_at_a_windows_end_does_not_stretch_the_window(tmp
     folded = []
 
     class Watch(Callback):
-        lottery_place = 3
+        lottery_order = 3
 
         def on_train_batch_end(self, trainer, *_):
             if trainer.global_step == 8:

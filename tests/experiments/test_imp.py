@@ -469,7 +469,7 @@ class Shuffled(LightningDataModule):
         return plain_loader(n=61)
 
 class OfRank(Callback):
-    lottery_place = 3
+    lottery_order = 3
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
         if not hasattr(self, "began"):

@@ -26,7 +26,7 @@ RESUME = FOLDER / "resume.ckpt"
 class Diary(Callback):
     """Writes down each step that is over, after everything else has acted on it."""
 
-    lottery_place = 3
+    lottery_order = 3
 
     def on_train_batch_end(self, trainer, *_):
         with open(FOLDER / "diary", "a") as file:

@@ -35,7 +35,7 @@ class Plain(LightningModule):
 class AtStep(Callback):
     """The weights right before and after the callback prunes, and the first batches of the epoch it prunes in."""
 
-    lottery_place = 0
+    lottery_order = 0
 
     def __init__(self, step: int) -> None:
         self.step = step

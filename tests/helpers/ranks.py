@@ -56,7 +56,7 @@ def laws(name: str, folder: Path) -> None:
 class Unsynchronised(Callback):
     """A bug in somebody's training loop: one rank's gradients are its own."""
 
-    lottery_place = 0
+    lottery_order = 0
 
     def on_before_optimizer_step(self, trainer, pl_module, optimizer):
         if trainer.global_rank == 1:

@@ -36,7 +36,7 @@ def removed_are_zero(state: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -
 class KeepEveryResume(Callback):
     """Copies each checkpoint that ExactResume writes, so that one unbroken run gives every point to resume from."""
 
-    lottery_place = 2.5
+    lottery_order = 2.5
 
     def __init__(self, folder: Path, into: Path) -> None:
         self.file, self.into = folder / "resume.ckpt", into

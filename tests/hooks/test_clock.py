@@ -243,7 +243,7 @@ def test_tuners_do_not_prune(make, tuner, first, tmp_path):
     start = {}
 
     class AtTheBeginning(Callback):
-        lottery_place = 3
+        lottery_order = 3
 
         def on_train_start(self, trainer, pl_module):
             start.update(step=callback.step, sparsity=callback.sparsity)

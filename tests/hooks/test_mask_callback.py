@@ -203,9 +203,9 @@ def test_lazy_layers_outside_the_scope_do_not_matter(tmp_path):
     assert callback.sparsity == 0.5
 
 
-def test_somebody_elses_callback_may_have_a_place(tmp_path):
+def test_somebody_elses_callback_may_have_an_attribute_called_order(tmp_path):
     class Seated(Callback):
-        place = "top"
+        order = "top"
 
     fit(tmp_path, Seated(), CALLBACKS["PLATON"]())
 
@@ -269,7 +269,7 @@ def test_every_kind_of_checkpoint_is_zero_where_frozen(make, mode, tmp_path):
     class Remember(Callback):
         """The masks as they were after each step."""
 
-        lottery_place = 3
+        lottery_order = 3
 
         def on_train_batch_end(self, trainer, *_):
             masks[trainer.global_step] = callback.masks

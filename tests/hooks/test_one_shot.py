@@ -23,7 +23,7 @@ def test_a_fit_that_goes_on_from_a_checkpoint_without_its_state_is_pruned_at_onc
     found = {}
 
     class Look(Callback):
-        lottery_place = 3
+        lottery_order = 3
 
         def on_train_start(self, trainer, pl_module):
             found["at once"] = callback.sparsity
