@@ -1,9 +1,6 @@
 """A child's configuration says which project it is of: a YAML's, or some factories'."""
 
-import pytest
-
 from helpers.factories import Net, make_data, make_trainer
-from lightning_lottery import LotteryError
 from lightning_lottery.children.factories import FactoryProject
 from lightning_lottery.children.project import project_of
 from lightning_lottery.children.yaml_project import YamlProject
@@ -23,9 +20,3 @@ def test_another_seed_leaves_the_project_as_it_was():
     project = FactoryProject(Net, make_data, make_trainer)
     project.with_seed(3)
     assert project.seed == 0
-
-
-def test_factories_that_cannot_be_imported_are_refused():
-    config = FactoryProject(Net, make_data, make_trainer).config()
-    with pytest.raises(LotteryError, match="nowhere"):
-        project_of({**config, "make_module": {**config["make_module"], "function": "nowhere:make_module"}})
