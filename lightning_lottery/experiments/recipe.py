@@ -23,10 +23,10 @@ STAGES = ("fit", "validate", "test", "predict", "instability", "sweep", "imp")
 
 @dataclass(frozen=True)
 class Stage:
-    """One file of a recipe, ``02-platon.fit.yaml``: its place, its name ``02-platon``, and its subcommand."""
+    """One file of a recipe, ``02-platon.fit.yaml``: its number, its name ``02-platon``, and its subcommand."""
 
     path: Path
-    place: int
+    number: int
     name: str
     command: str
 
@@ -48,15 +48,15 @@ def stages_of(recipe: Path) -> list[Stage]:
     stages = []
     for path in recipe.glob("*.yaml"):
         if match := re.fullmatch(r"((\d+)-[\w-]+)\.(\w+)\.yaml", path.name):
-            name, place, command = match.groups()
+            name, number, command = match.groups()
             if command not in STAGES:
                 raise LotteryError(f"'{path}' asks for the subcommand '{command}'; there are {', '.join(STAGES)}.")
-            stages.append(Stage(path, int(place), name, command))
-    stages.sort(key=lambda stage: stage.place)
+            stages.append(Stage(path, int(number), name, command))
+    stages.sort(key=lambda stage: stage.number)
     if not stages:
         raise LotteryError(f"'{recipe}' has no stage: stages are files such as 01-dense.fit.yaml, 02-platon.fit.yaml.")
     for one, next_one in zip(stages, stages[1:], strict=False):
-        if one.place == next_one.place:
+        if one.number == next_one.number:
             raise LotteryError(f"'{one.path.name}' and '{next_one.path.name}' of '{recipe}' have the same number.")
     return stages
 

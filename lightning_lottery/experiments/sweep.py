@@ -146,7 +146,7 @@ class InstabilitySweep:
         check_not_importing()
         folder, console = Path(out), Console()
         searches = self._searches(project, folder, labels)
-        summaries = {name: summary_in(Path(other)) for name, other in self.beside.items()}
+        summaries = {name: summary_in(Path(folder_beside)) for name, folder_beside in self.beside.items()}
         Plan(children_in(folder), []).discard(redo, folder)
         pruned = [project.with_pruner(pruner) for pruner in self.pruners.values()]
         commands = {"start": train, "fit": train, "lines": judge_lines}
@@ -211,12 +211,12 @@ class InstabilitySweep:
             network: Grid(steps) if self.search == "grid" else Bisection(steps, self.precision)
             for network in (DENSE, *self.pruners, *self.tickets)
         }
-        cell = partial(self._cell, Family(project, self.judging), folder, snapshots, labels)
+        cell_at = partial(self._cell, Family(project, self.judging), folder, snapshots, labels)
         empty = SweepReport(self.threshold, {}, self.margin)
-        found = Searches(searches, snapshots, parents, len(self.seeds), empty, cell)
+        together = Searches(searches, snapshots, parents, len(self.seeds), empty, cell_at)
         if self.snapshots:
-            found.check_snapshots()
-        return found
+            together.check_snapshots()
+        return together
 
     def _parent(self, project: Project, folder: Path, steps: Sequence[int], labels: Mapping[str, Any]) -> Child:
         labels = {**labels, "stage": f"{labels['stage']}/parent", "parent": project.seed, "seeds": [project.seed]}
