@@ -15,7 +15,7 @@ from lightning_lottery.experiments.sections import SECTIONS
 from lightning_lottery.functional.schedules import Schedule
 from lightning_lottery.hooks.mask_callback import MaskCallback
 from lightning_lottery.hooks.quiet import without_noise
-from lightning_lottery.scope import Place, ties
+from lightning_lottery.scope import ties
 
 NO_SPEED = "Zeros alone bring no speed: dense hardware multiplies them all the same. Removing whole units does."
 
@@ -25,8 +25,10 @@ class _Explained(Exception):
 
 
 class _Explainer(Callback):
-    """Acts last: when it is asked, scopes and schedules are resolved and nothing has been trained."""
+    """Prints what the callbacks are about to do, and ends the fit before its first batch."""
 
+    # After every callback of ours, which are called in the order of this number: by then each has resolved its scope
+    # and its schedule in `on_fit_start`, and refused what it refuses; nothing has been trained yet.
     lottery_order: ClassVar[int] = 99
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -43,7 +45,7 @@ def explain_fit(arguments: Sequence[str]) -> None:
     """Set a fit up as ``fit`` would, print what its callbacks are about to do, and stop before the first batch.
 
     Args:
-        arguments: What ``fit`` would be given, ``--config X`` and so on.
+        arguments: Those of ``fit``: ``--config X`` and so on.
 
     Raises:
         LotteryError: The configuration has no callback of ours, or one of them refuses the fit.
@@ -71,35 +73,29 @@ def _wide_console() -> Console:
 
 
 def _print(callback: MaskCallback, module: LightningModule, console: Console) -> None:
-    places = callback.scope.explain(module)
-    inside = callback.parameters
-    named = {place.name: place for place in places}
+    parameters = {entry.name: entry for entry in callback.scope.explain(module)}
+    masked = callback.parameters
     aliases = ties(module)
-    scoped = sum(param.numel() for param in inside.values())
-    total = sum(place.parameter.numel() for place in places)
+    scoped = sum(param.numel() for param in masked.values())
+    total = sum(entry.parameter.numel() for entry in parameters.values())
     console.rule(callback.label)
     table = Table(title=f"{scoped:,} of {total:,} parameters in scope")
-    table.add_column("parameter", no_wrap=True, min_width=max(map(len, named)))
+    table.add_column("parameter", no_wrap=True, min_width=max(map(len, parameters)))
     for column in ("of", "shape", "entries", "in scope"):
         table.add_column(column, justify="right" if column == "entries" else "left")
-    for name, place in named.items():
+    for name, entry in parameters.items():
         tied = [alias for alias, first in aliases.items() if first == name]
         note = f" (tied: {', '.join(tied)})" if tied else ""
-        table.add_row(
-            name + note, *_described(place), "yes" if name in inside else f"no: {place.reason or 'not masked'}"
-        )
+        in_scope = "yes" if name in masked else f"no: {entry.reason or 'not masked'}"
+        shape = " x ".join(map(str, entry.parameter.shape))
+        table.add_row(name + note, entry.module_type, shape, f"{entry.parameter.numel():,}", in_scope)
     console.print(table)
     if callback.resolved_schedule is not None:
         console.print(_schedule_table(callback.resolved_schedule, callback.interval, scoped))
-    added = sum(param.numel() * callback.bytes_per_weight(param) for param in inside.values())
+    added = sum(param.numel() * callback.bytes_per_weight(param) for param in masked.values())
     console.print(
         f"Memory that {callback.label} adds: {added / 2**20:.2f} MiB ({added / scoped:.1f} bytes per weight)."
     )
-
-
-def _described(place: Place) -> tuple[str, str, str]:
-    shape = tuple(place.parameter.shape)
-    return place.module_type, " x ".join(map(str, shape)), f"{place.parameter.numel():,}"
 
 
 def _schedule_table(schedule: Schedule, interval: int, scoped: int) -> Table:

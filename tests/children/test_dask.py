@@ -56,8 +56,8 @@ def test_two_at_once_dask_s_workers_and_one_after_another_find_the_same(parent, 
     only_here = replace(project, make_trainer=lambda **arguments: make_trainer(**arguments))
     here = sweep.run(only_here, out=tmp_path / "here")
     for name, how in (("jobs", {"jobs": 2}), ("dask", {"dask": scheduler})):
-        found = sweep.run(project, out=tmp_path / name, **how)
-        assert found.barriers("dense") == here.barriers("dense") and found.lines("dense") == here.lines("dense")
+        report = sweep.run(project, out=tmp_path / name, **how)
+        assert report.barriers("dense") == here.barriers("dense") and report.lines("dense") == here.lines("dense")
         texts = [(tmp_path / of / "results.jsonl").read_text() for of in (name, "here")]
         assert texts[0] == texts[1]
 

@@ -21,8 +21,8 @@ from lightning_lottery.children.processes import run_child
 
 def test_the_exit_code_of_a_child_is_that_of_its_process(tmp_path, capfd):
     assert run_child(Child(tmp_path / "none", "fit", {})) == 2
-    said = capfd.readouterr().err
-    assert "is not a child's folder" in said and "Traceback" not in said
+    written = capfd.readouterr().err
+    assert "is not a child's folder" in written and "Traceback" not in written
 
 
 def test_a_child_that_wrote_everything_is_done_however_its_process_ended(child, config, tmp_path, monkeypatch):
@@ -62,16 +62,16 @@ def test_an_interrupted_child_is_given_the_time_to_shut_down(child, monkeypatch)
 def test_a_child_is_tied_to_a_pipe_and_to_no_other_input(monkeypatch):
     monkeypatch.setenv(environment.TIED, "1")
     ties = []
-    monkeypatch.setattr(processes, "Thread", lambda **given: SimpleNamespace(start=lambda: ties.append(given)))
+    monkeypatch.setattr(processes, "Thread", lambda **options: SimpleNamespace(start=lambda: ties.append(options)))
     read, write = os.pipe()
     for number, expected in ((read, 1), (os.open(os.devnull, os.O_RDONLY), 0), (None, 0)):
         ties.clear()
-        found = os.fstat(number) if number is not None else None
+        status = os.fstat(number) if number is not None else None
 
-        def fstat(_, found=found):
-            if found is None:
+        def fstat(_, status=status):
+            if status is None:
                 raise OSError("closed")
-            return found
+            return status
 
         with monkeypatch.context() as patch:
             patch.setattr(processes.os, "fstat", fstat)

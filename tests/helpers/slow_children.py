@@ -29,8 +29,8 @@ class Slow(Callback):
         time.sleep(0.3)
 
 
-def make_slow_trainer(**given):
-    return trainer(given["default_root_dir"], Slow(), ExactResume(interval=2), logger=given["logger"])
+def make_slow_trainer(**arguments):
+    return trainer(arguments["default_root_dir"], Slow(), ExactResume(interval=2), logger=arguments["logger"])
 
 
 def steps_of(child: Child) -> list[int]:
