@@ -12,7 +12,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from helpers.callbacks import CALLBACKS
 from helpers.processes import TESTS, run
 from helpers.projects import fit
-from helpers.states import KeepEveryResume
+from helpers.states import KeepEveryResume, ending, same
 from lightning_lottery import ExactResume, LotteryError
 
 
@@ -67,9 +67,17 @@ def test_a_run_killed_at_random_moments_ends_as_the_unbroken_one(kills, tmp_path
     assert done.returncode == 0 and done.stdout.endswith("ok\n"), done.stderr[-3000:]
 
 
-def test_a_checkpoint_of_before_there_were_names_holds_its_state_under_the_same_key(tmp_path):
-    fit(tmp_path, ExactResume(interval=5), max_epochs=1)
-    assert {"step", "seen", "scale"} == torch.load(tmp_path / "resume.ckpt")["callbacks"]["ExactResume"].keys()
+def test_a_checkpoint_of_before_there_were_names_resumes_bit_for_bit(tmp_path):
+    whole, keep = ExactResume(interval=1), KeepEveryResume(tmp_path / "whole", tmp_path / "points")
+    expected = ending(fit(tmp_path / "whole", whole, keep), whole)
+    path = tmp_path / "points" / "6.ckpt"
+    saved = torch.load(path, weights_only=True)
+    assert saved["callbacks"]["ExactResume"] == {"step": 6, "seen": 6, "scale": None}  # its key and form, since ever
+    resumed = ExactResume(interval=1)
+    assert same(ending(fit(tmp_path / "again", resumed, ckpt=path), resumed), expected)
+    named = ExactResume(interval=5, name="rare")  # has no state there: begins with this fit, at its step
+    fit(tmp_path / "named", named, ckpt=path)
+    assert named.clock.step == 12 and (tmp_path / "named" / "resume-rare.ckpt").is_file()
 
 
 def test_two_of_different_names_write_a_file_each(tmp_path):

@@ -14,15 +14,19 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from torch import nn
 
 from helpers.callbacks import BODY, CALLBACKS, EVERY, EVERY_FROZEN, STEPS, ticket
+from helpers.one_shot import Plain
 from helpers.projects import Batches, Odd, fit, says, trainer
 from helpers.states import removed_are_zero
 from lightning_lottery import (
     PLATON,
+    SNIP,
     Constant,
+    GraSP,
     LotteryError,
     MagnitudePruning,
     MaskFreezing,
     Scope,
+    SynFlow,
     Ticket,
 )
 
@@ -47,6 +51,29 @@ def test_layers_built_in_configure_model_are_in_scope(tmp_path):
     fit(tmp_path, callback, module=BuiltLate())
     assert callback.masks.keys() == {"body.weight"}
     assert callback.sparsity == 0.5
+
+
+RANKING = {
+    "PLATON": lambda **more: PLATON(0.7, interval=2, **more),
+    "MagnitudePruning": lambda **more: MagnitudePruning(0.7, interval=2, **more),
+    "SynFlow": lambda **more: SynFlow(0.7, iterations=5, **more),
+    "SNIP": lambda **more: SNIP(0.7, **more),
+    "GraSP": lambda **more: GraSP(0.7, **more),
+}
+
+
+@pytest.mark.parametrize("make", RANKING.values(), ids=RANKING)
+def test_every_ranking_pruner_keeps_its_share_of_all_weights_or_of_each_tensor(make, tmp_path):
+    kept = {}
+    for per in ("all", "tensor"):
+        callback = make(per=per)
+        fit(tmp_path / per, callback, module=Plain())
+        kept[per] = [int(mask.sum()) for mask in callback.masks.values()]
+    sizes = [mask.numel() for mask in callback.masks.values()]
+    assert kept["tensor"] == [round(0.3 * size) for size in sizes] != kept["all"]
+    assert sum(kept["all"]) == round(0.3 * sum(sizes))
+    with pytest.raises(LotteryError, match="`per` is 'all' or 'tensor', got 'layer'"):
+        make(per="layer")
 
 
 @EVERY
