@@ -6,6 +6,34 @@ from pathlib import Path
 import pytest
 
 TESTS = Path(__file__).parent
+PACKAGE = TESTS.parent / "lightning_lottery"
+
+TESTED_ELSEWHERE = {  # what runs whole trainings only; where its laws are
+    "children/fit.py": "children/test_child.py",
+    "children/level.py": "experiments/test_imp.py",
+    "experiments/imp_report.py": "experiments/test_imp.py",
+    "experiments/siblings.py": "experiments/test_instability.py",
+    "experiments/sweep_report.py": "experiments/test_sweep.py",
+    "experiments/sweep_search.py": "experiments/test_sweep.py",
+}
+
+
+def has_code(path: Path) -> bool:
+    """Whether a module defines a function or a method."""
+    functions = (ast.FunctionDef, ast.AsyncFunctionDef)
+    return any(isinstance(node, functions) for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+
+
+def mirrored() -> list[Path]:
+    """Every module of the package that has a function, except `__init__` and `__main__`."""
+    named = (path for path in sorted(PACKAGE.rglob("*.py")) if not path.name.startswith("__"))
+    return [path.relative_to(PACKAGE) for path in named if has_code(path)]
+
+
+@pytest.mark.parametrize("module", mirrored(), ids=str)
+def test_every_module_has_a_test_file_of_its_name(module):
+    expected = TESTS / module.parent / f"test_{module.name}"
+    assert expected.is_file() or (TESTS / TESTED_ELSEWHERE[module.as_posix()]).is_file()
 
 
 @pytest.mark.parametrize("path", sorted(TESTS.rglob("*.py")), ids=lambda path: str(path.relative_to(TESTS)))

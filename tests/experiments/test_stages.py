@@ -75,3 +75,15 @@ def test_every_stage_that_changed_is_named_with_what_to_do(tmp_path):
     with pytest.raises(LotteryError, match="1-a: lr was 1, is 2. 2-b: lr was 1, is 2.*--redo 1-a --redo 2-b$"):
         refuse_changed(children)
     refuse_changed([Child(tmp_path / name, "fit", {"lr": 1}) for name in ("1-a", "2-b")])
+
+
+def test_what_two_stages_share_in_a_file_is_read_from_their_own_folder(tmp_path, monkeypatch):
+    whole = fit()
+    by_name = {**whole, "model": "network.yaml", "data": "data.yaml"}
+    written = {"network": whole["model"], "data": whole["data"]}
+    shared = write(tmp_path / "shared", {"01-dense.fit": by_name, **written})
+    alone = write(tmp_path / "alone", {"01-dense.fit": whole})
+    monkeypatch.chdir(tmp_path)
+    (named_files,), (written_out,) = stages_of(shared), stages_of(alone)
+    configs = [child_of_stage(stage, 0, tmp_path / "run", None).config for stage in (named_files, written_out)]
+    assert configs[0] == configs[1]
