@@ -211,9 +211,10 @@ class Flow:
                 child.register_forward_hook(lambda layer, args, output: args[0])
 
     def __call__(self, weights: Weights, scale: float = 1.0) -> Tensor:
-        """The sum of all floating-point outputs, times ``scale`` squared where the network is positively homogeneous.
+        """The sum of all floating-point outputs; ``scale`` keeps it from overflowing.
 
-        Input, biases and running means are scaled, which scales every activation alike, and then the sum.
+        Input, biases and running means are scaled, which scales every activation of a positively homogeneous network
+        alike, and then the sum: by ``scale`` squared altogether.
         """
         self._scale = scale
         state = {**self.state, **weights}
@@ -249,10 +250,10 @@ class Flow:
         )
 
     def received(self, samples: Sequence[Tensor]) -> list[Tensor]:
-        """The inputs of the first layers: for each of them, the sum over ``samples`` of their absolute means.
+        """The input of each first layer, as the sum over ``samples`` of its absolute means; of one sample's shape.
 
-        A first layer is one with weights whose input has passed no other such layer. What the module itself does to its
-        input before, such as normalising it, has been done. One tensor a layer, of the shape of one sample's.
+        A first layer has weights, and its input has passed no other layer that has. Whatever the module does to its own
+        input, such as normalising it, has happened by then.
         """
         self._first = list(self._inputs_of(self._layers, samples[0][:1]))
         with torch.no_grad():
@@ -270,7 +271,7 @@ class Flow:
             layer.register_forward_pre_hook(lend)
 
     def _inputs_of(self, layers: Sequence[nn.Module], sample: Tensor) -> dict[nn.Module, Tensor]:
-        """What those ``layers`` receive that are called on the network's input, as absolute means over the batch."""
+        """The absolute mean over the batch of each layer's input, for those ``layers`` that see the network's input."""
         inputs: dict[nn.Module, Tensor] = {}
 
         def keep(layer: nn.Module, args: tuple[Any, ...]) -> None:

@@ -214,7 +214,7 @@ class MaskCallback(Callback):
         if trainer.global_step == 0:  # otherwise a second `fit` of the same Trainer, which goes on
             self._reset()
         refuse_sharding(trainer, self.label)
-        if any(pruner.name == self.name for pruner in self._others(trainer)):
+        if any(pruner.name == self.name for pruner in self._pruners_beside(trainer)):
             raise LotteryError(
                 f"Two callbacks would both write {self._ticket_file}: give {self.label} a `name` of its own."
             )
@@ -223,7 +223,7 @@ class MaskCallback(Callback):
         params = self.select(pl_module)
         self._ties = ties(pl_module)
         self._model_size = size_of(pl_module)
-        for pruner in self._others(trainer):
+        for pruner in self._pruners_beside(trainer):
             if shared := sorted(params.keys() & pruner.parameters.keys()):
                 raise LotteryError(f"{pruner.label} and {self.label} both mask '{shared[0]}': part their scopes.")
         if self.frozen and params and any(isinstance(optimizer, LBFGS) for optimizer in trainer.optimizers):
@@ -453,7 +453,7 @@ class MaskCallback(Callback):
     def _key(self, key: str) -> str:
         return f"{self.name}/{key}" if self.name else key
 
-    def _others(self, trainer: Trainer) -> list["MaskCallback"]:
+    def _pruners_beside(self, trainer: Trainer) -> list["MaskCallback"]:
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
         return [pruner for pruner in callbacks if isinstance(pruner, MaskCallback) and pruner is not self]
 

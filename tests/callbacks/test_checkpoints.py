@@ -55,11 +55,11 @@ def test_a_newer_state_version_is_refused(make, tmp_path):
 
 
 def test_without_saved_state_a_resume_keeps_the_masks_restarts_the_averages_and_warns(tmp_path):
-    given = {"interval": 2, "begin": 1, "end": 9, "save_state": False}
-    path = checkpoint(tmp_path, PLATON(0.7, **given))
+    arguments = {"interval": 2, "begin": 1, "end": 9, "save_state": False}
+    path = checkpoint(tmp_path, PLATON(0.7, **arguments))
     saved = torch.load(path, weights_only=True)["callbacks"]["lightning_lottery.pruning"]
     assert "averages" not in saved
-    callback, module = PLATON(0.7, **given), Odd()
+    callback, module = PLATON(0.7, **arguments), Odd()
     with says("PLATON resumes at step 6 with its masks, but without its averages"):
         fit(tmp_path, callback, module=module, ckpt=path)
     assert callback.sparsity == pytest.approx(0.7, abs=2e-3)
@@ -97,16 +97,18 @@ def test_a_longer_fit_keeps_the_schedule_that_it_began_with_and_the_sparsity_it_
     ],
 )
 def test_a_resume_that_asks_for_something_else_is_refused_and_both_are_named(change, words, tmp_path):
-    given = {"sparsity": 0.5, "interval": 2}
-    path = checkpoint(tmp_path, PLATON(**given))
+    arguments = {"sparsity": 0.5, "interval": 2}
+    path = checkpoint(tmp_path, PLATON(**arguments))
     with pytest.raises(LotteryError, match=words):
-        fit(tmp_path, PLATON(**(given | change)), ckpt=path)
+        fit(tmp_path, PLATON(**(arguments | change)), ckpt=path)
 
 
 def test_an_update_that_could_not_be_made_at_the_end_is_made_as_soon_as_it_can(tmp_path):
-    given = {"sparsity": 0.7, "interval": 4, "begin": 1, "end": 7, "save_state": False}
-    path = checkpoint(tmp_path, PLATON(**given))  # after step 6: the averages begin anew, and step 7 comes too early
-    callback = PLATON(**given)
+    arguments = {"sparsity": 0.7, "interval": 4, "begin": 1, "end": 7, "save_state": False}
+    path = checkpoint(
+        tmp_path, PLATON(**arguments)
+    )  # after step 6: the averages begin anew, and step 7 comes too early
+    callback = PLATON(**arguments)
     with says("without its averages"):
         fit(tmp_path, callback, ckpt=path)
     assert callback.sparsity == pytest.approx(0.7, abs=2e-3)
@@ -130,9 +132,9 @@ class Versioned(torch.nn.Linear):
 
     _version = 2
 
-    def _load_from_state_dict(self, state_dict, prefix, local_metadata, *given):
+    def _load_from_state_dict(self, state_dict, prefix, local_metadata, *arguments):
         self.loaded_version = local_metadata.get("version")
-        super()._load_from_state_dict(state_dict, prefix, local_metadata, *given)
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *arguments)
 
 
 def test_masked_checkpoints_keep_the_versions_of_modules(tmp_path):
@@ -149,9 +151,9 @@ def test_masked_checkpoints_keep_the_versions_of_modules(tmp_path):
 
 
 def test_a_trainer_of_the_other_package_is_told_the_fix(tmp_path):
-    other = pytest.importorskip("pytorch_lightning")
+    theirs = pytest.importorskip("pytorch_lightning")
 
-    class Module(other.LightningModule):
+    class Module(theirs.LightningModule):
         def __init__(self):
             super().__init__()
             self.layer = torch.nn.Linear(6, 3)
@@ -169,20 +171,20 @@ def test_a_trainer_of_the_other_package_is_told_the_fix(tmp_path):
         "enable_model_summary": False,
     }
     for callback in (PLATON(0.5), Snapshots([0]), ExactResume(), MaskFreezing(ticket())):
-        theirs = other.Trainer(
+        their_trainer = theirs.Trainer(
             max_epochs=1, accelerator="cpu", callbacks=[callback], default_root_dir=tmp_path, **quiet
         )
         with pytest.raises(LotteryError, match="this Trainer is of the package `pytorch_lightning`: import"):
-            theirs.fit(Module(), Batches())
+            their_trainer.fit(Module(), Batches())
 
 
 def test_a_checkpoint_of_the_other_package_starts_fresh(tmp_path, caplog):
-    other = pytest.importorskip("pytorch_lightning")
+    theirs = pytest.importorskip("pytorch_lightning")
 
     path = checkpoint(tmp_path)
     saved = torch.load(path, weights_only=True)
     saved["callbacks"] = {"ModelCheckpoint{'monitor': None}": {}, "pytorch_lightning.callbacks.EarlyStopping": {}}
-    saved["pytorch-lightning_version"] = other.__version__
+    saved["pytorch-lightning_version"] = theirs.__version__
     torch.save(saved, path)
     callback = CALLBACKS["PLATON"]()
     fit(tmp_path, callback, ckpt=path)

@@ -39,8 +39,8 @@ class Dies(Callback):
 
 @pytest.mark.parametrize("step", [3, 4, 8, 9])
 def test_curves_of_a_resumed_run_equal_the_unbroken_runs(step, tmp_path):
-    def logger(folder, **given):
-        return TensorBoardLogger(tmp_path / folder, name="", version="", default_hp_metric=False, **given)
+    def logger(folder, **arguments):
+        return TensorBoardLogger(tmp_path / folder, name="", version="", default_hp_metric=False, **arguments)
 
     keep = KeepEveryResume(tmp_path / "broken", tmp_path / "points")
     fit(tmp_path / "whole", CALLBACKS["PLATON"](), ExactResume(), logger=logger("whole"))

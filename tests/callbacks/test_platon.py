@@ -116,18 +116,18 @@ def test_large_gradients_whose_norm_overflows_are_observed(interval, device, tmp
 
 
 def test_scores_at_a_windows_end_stand_in_the_windows_memory_and_the_next_window_opens_all_the_same(tmp_path):
-    places = []
+    in_windows = []
 
     class Spies(PLATON):
         def scores(self, params, step):
             scores = super().scores(params, step)
-            places.append(all(s.data_ptr() == self._averages[n].window.data_ptr() for n, s in scores.items()))
+            in_windows.append(all(s.data_ptr() == self._averages[n].window.data_ptr() for n, s in scores.items()))
             return scores
 
     platon = Spies(0.7, interval=4, begin=1, end=10)  # masks after steps 4, 8, 10 (within a window) and 12
     replays = Replays(platon)
     fit(tmp_path, replays, platon)
-    assert places == [True, True, False, True]
+    assert in_windows == [True, True, False, True]
     assert same_averages(platon, replays)
 
 

@@ -58,14 +58,14 @@ def test_statistics_are_absolute_before_training_and_neutral_after_unless_told_o
     seen = []
 
     class Seen(synflow_module.Flow):
-        def __init__(self, *args, neutral, **given):
+        def __init__(self, *args, neutral, **arguments):
             seen.append(neutral)
-            super().__init__(*args, neutral=neutral, **given)
+            super().__init__(*args, neutral=neutral, **arguments)
 
     original, synflow_module.Flow = synflow_module.Flow, Seen
     try:
-        for given in ({}, {"at_step": 3}, {"batch_norm": "neutral"}, {"at_step": 3, "batch_norm": "absolute"}):
-            fit(tmp_path, SynFlow(0.3, iterations=1, per="tensor", scope=BODY, **given))
+        for arguments in ({}, {"at_step": 3}, {"batch_norm": "neutral"}, {"at_step": 3, "batch_norm": "absolute"}):
+            fit(tmp_path, SynFlow(0.3, iterations=1, per="tensor", scope=BODY, **arguments))
     finally:
         synflow_module.Flow = original
     assert seen == [False, True, True, False]
@@ -130,7 +130,7 @@ def test_a_flow_that_is_zero_everywhere_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("given", "sentence"),
+    ("arguments", "sentence"),
     [
         ({"at_step": -1}, "`at_step` is a whole number >= 0, got -1"),
         ({"at_step": 0.5}, "`at_step` is a whole number >= 0, got 0.5"),
@@ -145,9 +145,9 @@ def test_a_flow_that_is_zero_everywhere_is_refused(tmp_path):
         ({"sparsity": 1.0}, r"must be in \[0, 1\)"),
     ],
 )
-def test_arguments_that_mean_nothing_are_refused_when_it_is_built(given, sentence):
+def test_arguments_that_mean_nothing_are_refused_when_it_is_built(arguments, sentence):
     with pytest.raises(LotteryError, match=sentence):
-        SynFlow(**{"sparsity": 0.5, **given})
+        SynFlow(**{"sparsity": 0.5, **arguments})
 
 
 def test_progress_over_iterations_is_logged_and_nothing_holds_the_trainer_afterwards(tmp_path, caplog):
@@ -183,8 +183,8 @@ def prunable(flow: Flow) -> dict[str, torch.Tensor]:
     return {name: value for name, value in flow.state.items() if value.ndim > 1}
 
 
-def flow_of(net: nn.Module, x: torch.Tensor, dtype=torch.float64, **given) -> Flow:
-    flow = Flow(net, dtype, **({"neutral": True, "bypass": ()} | given))
+def flow_of(net: nn.Module, x: torch.Tensor, dtype=torch.float64, **arguments) -> Flow:
+    flow = Flow(net, dtype, **({"neutral": True, "bypass": ()} | arguments))
     flow.inputs = x
     return flow
 
@@ -194,8 +194,8 @@ def sums(flow: Flow) -> list[float]:
 
 
 def test_with_neutral_batch_norm_every_layer_carries_the_same_flow_also_with_statistics_of_a_trained_network():
-    total, *others = sums(flow_of(conv_net(), torch.rand(1, 2, 10, 10)))
-    assert others == pytest.approx([total] * 2, rel=1e-10) and total > 0
+    total, *further = sums(flow_of(conv_net(), torch.rand(1, 2, 10, 10)))
+    assert further == pytest.approx([total] * 2, rel=1e-10) and total > 0
     absolute = sums(flow_of(conv_net(), torch.rand(1, 2, 10, 10), neutral=False))
     assert absolute != pytest.approx([absolute[0]] * 3, rel=1e-3)
 
@@ -204,8 +204,8 @@ def test_zero_biases_conserve_as_no_biases_do():
     net = conv_net(biases=True)
     for layer in (net[0], net[4], net[8]):
         nn.init.zeros_(layer.bias)
-    total, *others = sums(flow_of(net, torch.rand(1, 2, 10, 10)))
-    assert others == pytest.approx([total] * 2, rel=1e-10)
+    total, *further = sums(flow_of(net, torch.rand(1, 2, 10, 10)))
+    assert further == pytest.approx([total] * 2, rel=1e-10)
 
 
 def test_the_module_itself_is_left_alone():

@@ -94,15 +94,15 @@ def test_a_frozen_mask_does_not_need_gradients_after_the_step(make, tmp_path):
 def test_compiled_modules_keep_plain_names(what, make, tmp_path):
     torch.manual_seed(0)
     module = Odd()
-    given = module
+    fitted = module
     if what == "module":
-        given = torch.compile(module, backend="eager")
+        fitted = torch.compile(module, backend="eager")
     elif what == "submodule":
         module.my_mask = torch.compile(module.my_mask, backend="eager")
     else:
         module.my_mask.compile(backend="eager")
     callback = make()
-    fit(tmp_path, callback, module=given)
+    fit(tmp_path, callback, module=fitted)
     assert callback.masks.keys() == {"my_mask.0.weight", "my_mask.2.weight", "tied_a.weight"}
     assert prunes_as_asked(callback)
     weights = {name.replace("_orig_mod.", ""): value for name, value in module.state_dict().items()}
@@ -138,13 +138,13 @@ def test_an_iterable_loader_needs_steps_not_fractions(tmp_path):
 
 
 def test_a_fit_bounded_by_time_alone_takes_steps_and_warns_where_they_are_not_reached(tmp_path):
-    given = {"max_epochs": -1, "max_time": timedelta(seconds=0.3)}
+    limits = {"max_epochs": -1, "max_time": timedelta(seconds=0.3)}
     with pytest.raises(LotteryError, match="no known number"):
-        fit(tmp_path, PLATON(0.5), **given)
+        fit(tmp_path, PLATON(0.5), **limits)
     with says("PLATON was to reach sparsity 0.5 at step 100000000, but the fit ended"):
-        fit(tmp_path, PLATON(0.5, begin=2, end=100_000_000), **given)
+        fit(tmp_path, PLATON(0.5, begin=2, end=100_000_000), **limits)
     callback = MagnitudePruning(0.5, begin=0, end=2)
-    fit(tmp_path, callback, **given)
+    fit(tmp_path, callback, **limits)
     assert callback.sparsity == pytest.approx(0.5, abs=2e-3)
 
 
@@ -203,11 +203,11 @@ def test_pruning_at_a_step_needs_no_known_end(make, loop, tmp_path):
 @EVERY
 def test_a_fit_that_is_stopped_early_says_so_and_leaves_its_mask_true(make, tmp_path):
     callback, module = make(), Odd()
-    with warnings.catch_warnings(record=True) as said:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         fit(tmp_path, callback, Stop(), module=module)
     reached = callback.schedule is None or callback.schedule.end <= callback.step
-    assert any("was to reach sparsity" in str(one.message) for one in said) != reached
+    assert any("was to reach sparsity" in str(one.message) for one in caught) != reached
     assert removed_are_zero(module.state_dict(), callback.masks)
     assert Ticket.load(tmp_path / "ticket.safetensors").hamming(callback.ticket()) == 0
 

@@ -55,10 +55,10 @@ def test_without_a_ticket_nothing_is_masked_and_no_file_is_written(tmp_path):
 
 
 def test_masks_that_were_installed_resume_after_any_step(tmp_path):
-    def run(folder, *more, **given):
+    def run(folder, *more, **arguments):
         torch.manual_seed(0)
         finder = Finder()
-        return ending(fit(folder, finder, ExactResume(interval=1), *more, module=Odd(), **given), finder.freezing)
+        return ending(fit(folder, finder, ExactResume(interval=1), *more, module=Odd(), **arguments), finder.freezing)
 
     whole = run(tmp_path / "whole", KeepEveryResume(tmp_path / "whole", tmp_path / "points"))
     for step in (3, 5, 6, 11):

@@ -43,9 +43,9 @@ def test_a_step_that_is_named_is_the_step(tmp_path):
 
 def test_figures_reach_the_loggers_that_take_them_and_no_others(tmp_path):
     drawn = []
-    takes = SimpleNamespace(experiment=SimpleNamespace(add_figure=lambda *given: drawn.append(given)))
-    others = [SimpleNamespace(experiment=object()), SimpleNamespace()]
-    draw_to_all(SimpleNamespace(loggers=[*others, takes]), "key", "figure", 3)
+    takes = SimpleNamespace(experiment=SimpleNamespace(add_figure=lambda *arguments: drawn.append(arguments)))
+    figureless = [SimpleNamespace(experiment=object()), SimpleNamespace()]
+    draw_to_all(SimpleNamespace(loggers=[*figureless, takes]), "key", "figure", 3)
     assert drawn == [("key", "figure", 3)]
 
 

@@ -20,20 +20,20 @@ def test_a_fit_that_goes_on_from_a_checkpoint_without_its_state_is_pruned_at_onc
 ):
     keep = KeepEveryResume(tmp_path / "whole", tmp_path / "points")
     fit(tmp_path / "whole", ExactResume(interval=1), keep, module=Plain())
-    found = {}
+    sparsities = {}
 
     class Look(Callback):
         lottery_order = 3
 
         def on_train_start(self, trainer, pl_module):
-            found["at once"] = callback.sparsity
+            sparsities["at once"] = callback.sparsity
 
         def on_train_batch_end(self, trainer, pl_module, *_):
-            found[trainer.global_step] = callback.sparsity
+            sparsities[trainer.global_step] = callback.sparsity
 
     for at_step, first in ((4, "at once"), (6, "at once"), (8, 8)):
         callback = make(0.5, at_step=at_step)
-        found.clear()
+        sparsities.clear()
         fit(
             tmp_path / "again",
             ExactResume(interval=100),
@@ -42,7 +42,7 @@ def test_a_fit_that_goes_on_from_a_checkpoint_without_its_state_is_pruned_at_onc
             module=Plain(),
             ckpt=tmp_path / "points/6.ckpt",
         )
-        assert [place for place, sparsity in found.items() if sparsity == 0.5][0] == first
+        assert [moment for moment, sparsity in sparsities.items() if sparsity == 0.5][0] == first
 
 
 TOKENS = {
@@ -65,15 +65,15 @@ def test_a_transformer_over_tokens_is_pruned_attention_included(make, tmp_path):
 def test_compiled_modules_get_the_masks_of_plain_ones(make, what, tmp_path):
     plain = make(0.6, at_step=2)
     fit(tmp_path, plain, module=Plain())
-    module = given = Plain()
+    module = fitted = Plain()
     if what == "module":
-        given = torch.compile(module, backend="eager")
+        fitted = torch.compile(module, backend="eager")
     elif what == "submodule":
         module.net = torch.compile(module.net, backend="eager")
     else:
         module.net.compile(backend="eager")
     compiled = make(0.6, at_step=2)
-    fit(tmp_path, compiled, module=given)
+    fit(tmp_path, compiled, module=fitted)
     assert hamming(plain.masks, compiled.masks) == 0
 
 
