@@ -1,4 +1,5 @@
 import ast
+import inspect
 import json
 import subprocess
 import sys
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import lightning_lottery
+import lightning_lottery.callbacks
 
 PACKAGE = Path(lightning_lottery.__file__).parent
 
@@ -66,6 +68,15 @@ def test_type_checkers_see_the_names_that_are_resolved_lazily_in_the_modules_whe
     assert seen == used
     defined_there = {name: getattr(lightning_lottery, name).__module__ for name in used}
     assert defined_there == used
+
+
+def test_no_callback_takes_more_than_eight_arguments_beside_schedule_scope_and_name():
+    callbacks = [value for value in vars(lightning_lottery.callbacks).values() if inspect.isclass(value)]
+    assert lightning_lottery.PLATON in callbacks and len(callbacks) > 8
+    for callback in callbacks:
+        # `sparsity` is the schedule, or what one is made of.
+        arguments = inspect.signature(callback).parameters.keys() - {"sparsity", "schedule", "scope", "name"}
+        assert len(arguments) <= 8, (callback.__name__, sorted(arguments))
 
 
 def test_a_name_that_is_not_there_is_missing_as_from_any_module():

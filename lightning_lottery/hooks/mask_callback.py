@@ -17,12 +17,7 @@ from lightning_lottery.errors import LotteryError
 from lightning_lottery.files import hash_of_tensors
 from lightning_lottery.functional.masks import Masks, Scores, keep_top, overlap
 from lightning_lottery.functional.schedules import Schedule
-from lightning_lottery.hooks.clock import (
-    StepClock,
-    gradients_matter,
-    put_in_order,
-    steps_of_fit,
-)
+from lightning_lottery.hooks.clock import StepClock, gradients_matter, put_in_order, steps_of_fit
 from lightning_lottery.hooks.loggers import folder_of, log_to_all
 from lightning_lottery.hooks.masked import Masked, check_agreement, cloned
 from lightning_lottery.hooks.resuming import check_state, start_clock
