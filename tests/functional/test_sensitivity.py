@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from helpers import oracles
+from helpers.golden import kept
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.functional.masks import count, keep_top
 from lightning_lottery.functional.sensitivity import Averages, averages_like, check_decay, observe_, score
@@ -126,7 +127,8 @@ def test_a_decay_from_0_to_below_1_passes(beta):
 @pytest.mark.parametrize("case", CASES)
 def test_sixty_steps_of_the_authors_code_give_their_averages_their_scores_and_their_masks(golden, case):
     recorded = torch.load(golden / "platon_mlp.pt", weights_only=False)
-    config, records = recorded["cases"][case]["config"], recorded["cases"][case]["records"]
+    run = kept(recorded["cases"], case)
+    config, records = run["config"], run["records"]
     decays = {"interval": config["deltaT"], "beta1": config["beta1"], "beta2": config["beta2"]}
     params = {name: value.clone() for name, value in recorded["init"].items()}
     states = {name: averages_like(params[name]) for name in records[0]["ipt"]}

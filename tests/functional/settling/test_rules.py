@@ -11,6 +11,7 @@ from jsonargparse import ArgumentParser
 from scipy.signal import lfilter
 
 from helpers import oracles
+from helpers.golden import kept
 from helpers.settling import constant, every_norm_rule, every_rule
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.functional.masks import count, hamming, keep_top
@@ -44,7 +45,7 @@ def stationarity(golden):
 
 
 def stored_masks(arrays, prefix):
-    flat = np.unpackbits(arrays[f"{prefix}_masks_packed"])[: 12 * 3000 * 12]
+    flat = np.unpackbits(kept(arrays, f"{prefix}_masks_packed"))[: 12 * 3000 * 12]
     return torch.from_numpy(flat.reshape(12, 3000, 12).astype(bool)).transpose(0, 1)
 
 
@@ -74,7 +75,7 @@ def test_norms_distances_and_averages_of_the_stored_masks_are_the_golden_ones(st
 )
 def test_verdicts_on_the_stored_norms_are_the_golden_ones_at_every_probe(stationarity, prefix, rule, key, lags):
     arrays, summary = stationarity
-    verdicts = replay(rule, enumerate(arrays[f"{prefix}_nuclear_norm"], start=1))
+    verdicts = replay(rule, enumerate(kept(arrays, f"{prefix}_nuclear_norm"), start=1))
     assert [verdict.step for verdict in verdicts] == arrays[f"{prefix}_probe_steps"].tolist()
     np.testing.assert_allclose([v.p_value for v in verdicts], arrays[f"{prefix}_{key}_p"], rtol=1e-6, atol=1e-12)
     statistic = {"mk": "mk_z", "adf": "adf_stat", "hr": None}.get(key, "slope")
@@ -120,14 +121,17 @@ def test_the_empty_masks_of_equal_scales_on_which_the_authors_code_draws_never_s
     assert not any(verdict.settled for verdict in verdicts)
 
 
-def test_our_masks_keep_what_the_stored_ones_keep_and_the_units_that_they_miscounted(golden, stationarity):
+def test_our_masks_keep_the_heads_that_the_stored_ones_keep_and_those_that_they_miscounted(stationarity):
     arrays, _ = stationarity
-    stored = stored_masks(arrays, "p20")
+    coefficients, stored = kept(arrays, "coefs"), stored_masks(arrays, "p20")
     for step in range(0, 3000, 150):
-        ours = keep_top({str(i): torch.from_numpy(arrays["coefs"][i, step]) for i in range(12)}, 0.2, per="tensor")
+        ours = keep_top({str(i): torch.from_numpy(coefficients[i, step]) for i in range(12)}, 0.2, per="tensor")
         assert count(ours) == (120, 144)
         assert (layers_by_units(ours) | ~stored[step]).all()
         assert stored[step].sum() == 108
+
+
+def test_our_masks_keep_the_scales_that_the_stored_ones_keep_and_the_one_that_they_miscounted(golden):
     bn = torch.load(golden / "earlybird_bn.pt", weights_only=False)
     for gammas, mask in zip(bn["gammas"], bn["runs"]["p50_keep5"]["masks"], strict=True):
         ours = torch.cat(list(keep_top({str(i): g.abs() for i, g in enumerate(gammas)}, 0.5).values()))
