@@ -1,15 +1,56 @@
-"""What the methods compute: tensors in, tensors out, in anybody's training loop."""
+"""What the methods compute: tensors in, tensors out, in anybody's training loop. Every public name is here."""
 
-from lightning_lottery.functional.k_star import KStar, k_star
-from lightning_lottery.functional.masks import Masks, Scores, count, density, hamming, keep_top, shuffle
-from lightning_lottery.functional.matching import Matching, ThresholdROC, judge_matching, roc_of_threshold
-from lightning_lottery.functional.schedules import Constant, Cubic, Exponential, Schedule
-from lightning_lottery.functional.scores import grasp, iterative_masks, magnitude, snip, synflow
-from lightning_lottery.functional.search import Bisection, Grid
-from lightning_lottery.functional.sensitivity import Averages, averages_like, observe_, score
+from lightning_lottery.functional.alignment import Coupling, Couplings, Orders, Part, average, match_weights, permute
+from lightning_lottery.functional.connectivity import (
+    State,
+    check_alphas,
+    distances,
+    error_barrier,
+    excess,
+    has_batch_norm,
+    interpolate_,
+    layers_of,
+    recalibrate_batch_norm_,
+)
+from lightning_lottery.functional.counters import mix64
+from lightning_lottery.functional.iterative import check_prune_fraction, levels_to, prune_further
+from lightning_lottery.functional.k_star import KStar, contradictions, crossing, k_star, stable_from
+from lightning_lottery.functional.masks import (
+    Masks,
+    Scores,
+    check_same_entries,
+    check_sparsity,
+    count,
+    density,
+    hamming,
+    keep_top,
+    keep_top_rows,
+    overlap,
+    shuffle,
+    zero_removed_,
+)
+from lightning_lottery.functional.matching import Matching, ThresholdROC, check_margin, judge_matching, roc_of_threshold
+from lightning_lottery.functional.modes import modes_kept
+from lightning_lottery.functional.schedules import Constant, Cubic, Exponential, Schedule, in_steps, scheduled
+from lightning_lottery.functional.scores import (
+    Average,
+    Loss,
+    Weights,
+    fisher,
+    grasp,
+    iterative_masks,
+    magnitude,
+    snip,
+    synflow,
+    widest_dtype,
+)
+from lightning_lottery.functional.search import Bisection, Grid, check_steps
+from lightning_lottery.functional.selection import Block, blocks_of, count_true, keep_highest_
+from lightning_lottery.functional.sensitivity import Averages, add_, averages_like, check_decay, fold_, observe_, score
 from lightning_lottery.functional.settling.detector import Detector, Settled, replay
 from lightning_lottery.functional.settling.rules import (
     ADF,
+    Finding,
     HammingFIFO,
     MannKendall,
     Rule,
@@ -18,23 +59,42 @@ from lightning_lottery.functional.settling.rules import (
     newest_distances,
     scores_differ,
 )
-from lightning_lottery.functional.settling.tests import layers_by_units, moving_average, nuclear_norm
-from lightning_lottery.functional.verdicts import Stability, judge
+from lightning_lottery.functional.settling.tests import (
+    adf,
+    layers_by_units,
+    mann_kendall,
+    moving_average,
+    nuclear_norm,
+    slope_equivalence,
+    slope_hac,
+)
+from lightning_lottery.functional.settling.watch import Probe, Watch, names_of, tells_apart, unit_masks_of
+from lightning_lottery.functional.verdicts import Barriers, Stability, judge
 
 __all__ = [
     "ADF",
+    "Average",
     "Averages",
+    "Barriers",
     "Bisection",
+    "Block",
     "Constant",
+    "Coupling",
+    "Couplings",
     "Cubic",
     "Detector",
     "Exponential",
+    "Finding",
     "Grid",
     "HammingFIFO",
     "KStar",
+    "Loss",
     "MannKendall",
     "Masks",
     "Matching",
+    "Orders",
+    "Part",
+    "Probe",
     "Rule",
     "Schedule",
     "Scores",
@@ -42,28 +102,74 @@ __all__ = [
     "SlopeEquivalence",
     "SlopeHAC",
     "Stability",
+    "State",
     "ThresholdROC",
+    "Watch",
+    "Weights",
+    "add_",
+    "adf",
+    "average",
     "averages_like",
+    "blocks_of",
+    "check_alphas",
+    "check_decay",
+    "check_margin",
+    "check_prune_fraction",
+    "check_same_entries",
+    "check_sparsity",
+    "check_steps",
+    "contradictions",
     "count",
+    "count_true",
+    "crossing",
     "density",
+    "distances",
+    "error_barrier",
+    "excess",
+    "fisher",
+    "fold_",
     "grasp",
     "hamming",
+    "has_batch_norm",
+    "in_steps",
+    "interpolate_",
     "iterative_masks",
     "judge",
     "judge_matching",
     "k_star",
+    "keep_highest_",
     "keep_top",
+    "keep_top_rows",
     "layers_by_units",
+    "layers_of",
+    "levels_to",
     "magnitude",
+    "mann_kendall",
+    "match_weights",
+    "mix64",
+    "modes_kept",
     "moving_average",
+    "names_of",
     "newest_distances",
     "nuclear_norm",
     "observe_",
+    "overlap",
+    "permute",
+    "prune_further",
+    "recalibrate_batch_norm_",
     "replay",
     "roc_of_threshold",
+    "scheduled",
     "score",
     "scores_differ",
     "shuffle",
+    "slope_equivalence",
+    "slope_hac",
     "snip",
+    "stable_from",
     "synflow",
+    "tells_apart",
+    "unit_masks_of",
+    "widest_dtype",
+    "zero_removed_",
 ]
