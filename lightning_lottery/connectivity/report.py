@@ -10,7 +10,7 @@ from rich.table import Table
 
 from lightning_lottery.connectivity.judging import Judging
 from lightning_lottery.errors import LotteryError
-from lightning_lottery.figures.drawing import layers_between, lines_between
+from lightning_lottery.figures.between import layers_between, lines_between
 from lightning_lottery.files import write_whole
 from lightning_lottery.functional.connectivity import error_barrier, excess
 from lightning_lottery.functional.verdicts import Stability, judge

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from lightning_lottery.children.child import Row
 from lightning_lottery.errors import LotteryError
-from lightning_lottery.figures.drawing import accuracy_against_density
+from lightning_lottery.figures.density import accuracy_against_density
 from lightning_lottery.functional.matching import Matching, judge_matching
 
 if TYPE_CHECKING:

@@ -184,7 +184,7 @@ def _title(recipe: str, seeds: Sequence[int]) -> str:
 
 def _draw(summary: dict[str, Any], target: Path) -> None:
     """``summary.png``: the first test metric that is an accuracy (else the first one) of every stage, and barriers."""
-    from lightning_lottery.figures.drawing import stages_over_seeds
+    from lightning_lottery.figures.stages import stages_over_seeds
 
     metrics = [*dict.fromkeys(metric for stage in summary.values() for metric in stage if metric != "sparsity")]
     metrics.sort(key=lambda metric: (not metric.startswith("test"), not metric.endswith("acc")))

@@ -13,7 +13,7 @@ from rich.table import Table
 from lightning_lottery.children.child import Row
 from lightning_lottery.connectivity.report import Pair, PathReport
 from lightning_lottery.errors import LotteryError
-from lightning_lottery.figures.drawing import barrier_over_steps, lines_over_steps
+from lightning_lottery.figures.sweep import barrier_over_steps, lines_over_steps
 from lightning_lottery.functional.k_star import KStar, k_star
 from lightning_lottery.functional.matching import ThresholdROC, roc_of_threshold
 from lightning_lottery.functional.verdicts import Barriers, Stability, judge

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lightning_lottery.errors import LotteryError
-from lightning_lottery.figures.drawing import mask_distances, norms_with_draws
+from lightning_lottery.figures.settling import mask_distances, norms_with_draws
 from lightning_lottery.files import write_image, write_table
 from lightning_lottery.functional.settling.detector import Settled
 from lightning_lottery.functional.settling.rules import Rule

@@ -1,16 +1,7 @@
-from io import BytesIO
-
 import pytest
 
-from lightning_lottery.figures import drawing as figures
-
-
-def drawn(figure):
-    """The figure as a PNG, and what is written on it."""
-    image = BytesIO()
-    figure.savefig(image, format="png")
-    assert image.getvalue().startswith(b"\x89PNG")
-    return figure.axes
+from helpers.figures import drawn
+from lightning_lottery.figures.sweep import barrier_over_steps, lines_over_steps
 
 
 def point(mean, low=None, high=None, by_parent=()):
@@ -27,16 +18,16 @@ def point(mean, low=None, high=None, by_parent=()):
     ],
 )
 def test_barriers_are_drawn_whatever_is_missing(points):
-    (axes,) = drawn(figures.barrier_over_steps({"dense": points, "synflow": {0: point(0.5)}}, 0.02))
+    (axes,) = drawn(barrier_over_steps({"dense": points, "synflow": {0: point(0.5)}}, 0.02))
     assert axes.get_ylim()[1] == pytest.approx(0.8)  # a wide interval or a missing mean does not set the scale
     line = next(line for line in axes.lines if line.get_label() == "dense")
-    assert list(line.get_xdata()) == [step for step, found in points.items() if found["mean"] is not None]
+    assert list(line.get_xdata()) == [step for step, at_step in points.items() if at_step["mean"] is not None]
 
 
 def test_heat_maps_reach_the_threshold_and_leave_out_what_is_not_finite():
     heat = {"dense": {0: [0.0, float("nan"), 0.0], 5: [0.0, 0.01, 0.0]}, "synflow": {0: [0.0, float("inf"), 0.0]}}
-    axes = drawn(figures.lines_over_steps([0, 0.5, 1], heat, 0.02))
+    axes = drawn(lines_over_steps([0, 0.5, 1], heat, 0.02))
     assert axes[0].images[0].get_clim() == (0, 0.02)
     many = {"dense": {step: [0.0, step / 100, 0.0] for step in range(40)}}
-    (first, *_) = drawn(figures.lines_over_steps([0, 0.5, 1], many, 0.02))
+    (first, *_) = drawn(lines_over_steps([0, 0.5, 1], many, 0.02))
     assert len(first.get_xticks()) <= 12 and first.images[0].get_clim() == (0, 0.39)
