@@ -4,18 +4,13 @@ import warnings
 
 import pytest
 import torch
-from lightning.pytorch.callbacks import (
-    Callback,
-)
+from lightning.pytorch.callbacks import Callback
 
 from helpers import oracles
 from helpers.callbacks import CALLBACKS
 from helpers.projects import Odd, fit, says
-from helpers.states import same
-from lightning_lottery import (
-    PLATON,
-    LotteryError,
-)
+from helpers.states import checkpoint, removed_are_zero, same
+from lightning_lottery import PLATON, LotteryError
 from lightning_lottery.callbacks import platon as module
 
 
@@ -178,3 +173,26 @@ def test_a_batch_without_a_loss_at_a_windows_end_does_not_stretch_the_window(tmp
         warnings.filterwarnings("ignore", message=".*returned `None`")
         fit(tmp_path, callback, Watch(), module=Skips())
     assert folded and not any(window.any() for window in folded)
+
+
+def test_without_saved_state_a_resume_keeps_the_masks_restarts_the_averages_and_warns(tmp_path):
+    arguments = {"interval": 2, "begin": 1, "end": 9, "save_state": False}
+    path = checkpoint(tmp_path, PLATON(0.7, **arguments))
+    saved = torch.load(path, weights_only=True)["callbacks"]["lightning_lottery.pruning"]
+    assert "averages" not in saved
+    callback, module = PLATON(0.7, **arguments), Odd()
+    with says("PLATON resumes at step 6 with its masks, but without its averages"):
+        fit(tmp_path, callback, module=module, ckpt=path)
+    assert callback.sparsity == pytest.approx(0.7, abs=2e-3)
+    assert removed_are_zero(module.state_dict(), callback.masks)
+
+
+def test_an_update_that_could_not_be_made_at_the_end_is_made_as_soon_as_it_can(tmp_path):
+    arguments = {"sparsity": 0.7, "interval": 4, "begin": 1, "end": 7, "save_state": False}
+    path = checkpoint(
+        tmp_path, PLATON(**arguments)
+    )  # after step 6: the averages begin anew, and step 7 comes too early
+    callback = PLATON(**arguments)
+    with says("without its averages"):
+        fit(tmp_path, callback, ckpt=path)
+    assert callback.sparsity == pytest.approx(0.7, abs=2e-3)

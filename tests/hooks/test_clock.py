@@ -13,16 +13,19 @@ from lightning.pytorch.callbacks import (
 )
 from torch.utils.data import IterableDataset
 
-from helpers.callbacks import CALLBACKS, EVERY, ONE_OF_EACH, STEPS, each, prunes_as_asked
+from helpers.callbacks import CALLBACKS, EVERY, ONE_OF_EACH, STEPS, each, prunes_as_asked, ticket
 from helpers.projects import Batches, Odd, TwoOptimizers, fit, plain_loader, says, trainer
 from helpers.states import removed_are_zero
 from lightning_lottery import (
     PLATON,
     SNIP,
     Cubic,
+    ExactResume,
     GraSP,
     LotteryError,
     MagnitudePruning,
+    MaskFreezing,
+    Snapshots,
     Ticket,
 )
 
@@ -258,3 +261,31 @@ def test_tuners_do_not_prune(make, tuner, first, tmp_path):
     assert start["step"] == 0 and (start["sparsity"] > 0) == at_once
     assert callback.step == STEPS
     assert prunes_as_asked(callback)
+
+
+def test_a_trainer_of_the_other_package_is_told_the_fix(tmp_path):
+    theirs = pytest.importorskip("pytorch_lightning")
+
+    class Module(theirs.LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.layer = torch.nn.Linear(6, 3)
+
+        def training_step(self, batch, batch_idx):
+            return self.layer(batch[0]).sum()
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), 0.1)
+
+    quiet = {
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+    }
+    for callback in (PLATON(0.5), Snapshots([0]), ExactResume(), MaskFreezing(ticket())):
+        their_trainer = theirs.Trainer(
+            max_epochs=1, accelerator="cpu", callbacks=[callback], default_root_dir=tmp_path, **quiet
+        )
+        with pytest.raises(LotteryError, match="this Trainer is of the package `pytorch_lightning`: import"):
+            their_trainer.fit(Module(), Batches())

@@ -21,11 +21,14 @@ from lightning_lottery import (
     PLATON,
     SNIP,
     Constant,
+    Cubic,
+    ExactResume,
     GraSP,
     LotteryError,
     MagnitudePruning,
     MaskFreezing,
     Scope,
+    Snapshots,
     SynFlow,
     Ticket,
 )
@@ -318,3 +321,27 @@ def test_the_log_says_what_is_pruned_and_what_is_not_and_where_the_ticket_is(tmp
     assert f"PLATON: sparsity 0.7000 of the scope; the ticket is '{tmp_path / 'ticket.safetensors'}'" in caplog.text
     fit(tmp_path, MaskFreezing(ticket()))
     assert "MaskFreezing: Ticket(3 parameters" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("build", "words"),
+    [
+        (lambda: Snapshots(5), "list of optimizer steps >= 0, at least one, got 5"),
+        (lambda: Snapshots([]), "at least one"),
+        (lambda: Snapshots([1.5]), "list of optimizer steps"),
+        (lambda: MaskFreezing(3), "a Ticket or the path of one, got 3"),
+        (lambda: PLATON(0.5, scope="*.weight"), "`scope` is a Scope"),
+        (lambda: PLATON(0.5, name=3), "must be a plain word"),
+        (lambda: PLATON(0.5, name="a/b"), "must be a plain word"),
+        (lambda: PLATON(0.5, interval=0), "`interval` is a number of optimizer steps >= 1"),
+        (lambda: PLATON(0.5, beta1=1.0), r"`beta1` is the decay .* in \[0, 1\)"),
+        (lambda: PLATON(1.0), r"must be in \[0, 1\), got 1.0"),
+        (lambda: PLATON(Cubic(0.5), begin=3), "has its own begin and end"),
+        (lambda: MagnitudePruning(0.5, per="layer"), "'all' or 'tensor'"),
+        (lambda: MagnitudePruning(0.5, begin=20, end=10), "begins after its end"),
+        (lambda: ExactResume(interval=0), "`interval` is a number of optimizer steps >= 1"),
+    ],
+)
+def test_arguments_that_mean_nothing_are_refused_when_a_callback_is_built(build, words):
+    with pytest.raises(LotteryError, match=words):
+        build()

@@ -7,7 +7,10 @@ import torch
 from lightning.pytorch.callbacks import EMAWeightAveraging
 from torch import nn
 
+from helpers.callbacks import ticket
+from helpers.projects import Odd, fit
 from helpers.states import same
+from lightning_lottery import MaskFreezing
 from lightning_lottery.hooks.masked import Masked, cloned
 
 MASK = torch.tensor([[True, False, True], [False, False, True]])
@@ -81,3 +84,26 @@ def test_clones_do_not_change_with_what_they_were_cloned_from(net):
     with torch.no_grad():
         net[0].weight.zero_()
     assert same(clones["a"], before) and not clones["a"].requires_grad
+
+
+class Versioned(torch.nn.Linear):
+    """Reads old checkpoints another way, as torch's own modules do."""
+
+    _version = 2
+
+    def _load_from_state_dict(self, state_dict, prefix, local_metadata, *arguments):
+        self.loaded_version = local_metadata.get("version")
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *arguments)
+
+
+def test_masked_checkpoints_keep_the_versions_of_modules(tmp_path):
+    class WithVersions(Odd):
+        def __init__(self):
+            super().__init__()
+            self.head = Versioned(12, 3)
+
+    callback, module = MaskFreezing(ticket()), WithVersions()
+    fit(tmp_path, callback, module=module).save_checkpoint(tmp_path / "end.ckpt")
+    state = torch.load(tmp_path / "end.ckpt", weights_only=True)["state_dict"]
+    module.load_state_dict(state)
+    assert module.head.loaded_version == 2
