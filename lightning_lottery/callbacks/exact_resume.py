@@ -6,19 +6,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 
-from lightning_lottery.checks import check_count, check_name
+from lightning_lottery.checks import check_count
 from lightning_lottery.functional.counters import mix64
-from lightning_lottery.hooks.clock import StepClock, put_in_order
-from lightning_lottery.hooks.loggers import folder_of
 from lightning_lottery.hooks.private import restore_loader, validates_after_this_batch
-from lightning_lottery.hooks.saving import save_whole
+from lightning_lottery.hooks.saving import SavingCallback
 
 
-class ExactResume(Callback):
+class ExactResume(SavingCallback):
     """A run that can be killed at any moment and goes on as if it had not been.
 
     Randomness is reseeded before every batch from (seed, batch, rank), so there is no random state to save; every
@@ -38,25 +35,16 @@ class ExactResume(Callback):
     Source: counter-based random numbers after Salmon et al. 2011; mixed by splitmix64 (Steele et al. 2014).
     """
 
-    lottery_order = 2
-
     def __init__(self, interval: int = 100, seed: int | None = None, *, name: str | None = None) -> None:
         check_count("interval", interval, "a number of optimizer steps")
-        check_name(name)
+        super().__init__(name)
         self.interval = interval
         self.seed = seed
-        self.name = name
-        self.clock = StepClock()
-        self._is_fitting = True
-        self._is_due = False
-        self._resumed = False
+        self._reset()
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        put_in_order(self, trainer)
-        self._is_fitting = stage == TrainerFn.FITTING
-        if self._is_fitting and trainer.global_step == 0:
-            self.clock.reset()
-            self._is_due = self._resumed = False
+    def _reset(self) -> None:
+        super()._reset()
+        self._is_due = self._resumed = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.clock.start(trainer)
@@ -98,21 +86,10 @@ class ExactResume(Callback):
         if self.clock.step % self.interval:
             self._save(trainer)
 
-    @property
-    def state_key(self) -> str:
-        # Without a name as Lightning calls it: checkpoints of before there were names resume.
-        return super().state_key + (f".{self.name}" if self.name else "")
-
-    def state_dict(self) -> dict[str, Any]:
-        return dict(self.clock.state_dict())
-
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        if self._is_fitting:
-            self.clock.load_state_dict(state_dict)
-            self._resumed = True
+        super().load_state_dict(state_dict)
+        self._resumed = self._resumed or self._is_fitting
 
     def _save(self, trainer: Trainer) -> None:
         self._is_due = False
-        folder = folder_of(trainer)  # collective: asked for on every rank
-        if not trainer.fast_dev_run:  # type: ignore[attr-defined]
-            save_whole(trainer, folder / (f"resume-{self.name}.ckpt" if self.name else "resume.ckpt"))
+        self.save(trainer, self.named("resume") + ".ckpt")

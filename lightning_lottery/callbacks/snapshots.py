@@ -4,18 +4,15 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 
-from lightning_lottery.checks import check_name, is_count
+from lightning_lottery.checks import is_count
 from lightning_lottery.errors import LotteryError
-from lightning_lottery.hooks.clock import StepClock, put_in_order
-from lightning_lottery.hooks.loggers import folder_of
-from lightning_lottery.hooks.saving import save_whole
+from lightning_lottery.hooks.saving import SavingCallback
 
 
-class Snapshots(Callback):
+class Snapshots(SavingCallback):
     """Save a full checkpoint after chosen optimizer steps: the points a ticket is rewound to.
 
     Files are ``snapshots/step=K.ckpt`` in the run's folder, each whole or absent. Step 0 is the state before the first
@@ -33,23 +30,11 @@ class Snapshots(Callback):
         (0, 100)
     """
 
-    # After the callbacks that make masks (1): a snapshot holds what they have made of this step.
-    lottery_order = 2
-
     def __init__(self, steps: Sequence[int], *, name: str | None = None) -> None:
         if not isinstance(steps, (list, tuple, range)) or not steps or not all(is_count(step) for step in steps):
             raise LotteryError(f"`steps` of Snapshots are a list of optimizer steps >= 0, at least one, got {steps!r}.")
-        check_name(name)
+        super().__init__(name)
         self.steps = tuple(sorted(set(steps)))
-        self.name = name
-        self.clock = StepClock()
-        self._is_fitting = True
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        put_in_order(self, trainer)
-        self._is_fitting = stage == TrainerFn.FITTING
-        if self._is_fitting and trainer.global_step == 0:
-            self.clock.reset()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.clock.start(trainer)
@@ -64,23 +49,9 @@ class Snapshots(Callback):
         if never := [step for step in self.steps if step > self.clock.step]:
             rank_zero_warn(f"Snapshots saved nothing at {never}: the fit ended at step {self.clock.step}.")
 
-    @property
-    def state_key(self) -> str:
-        # Without a name as Lightning calls it: checkpoints of before there were names resume.
-        return super().state_key + (f".{self.name}" if self.name else "")
-
-    def state_dict(self) -> dict[str, Any]:
-        return dict(self.clock.state_dict())
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        if self._is_fitting:
-            self.clock.load_state_dict(state_dict)
-
     def _save(self, trainer: Trainer) -> None:
-        folder = folder_of(trainer)  # collective: asked for on every rank, also where nothing is saved
-        if self.clock.step in self.steps and not trainer.fast_dev_run:  # type: ignore[attr-defined]
-            name = f"snapshots-{self.name}" if self.name else "snapshots"
-            save_whole(trainer, folder / name / f"step={self.clock.step}.ckpt")
+        if self.clock.step in self.steps:
+            self.save(trainer, f"{self.named('snapshots')}/step={self.clock.step}.ckpt")
 
 
 def log_spaced(last: int, points: int) -> list[int]:
