@@ -3,6 +3,7 @@ import inspect
 import json
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -86,9 +87,10 @@ def test_a_name_that_is_not_there_is_missing_as_from_any_module():
         from lightning_lottery import PLATTON  # noqa: F401
 
 
-def test_no_public_name_stands_where_a_module_of_that_name_would():
-    modules = {path.stem for path in PACKAGE.iterdir()}
-    assert modules.isdisjoint(lightning_lottery.__all__)
+@pytest.mark.parametrize("folder", sorted({path.parent for path in PACKAGE.rglob("__init__.py")}), ids=lambda f: f.name)
+def test_no_public_name_stands_where_a_module_of_that_name_would(folder):
+    names = import_module(".".join(folder.relative_to(PACKAGE.parent).parts))
+    assert {path.stem for path in folder.iterdir()}.isdisjoint(getattr(names, "__all__", []))
 
 
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: path.relative_to(PACKAGE).as_posix())

@@ -14,7 +14,7 @@ from lightning_lottery.children.child import Row
 from lightning_lottery.connectivity.report import Pair, PathReport
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.figures.sweep import barrier_over_steps, lines_over_steps
-from lightning_lottery.functional.k_star import KStar, k_star
+from lightning_lottery.functional.k_star import KStar, find_k_star
 from lightning_lottery.functional.matching import ThresholdROC, roc_of_threshold
 from lightning_lottery.functional.verdicts import Barriers, Stability, judge
 
@@ -62,7 +62,7 @@ class SweepReport:
 
     def k_star(self, network: str, parent: int | None = None) -> KStar:
         """From which step on a network is stable: pooled over parents, or of one parent."""
-        return k_star(self.judged(network, parent))
+        return find_k_star(self.judged(network, parent))
 
     def lines(self, network: str) -> dict[int, list[float]]:
         """Step to how far the error lies above the mean of the ends, at each alpha: mean over parents and pairs."""

@@ -14,7 +14,7 @@ from lightning_lottery.functional.connectivity import (
 )
 from lightning_lottery.functional.counters import mix64
 from lightning_lottery.functional.iterative import check_prune_fraction, levels_to, prune_further
-from lightning_lottery.functional.k_star import KStar, contradictions, crossing, k_star, stable_from
+from lightning_lottery.functional.k_star import KStar, contradictions, crossing, find_k_star, stable_from
 from lightning_lottery.functional.masks import (
     Masks,
     Scores,
@@ -136,7 +136,7 @@ __all__ = [
     "iterative_masks",
     "judge",
     "judge_matching",
-    "k_star",
+    "find_k_star",
     "keep_highest_",
     "keep_top",
     "keep_top_rows",

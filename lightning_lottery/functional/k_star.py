@@ -99,7 +99,7 @@ class KStar:
     contradictions: dict[int, str]
 
 
-def k_star(judged: Mapping[int, Stability]) -> KStar:
+def find_k_star(judged: Mapping[int, Stability]) -> KStar:
     """What the evaluated steps say of k*.
 
     The bounds are one-sided, each at the level at which the steps were judged (95 %): two sequences of tests in a fixed
@@ -116,7 +116,7 @@ def k_star(judged: Mapping[int, Stability]) -> KStar:
         >>> from lightning_lottery.functional.verdicts import judge
         >>> pairs, height = {(1, 2): 0.9, (1, 3): 1.0, (2, 3): 1.1}, {10: 0.1, 100: 0.025, 1000: 0.015, 10000: 0.001}
         >>> judged = {k: judge({0: {pair: h * x for pair, x in pairs.items()}}) for k, h in height.items()}
-        >>> star = k_star(judged)
+        >>> star = find_k_star(judged)
         >>> star.step, star.low, round(star.estimate), star.high
         (10000, 10.0, 317, 10000.0)
 

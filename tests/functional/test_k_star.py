@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from helpers.barrier_process import at
 from lightning_lottery import LotteryError
-from lightning_lottery.functional.k_star import contradictions, crossing, k_star, stable_from
+from lightning_lottery.functional.k_star import contradictions, crossing, find_k_star, stable_from
 from lightning_lottery.functional.verdicts import judge
 
 VERDICTS = st.lists(st.sampled_from(["stable", "unstable", "undecided"]), min_size=1, max_size=8).map(
@@ -59,23 +59,23 @@ def test_curves_that_do_not_cross_and_numbers_that_are_none():
 @given(st.lists(st.tuples(st.floats(0, 0.05), st.floats(0, 0.02)), min_size=1, max_size=8))
 def test_the_estimate_lies_between_its_bounds_and_the_upper_one_is_k_star_as_judged(points):
     found = {10 * 2**place: at(mean, spread) for place, (mean, spread) in enumerate(points)}
-    star = k_star(found)
+    star = find_k_star(found)
     assert star.low <= star.estimate * (1 + 1e-9) and star.estimate <= star.high * (1 + 1e-9)
     assert star.high == (math.inf if star.step is None else star.step)
 
 
 def test_the_bounds_are_the_ends_of_the_runs_that_are_significant():
     means = {1: 0.3, 2: 0.2, 3: 0.021, 4: 0.1, 5: 0.019, 6: 0.001, 7: 0.021, 8: 0.001, 9: 0.0}
-    star = k_star({step: at(mean, 0.005) for step, mean in means.items()})
+    star = find_k_star({step: at(mean, 0.005) for step, mean in means.items()})
     assert (star.low, star.high, star.step) == (2, 8, 8) and 7 < star.estimate < 8
 
 
 def test_steps_without_bounds_bound_nothing_but_are_estimated():
     found = {k: judge({0: {(1, 2): 1 / k}}) for k in (10, 40, 60, 1000)}
-    star = k_star(found)
+    star = find_k_star(found)
     assert (star.step, star.low, star.high, star.contradictions) == (None, 0, math.inf, {})
     assert 40 < star.estimate < 60
     with pytest.raises(LotteryError, match="one threshold"):
-        k_star({1: at(0.1), 2: at(0.1, threshold=0.05)})
+        find_k_star({1: at(0.1), 2: at(0.1, threshold=0.05)})
     with pytest.raises(LotteryError, match="one step or more"):
-        k_star({})
+        find_k_star({})

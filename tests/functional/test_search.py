@@ -9,7 +9,7 @@ from scipy import stats
 
 from helpers.barrier_process import BUMP, NORMAL, REPETITIONS, SKEWED, STEPS, at, searches
 from lightning_lottery import LotteryError
-from lightning_lottery.functional.k_star import k_star
+from lightning_lottery.functional.k_star import find_k_star
 from lightning_lottery.functional.search import Bisection, Grid
 
 LIMIT = float(stats.binom.ppf(0.99, REPETITIONS, 0.05)) / REPETITIONS
@@ -83,9 +83,9 @@ def test_a_check_that_is_not_below_begins_the_search_again_above_it():
     steps = list(range(1, 18))
     world = {step: at(0.3 if step <= 2 or step == 13 else 0.0) for step in steps}
     unseen, _ = run(Bisection(steps, 0, checks=0), world)
-    assert 13 not in unseen and k_star(unseen).step == 3 and not k_star(unseen).contradictions
+    assert 13 not in unseen and find_k_star(unseen).step == 3 and not find_k_star(unseen).contradictions
     seen, _ = run(Bisection(steps, 0, checks=4), world)
-    assert k_star(seen).step == 14 and set(k_star(seen).contradictions) >= {3, 13}
+    assert find_k_star(seen).step == 14 and set(find_k_star(seen).contradictions) >= {3, 13}
 
 
 def test_a_mean_decides_where_the_verdict_does_not():

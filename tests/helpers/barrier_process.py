@@ -11,7 +11,7 @@ from itertools import combinations
 
 import numpy as np
 
-from lightning_lottery.functional.k_star import k_star
+from lightning_lottery.functional.k_star import find_k_star
 from lightning_lottery.functional.search import Bisection, Grid
 from lightning_lottery.functional.verdicts import Stability, judge
 
@@ -146,7 +146,7 @@ def searches(
         world, found = moved.draw(draw, parents, children, STEPS), {}
         while todo := asked.next(found):
             found |= {step: judge(world[step]) for step in todo}
-        star = k_star(found)
+        star = find_k_star(found)
         late = math.nan if star.step is None else math.log(star.step / truth) / spacing
         early = star.step is not None and star.step < truth
         misses = (star.high < truth, star.low > truth)
