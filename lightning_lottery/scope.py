@@ -15,7 +15,7 @@ DENSE_TYPES = ("Linear", "_ConvNd", "MultiheadAttention", "transformers.pytorch_
 """Module types whose weights are pruned by default: linear and convolution layers, packed attention projections."""
 
 
-class Place(NamedTuple):
+class Candidate(NamedTuple):
     """One parameter and whether a scope holds it: ``reason`` is empty where it does, else says why not."""
 
     name: str
@@ -69,8 +69,8 @@ class Scope:
 
     def __repr__(self) -> str:
         """The constructor call, defaults left out."""
-        given = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
-        return f"Scope({', '.join(f'{name}={value!r}' for name, value in given.items())})"
+        changed = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
+        return f"Scope({', '.join(f'{name}={value!r}' for name, value in changed.items())})"
 
     def select(self, module: nn.Module) -> dict[str, nn.Parameter]:
         """The parameters in scope by name, in the order of ``named_parameters``.
@@ -78,10 +78,12 @@ class Scope:
         Raises:
             LotteryError: None is; or one in scope has no shape yet.
         """
-        places = self.explain(module)
-        selected = {place.name: place.parameter for place in places if not place.reason}
+        candidates = self.explain(module)
+        selected = {candidate.name: candidate.parameter for candidate in candidates if not candidate.reason}
         if not selected:
-            raise LotteryError(f"{self} matches none of the {len(places)} parameters of {_describe(module, places)}")
+            raise LotteryError(
+                f"{self} matches none of the {len(candidates)} parameters of {_describe(module, candidates)}"
+            )
         for name, parameter in selected.items():
             if isinstance(parameter, UninitializedParameter):
                 raise LotteryError(f"'{name}' has no shape yet: run one batch through the lazy module before fitting.")
@@ -89,24 +91,23 @@ class Scope:
 
     def summary(self, module: nn.Module) -> str:
         """How much of a module is in scope, and for which reasons the rest is not, in one line."""
-        places = self.explain(module)
-        selected = [place.parameter for place in places if not place.reason]
+        candidates = self.explain(module)
+        selected = [candidate.parameter for candidate in candidates if not candidate.reason]
         entries = sum(parameter.numel() for parameter in selected)
-        return (
-            f"{entries:,} of {size_of(module):,} weights in scope, in {len(selected)} parameters. {_left_out(places)}"
-        )
+        share = f"{entries:,} of {size_of(module):,} weights in scope, in {len(selected)} parameters."
+        return f"{share} {_left_out(candidates)}"
 
-    def explain(self, module: nn.Module) -> list[Place]:
+    def explain(self, module: nn.Module) -> list[Candidate]:
         """Every parameter once, in the order of ``named_parameters``, in scope or why not."""
         owners = _owners(module)
         aliases = ties(module)
-        places = []
+        candidates = []
         for name, parameter in named_parameters(module).items():
             names = [name, *(alias for alias, first in aliases.items() if first == name)]
             owned_by = owners[id(parameter)]
             reason = self._reason(names, parameter, owned_by)
-            places.append(Place(name, parameter, type(owned_by[0][1]).__name__, reason))
-        return places
+            candidates.append(Candidate(name, parameter, type(owned_by[0][1]).__name__, reason))
+        return candidates
 
     def _reason(self, names: list[str], parameter: nn.Parameter, owned_by: list[tuple[str, nn.Module]]) -> str:
         types = sorted({type(owner).__name__ for _, owner in owned_by})
@@ -180,13 +181,15 @@ def _is_a(module: nn.Module, pattern: str) -> bool:
     )
 
 
-def _describe(module: nn.Module, places: list[Place]) -> str:
+def _describe(module: nn.Module, candidates: list[Candidate]) -> str:
     """The module's type, names to choose from, and the reasons that kept them out."""
-    weights = [place.name for place in places if not place.name.endswith("bias")] or [place.name for place in places]
+    weights = [candidate.name for candidate in candidates if not candidate.name.endswith("bias")] or [
+        candidate.name for candidate in candidates
+    ]
     names = f"Names look like {', '.join(repr(name) for name in weights[:3])}. " if weights else ""
-    return f"{type(module).__name__}. {names}{_left_out(places)}"
+    return f"{type(module).__name__}. {names}{_left_out(candidates)}"
 
 
-def _left_out(places: list[Place]) -> str:
-    reasons = Counter(place.reason for place in places if place.reason).most_common(6)
+def _left_out(candidates: list[Candidate]) -> str:
+    reasons = Counter(candidate.reason for candidate in candidates if candidate.reason).most_common(6)
     return f"Left out: {'; '.join(f'{n} {reason}' for reason, n in reasons)}." if reasons else ""

@@ -82,11 +82,11 @@ class Ticket:
             raise LotteryError("A ticket without a mask says nothing: give masks of parameters or of units.")
         for name, mask in (*self.masks.items(), *self.units.items()):
             if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
-                found = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
-                raise LotteryError(f"The mask of '{name}' is {found}, not a bool tensor (True = kept).")
+                kind = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
+                raise LotteryError(f"The mask of '{name}' is {kind}, not a bool tensor (True = kept).")
         for alias, name in self.ties.items():
-            one, other = self.masks.get(alias), self.masks.get(name)
-            if one is None or other is None or not torch.equal(one, other) or name in self.ties:
+            tied, first = self.masks.get(alias), self.masks.get(name)
+            if tied is None or first is None or not torch.equal(tied, first) or name in self.ties:
                 raise LotteryError(
                     f"'{alias}' is said to be tied to '{name}': both need the same mask, under both names."
                 )
@@ -121,7 +121,7 @@ class Ticket:
                 LightningModule; a name without it is missing.
         """
         params = _all_parameters(module)
-        others = {plain_name(name) for name, _ in (*module.named_buffers(), *module.named_modules())}
+        not_parameters = {plain_name(name) for name, _ in (*module.named_buffers(), *module.named_modules())}
         missing, unknown, misshaped = [], [], []
         for name, mask in self.masks.items():
             inner = _strip(name, prefix)
@@ -130,7 +130,7 @@ class Ticket:
             elif inner in params:
                 if params[inner].shape != mask.shape:
                     misshaped.append(f"{name} {tuple(mask.shape)} for {tuple(params[inner].shape)}")
-            elif inner in others:
+            elif inner in not_parameters:
                 unknown.append(name)
             else:
                 missing.append(name)
@@ -166,13 +166,13 @@ class Ticket:
                 param = params[_strip(name, prefix) or name]
                 param.masked_fill_(~mask.to(param.device), 0)
 
-    def hamming(self, other: "Ticket") -> float:
+    def hamming(self, ticket: "Ticket") -> float:
         """Fraction of the masked entries in which two tickets differ, in [0, 1].
 
         Raises:
             LotteryError: They do not cover the same parameters in the same shapes.
         """
-        return hamming(self.distinct, other.distinct)
+        return hamming(self.distinct, ticket.distinct)
 
     def shuffled(self, seed: int) -> "Ticket":
         """The layer-wise control: each parameter keeps as many entries as here, at places drawn anew.
@@ -242,9 +242,9 @@ class Ticket:
             if content["digest"] != _digest(content["ticket"], packed):
                 raise ValueError("its digest is another")
             masks = {name: _unpack(packed[name], shape) for name, shape in header["shapes"].items()}
-            own = {name.removeprefix("parameter/"): m for name, m in masks.items() if name.startswith("parameter/")}
+            params = {name.removeprefix("parameter/"): m for name, m in masks.items() if name.startswith("parameter/")}
             units = {name.removeprefix("unit/"): m for name, m in masks.items() if name.startswith("unit/")}
-            named = {name: own[header["ties"].get(name, name)] for name in header["order"]}
+            named = {name: params[header["ties"].get(name, name)] for name in header["order"]}
             return cls(masks=named, units=units, ties=header["ties"], provenance=header["provenance"])
         except LotteryError:
             raise
@@ -263,22 +263,26 @@ def ticket_of(
         model_size: Entries of all the module's parameters.
         provenance: Where the masks came from.
     """
-    own = {name: mask.detach().to("cpu", copy=True) for name, mask in masks.items()}
-    tied = {alias: name for alias, name in ties.items() if name in own}
-    kept, total = count(own)
-    sparsities = {"sparsity": 1 - density(own), "model_sparsity": (total - kept) / model_size}
-    return Ticket(own | {a: own[n] for a, n in tied.items()}, ties=tied, provenance={**sparsities, **provenance})
+    copies = {name: mask.detach().to("cpu", copy=True) for name, mask in masks.items()}
+    tied = {alias: name for alias, name in ties.items() if name in copies}
+    kept, total = count(copies)
+    sparsities = {"sparsity": 1 - density(copies), "model_sparsity": (total - kept) / model_size}
+    return Ticket(
+        copies | {alias: copies[name] for alias, name in tied.items()},
+        ties=tied,
+        provenance={**sparsities, **provenance},
+    )
 
 
 def versions(*packages: str) -> dict[str, str | None]:
     """The installed version of each package; None for one that is used from its folder."""
-    found: dict[str, str | None] = {}
+    installed: dict[str, str | None] = {}
     for package in packages:
         try:
-            found[package] = version(package)
+            installed[package] = version(package)
         except PackageNotFoundError:
-            found[package] = None
-    return found
+            installed[package] = None
+    return installed
 
 
 def _all_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
@@ -288,6 +292,7 @@ def _all_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def _strip(name: str, prefix: str) -> str | None:
+    # With its dot: "net" must not be stripped from "network.weight".
     dotted = prefix if not prefix or prefix.endswith(".") else f"{prefix}."
     return name.removeprefix(dotted) if name.startswith(dotted) else None
 
@@ -302,6 +307,7 @@ def _listed(misfits: Misfits) -> str:
 
 
 def _digest(text: str, packed: Mapping[str, np.ndarray]) -> str:
+    # Over the text that stands in the file, not over what it says: JSON may be written in more than one way.
     digest = blake2b(text.encode(), digest_size=16)
     for name in sorted(packed):
         digest.update(f"{name} {packed[name].dtype}".encode())

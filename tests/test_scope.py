@@ -32,7 +32,7 @@ def selected(module, **scope):
 
 
 def reasons(module, **scope):
-    return {place.name: place.reason for place in Scope(**scope).explain(module)}
+    return {entry.name: entry.reason for entry in Scope(**scope).explain(module)}
 
 
 @pytest.mark.parametrize(
@@ -215,7 +215,7 @@ def test_compiled_modules_have_the_names_that_they_have_uncompiled():
         assert all(found[name] is plain[name] for name in plain)
         assert ties(compiled) == {}
         assert selected(compiled, include=("net.2.*", "re:^net")) == ["net.0.weight", "net.2.weight"]
-        assert [place.module_type for place in Scope().explain(compiled)] == ["Linear"] * 4
+        assert [entry.module_type for entry in Scope().explain(compiled)] == ["Linear"] * 4
 
 
 def test_a_module_beside_its_compiled_self_is_tied_to_it():

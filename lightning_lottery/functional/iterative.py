@@ -6,6 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from lightning_lottery.checks import check_fraction, is_number
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.functional.masks import Masks, Scores, count, keep_top
 
@@ -38,9 +39,9 @@ def prune_further(
     """
     check_prune_fraction(prune_fraction)
     if per == "tensor":
-        masks = {name: _of(scores, within, prune_fraction, (name,))[name] for name in scores}
+        masks = {name: _prune_together(scores, within, prune_fraction, (name,))[name] for name in scores}
     else:
-        masks = _of(scores, within, prune_fraction, tuple(scores))
+        masks = _prune_together(scores, within, prune_fraction, tuple(scores))
     if (left := count(masks)[0]) == count(within)[0]:
         raise LotteryError(
             f"`prune_fraction` {prune_fraction} removes none of the {left} entries that remain: end at an earlier "
@@ -64,7 +65,7 @@ def levels_to(sparsity: float, prune_fraction: float) -> int:
         (11, 2)
     """
     check_prune_fraction(prune_fraction)
-    if isinstance(sparsity, bool) or not isinstance(sparsity, (int, float)) or not 0 < sparsity < 1:
+    if not is_number(sparsity) or not 0 < sparsity < 1:
         raise LotteryError(f"`sparsity` to prune to by levels is in (0, 1), got {sparsity!r}: 1 is never reached.")
     exact = math.log1p(-sparsity) / math.log1p(-prune_fraction)
     return max(1, math.ceil(exact - 1e-9))  # 0.36 by 0.2 is two levels, whatever the last bit of a logarithm says
@@ -76,17 +77,13 @@ def check_prune_fraction(prune_fraction: float) -> None:
     Raises:
         LotteryError: It is none.
     """
-    number = isinstance(prune_fraction, (int, float)) and not isinstance(prune_fraction, bool)
-    if not number or not 0 < prune_fraction < 1:
-        raise LotteryError(
-            f"`prune_fraction` is the fraction of what remains that a level removes, in (0, 1), got {prune_fraction!r}."
-        )
+    check_fraction("prune_fraction", prune_fraction, "the fraction of what remains that a level removes", zero=False)
 
 
-def _of(scores: Scores, within: Masks, prune_fraction: float, names: tuple[str, ...]) -> dict[str, Tensor]:
+def _prune_together(scores: Scores, within: Masks, prune_fraction: float, names: tuple[str, ...]) -> dict[str, Tensor]:
     """The masks of some tensors, ranked together."""
-    own = {name: within[name] for name in names}
-    kept, total = count(own)
+    remaining = {name: within[name] for name in names}
+    kept, total = count(remaining)
     left = kept - round(prune_fraction * kept)
     if kept and not left:
         raise LotteryError(
@@ -94,5 +91,5 @@ def _of(scores: Scores, within: Masks, prune_fraction: float, names: tuple[str, 
             "remove a smaller fraction, exclude it from the scope, or rank all together (per='all')."
         )
     if not kept:
-        return {name: torch.zeros_like(mask) for name, mask in own.items()}
-    return keep_top({name: scores[name] for name in names}, 1 - left / total, within=own)
+        return {name: torch.zeros_like(mask) for name, mask in remaining.items()}
+    return keep_top({name: scores[name] for name in names}, 1 - left / total, within=remaining)

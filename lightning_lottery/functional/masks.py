@@ -6,6 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from lightning_lottery.checks import check_fraction, check_word
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.functional.selection import blocks_of, count_true, keep_highest_
 
@@ -26,7 +27,7 @@ def keep_top(
     """Masks that keep the highest scores: exactly ``round((1 - sparsity) * n)`` of ``n`` entries, ties or not.
 
     Equal scores are kept in reading order: tensor by tensor as they stand in ``scores``, then entry by entry.
-    Takes time linear in ``n`` and at most a few bytes for each eighth entry; nothing is sorted but a sample.
+    Takes time linear in ``n``, and memory for at most one entry in eight beside the masks; only a sample is sorted.
 
     Args:
         scores: Name to floating-point tensor of any shape; infinities rank, NaN is refused.
@@ -46,17 +47,17 @@ def keep_top(
         {'a': tensor([ True, False]), 'b': tensor([ True, False])}
     """
     check_sparsity(sparsity)
-    if per not in ("all", "tensor"):
-        raise LotteryError(f"`per` is 'all' or 'tensor', got {per!r}.")
+    check_word("per", per, ("all", "tensor"))
     _check_within(scores, within)
     if per == "tensor":
-        parts_of = {name: None if within is None else {name: within[name]} for name in scores}
-        return {name: keep_top({name: scores[name]}, sparsity, within=parts_of[name])[name] for name in scores}
+        alone = {name: None if within is None else {name: within[name]} for name in scores}
+        return {name: keep_top({name: scores[name]}, sparsity, within=alone[name])[name] for name in scores}
     dtype = _ranking_dtype(scores)
     total = sum(score.numel() for score in scores.values())
     available = total if within is None else sum(count_true(within[name]) for name in scores)
     kept = round((1 - sparsity) * total)
     if kept > available:
+        # NaN is looked for only where something went wrong: a ranking that succeeds is spared one more pass.
         _refuse_nan(scores)
         raise LotteryError(
             f"Sparsity {sparsity} keeps {kept} of {total} entries, but only {available} are left within the given "
@@ -96,6 +97,7 @@ def keep_top_rows(scores: Tensor, sparsity: float) -> Tensor:
     kept = round((1 - sparsity) * n)
     if kept == 0:
         return torch.zeros_like(scores, dtype=torch.bool)
+    # Rows are short, so a selection in each is fast enough; ``keep_top`` would start anew for every row.
     threshold = scores.kthvalue(n - kept + 1, dim=-1, keepdim=True).values
     above, ties = scores > threshold, scores == threshold
     spare = kept - above.sum(-1, keepdim=True)
@@ -167,9 +169,9 @@ def shuffle(masks: Masks, seed: int) -> dict[str, Tensor]:
 
     Source: Frankle et al. 2021, section 4 ("randomly shuffling", per layer).
     """
-    generator = torch.Generator().manual_seed(seed)
-    places = {name: torch.randperm(masks[name].numel(), generator=generator) for name in sorted(masks)}
-    return {name: mask.flatten()[places[name].to(mask.device)].view_as(mask) for name, mask in masks.items()}
+    generator = torch.Generator().manual_seed(seed)  # of the CPU: a device's draws other numbers from the same seed
+    orders = {name: torch.randperm(masks[name].numel(), generator=generator) for name in sorted(masks)}
+    return {name: mask.flatten()[orders[name].to(mask.device)].view_as(mask) for name, mask in masks.items()}
 
 
 def zero_removed_(tensor: Tensor, mask: Tensor) -> Tensor:
@@ -192,7 +194,7 @@ def zero_removed_(tensor: Tensor, mask: Tensor) -> Tensor:
     """
     bits, mask = tensor.detach().view(_INTEGERS[tensor.element_size()]), mask.to(tensor.device)
     if bits.dtype == torch.int64:
-        bits.bitwise_and_(mask.view(torch.int8).neg())
+        bits.bitwise_and_(mask.view(torch.int8).neg())  # -1 is all ones, and stays so when it is widened
     else:
         bits.mul_(mask)
     return tensor
@@ -207,8 +209,7 @@ def check_sparsity(sparsity: float) -> None:
     Raises:
         LotteryError: It is none.
     """
-    if isinstance(sparsity, bool) or not isinstance(sparsity, (int, float)) or not 0 <= sparsity < 1:
-        raise LotteryError(f"`sparsity` is the fraction removed and must be in [0, 1), got {sparsity!r}.")
+    check_fraction("sparsity", sparsity, "the fraction removed")
 
 
 def check_same_entries(a: Masks, b: Masks) -> None:
@@ -227,11 +228,13 @@ def check_same_entries(a: Masks, b: Masks) -> None:
 
 
 def _check_within(scores: Scores, within: Masks | None) -> None:
-    for name, score in scores.items() if within is not None else ():
-        mask = within.get(name) if within is not None else None
+    if within is None:
+        return
+    for name, score in scores.items():
+        mask = within.get(name)
         if mask is None or mask.dtype != torch.bool or mask.shape != score.shape:
-            found = "nothing" if mask is None else f"{mask.dtype} of shape {tuple(mask.shape)}"
-            raise LotteryError(f"`within` needs a bool mask of shape {tuple(score.shape)} for '{name}', got {found}.")
+            got = "nothing" if mask is None else f"{mask.dtype} of shape {tuple(mask.shape)}"
+            raise LotteryError(f"`within` needs a bool mask of shape {tuple(score.shape)} for '{name}', got {got}.")
 
 
 def _ranking_dtype(scores: Scores) -> torch.dtype:

@@ -5,6 +5,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from typing import Any
 
+from lightning_lottery.checks import is_number
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.functional.masks import check_sparsity
 
@@ -45,20 +46,20 @@ class Schedule(ABC):
                 f"{self} asks for fractions of the fit, but this fit has no known number of optimizer steps: "
                 "give `begin` and `end` as optimizer steps (int), or set `max_steps`."
             )
-        own: set[str] = set(self.__dataclass_fields__)  # type: ignore[attr-defined]
+        has_end = "end" in self.__dataclass_fields__  # type: ignore[attr-defined]
         times = {"begin": in_steps(self.begin, total_steps), "end": in_steps(self.end, total_steps)}
         if total_steps is not None and times["end"] > total_steps:
             raise LotteryError(
                 f"{self} reaches sparsity {self.final} at step {times['end']}, but this fit ends at step "
-                f"{total_steps}: shorten `{'end' if 'end' in own else 'begin'}` or train longer."
+                f"{total_steps}: shorten `{'end' if has_end else 'begin'}` or train longer."
             )
         return self.over(times["begin"], times["end"])
 
     def over(self, begin: int, end: int) -> "Schedule":
         """The same schedule between other optimizer steps."""
-        own = {"begin": begin, "end": end}
-        kept = {name: own[name] for name in own.keys() & set(self.__dataclass_fields__)}  # type: ignore[attr-defined]
-        return replace(self, **kept)  # type: ignore[type-var]
+        times = {"begin": begin, "end": end}  # a constant schedule has no end of its own
+        kept = times.keys() & self.__dataclass_fields__.keys()  # type: ignore[attr-defined]
+        return replace(self, **{name: times[name] for name in kept})  # type: ignore[type-var]
 
     def __call__(self, step: int) -> float:
         """Sparsity after ``step`` optimizer steps, in [0, 1)."""
@@ -169,7 +170,7 @@ def in_steps(time: int | float, total_steps: int | None) -> int:
 
 def _check_time(name: str, time: Any) -> None:
     """A step of the fit: int >= 0, or a float in [0, 1]."""
-    if isinstance(time, bool) or not isinstance(time, (int, float)):
+    if not is_number(time):
         raise LotteryError(f"`{name}` is an optimizer step (int) or a fraction of the fit (float), got {time!r}.")
     if time < 0 or (isinstance(time, float) and not time <= 1):
         raise LotteryError(

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from lightning_lottery.checks import check_count, check_word
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.functional.masks import Masks, Scores, keep_top, zero_removed_
 from lightning_lottery.functional.schedules import Exponential
@@ -118,10 +119,8 @@ def iterative_masks(
     Source: Tanaka et al. 2020, algorithm 1. Until the last iteration fractions of an entry stay, as in the authors'
     code; the last keeps exactly ``round((1 - sparsity) * n)``. Theirs drops all that ties with the lowest kept.
     """
-    if isinstance(iterations, bool) or not isinstance(iterations, int) or iterations < 1:
-        raise LotteryError(f"`iterations` is a number >= 1, got {iterations!r}.")
-    if per not in ("all", "tensor"):
-        raise LotteryError(f"`per` is 'all' or 'tensor', got {per!r}.")
+    check_count("iterations", iterations, "a number")
+    check_word("per", per, ("all", "tensor"))
     schedule = Exponential(sparsity, begin=0, end=iterations)
     remaining = {name: weight.detach().clone() for name, weight in weights.items()}
     masks: dict[str, Tensor] = dict(within or {}) or {
@@ -134,6 +133,7 @@ def iterative_masks(
         scores, before, masks = score(remaining), masks, {}
         for names in ranked_together:
             total = sum(weights[name].numel() for name in names)
+            # Whole entries, rounded down as in the authors' code: until the last iteration a fraction of one stays.
             whole = math.floor(schedule(iteration) * total) / total
             target = whole if iteration < iterations else sparsity
             masks |= keep_top({name: scores[name] for name in names}, target, within=before)
@@ -214,8 +214,8 @@ def _gradients(value: Tensor, leaves: Weights, *, create_graph: bool = False) ->
     """Gradients by name; zero where ``value`` does not depend on a weight."""
     if not value.requires_grad:
         return {name: torch.zeros_like(leaf) for name, leaf in leaves.items()}
-    found = torch.autograd.grad(value, list(leaves.values()), create_graph=create_graph, materialize_grads=True)
-    return dict(zip(leaves, found, strict=True))
+    gradients = torch.autograd.grad(value, list(leaves.values()), create_graph=create_graph, materialize_grads=True)
+    return dict(zip(leaves, gradients, strict=True))
 
 
 def _mean_gradient(loss: Loss, leaves: Weights, batches: Sequence[Any], average: Average) -> dict[str, Tensor]:
@@ -231,6 +231,7 @@ def _loss_gradient(loss: Loss, leaves: Weights, batch: Any) -> dict[str, Tensor]
 @torch.enable_grad()
 def _hessian_product(loss: Loss, leaves: Weights, batch: Any, vector: Weights) -> dict[str, Tensor]:
     gradients = _gradients(loss(leaves, batch), leaves, create_graph=True)
+    # H g is the gradient of the number (gradient . g): one more pass backwards, and no Hessian is ever built.
     along = torch.stack([(gradient * vector[name].to(gradient.dtype)).sum() for name, gradient in gradients.items()])
     return _gradients(along.sum(), leaves)
 
@@ -268,8 +269,8 @@ def fisher(gradients: Iterable[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     """
     sums: dict[str, Tensor] = {}
     batches = 0
-    for batches, found in enumerate(gradients, start=1):  # noqa: B007 (read after the loop)
-        for name, gradient in found.items():
+    for batches, by_name in enumerate(gradients, start=1):  # noqa: B007 (read after the loop)
+        for name, gradient in by_name.items():
             square = gradient.detach().to(torch.promote_types(gradient.dtype, torch.float32)).square()
             sums[name] = sums[name] + square if name in sums else square
     if not batches:

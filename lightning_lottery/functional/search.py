@@ -47,7 +47,8 @@ class Bisection:
     allow.
 
     A bump of the barrier between the evaluated steps stays unseen: more checks find narrower ones, a grid all that
-    there is between its steps. ``contradictions`` names the evaluated steps that speak against monotonicity.
+    there is between its steps. ``contradictions`` names the evaluated steps that contradict
+    "once stable, always stable".
 
     Args:
         steps: Candidates, rising.

@@ -32,27 +32,29 @@ class Block(NamedTuple):
         return _both(self.values() == value, self.allowed)
 
 
-class _Found(NamedTuple):
-    """What one pass over all blocks found, whose masks it made: what reaches ``b`` and may be kept."""
+class _Pass(NamedTuple):
+    """What one pass over all blocks counted and collected; entries that may not be kept are in none of it."""
 
     reached: int
-    """How many entries that is."""
+    """How many entries reach ``b``: those whose mask is now true."""
     inside: int
-    """How many may be kept and lie above ``a`` and below ``b``."""
-    places: list[_Flat]
-    """Of each block, where those are; of none where there are too many."""
+    """How many lie inside the bracket: above ``a`` and below ``b``."""
+    positions: list[_Flat]
+    """Where those are in each block; empty where they are too many to be collected."""
     scores: np.ndarray
-    """The scores of those, one block after the other."""
+    """Their scores, one block after the other."""
     has_nan: bool
 
 
 def blocks_of(scores: Tensor, allowed: Tensor | None, mask: Tensor, dtype: torch.dtype) -> list[Block]:
     """One tensor in blocks that share its memory."""
     size = _BLOCK if scores.device.type == "cpu" else _BLOCK_ON_DEVICE
-    own = scores.detach() if scores.dtype != dtype else _fast(scores.detach())
-    own, may, out = own.reshape(-1), None if allowed is None else _fast(allowed).reshape(-1), _fast(mask).reshape(-1)
-    places = [slice(start, start + size) for start in range(0, len(out), size)]
-    return [Block(own[here], None if may is None else may[here], out[here], dtype) for here in places]
+    # NumPy has no bfloat16: scores that are still to be cast stay tensors and are cast block by block.
+    values = scores.detach() if scores.dtype != dtype else _fast(scores.detach())
+    values, out = values.reshape(-1), _fast(mask).reshape(-1)
+    may = None if allowed is None else _fast(allowed).reshape(-1)
+    parts = [slice(start, start + size) for start in range(0, len(out), size)]
+    return [Block(values[part], None if may is None else may[part], out[part], dtype) for part in parts]
 
 
 def keep_highest_(blocks: list[Block], rank: int, available: int) -> bool:
@@ -71,16 +73,28 @@ def keep_highest_(blocks: list[Block], rank: int, available: int) -> bool:
     Returns:
         Whether that could be done: not where a score is NaN.
     """
-    low, high = None, None  # the threshold lies between them
-    above_low, from_high = available, 0  # of the entries that may be kept
+    # All scores from the lowest to the highest. The threshold, the score of rank ``rank``, lies in (low, high); (a, b)
+    # is the bracket that the sample proposes. One pass treats its three parts so:
+    #
+    #       low            a                 b            high
+    #        (-------------|-----------------|-------------)
+    #            skipped        collected         marked
+    #                        (or counted, where
+    #                         they are too many)
+    #
+    # Where the entry of rank ``rank`` turns out to be, tells what is next: among the marked (missing < 0), among the
+    # collected (0 < missing <= inside), or at ``a`` and below.
+    low, high = None, None
+    above_low, from_high = available, 0  # how many lie above ``low``, how many reach ``high``
     total = sum(len(block.mask) for block in blocks)
-    stride = total // _sample_size(total) | 1  # odd: layers' widths are even
+    # An odd stride, for layers' widths are even: an even one would see some of the columns only.
+    stride = total // _sample_size(total) | 1
     while True:
         sample = np.sort(_sample(blocks, low, high, stride))
         a, b = _bracket(sample, (rank - from_high) / (above_low - from_high))
-        found = _pass_over(blocks, a, b, room=max(total // 8, _ROOM))
-        missing = rank - found.reached
-        if found.has_nan:
+        seen = _pass_over(blocks, a, b, room=max(total // 8, _ROOM))
+        missing = rank - seen.reached
+        if seen.has_nan:  # before anything is concluded: no comparison with NaN holds, so the counts miss it
             return False
         if missing == 0:
             return True
@@ -89,46 +103,52 @@ def keep_highest_(blocks: list[Block], rank: int, available: int) -> bool:
             if at_b > -missing:
                 _drop_last_(blocks, b, -missing)
                 return True
-            low, above_low = b, found.reached - at_b
-        elif missing <= found.inside:
-            if len(found.scores):
-                _mark_(blocks, found, _highest(found.scores, missing))
+            low, above_low = b, seen.reached - at_b
+        elif missing <= seen.inside:
+            if len(seen.scores):
+                _mark_(blocks, seen, _highest(seen.scores, missing))
                 return True
-            low, above_low, high, from_high = a, found.reached + found.inside, b, found.reached
+            low, above_low, high, from_high = a, seen.reached + seen.inside, b, seen.reached
         else:
-            missing -= found.inside
-            at_a = _count_equal(blocks, a) if a < b else 0
+            missing -= seen.inside
+            at_a = _count_equal(blocks, a) if a < b else 0  # where a is b, those were marked already
             if missing <= at_a:
                 _mark_above_(blocks, a)
                 _add_first_(blocks, a, missing)
                 return True
-            high, from_high = a, found.reached + found.inside + at_a
+            high, from_high = a, seen.reached + seen.inside + at_a
+        # Each round shuts out the part that cannot hold the threshold, and at stride 1 the sample is everything that is
+        # left: then a bracket's end is a score that there is, and the search ends.
         stride = max(1, stride // 4)
 
 
 def _sample_size(total: int) -> int:
-    """Of how many entries a sample is to be: one larger takes longer than what a closer bracket spares."""
+    """How many entries to sample: a larger sample takes longer than what a closer bracket spares."""
+    # Sorting s entries costs about s, collecting a bracket about n / sqrt(s), for so many entries lie in it: both are
+    # equal at s = n^(2/3).
     return round(2 * math.pow(total, 2 / 3))
 
 
 def _bracket(ordered: np.ndarray, share: float) -> tuple[float, float]:
     """Two sampled values around the one that this share of the sample reaches: six standard deviations apart."""
-    place, last = (1 - share) * len(ordered), len(ordered) - 1
-    margin = 3 * (place * share) ** 0.5 + 3
-    a, b = (float(ordered[min(last, max(0, int(around)))]) for around in (place - margin, place + margin))
+    middle, last = (1 - share) * len(ordered), len(ordered) - 1
+    # How many sampled values lie below the threshold is binomial: s (1 - share) share is its variance. Three more for
+    # the ends, where the variance is nearly 0.
+    margin = 3 * (middle * share) ** 0.5 + 3
+    a, b = (float(ordered[min(last, max(0, int(index)))]) for index in (middle - margin, middle + margin))
     return a, b
 
 
-def _pass_over(blocks: list[Block], a: float, b: float, room: int) -> _Found:
-    """Mark and count what reaches ``b`` and may be kept, find what of it lies between ``a`` and ``b``.
+def _pass_over(blocks: list[Block], a: float, b: float, room: int) -> _Pass:
+    """Mark and count the entries that reach ``b``, collect those between ``a`` and ``b``, if they may be kept.
 
-    Where that is more than there is ``room`` for, the sample misled, and it is only counted.
+    Where those between are more than there is ``room`` for, the sample misled, and they are only counted.
     """
-    reached, inside, places, scores, has_nan = 0, 0, [], [], False
+    reached, inside, positions, scores, has_nan = 0, 0, [], [], False
     for block in blocks:
         values = block.values()
         highest = values.max()
-        has_nan |= bool(highest != highest)
+        has_nan |= bool(highest != highest)  # a maximum is NaN where any entry is, in NumPy as in torch
         library: Any = np if isinstance(values, np.ndarray) else torch
         library.greater_equal(values, b, out=block.mask)
         within = _both((values > a) > block.mask, block.allowed)  # the one and not the other
@@ -137,11 +157,11 @@ def _pass_over(blocks: list[Block], a: float, b: float, room: int) -> _Found:
         reached += count_true(block.mask)
         inside += count_true(within)
         if inside <= room:
-            places.append(_places(within))
-            scores.append(values[places[-1]])
+            positions.append(_positions(within))
+            scores.append(values[positions[-1]])
     if inside > room:
-        places, scores = [], []
-    return _Found(reached, inside, places, _joined(scores), has_nan)
+        positions, scores = [], []
+    return _Pass(reached, inside, positions, _joined(scores), has_nan)
 
 
 def _highest(scores: np.ndarray, count: int) -> np.ndarray:
@@ -152,13 +172,14 @@ def _highest(scores: np.ndarray, count: int) -> np.ndarray:
     return highest
 
 
-def _mark_(blocks: list[Block], found: _Found, which: np.ndarray) -> None:
-    """Keep those of the entries that were found inside the bracket."""
+def _mark_(blocks: list[Block], seen: _Pass, is_kept: np.ndarray) -> None:
+    """Keep some of the entries that were collected inside the bracket."""
     start = 0
-    for block, places in zip(blocks, found.places, strict=True):
-        own = which[start : start + len(places)]
-        block.mask[places[own if isinstance(places, np.ndarray) else torch.from_numpy(own).to(places.device)]] = True
-        start += len(places)
+    for block, positions in zip(blocks, seen.positions, strict=True):
+        here = is_kept[start : start + len(positions)]
+        chosen = here if isinstance(positions, np.ndarray) else torch.from_numpy(here).to(positions.device)
+        block.mask[positions[chosen]] = True
+        start += len(positions)
 
 
 def _mark_above_(blocks: list[Block], value: float) -> None:
@@ -178,7 +199,7 @@ def _drop_last_(blocks: list[Block], value: float, count: int) -> None:
             return
         ties = block.equal_to(value)
         if (here := count_true(ties)) > count:
-            ties[_places(ties)[:-count]] = False
+            ties[_positions(ties)[:-count]] = False
             here = count
         block.mask[...] = block.mask > ties  # the one and not the other
         count -= here
@@ -191,7 +212,7 @@ def _add_first_(blocks: list[Block], value: float, count: int) -> None:
             return
         ties = block.equal_to(value)
         if (here := count_true(ties)) > count:
-            ties[_places(ties)[count:]] = False
+            ties[_positions(ties)[count:]] = False
             here = count
         block.mask[...] |= ties
         count -= here
@@ -199,7 +220,7 @@ def _add_first_(blocks: list[Block], value: float, count: int) -> None:
 
 def _sample(blocks: list[Block], low: float | None, high: float | None, stride: int) -> np.ndarray:
     """Every ``stride``-th score that may be kept, between ``low`` and ``high``; all of them where that finds none."""
-    found = []
+    parts = []
     for block in blocks:
         values = block._replace(scores=block.scores[::stride]).values()
         counts = None if block.allowed is None else block.allowed[::stride]
@@ -207,20 +228,20 @@ def _sample(blocks: list[Block], low: float | None, high: float | None, stride: 
             counts = _both(values > low, counts)
         if high is not None:
             counts = _both(values < high, counts)
-        found.append(values if counts is None else values[counts])
-    sample = _joined(found)
+        parts.append(values if counts is None else values[counts])
+    sample = _joined(parts)
     return sample if len(sample) or stride == 1 else _sample(blocks, low, high, stride=1)
 
 
-def _joined(found: list[_Flat]) -> np.ndarray:
-    """All of them on the host, to which a device hands them at once."""
-    if all(isinstance(one, np.ndarray) for one in found):
-        return np.concatenate(found or [np.empty(0)])
-    tensors = [torch.as_tensor(one) for one in found]
+def _joined(parts: list[_Flat]) -> np.ndarray:
+    """All parts as one array on the host; a device hands them over at once."""
+    if all(isinstance(part, np.ndarray) for part in parts):
+        return np.concatenate(parts or [np.empty(0)])
+    tensors = [torch.as_tensor(part) for part in parts]
     return torch.cat([tensor.to(tensors[0].device) for tensor in tensors]).cpu().numpy()
 
 
-def _places(condition: _Flat) -> _Flat:
+def _positions(condition: _Flat) -> _Flat:
     """Where it is true."""
     return condition.nonzero().flatten() if isinstance(condition, Tensor) else condition.nonzero()[0]
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_lottery.errors import LotteryError
+from lightning_lottery.checks import check_fraction
 from lightning_lottery.functional.masks import zero_removed_
 
 
@@ -101,6 +101,8 @@ def add_(
 
 def fold_(averages: Averages, *, interval: int, beta1: float, beta2: float) -> None:
     """End a window: renew both averages. The window's memory is free until the next one opens."""
+    # The window becomes the mean and then |mean - sensitivity|: three tensors a parameter are enough, and the order is
+    # the authors': uncertainty is measured from the sensitivity that was just renewed.
     mean = averages.window if interval == 1 else averages.window.div_(interval)
     averages.sensitivity.lerp_(mean, 1 - beta1)
     averages.uncertainty.lerp_(mean.sub_(averages.sensitivity).abs_(), 1 - beta2)
@@ -128,5 +130,4 @@ def check_decay(name: str, beta: float) -> None:
     Raises:
         LotteryError: It is outside.
     """
-    if isinstance(beta, bool) or not isinstance(beta, (int, float)) or not 0 <= beta < 1:
-        raise LotteryError(f"`{name}` is the decay of a running average and must be in [0, 1), got {beta!r}.")
+    check_fraction(name, beta, "the decay of a running average")

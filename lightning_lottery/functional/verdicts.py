@@ -172,6 +172,8 @@ def _jackknife(pairs: Mapping[tuple[int, int], float]) -> float:
     n, remaining = len(children), [[v for pair, v in pairs.items() if c not in pair] for c in children]
     if not all(remaining):
         return math.nan
+    # The sum is multiplied by (n - 1) / n, not divided by n: means that leave out one child share nearly all the rest,
+    # so they differ far less than independent ones would (Efron & Stein 1981).
     without = np.array([np.mean(values) for values in remaining])
     return float(((n - 1) / n * np.square(without - np.mean(without)).sum()) ** 0.5)
 

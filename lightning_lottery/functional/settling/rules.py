@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lightning_lottery.checks import is_count, is_number
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.functional.masks import Masks, Scores, count, hamming
 from lightning_lottery.functional.settling.tests import (
@@ -141,7 +142,7 @@ class _OnNorms(Rule):
     def __post_init__(self) -> None:
         super().__post_init__()
         _check_counts(self, window=20)
-        if isinstance(self.p, bool) or not isinstance(self.p, (int, float)) or not 0 < self.p < 1:
+        if not is_number(self.p) or not 0 < self.p < 1:
             raise LotteryError(f"`p` is a p-value and must be in (0, 1), got {self}.")
 
     @property
@@ -393,6 +394,5 @@ def scores_differ(scores: Scores, per: Literal["all", "tensor"] = "all") -> bool
 
 def _check_counts(rule: Rule, **least: int) -> None:
     for name, lowest in least.items():
-        number = getattr(rule, name)
-        if isinstance(number, bool) or not isinstance(number, int) or number < lowest:
+        if not is_count(getattr(rule, name), lowest):
             raise LotteryError(f"`{name}` must be an integer >= {lowest}, got {rule}.")

@@ -68,6 +68,7 @@ def nuclear_norm(matrix: Tensor) -> Tensor:
     rows = matrix if matrix.shape[-2] <= matrix.shape[-1] else matrix.mT
     with torch.autocast(matrix.device.type, enabled=False):
         gram = (rows.float() @ rows.float().mT).cpu().double()
+    # A Gram matrix squares what is small: an eigenvalue of 1e-16 would add 1e-8 to the norm. Hence the bound for noise.
     squares = torch.linalg.eigvalsh(gram)
     noise = squares.amax(-1, keepdim=True) * (squares.shape[-1] * torch.finfo(torch.float64).eps)
     return torch.where(squares > noise, squares, 0.0).sqrt().sum(-1)
@@ -111,8 +112,8 @@ def mann_kendall(series: Series, variant: Literal["original", "hamed_rao"]) -> t
 
     test = pymannkendall.hamed_rao_modification_test if variant == "hamed_rao" else pymannkendall.original_test
     with np.errstate(divide="ignore", invalid="ignore"):
-        found = test(series)
-    return float(found.z), float(found.p)
+        result = test(series)
+    return float(result.z), float(result.p)
 
 
 def adf(series: Series) -> tuple[float, float, int]:
@@ -121,8 +122,9 @@ def adf(series: Series) -> tuple[float, float, int]:
 
     with np.errstate(divide="ignore", invalid="ignore"), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of windows without noise, and that releases after 0.15 return no tuple
-        found = adfuller(series, regression="c", autolag="AIC")
-    statistic, p_value, lags = found[:3] if isinstance(found, tuple) else (found.statistic, found.pvalue, found.lags)
+        result = adfuller(series, regression="c", autolag="AIC")
+    as_tuple = result[:3] if isinstance(result, tuple) else (result.statistic, result.pvalue, result.lags)
+    statistic, p_value, lags = as_tuple
     return float(statistic), float(p_value), int(lags)
 
 
@@ -153,10 +155,13 @@ def slope_equivalence(series: Series, margin: float, block: int, seed: int) -> t
 def _resampled_ratios(residuals: Series, time: Series, seed: int) -> Series:
     """Slope over its error, as above, of series of blocks that begin anywhere and run on around the end."""
     n, block, squares = len(residuals), time.shape[1], np.square(time).sum(1)
-    pieces = residuals[(np.arange(n)[:, None] + np.arange(block)) % n]  # the block from each start
+    # Row s is the block that begins at s; the last ones run on at the beginning. For n = 4 and blocks of 2:
+    #   0 1 | 1 2 | 2 3 | 3 0
+    pieces = residuals[(np.arange(n)[:, None] + np.arange(block)) % n]
     starts = np.random.default_rng(seed).integers(n, size=(_RESAMPLES, len(time)))
     moments = (pieces @ time.T)[starts, np.arange(len(time))]  # resamples x blocks
     means = pieces.sum(1)[starts].sum(1, keepdims=True) / n
     slopes = moments.sum(1, keepdims=True) / squares.sum()
-    sums = moments - means * time.sum(1) - slopes * squares  # of the new residuals times time, in each block
+    # The new series' own mean and slope are taken out again, block by block, as they are from the series itself.
+    sums = moments - means * time.sum(1) - slopes * squares
     return np.asarray(slopes[:, 0] * squares.sum() / np.sqrt(np.square(sums).sum(1)))

@@ -1,6 +1,6 @@
 """Unit masks watched while a network trains: at several sparsities, by several rules, each kind of unit by itself."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields
 from typing import Any, Literal, NamedTuple
 
@@ -75,22 +75,23 @@ class Watch:
             scores: Of all units at each of them: shape (steps, units), on the CPU.
         """
         probes: list[Probe] = []
-        of_kinds = self._split(scores)
-        told = {kind: tells_apart(of, self.layers[kind].values(), self.per[kind]) for kind, of in of_kinds.items()}
+        by_kind = self._split(scores)
+        differ = {kind: tells_apart(rows, self.layers[kind].values(), self.per[kind]) for kind, rows in by_kind.items()}
         for name, (kind, sparsity) in self._series.items():
-            at, layers = told[kind].nonzero().flatten().tolist(), self.layers[kind]
-            if not at:
+            numbers, layers = differ[kind].nonzero().flatten().tolist(), self.layers[kind]
+            if not numbers:
                 continue
-            masks = unit_masks_of(of_kinds[kind][at], layers.values(), sparsity, self.per[kind])
+            # All steps at once: ranking and eigenvalues are each one call for a whole batch of steps.
+            masks = unit_masks_of(by_kind[kind][numbers], layers.values(), sparsity, self.per[kind])
             norms = nuclear_norm(layers_by_units(_by_layer(masks, layers))).tolist()
-            self.norms[name] += zip([steps[i] for i in at], norms, strict=True)
-            for i, mask, norm in zip(at, masks, norms, strict=True):
+            self.norms[name] += zip([steps[i] for i in numbers], norms, strict=True)
+            for i, mask, norm in zip(numbers, masks, norms, strict=True):
                 self._remember(name, steps[i], mask)
-                for rule, of in self.rules.items():
-                    observed = _by_layer(mask.clone(), layers) if of.watches == "masks" else norm
-                    verdict = self._detectors[rule, name].push(steps[i], observed)
+                for rule_name, rule in self.rules.items():
+                    observed = _by_layer(mask.clone(), layers) if rule.watches == "masks" else norm
+                    verdict = self._detectors[rule_name, name].push(steps[i], observed)
                     if verdict is not None:
-                        probes.append(Probe(rule, kind, sparsity, verdict))
+                        probes.append(Probe(rule_name, kind, sparsity, verdict))
         if len(steps):
             self._latest = steps[-1], scores[-1].clone()
         return sorted(probes, key=lambda probe: probe.verdict.step)
@@ -102,19 +103,11 @@ class Watch:
 
     def masks(self, sparsity: float) -> dict[str, Tensor]:
         """The masks of all layers at the last step that was pushed; without kinds whose scores said nothing."""
-        found: dict[str, Tensor] = {}
-        for kind, row in self._latest_scores().items():
-            layers = self.layers[kind]
-            found |= _by_layer(unit_masks_of(row, layers.values(), sparsity, self.per[kind])[0], layers)
-        return found
+        return self._latest_masks(unit_masks_of, sparsity)
 
     def emptied(self, sparsity: float) -> list[str]:
         """The layers that would keep no unit at the last step, did not ``masks`` keep their best one."""
-        found: dict[str, Tensor] = {}
-        for kind, row in self._latest_scores().items():
-            layers = self.layers[kind]
-            found |= _by_layer(_ranked(row, layers.values(), sparsity, self.per[kind])[0], layers)
-        return [name for name, mask in found.items() if not mask.any()]
+        return [name for name, mask in self._latest_masks(_ranked, sparsity).items() if not mask.any()]
 
     def distances(self, series: str) -> tuple[list[int], Tensor]:
         """Steps, and the Hamming distances of their masks to one another, as a square matrix.
@@ -131,18 +124,19 @@ class Watch:
         """Everything that later probes depend on, as plain data and tensors."""
         return {
             "detectors": [detector.state_dict() for detector in self._detectors.values()],
-            "norms": {name: _pairs(of) for name, of in self.norms.items()},
-            "history": {name: [[step, mask.clone()] for step, mask in of] for name, of in self._history.items()},
+            "norms": {name: _pairs(series) for name, series in self.norms.items()},
+            "history": {name: [[step, mask.clone()] for step, mask in kept] for name, kept in self._history.items()},
             "stride": self._stride,
             "latest": list(self._latest) if self._latest else None,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from where ``state_dict`` was taken, under the same arguments."""
-        for detector, of in zip(self._detectors.values(), state["detectors"], strict=True):
-            detector.load_state_dict(of)
-        self.norms = {name: [(int(step), norm) for step, norm in of.tolist()] for name, of in state["norms"].items()}
-        self._history = {name: [(step, mask.clone()) for step, mask in of] for name, of in state["history"].items()}
+        for detector, saved in zip(self._detectors.values(), state["detectors"], strict=True):
+            detector.load_state_dict(saved)
+        norms = {name: pairs.tolist() for name, pairs in state["norms"].items()}
+        self.norms = {name: [(int(step), norm) for step, norm in pairs] for name, pairs in norms.items()}
+        self._history = {name: [(step, mask.clone()) for step, mask in kept] for name, kept in state["history"].items()}
         self._stride = state["stride"]
         self._latest = (state["latest"][0], state["latest"][1].clone()) if state["latest"] else None
 
@@ -151,18 +145,21 @@ class Watch:
         sizes = [sum(layers.values()) for layers in self.layers.values()]
         return dict(zip(self.layers, torch.split(scores, sizes, dim=-1), strict=True))
 
-    def _latest_scores(self) -> dict[str, Tensor]:
-        """Those of the last step, one row for each kind of which they say something."""
-        of_kinds = self._split(self._latest[1][None]) if self._latest else {}
-        return {
-            kind: row for kind, row in of_kinds.items() if tells_apart(row, self.layers[kind].values(), self.per[kind])
-        }
+    def _latest_masks(self, rank: Callable[..., Tensor], sparsity: float) -> dict[str, Tensor]:
+        """Masks of the last step's scores, of those kinds whose units they tell apart."""
+        masks: dict[str, Tensor] = {}
+        for kind, row in self._split(self._latest[1][None]).items() if self._latest else ():
+            layers, per = self.layers[kind], self.per[kind]
+            if tells_apart(row, layers.values(), per):
+                masks |= _by_layer(rank(row, layers.values(), sparsity, per)[0], layers)
+        return masks
 
     def _remember(self, name: str, step: int, mask: Tensor) -> None:
         if step % self._stride:
             return
         self._history[name].append((step, mask.clone()))
         if len(self._history[name]) > _HISTORY:
+            # One stride for all series, so that their matrices of distances show the same steps.
             self._stride *= 2
             for series, kept in self._history.items():
                 self._history[series] = [(step, mask) for step, mask in kept if step % self._stride == 0]
@@ -185,9 +182,10 @@ def unit_masks_of(scores: Tensor, sizes: Iterable[int], sparsity: float, per: Pe
         tensor([[False,  True,  True,  True]])
     """
     masks, sizes = _ranked(scores, sizes, sparsity, per), list(sizes)
-    for mask, own in zip(torch.split(masks, sizes, -1), torch.split(scores, sizes, -1), strict=True):
+    # The splits are views: what is written to one layer's mask is written to `masks`.
+    for mask, layer in zip(torch.split(masks, sizes, -1), torch.split(scores, sizes, -1), strict=True):
         if not (kept := mask.any(-1)).all():
-            mask[~kept] = keep_top_rows(own[~kept], 1 - 1 / own.shape[-1])
+            mask[~kept] = keep_top_rows(layer[~kept], 1 - 1 / layer.shape[-1])
     return masks
 
 
@@ -227,8 +225,8 @@ def names_of(rules: Sequence[Rule]) -> dict[str, Rule]:
     """
     named = {}
     for rule in rules:
-        alike = [other for other in rules if type(other) is type(rule)]
-        differing = [f.name for f in fields(rule) if len({repr(getattr(other, f.name)) for other in alike}) > 1]  # type: ignore[arg-type]
+        alike = [one for one in rules if type(one) is type(rule)]
+        differing = [f.name for f in fields(rule) if len({repr(getattr(one, f.name)) for one in alike}) > 1]  # type: ignore[arg-type]
         named["-".join([type(rule).__name__, *(f"{name}={getattr(rule, name)}" for name in differing)])] = rule
     return named
 
