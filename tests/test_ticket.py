@@ -163,11 +163,11 @@ def load_bytes(tmp_path_factory):
 
 def survivors(small_file, load_bytes, values):
     """Where a byte can be replaced by one of `values(old)` without a LotteryError, and what comes of it."""
-    found, original = [], load_bytes(small_file)
-    for place, old in enumerate(small_file):
+    outcomes, original = [], load_bytes(small_file)
+    for index, old in enumerate(small_file):
         for new in values(old):
             changed = bytearray(small_file)
-            changed[place] = new
+            changed[index] = new
             try:
                 loaded = load_bytes(bytes(changed))
             except LotteryError:
@@ -176,8 +176,8 @@ def survivors(small_file, load_bytes, values):
                 outcome = repr(error)
             else:
                 outcome = "the same" if equal_tickets(loaded, original) else "another"
-            found.append((place, chr(old), chr(new), outcome))
-    return found
+            outcomes.append((index, chr(old), chr(new), outcome))
+    return outcomes
 
 
 def test_every_flipped_bit_is_noticed(small_file, load_bytes):
@@ -187,8 +187,8 @@ def test_every_flipped_bit_is_noticed(small_file, load_bytes):
 
 def test_every_byte_replaced_by_one_that_a_header_could_hold_is_noticed_or_says_the_same(small_file, load_bytes):
     known = b'"{[:,-019IFBe \n'  # of what JSON and dtypes are made: a blank for a blank says the same
-    found = survivors(small_file, load_bytes, lambda old: set(known) - {old})
-    assert [survivor for survivor in found if survivor[-1] != "the same"] == []
+    outcomes = survivors(small_file, load_bytes, lambda old: set(known) - {old})
+    assert [survivor for survivor in outcomes if survivor[-1] != "the same"] == []
 
 
 def test_every_truncation_is_noticed_and_so_is_anything_appended(small_file, load_bytes):
@@ -558,7 +558,7 @@ def test_hamming_is_the_fraction_that_differs_tied_weights_once():
 
 def test_a_hash_tells_names_dtypes_shapes_and_bits_apart_but_not_the_order():
     one = {"a": torch.tensor([1.0, 2.0]), "b": torch.ones(0, 2)}
-    others = [
+    rest = [
         {"a": torch.tensor([1.0, 2.0])},
         {"c": one["a"], "b": one["b"]},
         {"a": torch.tensor([2.0, 1.0]), "b": one["b"]},
@@ -570,7 +570,7 @@ def test_a_hash_tells_names_dtypes_shapes_and_bits_apart_but_not_the_order():
         {"a": torch.tensor([0.0]), "b": one["b"]},
         {"a": torch.tensor([-0.0]), "b": one["b"]},
     ]
-    assert len({hash_of_tensors(tensors) for tensors in [one, *others]}) == 1 + len(others)
+    assert len({hash_of_tensors(tensors) for tensors in [one, *rest]}) == 1 + len(rest)
     assert hash_of_tensors(dict(reversed(one.items()))) == hash_of_tensors(one)
     strided = torch.tensor([[1.0, 9.0], [2.0, 9.0]])[:, 0].requires_grad_()
     assert hash_of_tensors({"b": one["b"], "a": strided}) == hash_of_tensors(one)

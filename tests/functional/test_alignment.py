@@ -24,7 +24,7 @@ def mlp(sizes, seed):
 
 def orders_of(couplings, seed=0):
     generator = torch.Generator().manual_seed(seed)
-    return {name: torch.randperm(of.size, generator=generator) for name, of in couplings.items()}
+    return {name: torch.randperm(coupling.size, generator=generator) for name, coupling in couplings.items()}
 
 
 def inner(a, b):
@@ -35,8 +35,8 @@ def inner(a, b):
 def test_one_layer_is_put_into_the_best_of_all_orders(seed):
     (a, couplings), (b, _) = mlp([3, 5, 2], seed), mlp([3, 5, 2], 100 + seed)
     best = max(inner(a, permute(b, couplings, {"0": torch.tensor(order)})) for order in permutations(range(5)))
-    found = match_weights(a, b, couplings)
-    assert inner(a, permute(b, couplings, found)) == pytest.approx(best, rel=1e-12)
+    orders = match_weights(a, b, couplings)
+    assert inner(a, permute(b, couplings, orders)) == pytest.approx(best, rel=1e-12)
 
 
 @settings(max_examples=25, deadline=None)
@@ -51,9 +51,9 @@ def test_a_network_finds_its_own_permutation_however_deep_it_is(sizes, seed):
 @given(st.lists(st.integers(1, 9), min_size=3, max_size=6), st.integers(0, 2**16))
 def test_the_inner_product_never_falls(sizes, seed):
     (a, couplings), (b, _) = mlp(sizes, seed), mlp(sizes, seed + 1)
-    found = match_weights(a, b, couplings)
-    assert all(sorted(order.tolist()) == list(range(couplings[name].size)) for name, order in found.items())
-    assert inner(a, permute(b, couplings, found)) >= inner(a, b) - 1e-9
+    orders = match_weights(a, b, couplings)
+    assert all(sorted(order.tolist()) == list(range(couplings[name].size)) for name, order in orders.items())
+    assert inner(a, permute(b, couplings, orders)) >= inner(a, b) - 1e-9
 
 
 def test_no_single_layer_can_be_put_into_a_better_order_at_the_end():
@@ -68,8 +68,8 @@ def test_the_order_that_there_is_stays_where_no_other_is_better():
     state, couplings = mlp([3, 6, 6, 2], 0)
     zeros = {name: torch.zeros_like(tensor) for name, tensor in state.items()}
     for a, b in ((state, state), (zeros, zeros), (state, zeros), (zeros, state)):
-        found = match_weights(a, b, couplings)
-        assert all(torch.equal(order, torch.arange(6)) for order in found.values())
+        orders = match_weights(a, b, couplings)
+        assert all(torch.equal(order, torch.arange(6)) for order in orders.values())
 
 
 def test_the_same_seed_gives_the_same_orders_and_nothing_given_is_changed():
@@ -90,9 +90,9 @@ def test_tensors_of_which_both_dimensions_move_together_are_matched_too():
     assert torch.equal(moved["0.weight"], state["0.weight"][order["h"]][:, order["h"]])
     assert same(permute(moved, coupling, match_weights(state, moved, coupling)), state)
     for seed in range(8):
-        other, _ = mlp([7, 7], seed + 1)
-        found = permute(other, coupling, match_weights(state, other, coupling))
-        assert inner(state, found) >= inner(state, other) - 1e-9
+        second, _ = mlp([7, 7], seed + 1)
+        permuted = permute(second, coupling, match_weights(state, second, coupling))
+        assert inner(state, permuted) >= inner(state, second) - 1e-9
 
 
 def test_units_of_several_entries_that_begin_anywhere_move_as_wholes():
@@ -119,9 +119,9 @@ def test_what_is_not_a_weight_has_no_say_and_moves_along():
     couplings = {"0": Coupling(4, [*couplings["0"].parts, ("0.running_mean", 0, 1, 0)])}
     order = torch.tensor([1, 2, 3, 0])
     b = permute(a, couplings, {"0": order}) | {"0.running_mean": torch.tensor([4.0, 3.0, 2.0, 1.0]) * 1e6}
-    found = match_weights(a, b, couplings)
-    assert same({"0": order[found["0"]]}, {"0": torch.arange(4)})
-    assert permute(b, couplings, found)["0.running_mean"].tolist() == [1e6, 4e6, 3e6, 2e6]
+    orders = match_weights(a, b, couplings)
+    assert same({"0": order[orders["0"]]}, {"0": torch.arange(4)})
+    assert permute(b, couplings, orders)["0.running_mean"].tolist() == [1e6, 4e6, 3e6, 2e6]
 
 
 def test_half_precision_is_matched_in_double():
@@ -137,8 +137,8 @@ def test_a_mean_is_that_of_all_states_in_their_own_type_and_counts_are_the_first
         {"w": torch.tensor([value, -torch.inf]), "h": torch.tensor(value).bfloat16(), "n": torch.tensor(number)}
         for number, value in enumerate((1.0, 2.0, 6.0), start=4)
     ]
-    found = average(states)
-    assert found["w"].tolist() == [3.0, -torch.inf] and found["h"].dtype == torch.bfloat16 and found["h"] == 3
-    assert found["n"] == 4 and found["n"].data_ptr() != states[0]["n"].data_ptr()
+    orders = average(states)
+    assert orders["w"].tolist() == [3.0, -torch.inf] and orders["h"].dtype == torch.bfloat16 and orders["h"] == 3
+    assert orders["n"] == 4 and orders["n"].data_ptr() != states[0]["n"].data_ptr()
     tenth = {"w": torch.full((5,), 0.1)}
     assert torch.equal(average([tenth] * 3)["w"], tenth["w"])

@@ -64,13 +64,13 @@ def test_the_authors_twenty_places_give_the_authors_instability(data):
 @pytest.mark.parametrize("unit", ["conv1", "conv2", "fc"])
 def test_layers_interpolated_alone_equal_the_golden_curves(unit, host, data):
     pair, net = data["different_init"], golden_net()
-    own, other = (pair["sd1"], pair["sd2"]) if host == "m1" else (pair["sd2"], pair["sd1"])
-    names = [name for name in own if name.startswith(tuple(pair["layerwise_units"][unit]))]
+    host_state, guest = (pair["sd1"], pair["sd2"]) if host == "m1" else (pair["sd2"], pair["sd1"])
+    names = [name for name in host_state if name.startswith(tuple(pair["layerwise_units"][unit]))]
     curve = []
     for alpha in pair["alphas"]:
-        net.load_state_dict(own)
+        net.load_state_dict(host_state)
         state = net.state_dict()
-        interpolate_({name: state[name] for name in names}, other, own, float(alpha))
+        interpolate_({name: state[name] for name in names}, guest, host_state, float(alpha))
         curve.append(loss_and_accuracy(net, data))
     np.testing.assert_allclose(curve, pair["layerwise"][f"{unit}_into_{host}"], rtol=1e-12)
 
@@ -110,10 +110,10 @@ def test_a_convex_function_has_no_excess_but_may_have_a_barrier():
 
 def test_distances_are_those_of_the_flat_vectors():
     a, b = ({"u": torch.randn(3, 2), "v": torch.randn(4), "n": torch.tensor(3)} for _ in range(2))
-    one, other = (torch.cat([s["u"].flatten(), s["v"]]).double() for s in (a, b))
-    found = distances(a, b)
-    assert found["l2"] == pytest.approx(float((one - other).norm()), rel=1e-12)
-    assert found["cosine"] == pytest.approx(1 - float(torch.cosine_similarity(one, other, dim=0)), rel=1e-9)
+    one, guest = (torch.cat([s["u"].flatten(), s["v"]]).double() for s in (a, b))
+    distance = distances(a, b)
+    assert distance["l2"] == pytest.approx(float((one - guest).norm()), rel=1e-12)
+    assert distance["cosine"] == pytest.approx(1 - float(torch.cosine_similarity(one, guest, dim=0)), rel=1e-9)
     assert distances(a, a)["l2"] == 0
 
 
@@ -144,7 +144,7 @@ def test_layers_cover_every_parameter_once_with_the_buffers_beside_them():
     net = nn.Sequential(nn.Linear(2, 2), nn.Sequential(nn.BatchNorm1d(2), nn.Linear(2, 2)))
     net[1][1].weight = net[0].weight
     layers = layers_of(net)
-    names = [name for of in layers.values() for name in of]
+    names = [name for names_of_layer in layers.values() for name in names_of_layer]
     assert sorted(names) == sorted({n for n, _ in (*net.named_parameters(), *net.named_buffers())})
     assert len(names) == len(set(names))
     assert layers["1.1"] == ("1.1.bias",)

@@ -16,8 +16,8 @@ def test_one_number_gives_the_first_output_that_splitmix64_publishes_for_it_as_a
 
 @given(NUMBERS, st.data())
 def test_each_number_changes_the_result_and_so_does_their_order(numbers, data):
-    place = data.draw(st.integers(0, len(numbers) - 1))
-    changed = [number ^ (k == place) for k, number in enumerate(numbers)]
+    index = data.draw(st.integers(0, len(numbers) - 1))
+    changed = [number ^ (k == index) for k, number in enumerate(numbers)]
     assert mix64(*changed) != mix64(*numbers)
     if numbers != numbers[::-1]:
         assert mix64(*numbers[::-1]) != mix64(*numbers)

@@ -51,8 +51,8 @@ def test_the_authors_masks_are_those_of_this_package_less_the_few_that_they_remo
     vectors = torch.load(golden / "imp_open_lth.pt", weights_only=False)
     fraction = float(run.split("_")[0].removeprefix("frac"))
     before = {name: torch.ones_like(mask, dtype=torch.bool) for name, mask in vectors["runs"][run][0]["masks"].items()}
-    for level, found in enumerate(vectors["runs"][run]):
-        theirs = {name: mask.bool() for name, mask in found["masks"].items()}
+    for level, run_level in enumerate(vectors["runs"][run]):
+        theirs = {name: mask.bool() for name, mask in run_level["masks"].items()}
         if "tied" not in run:
             weights = vectors["weights_per_level"][level]
             ours = prune_further({name: weights[name].abs() for name in before}, before, fraction)

@@ -24,11 +24,11 @@ def test_k_star_is_the_first_step_from_which_on_all_are_stable(verdicts):
 
 @given(VERDICTS)
 def test_what_contradicts_monotonicity_is_exactly_what_is_not_stable_for_good(verdicts):
-    found = contradictions(verdicts)
+    sentences = contradictions(verdicts)
     for step, verdict in verdicts.items():
         goes_back = verdict == "stable" and any(v != "stable" for k, v in verdicts.items() if k > step)
         returns = verdict == "unstable" and any(v == "stable" for k, v in verdicts.items() if k < step)
-        assert (step in found) == (goes_back or returns)
+        assert (step in sentences) == (goes_back or returns)
 
 
 def test_a_contradiction_names_the_worst_that_comes_after():
@@ -58,8 +58,8 @@ def test_curves_that_do_not_cross_and_numbers_that_are_none():
 
 @given(st.lists(st.tuples(st.floats(0, 0.05), st.floats(0, 0.02)), min_size=1, max_size=8))
 def test_the_estimate_lies_between_its_bounds_and_the_upper_one_is_k_star_as_judged(points):
-    found = {10 * 2**place: at(mean, spread) for place, (mean, spread) in enumerate(points)}
-    star = find_k_star(found)
+    judged = {10 * 2**power: at(mean, spread) for power, (mean, spread) in enumerate(points)}
+    star = find_k_star(judged)
     assert star.low <= star.estimate * (1 + 1e-9) and star.estimate <= star.high * (1 + 1e-9)
     assert star.high == (math.inf if star.step is None else star.step)
 
@@ -71,8 +71,8 @@ def test_the_bounds_are_the_ends_of_the_runs_that_are_significant():
 
 
 def test_steps_without_bounds_bound_nothing_but_are_estimated():
-    found = {k: judge({0: {(1, 2): 1 / k}}) for k in (10, 40, 60, 1000)}
-    star = find_k_star(found)
+    judged = {k: judge({0: {(1, 2): 1 / k}}) for k in (10, 40, 60, 1000)}
+    star = find_k_star(judged)
     assert (star.step, star.low, star.high, star.contradictions) == (None, 0, math.inf, {})
     assert 40 < star.estimate < 60
     with pytest.raises(LotteryError, match="one threshold"):

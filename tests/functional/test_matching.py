@@ -12,12 +12,12 @@ ACCURACIES = st.lists(st.floats(0, 1), min_size=2, max_size=6)
 
 
 def test_three_seeds_have_the_bounds_that_a_table_of_student_s_t_gives():
-    found = judge_matching([0.91, 0.93, 0.92], [0.92, 0.92, 0.92], margin=0.02)
+    matching = judge_matching([0.91, 0.93, 0.92], [0.92, 0.92, 0.92], margin=0.02)
     # differences -0.01, 0.01, 0: mean 0, standard deviation 0.01, standard error 0.01 / sqrt(3); t(0.95, 2) = 2.91999
-    assert found.mean == pytest.approx(0)
-    assert found.high == pytest.approx(2.91999 * 0.01 / math.sqrt(3), rel=1e-5)
-    assert found.low == pytest.approx(-found.high)
-    assert found.verdict == "matching"
+    assert matching.mean == pytest.approx(0)
+    assert matching.high == pytest.approx(2.91999 * 0.01 / math.sqrt(3), rel=1e-5)
+    assert matching.low == pytest.approx(-matching.high)
+    assert matching.verdict == "matching"
     assert judge_matching([0.91, 0.93, 0.92], [0.92, 0.92, 0.92], margin=0.01).verdict == "undecided"
 
 
@@ -39,15 +39,20 @@ def test_a_difference_of_exactly_the_margin_is_undecided():
 
 
 def test_one_seed_gives_an_estimate_and_no_verdict_however_good_it_is():
-    found = judge_matching([0.99], [0.5])
-    assert (found.mean, found.low, found.high, found.verdict) == (pytest.approx(0.49), None, None, "undecided")
-    assert found.reason == "one seed gives an estimate, no verdict"
+    matching = judge_matching([0.99], [0.5])
+    assert (matching.mean, matching.low, matching.high, matching.verdict) == (
+        pytest.approx(0.49),
+        None,
+        None,
+        "undecided",
+    )
+    assert matching.reason == "one seed gives an estimate, no verdict"
 
 
 @pytest.mark.parametrize("odd", [math.nan, math.inf, -math.inf])
 def test_a_seed_that_diverged_decides_nothing(odd):
-    found = judge_matching([0.9, odd], [0.9, 0.9])
-    assert (found.verdict, found.reason) == ("undecided", "a value is not finite")
+    matching = judge_matching([0.9, odd], [0.9, 0.9])
+    assert (matching.verdict, matching.reason) == ("undecided", "a value is not finite")
 
 
 @given(ACCURACIES, st.floats(1e-6, 0.5), st.floats(0.001, 0.5))
@@ -56,8 +61,8 @@ def test_what_is_better_for_every_seed_alike_is_never_called_worse_and_a_wider_m
 ):
     assert judge_matching([value + up for value in v], v, margin).verdict == "matching"
     order = ("worse", "undecided", "matching")
-    other = v[::-1]
-    verdicts = [judge_matching(other, v, wide).verdict for wide in (margin, 2 * margin, 4 * margin)]
+    reversed_values = v[::-1]
+    verdicts = [judge_matching(reversed_values, v, wide).verdict for wide in (margin, 2 * margin, 4 * margin)]
     assert verdicts == sorted(verdicts, key=order.index)
 
 
@@ -66,7 +71,7 @@ def test_a_true_difference_of_the_margin_is_called_a_match_in_one_of_twenty_expe
     random = np.random.RandomState(0)
     trials, margin = 4000, 0.01
     differences = random.normal(-margin, 0.02, size=(trials, seeds))
-    verdicts = [judge_matching(list(0.9 + of), [0.9] * seeds, margin).verdict for of in differences]
+    verdicts = [judge_matching(list(0.9 + change), [0.9] * seeds, margin).verdict for change in differences]
     for wrong in ("matching", "worse"):  # each is one side of the truth
         rate = verdicts.count(wrong) / trials
         assert abs(rate - 0.05) < 4 * math.sqrt(0.05 * 0.95 / trials)
@@ -89,29 +94,29 @@ TICKETS = st.lists(st.tuples(st.integers(0, 6), st.booleans()), min_size=2, max_
 
 @given(TICKETS)
 def test_the_area_counts_the_pairs_in_which_the_matching_ticket_has_the_lower_barrier(tickets):
-    found = roc_of_threshold([barrier / 100 for barrier, _ in tickets], [match for _, match in tickets])
-    pairs = [(a, b) for a, match in tickets if match for b, other in tickets if not other]
-    assert found.auc == pytest.approx(np.mean([(a < b) + (a == b) / 2 for a, b in pairs]))
+    matching = roc_of_threshold([barrier / 100 for barrier, _ in tickets], [match for _, match in tickets])
+    pairs = [(a, b) for a, match in tickets if match for b, reversed_values in tickets if not reversed_values]
+    assert matching.auc == pytest.approx(np.mean([(a < b) + (a == b) / 2 for a, b in pairs]))
 
 
 @given(TICKETS)
 def test_the_curve_says_what_each_threshold_does_and_the_best_one_does_it_best(tickets):
     barriers, matches = np.array([barrier / 100 for barrier, _ in tickets]), np.array([match for _, match in tickets])
-    found = roc_of_threshold(barriers, matches)
-    for threshold, tpr, fpr in zip(found.thresholds, found.tpr, found.fpr, strict=True):
+    matching = roc_of_threshold(barriers, matches)
+    for threshold, tpr, fpr in zip(matching.thresholds, matching.tpr, matching.fpr, strict=True):
         assert (tpr, fpr) == (np.mean(barriers[matches] < threshold), np.mean(barriers[~matches] < threshold))
-    assert (found.tpr[0], found.fpr[0], found.tpr[-1], found.fpr[-1]) == (0, 0, 1, 1)
+    assert (matching.tpr[0], matching.fpr[0], matching.tpr[-1], matching.fpr[-1]) == (0, 0, 1, 1)
     gains = [np.mean(barriers[matches] < t) - np.mean(barriers[~matches] < t) for t in (*barriers, math.inf)]
     assert (
-        found.youden
+        matching.youden
         == pytest.approx(max(gains))
-        == pytest.approx(np.mean(barriers[matches] < found.best) - np.mean(barriers[~matches] < found.best))
+        == pytest.approx(np.mean(barriers[matches] < matching.best) - np.mean(barriers[~matches] < matching.best))
     )
 
 
 def test_a_threshold_lies_midway_between_the_kinds_it_parts():
-    found = roc_of_threshold([0.1, 0.3, 0.01, 0.02], [False, False, True, True])
-    assert found.best == pytest.approx(0.06) and (found.auc, found.youden) == (1, 1)
+    matching = roc_of_threshold([0.1, 0.3, 0.01, 0.02], [False, False, True, True])
+    assert matching.best == pytest.approx(0.06) and (matching.auc, matching.youden) == (1, 1)
     equal = roc_of_threshold([0.1] * 4, [True, False, True, False])
     assert (equal.auc, equal.youden) == (0.5, 0)
 

@@ -248,12 +248,12 @@ def test_batches_in_several_processes_score_as_in_one(method):
     parts = [matrices[:2], matrices[2:]]
     gradient_of_all = {"w": sum((m + m.T) / 2 @ weights["w"] for m in matrices) / 5}
 
-    others: list = []
+    rest: list = []
 
     def with_the_other(sums, batches):
         """Adds what the other process would have sent."""
-        direction = weights["w"] if not others else gradient_of_all["w"]
-        others.append(1)
+        direction = weights["w"] if not rest else gradient_of_all["w"]
+        rest.append(1)
         return {"w": (sums["w"] + sum(m @ direction for m in parts[1])) / (batches + len(parts[1]))}
 
     torch.testing.assert_close(

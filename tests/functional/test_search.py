@@ -18,12 +18,12 @@ LIMIT = float(stats.binom.ppf(0.99, REPETITIONS, 0.05)) / REPETITIONS
 
 def run(search, world):
     """Everything that the search evaluates, and how many waves that takes."""
-    found, waves = {}, 0
-    while todo := search.next(found):
-        assert not set(todo) & set(found) and set(todo) <= set(search.steps)
-        found |= {step: world[step] for step in todo}
+    judged, waves = {}, 0
+    while todo := search.next(judged):
+        assert not set(todo) & set(judged) and set(todo) <= set(search.steps)
+        judged |= {step: world[step] for step in todo}
         waves += 1
-    return found, waves
+    return judged, waves
 
 
 @given(
@@ -32,45 +32,45 @@ def run(search, world):
     st.integers(0, 4),
 )
 def test_wherever_a_monotone_curve_crosses_bisection_brackets_it_within_its_precision_and_points(
-    place, precision, checks
+    number, precision, checks
 ):
-    count, first = place  # of the candidates, and of those not below
+    count, first = number  # of the candidates, and of those not below
     steps = np.unique(np.geomspace(1, 10_000, count).round().astype(int)).tolist()
     search = Bisection(steps, precision, checks)
-    found, _ = run(search, {step: at(0.3 if number < first else 0.0) for number, step in enumerate(steps)})
-    low, high = search.bracket(found)
+    judged, _ = run(search, {step: at(0.3 if number < first else 0.0) for number, step in enumerate(steps)})
+    low, high = search.bracket(judged)
     edge = min(first, len(steps))
-    assert low is None or low in steps[:edge] and len(found) <= search.points
+    assert low is None or low in steps[:edge] and len(judged) <= search.points
     assert high is None or high in steps[edge:]
     assert (low is None) == (edge == 0) and (high is None) == (edge == len(steps))
     if low is not None and high is not None:
         assert steps.index(high) - steps.index(low) == 1 or high <= (1 + precision) * low
-    assert len(found) * 6 <= search.trainings(children=3, parents=2)
+    assert len(judged) * 6 <= search.trainings(children=3, parents=2)
 
 
 @given(st.lists(st.floats(0, 0.04), min_size=2, max_size=40), st.integers(0, 5))
 def test_whatever_the_curve_the_search_ends_within_its_points_and_goes_on_from_what_was_found(means, checks):
-    world = {10 * (place + 1): at(mean) for place, mean in enumerate(means)}
+    world = {10 * (number + 1): at(mean) for number, mean in enumerate(means)}
     search = Bisection(list(world), 0, checks)
-    found, _ = run(search, world)
-    assert len(found) <= search.points <= len(world)
-    for most in range(len(found)):  # a search cut off and begun again asks for the same
-        again = dict(list(found.items())[:most])
+    judged, _ = run(search, world)
+    assert len(judged) <= search.points <= len(world)
+    for most in range(len(judged)):  # a search cut off and begun again asks for the same
+        again = dict(list(judged.items())[:most])
         while todo := search.next(again):
             again |= {step: world[step] for step in todo}
-        assert set(again) == set(found)
+        assert set(again) == set(judged)
 
 
 def test_both_ends_come_first_and_a_network_that_is_never_stable_costs_no_more():
     search = Bisection(STEPS)
     assert search.next({}) == [STEPS[0], STEPS[-1]] and search.next({STEPS[0]: at(0.3)}) == [STEPS[-1]]
-    found, waves = run(search, dict.fromkeys(STEPS, at(0.3)))
-    assert len(found) == 2 and waves == 1 and search.bracket(found) == (STEPS[-1], None)
+    judged, waves = run(search, dict.fromkeys(STEPS, at(0.3)))
+    assert len(judged) == 2 and waves == 1 and search.bracket(judged) == (STEPS[-1], None)
 
 
 def test_one_stable_from_the_first_is_checked_in_between():
-    found, _ = run(Bisection(STEPS, checks=3), dict.fromkeys(STEPS, at(0.0)))
-    assert len(found) == 5 and max(np.diff([STEPS.index(step) for step in sorted(found)])) <= 16
+    judged, _ = run(Bisection(STEPS, checks=3), dict.fromkeys(STEPS, at(0.0)))
+    assert len(judged) == 5 and max(np.diff([STEPS.index(step) for step in sorted(judged)])) <= 16
 
 
 def test_checks_lie_above_k_star():
@@ -120,10 +120,10 @@ def test_what_cannot_be_searched_is_an_error(build, says):
     ("process", "share"), [(NORMAL, 0.98), (SKEWED, 0.98), (BUMP, 0.8)], ids=["", "skewed", "bump"]
 )
 def test_bisection_finds_k_star_with_a_quarter_of_a_grids_trainings_and_its_bounds_hold(process, share):
-    found = searches(process, Bisection)
-    assert found.most <= len(STEPS) / 4
-    assert found.distance < 0.5 and found.within > share
-    assert max(found.missed) <= LIMIT and found.early <= LIMIT
+    judged = searches(process, Bisection)
+    assert judged.most <= len(STEPS) / 4
+    assert judged.distance < 0.5 and judged.within > share
+    assert max(judged.missed) <= LIMIT and judged.early <= LIMIT
 
 
 def test_of_a_bump_that_rises_above_the_threshold_again_more_checks_see_more_and_a_grid_nearly_all():

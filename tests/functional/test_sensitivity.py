@@ -180,5 +180,5 @@ def test_a_step_without_an_observation_counts_as_zero_and_its_window_ends_all_th
         grad = torch.tensor([float(step)])
         observe_(absent, weight, None if step == missing else grad, step=step, **settled)
         observe_(zero, weight, grad * (step != missing), step=step, **settled)
-    assert all(torch.equal(one, other) for one, other in zip(absent, zero, strict=True))
+    assert all(torch.equal(one, second) for one, second in zip(absent, zero, strict=True))
     assert absent.sensitivity > 0

@@ -59,37 +59,39 @@ def test_where_no_child_can_be_left_out_with_a_pair_remaining_there_is_no_bound(
 
 @given(st.lists(st.floats(0, 0.1), min_size=2, max_size=6))
 def test_where_each_parent_has_one_pair_the_bounds_are_a_t_tests_over_parents(means):
-    found = judge({parent: {(0, 1): mean} for parent, mean in enumerate(means)})
+    stability = judge({parent: {(0, 1): mean} for parent, mean in enumerate(means)})
     margin = stats.t.ppf(0.95, len(means) - 1) * stats.sem(means)
-    assert (found.low, found.high) == pytest.approx((found.mean - margin, found.mean + margin), rel=1e-9, abs=1e-12)
-    assert found.more_children is None  # nothing is known of what children add
+    assert (stability.low, stability.high) == pytest.approx(
+        (stability.mean - margin, stability.mean + margin), rel=1e-9, abs=1e-12
+    )
+    assert stability.more_children is None  # nothing is known of what children add
 
 
 def test_parents_that_agree_by_luck_are_no_surer_than_their_children():
-    found = judge({parent: PAIRS for parent in range(3)})
-    assert found.standard_error == pytest.approx(judge({0: PAIRS}).standard_error / 3**0.5)
+    stability = judge({parent: PAIRS for parent in range(3)})
+    assert stability.standard_error == pytest.approx(judge({0: PAIRS}).standard_error / 3**0.5)
     apart = judge({parent: plus(PAIRS, 0.02 * parent) for parent in range(3)})
     assert apart.standard_error == pytest.approx(0.02 / 3**0.5)  # where parents differ more, their own counts
 
 
 def test_the_mean_is_of_parents_however_many_pairs_each_has():
     uneven = {0: {(0, 1): 0.1}, 1: PAIRS, 2: {**PAIRS, (0, 3): 0.01, (1, 3): 0.01, (2, 3): 0.01}}
-    found = judge(uneven)
-    assert found.mean == pytest.approx(np.mean([np.mean(list(pairs.values())) for pairs in uneven.values()]))
-    assert astuple(judge(dict(reversed(uneven.items())))) == pytest.approx(astuple(found))
-    assert found.more_children is None and found.parents == 3
+    stability = judge(uneven)
+    assert stability.mean == pytest.approx(np.mean([np.mean(list(pairs.values())) for pairs in uneven.values()]))
+    assert astuple(judge(dict(reversed(uneven.items())))) == pytest.approx(astuple(stability))
+    assert stability.more_children is None and stability.parents == 3
 
 
 def test_one_pair_gives_an_estimate_and_no_verdict():
-    found = judge({0: {(1, 2): 0.3}})
-    assert (found.mean, found.verdict, found.low, found.more_children) == (0.3, "undecided", None, None)
-    assert not found.is_below
+    stability = judge({0: {(1, 2): 0.3}})
+    assert (stability.mean, stability.verdict, stability.low, stability.more_children) == (0.3, "undecided", None, None)
+    assert not stability.is_below
 
 
 def test_a_barrier_that_is_not_a_number_is_no_verdict_and_its_parent_is_named():
-    found = judge({0: PAIRS, 5: {**PAIRS, (0, 2): math.nan}, 6: PAIRS})
-    assert found.verdict == "undecided" and not found.is_below
-    assert "between 0 and 2 (parent 5)" in found.reason
+    stability = judge({0: PAIRS, 5: {**PAIRS, (0, 2): math.nan}, 6: PAIRS})
+    assert stability.verdict == "undecided" and not stability.is_below
+    assert "between 0 and 2 (parent 5)" in stability.reason
     alone = judge({0: {**PAIRS, (0, 1): math.nan}})
     assert alone.verdict == "undecided" and alone.reason == "the error is not finite everywhere between 0 and 1"
 
@@ -120,19 +122,19 @@ def test_nothing_to_judge_is_an_error(barriers, says):
 
 def test_so_many_more_parents_are_named_as_first_make_the_margin_smaller_than_the_distance():
     means = [0.005, 0.02, 0.017]
-    found = judge({parent: {(0, 1): mean} for parent, mean in enumerate(means)})
+    stability = judge({parent: {(0, 1): mean} for parent, mean in enumerate(means)})
     margins = {n: stats.t.ppf(0.95, n - 1) * np.std(means, ddof=1) / n**0.5 for n in range(4, 100)}
     first = next(n for n, margin in margins.items() if margin < 0.02 - np.mean(means))
-    assert found.verdict == "undecided" and found.more_parents == first - 3 > 1
+    assert stability.verdict == "undecided" and stability.more_parents == first - 3 > 1
 
 
 def test_so_many_more_children_are_named_as_first_make_the_margin_smaller_than_the_distance():
     pairs = plus(PAIRS, 0.006)
-    found, error = judge({0: pairs}), judge({0: pairs}).standard_error
+    stability, error = judge({0: pairs}), judge({0: pairs}).standard_error
     margins = {n: stats.t.ppf(0.95, n - 1) * error * (3 / n) ** 0.5 for n in range(4, 100)}
-    first = next(n for n, margin in margins.items() if margin < abs(found.mean - 0.02))
-    assert found.verdict == "undecided" and found.more_children == first - 3 > 0
-    assert found.more_parents is None  # one parent says nothing of others
+    first = next(n for n, margin in margins.items() if margin < abs(stability.mean - 0.02))
+    assert stability.verdict == "undecided" and stability.more_children == first - 3 > 0
+    assert stability.more_parents is None  # one parent says nothing of others
 
 
 def test_children_cannot_decide_what_parents_disagree_on_and_nothing_decides_what_lies_on_the_threshold():
@@ -144,12 +146,12 @@ def test_children_cannot_decide_what_parents_disagree_on_and_nothing_decides_wha
 
 @pytest.mark.parametrize(("parents", "children"), DESIGNS)
 def test_a_barrier_on_the_threshold_is_called_stable_or_unstable_no_more_often_than_stated(parents, children):
-    found = rates(NORMAL, parents, children)
-    assert found.stable <= LIMIT and found.unstable <= LIMIT
-    assert found.coverage >= stats.binom.ppf(0.01, REPETITIONS, 0.9) / REPETITIONS
-    assert found.power > 0.8  # it does call stable what is
+    measured = rates(NORMAL, parents, children)
+    assert measured.stable <= LIMIT and measured.unstable <= LIMIT
+    assert measured.coverage >= stats.binom.ppf(0.01, REPETITIONS, 0.9) / REPETITIONS
+    assert measured.power > 0.8  # it does call stable what is
 
 
 def test_three_parents_of_three_children_are_rarely_called_stable_wrongly_also_where_the_noise_is_skewed():
-    found = rates(SKEWED, 3, 3)
-    assert found.stable <= LIMIT and found.unstable <= LIMIT and found.power > 0.8
+    measured = rates(SKEWED, 3, 3)
+    assert measured.stable <= LIMIT and measured.unstable <= LIMIT and measured.power > 0.8

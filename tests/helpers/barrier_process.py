@@ -72,15 +72,15 @@ class Process:
         i, j = np.array(pairs).T
         parent = draw.normal(size=(1, parents, 1)) * self.parents
         child = draw.normal(size=(len(steps), parents, children)) * self.children
-        own = draw.normal(size=(len(steps), parents, len(pairs))) * self.pairs
+        child_noise = draw.normal(size=(len(steps), parents, len(pairs))) * self.pairs
         if self.skewed:
-            log = parent + child[..., i] + child[..., j] + own
+            log = parent + child[..., i] + child[..., j] + child_noise
             factor = np.exp(log - (self.parents**2 + 2 * self.children**2 + self.pairs**2) / 2)
         else:
-            factor = np.maximum(1 + parent + child[..., i] + child[..., j] + own, 0)
+            factor = np.maximum(1 + parent + child[..., i] + child[..., j] + child_noise, 0)
         values = self.mean(steps)[:, None, None] * factor
         return {
-            step: {p: dict(zip(pairs, of.tolist(), strict=True)) for p, of in enumerate(at)}
+            step: {p: dict(zip(pairs, numbers.tolist(), strict=True)) for p, numbers in enumerate(at)}
             for step, at in zip(steps, values, strict=True)
         }
 
@@ -114,7 +114,7 @@ def rates(process: Process, parents: int, children: int, *, repetitions=REPETITI
 
 
 @dataclass(frozen=True)
-class Found:
+class SearchResult:
     """What searches for k* found, over the repetitions; distances are in neighbouring steps of the grid."""
 
     points: float  # steps evaluated, the mean
@@ -135,7 +135,7 @@ def searches(
     children=3,
     repetitions=REPETITIONS,
     seed=0,
-) -> Found:
+) -> SearchResult:
     """Search for k*, wherever it lies: its place (and the bump's with it) is drawn anew each time."""
     draw, spacing = np.random.default_rng(seed), math.log(STEPS[-1] / STEPS[0]) / (len(STEPS) - 1)
     rows = []
@@ -143,17 +143,17 @@ def searches(
         shift = float(np.exp(draw.uniform(-2, 1.9)))  # crosses between 68 and 3300 where the process says 500
         moved = replace(process, crosses=process.crosses * shift, bump=process.bump and process.bump * shift)
         truth, asked = moved.k_star(), search(STEPS)
-        world, found = moved.draw(draw, parents, children, STEPS), {}
-        while todo := asked.next(found):
-            found |= {step: judge(world[step]) for step in todo}
-        star = find_k_star(found)
+        world, results = moved.draw(draw, parents, children, STEPS), {}
+        while todo := asked.next(results):
+            results |= {step: judge(world[step]) for step in todo}
+        star = find_k_star(results)
         late = math.nan if star.step is None else math.log(star.step / truth) / spacing
         early = star.step is not None and star.step < truth
         misses = (star.high < truth, star.low > truth)
         distance = abs(math.log(star.estimate / truth)) / spacing
-        rows.append((len(found), distance, early, *misses, late, bool(star.contradictions)))
+        rows.append((len(results), distance, early, *misses, late, bool(star.contradictions)))
     points, distance, early, over, under, later, contradicted = np.array(rows, dtype=float).T
-    return Found(
+    return SearchResult(
         float(points.mean()),
         int(points.max()),
         float(np.median(distance)),
@@ -184,8 +184,8 @@ def table_of_rates() -> str:
     rows = []
     for noise, process in (("normal", NORMAL), ("log-normal", SKEWED)):
         for parents, children in DESIGNS:
-            of = rates(process, parents, children)
-            shares = [of.stable, of.unstable, of.coverage, of.power]
+            numbers = rates(process, parents, children)
+            shares = [numbers.stable, numbers.unstable, numbers.coverage, numbers.power]
             rows.append([noise, f"{parents} x {children}", *map(percent, shares)])
     return table(names, rows)
 
@@ -197,10 +197,20 @@ def table_of_searches() -> str:
     rows = []
     for curve, process in (("logistic", NORMAL), ("log-normal noise", SKEWED), ("with a bump", BUMP)):
         for checks in (None, 2, 5):
-            of = searches(process, Grid if checks is None else partial(Bisection, checks=checks))
-            row = [curve, "grid" if checks is None else f"bisect, checks: {checks}", f"{of.points:.1f}", of.most]
-            row += [f"{of.distance:.2f}", percent(of.within), percent(*of.missed), percent(of.early)]
-            rows.append([*row, f"{of.later:.1f}", percent(of.contradicted)])
+            numbers = searches(process, Grid if checks is None else partial(Bisection, checks=checks))
+            row = [
+                curve,
+                "grid" if checks is None else f"bisect, checks: {checks}",
+                f"{numbers.points:.1f}",
+                numbers.most,
+            ]
+            row += [
+                f"{numbers.distance:.2f}",
+                percent(numbers.within),
+                percent(*numbers.missed),
+                percent(numbers.early),
+            ]
+            rows.append([*row, f"{numbers.later:.1f}", percent(numbers.contradicted)])
     return table(names, rows)
 
 

@@ -7,17 +7,17 @@ def keep_top(scores, sparsity, within=None, per="all"):
         alone = {name: None if within is None else {name: within[name]} for name in scores}
         return {name: keep_top({name: scores[name]}, sparsity, alone[name])[name] for name in scores}
     entries = [
-        (-value, tensor, place, name)
+        (-value, tensor, index, name)
         for tensor, (name, values) in enumerate(scores.items())
-        for place, value in enumerate(values)
+        for index, value in enumerate(values)
     ]
     kept = round((1 - sparsity) * len(entries))
     allowed = [entry for entry in sorted(entries) if within is None or within[entry[3]][entry[2]]]
     if kept > len(allowed):
         raise ValueError("fewer entries are allowed than are to be kept")
     masks = {name: [False] * len(values) for name, values in scores.items()}
-    for _, _, place, name in allowed[:kept]:
-        masks[name][place] = True
+    for _, _, index, name in allowed[:kept]:
+        masks[name][index] = True
     return masks
 
 

@@ -94,10 +94,10 @@ def test_verdicts_on_the_stored_norms_are_the_golden_ones_at_every_probe(station
 def test_awkward_series_have_the_golden_p_values_and_a_constant_one_its_defined_one(stationarity, rule, key):
     arrays, summary = stationarity
     for name, expected in summary["edge_cases"].items():
-        found = rule.judge(arrays[f"edge_{name}"])
+        finding = rule.judge(arrays[f"edge_{name}"])
         p_value = (0.0 if key == "adf_p" else 1.0) if name == "constant" else expected[key]
-        assert found.p_value == pytest.approx(p_value, rel=1e-6, abs=1e-12)
-        assert found.holds == (p_value < rule.p if key == "adf_p" else p_value > rule.p)
+        assert finding.p_value == pytest.approx(p_value, rel=1e-6, abs=1e-12)
+        assert finding.holds == (p_value < rule.p if key == "adf_p" else p_value > rule.p)
 
 
 @pytest.mark.parametrize("length", [5, 3])

@@ -50,17 +50,17 @@ def test_many_steps_at_once_are_ranked_and_told_apart_as_each_by_itself(per, val
     sizes, generator = (5, 1, 7), torch.Generator().manual_seed(values)
     scores = torch.randint(values, (200, 13), generator=generator).float()
     scores[0] = 1.0
-    told = tells_apart(scores, sizes, per)
+    informative = tells_apart(scores, sizes, per)
     for sparsity in (0.0, 0.3, 0.5, 0.99):
         masks = unit_masks_of(scores, sizes, sparsity, per)
-        for row, mask, differ in zip(scores, masks, told, strict=True):
+        for row, mask, differ in zip(scores, masks, informative, strict=True):
             layers = {str(i): part for i, part in enumerate(row.split(sizes))}
             expected = keep_top(layers, sparsity, per=per)
-            for name in [name for name, of in expected.items() if not of.any()]:
+            for name in [name for name, layer_mask in expected.items() if not layer_mask.any()]:
                 expected[name] = keep_top({name: layers[name]}, 1 - 1 / len(layers[name]))[name]
             assert torch.equal(mask, torch.cat(list(expected.values())))
             assert differ == scores_differ(layers, per)
-    assert not told[0] and told[1:].any()
+    assert not informative[0] and informative[1:].any()
 
 
 def test_distances_are_the_hamming_distances_of_masks_and_old_ones_are_thinned_evenly():
