@@ -210,9 +210,9 @@ def test_compiled_modules_have_the_names_that_they_have_uncompiled():
     module.net[2] = torch.compile(module.net[2])
     for compiled in (module, torch.compile(module)):
         assert any("_orig_mod" in name for name, _ in compiled.named_parameters())
-        selected = named_parameters(compiled)
-        assert list(selected) == list(plain)
-        assert all(selected[name] is plain[name] for name in plain)
+        parameters = named_parameters(compiled)
+        assert list(parameters) == list(plain)
+        assert all(parameters[name] is plain[name] for name in plain)
         assert ties(compiled) == {}
         assert selected(compiled, include=("net.2.*", "re:^net")) == ["net.0.weight", "net.2.weight"]
         assert [entry.module_type for entry in Scope().explain(compiled)] == ["Linear"] * 4
