@@ -22,11 +22,11 @@ from lightning_lottery.hooks.resuming import check_state, start_clock
 from lightning_lottery.hooks.strategies import refuse_sharding
 from lightning_lottery.ticket import Ticket
 from lightning_lottery.units.attention import open_attention_
-from lightning_lottery.units.draws import Draws, check_what_draws, name_of
+from lightning_lottery.units.draws import Draws, check_what_draws, name_of, readers
 from lightning_lottery.units.groups import groups_of
 from lightning_lottery.units.parts import KINDS, Group
+from lightning_lottery.units.removal import cut_out_
 from lightning_lottery.units.scores import weight_norms
-from lightning_lottery.units.tickets import cut_out_, readers
 from lightning_lottery.units.watcher import PER, Judged, Noted, UnitWatcher, check_per, in_order, layers_by_kind
 
 STATE_VERSION = 2

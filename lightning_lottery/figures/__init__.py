@@ -1,1 +1,1 @@
-"""Pure drawing: numbers in, a matplotlib figure out."""
+"""Pure drawing: numbers in, out comes a matplotlib figure that belongs to no window; ``savefig`` writes it."""

@@ -22,9 +22,6 @@ def lines_between(
         along: Metric to its values at every alpha for each pair; ``error`` is judged.
         threshold: Error barrier below which networks are called stable, a fraction.
         beside: The same of other lines, dashed, by what they are called, such as ``aligned``.
-
-    Returns:
-        A figure that belongs to no window; ``savefig`` writes it.
     """
     figure, all_axes = panels(len(along), (5 * len(along), 3.6))
     for axes, (metric, curves) in zip(all_axes, along.items(), strict=True):
@@ -50,9 +47,6 @@ def layers_between(barriers: Mapping[str, Mapping[str, Sequence[float]]], thresh
     Args:
         barriers: Kind (``single``, ``cumulative``) to layer to the rise of each pair, fractions.
         threshold: Error barrier below which networks are called stable, a fraction.
-
-    Returns:
-        A figure that belongs to no window; ``savefig`` writes it.
     """
     layers = len(next(iter(barriers.values())))
     figure, all_axes = panels(len(barriers), (5 * len(barriers), 1.2 + 0.22 * layers))

@@ -18,9 +18,6 @@ def accuracy_against_density(
         curves: Name of a curve to density, in (0, 1], to the metric's value for each seed.
         dense: The metric of the dense network for each seed.
         metric: Its name, for the axis.
-
-    Returns:
-        A figure that belongs to no window; ``savefig`` writes it.
     """
     figure, (axes,) = panels(1, (6, 4))
     axes.set(xlabel="density", ylabel=metric, xscale="log")

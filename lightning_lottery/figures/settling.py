@@ -17,9 +17,6 @@ def norms_with_draws(
     Args:
         norms: Series, such as ``head-0.3``, to (optimizer step, norm) pairs.
         draws: Series to rule to the step at which it drew.
-
-    Returns:
-        A figure that belongs to no window; ``savefig`` writes it.
     """
     figure, all_axes = panels(len(norms), (10, 0.6 + 2.2 * max(1, len(norms))), upright=True)
     rules = [*dict.fromkeys(rule for steps_by_rule in draws.values() for rule in steps_by_rule)]
@@ -39,9 +36,6 @@ def mask_distances(matrices: Mapping[str, tuple[Sequence[int], Sequence[Sequence
 
     Args:
         matrices: Series to optimizer steps and the square matrix of Hamming distances, fractions.
-
-    Returns:
-        A figure that belongs to no window; ``savefig`` writes it.
 
     Source: You et al. 2020, figure 2.
     """

@@ -15,9 +15,6 @@ def stages_over_seeds(values: Mapping[str, Mapping[str, Sequence[float]]], title
     Args:
         values: Metric to stage to its value in each run; stages in the order in which they ran, not all in each metric.
         title: Title of the figure.
-
-    Returns:
-        A figure that belongs to no window; ``savefig`` writes it.
     """
     stages = list(dict.fromkeys(stage for runs_by_stage in values.values() for stage in runs_by_stage))
     figure, all_axes = panels(len(values), (2.5 + 4.5 * len(values), 0.9 + 0.45 * len(stages)))

@@ -18,9 +18,6 @@ def barrier_over_steps(curves: Mapping[str, Mapping[int, Mapping[str, Any]]], th
             not known or not finite, and not drawn.
         threshold: Error barrier below which a network is called stable, a fraction.
 
-    Returns:
-        A figure that belongs to no window; ``savefig`` writes it.
-
     Source: Frankle et al. 2020, figure 3.
     """
     figure, (axes,) = panels(1, (7, 4.2))
@@ -56,9 +53,6 @@ def lines_over_steps(
         alphas: Fractions of the line, from 0 to 1.
         heat: Network to step to the rise at each alpha; blank where it is NaN.
         threshold: Error barrier below which a network is called stable, a fraction: the least that the colours reach.
-
-    Returns:
-        A figure that belongs to no window; ``savefig`` writes it.
     """
     every_rise = [rise for rises_by_step in heat.values() for rises in rises_by_step.values() for rise in rises]
     top = max([threshold, *(rise for rise in every_rise if rise < math.inf)])

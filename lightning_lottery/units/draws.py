@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,10 @@ from lightning_lottery.functional.masks import check_sparsity
 from lightning_lottery.functional.schedules import in_steps
 from lightning_lottery.functional.settling.rules import Rule
 from lightning_lottery.functional.settling.watch import Probe, names_of
-from lightning_lottery.ticket import Ticket, versions
-from lightning_lottery.units.tickets import readers, unit_ticket
+from lightning_lottery.scope import named_parameters, size_of, ties
+from lightning_lottery.ticket import Ticket, ticket_of, versions
+from lightning_lottery.units.parts import Groups
+from lightning_lottery.units.removal import Units, parameter_masks
 from lightning_lottery.units.watcher import UnitWatcher
 
 Time = int | float | str
@@ -147,6 +150,24 @@ class Draws:
                 )
             self._random_step = int(np.random.default_rng(int(seed)).integers(1, total + 1))
         return self._random_step
+
+
+def readers(model: nn.Module, groups: Groups) -> dict[str, nn.Parameter]:
+    """The weights that read the units of groups, by their first names, in the model's order."""
+    aliases = ties(model)
+    names = {aliases.get(part.parameter, part.parameter) for group in groups.values() for part in group.consumers}
+    return {name: parameter for name, parameter in named_parameters(model).items() if name in names}
+
+
+def unit_ticket(model: nn.Module, groups: Groups, units: Units, provenance: Mapping[str, Any]) -> Ticket:
+    """A ticket with masks of units and of the weights that read them.
+
+    Raises:
+        LotteryError: A mask of no group, or of another size.
+    """
+    aliases = ties(model)
+    masks = {aliases.get(name, name): mask for name, mask in parameter_masks(model, units, groups).items()}
+    return replace(ticket_of(masks, aliases, size_of(model), provenance), units=dict(units))
 
 
 def name_of(probe: Probe) -> str:

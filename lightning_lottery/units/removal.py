@@ -1,7 +1,7 @@
 """Removes units for good: heads, neurons and channels, so that what is left is a smaller ordinary module."""
 
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from os import PathLike
 from typing import Any, TypeVar
@@ -144,6 +144,21 @@ def shrink_(model: nn.Module, groups: Groups, units: Units) -> None:
     for module in modules.values():
         if isinstance(module, nn.TransformerEncoder) and any(isinstance(m, OpenAttention) for m in module.modules()):
             module.use_nested_tensor = False  # its layers cannot read one outside of the fused kernels
+
+
+def cut_out_(
+    model: nn.Module, groups: Groups, units: Units, patterns: Mapping[str, Sequence[Any]] | None = None
+) -> None:
+    """Remove units of a module in place; the configurations of Hugging Face networks in it say their new shapes."""
+    rest = dict(units)
+    for name, child in model.named_children():
+        # `shrink` also rewrites configurations, but it gives a copy, which nobody could put where the model itself is:
+        # each child is replaced by its own.
+        inside = {n: group for n, group in survey(child, patterns).groups.items() if f"{name}.{n}" in rest}
+        if inner := {n: rest.pop(f"{name}.{n}") for n in inside}:
+            setattr(model, name, shrink(child, Ticket({}, units=inner), groups=inside))
+    if rest:  # blocks whose parts are children of the model itself
+        shrink_(model, groups, rest)
 
 
 @torch.no_grad()

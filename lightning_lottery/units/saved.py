@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from copy import deepcopy
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -17,9 +17,7 @@ from lightning_lottery.errors import LotteryError
 from lightning_lottery.functional.modes import modes_kept
 from lightning_lottery.units.groups import survey
 from lightning_lottery.units.parts import Group
-from lightning_lottery.units.removal import KEPT, cut_to_, is_pretrained
-
-Module = TypeVar("Module", bound=nn.Module)
+from lightning_lottery.units.removal import KEPT, Module, cut_to_, is_pretrained
 
 
 class Size(NamedTuple):
@@ -99,7 +97,7 @@ def save_shrunk(model: nn.Module, folder: str | os.PathLike[str]) -> None:
     Example:
         >>> import tempfile
         >>> from lightning_lottery.ticket import Ticket
-        >>> from lightning_lottery.units import shrink
+        >>> from lightning_lottery.units.removal import shrink
         >>> layer = nn.TransformerEncoderLayer(8, nhead=2, dim_feedforward=16, batch_first=True)
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     save_shrunk(shrink(layer, Ticket({}, units={"linear1": torch.arange(16) < 4})), folder)

@@ -2,12 +2,15 @@
 
 import pytest
 import torch
+from torch import nn
 
 from helpers.blocks import Blocks
+from helpers.models import encoder, half, output, randomised
 from helpers.states import same
 from lightning_lottery import HammingFIFO, LotteryError
-from lightning_lottery.units.draws import Draws, check_what_draws, name_of
+from lightning_lottery.units.draws import Draws, check_what_draws, name_of, readers, unit_ticket
 from lightning_lottery.units.groups import groups_of
+from lightning_lottery.units.removal import shrink
 from lightning_lottery.units.watcher import PER, UnitWatcher, in_order
 
 
@@ -108,3 +111,32 @@ def test_tickets_come_back_from_the_state_with_their_masks(module):
 def test_what_draws_nothing_or_cannot_be_meant_is_refused(rules, sparsities, at, message):
     with pytest.raises(LotteryError, match=message):
         check_what_draws(rules, sparsities, at)
+
+
+def test_the_ticket_of_units_masks_the_weights_that_read_them_and_applies_to_a_whole_module():
+    torch.manual_seed(0)
+    model, inputs = randomised(encoder()), torch.randn(3, 5, 16)
+    units = half(groups_of(model))
+    ticket = unit_ticket(model, groups_of(model), units, {"step": 3})
+    assert ticket.provenance["step"] == 3 and ticket.masks.keys() == readers(model, groups_of(model)).keys()
+    small = shrink(model, ticket)
+    ticket.apply(model)
+    torch.testing.assert_close(output(small, inputs), output(model, inputs))
+
+
+def test_the_readers_of_units_are_named_once_and_first_where_they_are_tied():
+    model = nn.ModuleDict({"a": encoder(), "b": nn.Linear(24, 16)})
+    model["b"].weight = model["a"].layers[0].linear2.weight
+    groups = groups_of(model)
+    expected = {part.parameter for group in groups.values() for part in group.consumers}
+    assert readers(model, groups).keys() == expected
+    tied = nn.ModuleDict({"b": model["b"], "a": model["a"]})
+    assert "b.weight" in readers(tied, groups_of(tied)) and "a.layers.0.linear2.weight" not in readers(tied, groups)
+    masks = unit_ticket(tied, groups_of(tied), {"a.layers.0.linear1": torch.arange(24) < 3}, {}).masks
+    assert "b.weight" in masks
+
+
+def test_a_mask_of_no_group_makes_no_ticket():
+    model = encoder()
+    with pytest.raises(LotteryError, match="no group of units 'nowhere'"):
+        unit_ticket(model, groups_of(model), {"nowhere": torch.ones(2).bool()}, {})

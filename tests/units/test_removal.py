@@ -21,10 +21,12 @@ from helpers.models import (
 from helpers.states import same
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.ticket import Ticket
+from lightning_lottery.units.draws import unit_ticket
 from lightning_lottery.units.groups import groups_of
-from lightning_lottery.units.removal import shrink
+from lightning_lottery.units.removal import cut_out_, shrink
 from lightning_lottery.units.residual import coupled_channels
 from lightning_lottery.units.scores import loss_of
+from lightning_lottery.zoo import vit
 from lightning_lottery.zoo.networks import resnet
 
 
@@ -207,3 +209,32 @@ def test_the_attribute_of_ones_own_table_follows_the_heads():
     small = shrink(model, Ticket({}, units={name: torch.tensor([False, True])}), groups=groups)
     assert (small.h, small.to_three.out_features, small.back.in_features) == (1, 12, 4)
     assert torch.equal(small.to_three.weight, model.to_three.weight[[4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23]])
+
+
+def test_a_hugging_face_network_that_is_cut_out_of_a_module_saves_and_loads(tmp_path):
+    module = nn.Module()
+    module.network = vit(hidden_size=8, layers=2, heads=4, mlp_size=16)
+    units = {n: torch.arange(g.size) < g.size // 2 for n, g in groups_of(module).items()}
+    cut_out_(module, groups_of(module), units)
+    module.network.save_pretrained(tmp_path)
+    again = type(module.network).from_pretrained(tmp_path)
+    x = torch.randn(2, 1, 8, 8)
+    torch.testing.assert_close(again.eval()(x).logits, module.network.eval()(x).logits)
+
+
+def test_blocks_of_the_module_itself_are_cut_out_too():
+    module = nn.Module()
+    module.fc1, module.fc2 = nn.Linear(4, 6), nn.Linear(6, 3)
+    cut_out_(module, groups_of(module), {"fc1": torch.arange(6) < 2})
+    assert (module.fc1.out_features, module.fc2.in_features) == (2, 2)
+
+
+def test_a_module_goes_on_with_what_a_shrunk_copy_computes():
+    torch.manual_seed(0)
+    module, inputs = nn.Module(), torch.randn(3, 5, 16)
+    module.body = randomised(encoder())
+    units = half(groups_of(module))
+    ticket = unit_ticket(module, groups_of(module), units, {"step": 3})
+    expected = output(shrink(module, ticket).body, inputs)
+    cut_out_(module, groups_of(module), units)
+    torch.testing.assert_close(output(module.body, inputs), expected)
