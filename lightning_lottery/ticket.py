@@ -4,6 +4,7 @@ import json
 import math
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from importlib.metadata import PackageNotFoundError, version
@@ -125,15 +126,10 @@ class Ticket:
         missing, unknown, misshaped = [], [], []
         for name, mask in self.masks.items():
             inner = _strip(name, prefix)
-            if inner is None:
-                missing.append(name)
-            elif inner in params:
-                if params[inner].shape != mask.shape:
-                    misshaped.append(f"{name} {tuple(mask.shape)} for {tuple(params[inner].shape)}")
-            elif inner in not_parameters:
-                unknown.append(name)
-            else:
-                missing.append(name)
+            if inner not in params:
+                (unknown if inner in not_parameters else missing).append(name)
+            elif params[inner].shape != mask.shape:
+                misshaped.append(f"{name} {tuple(mask.shape)} for {tuple(params[inner].shape)}")
         return Misfits(tuple(missing), tuple(unknown), tuple(misshaped))
 
     def require_fit(self, module: nn.Module, prefix: str = "") -> None:
@@ -152,12 +148,11 @@ class Ticket:
         """Set the removed weights of a module to exactly zero, in place.
 
         Args:
-            module: The LightningModule the ticket was found on, or another module with the same names.
-            prefix: What to strip from the ticket's names (see ``check``).
+            module: As for ``check``.
+            prefix: As for ``check``.
 
         Raises:
-            LotteryError: A name does not fit; the message lists missing, unknown and mis-shaped ones, and nothing
-                has been changed.
+            LotteryError: As of ``require_fit``; nothing has been changed.
         """
         self.require_fit(module, prefix)
         params = _all_parameters(module)
@@ -194,9 +189,8 @@ class Ticket:
         """
         from safetensors.numpy import save
 
-        masks = {f"parameter/{n}": m for n, m in self.distinct.items()} | {
-            f"unit/{n}": m for n, m in self.units.items()
-        }
+        masks = {f"parameter/{name}": mask for name, mask in self.distinct.items()}
+        masks |= {f"unit/{name}": mask for name, mask in self.units.items()}
         packed = {name: np.packbits(mask.cpu().numpy()) for name, mask in masks.items()}
         header = {
             "version": VERSION,
@@ -276,12 +270,10 @@ def ticket_of(
 
 def versions(*packages: str) -> dict[str, str | None]:
     """The installed version of each package; None for one that is used from its folder."""
-    installed: dict[str, str | None] = {}
+    installed: dict[str, str | None] = dict.fromkeys(packages)
     for package in packages:
-        try:
+        with suppress(PackageNotFoundError):
             installed[package] = version(package)
-        except PackageNotFoundError:
-            installed[package] = None
     return installed
 
 
