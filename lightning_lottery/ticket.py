@@ -123,7 +123,7 @@ class Ticket:
         """
         params = _all_parameters(module)
         not_parameters = {plain_name(name) for name, _ in (*module.named_buffers(), *module.named_modules())}
-        missing, unknown, misshaped = [], [], []
+        missing, unknown, misshaped = list[str](), list[str](), list[str]()
         for name, mask in self.masks.items():
             inner = _strip(name, prefix)
             if inner not in params:
