@@ -81,8 +81,8 @@ def check_masks(names: Sequence[str], *, aligned: bool) -> None:
     Raises:
         LotteryError: Their masks differ, or remove something from networks that are to be permuted.
     """
-    first, *others = [_masks_in(load_plain(Path(name), "cpu")) for name in names]
-    for name, masks in zip(names[1:], others, strict=True):
+    first, *further = [_masks_in(load_plain(Path(name), "cpu")) for name in names]
+    for name, masks in zip(names[1:], further, strict=True):
         if masks.keys() != first.keys() or hamming(masks, first):
             raise LotteryError(f"'{names[0]}' and '{name}' were trained with different masks: the line mixes them.")
     if aligned and any(not mask.all() for mask in first.values()):

@@ -14,15 +14,9 @@ ALPHAS = tuple(k / 20 for k in range(21))
 
 @dataclass(frozen=True)
 class Judging:
-    """Which metric is judged, where on the line, and against what.
+    """Which metric is judged, where on the line, and against what: arguments of ``path``, by the same names.
 
-    Args:
-        monitor: The metric logged in ``test_step`` (or ``validation_step``) that is judged, a fraction.
-        mode: ``"max"`` for an accuracy, ``"min"`` for an error or a loss (then the threshold is in its units).
-        threshold: Error barrier below which networks are called stable, a fraction.
-        alphas: Fractions of the line at which it is evaluated, in [0, 1], both ends among them; kept in rising order.
-        recalibrate: Training batches for estimating batch norm's statistics anew at each alpha; 0 for none.
-        layer_alphas: Fractions of the line, in [0, 1], at which single layers are interpolated; empty for none.
+    ``alphas`` are kept in rising order.
 
     Raises:
         LotteryError: One is out of its range.

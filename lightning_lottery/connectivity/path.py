@@ -107,19 +107,12 @@ def path(
 
 @dataclass(frozen=True)
 class _Networks:
-    """The networks that are judged.
-
-    Args:
-        names: Paths of their checkpoints.
-        states: Their weights and buffers, on the CPU.
-        submodule: Where in the module they go.
-        target: That part of the module.
-    """
+    """The networks that are judged; ``names`` are the paths of their checkpoints."""
 
     names: tuple[str, ...]
-    states: Sequence[State]
-    submodule: str
-    target: nn.Module
+    states: Sequence[State]  # on the CPU
+    submodule: str  # where in the module they go
+    target: nn.Module  # what stands there
 
     @property
     def pairs(self) -> list[Pair]:

@@ -33,10 +33,7 @@ EXTENTS: tuple[Extent, ...] = ("single", "cumulative")
 class Layer(NamedTuple):
     """A line on which one layer, or all layers up to it, differ, and everything else is the host's.
 
-    Args:
-        name: Of the layer.
-        host: 0 for the pair's first network, 1 for its second.
-        extent: ``"single"`` for the layer alone, ``"cumulative"`` for all layers up to it.
+    Host 0 is the pair's first network, 1 its second.
     """
 
     name: str
@@ -252,14 +249,13 @@ class PathReport:
 
     @classmethod
     def load(cls, path: Path) -> "PathReport":
-        """Read back what ``save`` wrote, now or before the kinds of lines were one mapping.
+        """Read back what ``save`` wrote.
 
         Raises:
             LotteryError: It holds something else.
         """
         try:
             content = json.loads(path.read_text())
-            content = content if "judging" in content else _with_one_mapping(content)
             curves: dict[Kind, dict[Pair, Curve]] = {}
             for kind, pair, curve in content["curves"]:
                 curves.setdefault(Layer(*kind) if isinstance(kind, list) else kind, {})[tuple(pair)] = curve
@@ -309,20 +305,3 @@ class PathReport:
         if self.midpoint:
             notes.append(f"mean of all networks: {self.judging.monitor} {self.midpoint[self.judging.monitor]:.4f}")
         return notes
-
-
-def _with_one_mapping(before: Mapping[str, Any]) -> dict[str, Any]:
-    """The content of a report that was written when every kind of line had a field of its own."""
-    curves = [("raw", *entry) for entry in before["curves"]]
-    curves += [(kind, *entry) for kind in ("recalibrated", "aligned") for entry in before.get(kind, [])]
-    curves += [(layer, pair, curve) for pair, layers in before["layers"] for layer, curve in layers]
-    settings = ("monitor", "mode", "threshold", "alphas", "layer_alphas")
-    return {
-        **{name: before[name] for name in ("names", "samples", "device")},
-        **{name: before[name] for name in ("left", "midpoint") if name in before},
-        "judging": {name: before[name] for name in settings},
-        "curves": curves,
-        "distances": before["between"],
-        "moved": before.get("moved", []),
-        "is_null_control": "null control" in before["stability"]["reason"],
-    }
