@@ -6,32 +6,18 @@ from copy import deepcopy
 import pytest
 import torch
 
+from helpers.children import CONDITIONS
 from helpers.factories import Data, Net
 from helpers.projects import says, trainer
 from lightning_lottery import LotteryError
 from lightning_lottery.children.conditions import FILE, Conditions, check_contract
 
-CHILD = {
-    "start_step": 5,
-    "end_step": 12,
-    "weights": "beginning",
-    "hparams": {"lr": 0.05},
-    "optimizers": [{"lr": 0.05, "momentum": 0.9}],
-    "schedulers": [{"gamma": 0.5}],
-    "precision": "32-true",
-    "world_size": 1,
-    "threads": 1,
-    "batches": ["a", "b", "c"],
-    "tested": "t",
-    "end_weights": "one",
-}
-
 
 def folders(root, *changes):
-    """Two or more children, the first as `CHILD` is, the others changed."""
+    """Two or more children, the first as `CONDITIONS` is, the others changed."""
     for number, change in enumerate(({}, *changes)):
         (root / str(number)).mkdir()
-        (root / str(number) / FILE).write_text(json.dumps({**deepcopy(CHILD), **change}))
+        (root / str(number) / FILE).write_text(json.dumps({**deepcopy(CONDITIONS), **change}))
     return {f"child {number}": root / str(number) for number in range(len(changes) + 1)}
 
 
@@ -40,7 +26,7 @@ NOISE = {"end_weights": "two", "batches": ["d", "e", "f"]}
 
 def test_children_that_differ_in_noise_alone_pass_and_give_what_they_share(tmp_path):
     shared = check_contract(folders(tmp_path, {**NOISE, "threads": 2}), [1, 2])
-    assert shared == {key: value for key, value in CHILD.items() if key not in {*NOISE, "threads", "tested"}}
+    assert shared == {key: value for key, value in CONDITIONS.items() if key not in {*NOISE, "threads", "tested"}}
 
 
 @pytest.mark.parametrize(
@@ -64,7 +50,7 @@ def test_children_that_differ_in_anything_else_are_refused_by_both_names_and_by_
 def test_children_that_trained_no_step_are_refused(tmp_path):
     none = {"start_step": 12}
     paths = folders(tmp_path, {**NOISE, **none})
-    (tmp_path / "0" / FILE).write_text(json.dumps({**CHILD, **none}))
+    (tmp_path / "0" / FILE).write_text(json.dumps({**CONDITIONS, **none}))
     with pytest.raises(LotteryError, match="trained no step: the fit ends at step 12"):
         check_contract(paths, [1, 2])
 

@@ -15,7 +15,7 @@ from helpers.stages import Died, Dies
 from helpers.states import same
 from lightning_lottery import ExactResume, IterativePruning, LotteryError, MagnitudePruning, Scope, Snapshots, Ticket
 from lightning_lottery.children import engine, processes
-from lightning_lottery.experiments import imp, imp_report, recipe
+from lightning_lottery.experiments import imp, recipe
 from lightning_lottery.functional.masks import count
 
 SIZES = {"net.0.weight": 96, "net.4.weight": 48}
@@ -255,16 +255,6 @@ def test_every_level_is_judged_beside_the_dense_network_and_controls_beside_thei
     table = (out / "results.csv").read_text().splitlines()
     assert len(table) == len(rows) + 1 and set(table[0].split(",")) == keys
     assert (out / "levels.png").read_bytes().startswith(b"\x89PNG")
-
-
-def test_a_loss_matches_when_it_is_low(pruned):
-    records = {
-        name: [[{"metric": "loss", "value": value, "sparsity": 0.0}] for value in values]
-        for name, values in {"level-0": (0.5, 0.6), "level-1": (0.2, 0.3), "level-2": (0.9, 1.0)}.items()
-    }
-    report = imp_report.ImpReport.of_records(records, (0, 1), "loss", "min", 0.1)
-    assert [report[f"level-{n}"].matching.verdict for n in (1, 2)] == ["matching", "worse"]
-    assert report["level-1"].matching.mean == pytest.approx(0.3)
 
 
 def test_curves_lie_on_an_axis_of_levels_beside_the_figure(pruned):

@@ -1,0 +1,173 @@
+"""What a sweep's report says, of lines whose barriers are chosen here."""
+
+import json
+import math
+
+import pytest
+
+from helpers.children import lines_report
+from lightning_lottery import LotteryError
+from lightning_lottery.experiments.report import write
+from lightning_lottery.experiments.sweep_report import SweepReport, stable_step, summary_in
+from lightning_lottery.functional.verdicts import judge
+
+HIGH, LOW = (0.25, 0.26, 0.27), (0.001, 0.002, 0.0015)
+"""Barriers of three children that are far above the threshold of 0.02, and far below."""
+
+
+def dense(*barriers, **settings):
+    """A sweep of the dense network, one parent: its barriers at steps 0, 4, 8."""
+    reports = {
+        step: {0: lines_report(*at_step, **settings)} for step, at_step in zip((0, 4, 8), barriers, strict=False)
+    }
+    return SweepReport(0.02, {"dense": reports})
+
+
+FALLS = dense(HIGH, HIGH, LOW)
+NEVER = dense(HIGH, HIGH, HIGH)
+
+
+def with_pruned(margin=0.01):
+    """Two parents at three steps; the pruned network errs as much as the dense one, and 0.05 more at step 0."""
+    barriers = {0: 0.25, 4: 0.125, 8: 0.0}
+    reports = {
+        name: {
+            step: {parent: lines_report(barrier + parent / 16, error=0.125 + more * (step == 0)) for parent in (0, 1)}
+            for step, barrier in barriers.items()
+        }
+        for name, more in (("dense", 0.0), ("magnitude", 0.05))
+    }
+    return SweepReport(0.02, reports, margin)
+
+
+def test_a_pruned_network_matches_where_its_children_err_no_more_than_the_dense_ones_and_the_margin():
+    for margin in (0.01, 1.0):
+        report = with_pruned(margin)
+        points = report.matching("magnitude")
+        assert list(points) == [(step, parent) for step in (0, 4, 8) for parent in (0, 1)]
+        for (step, parent), (barrier, is_match) in points.items():
+            whole, pruned = (report.reports[name][step][parent] for name in ("dense", "magnitude"))
+            errors = [[lines.errors((0, 1))[end] for end in (0, -1)] for lines in (whole, pruned)]
+            assert is_match == (sum(errors[1]) / 2 <= sum(errors[0]) / 2 + margin)
+            assert is_match == (step > 0 or margin == 1.0)
+            assert barrier == whole.measures((0, 1))["error_barrier"]
+    with pytest.raises(LotteryError, match="of 6 all of them match"):
+        report.roc("magnitude")
+    summary = report.summary()["networks"]
+    assert (
+        "all of them match" in summary["magnitude"]["matching"]["no_threshold"] and "matching" not in summary["dense"]
+    )
+
+
+def test_the_barrier_that_tells_matching_networks_best_lies_between_those_of_both_kinds():
+    roc = with_pruned().roc("magnitude")
+    assert roc.auc == 1 and 0.125 + 1 / 16 < roc.best < 0.25
+    (sentence,) = [sentence for sentence in with_pruned().sentences() if "match the dense network" in sentence]
+    assert sentence == (
+        f"magnitude: 4 of 6 match the dense network from the same snapshot within 0.01; a barrier below {roc.best:.4f} "
+        "tells best which (area under the ROC curve 1.00)."
+    )
+
+
+def test_a_match_needs_the_dense_network_at_that_step_a_finite_barrier_and_a_share_of_samples():
+    pruned = {step: {0: lines_report(0.0)} for step in (0, 4, 8)}
+    whole = {0: {0: lines_report(0.0)}, 8: {0: lines_report(math.inf)}}
+    assert list(SweepReport(0.02, {"dense": whole, "pruned": pruned}).matching("pruned")) == [(0, 0)]
+    losses = {0: {0: lines_report(0.0, monitor="test_loss")}}
+    assert SweepReport(0.02, {"dense": losses, "pruned": losses}).matching("pruned") == {}
+
+
+def test_a_step_is_judged_by_the_barriers_of_all_its_parents_or_of_one():
+    report = SweepReport(0.02, {"dense": {3: {5: lines_report(*HIGH), 6: lines_report(*LOW)}}})
+    barriers = report.barriers("dense")[3]
+    assert list(barriers) == [5, 6] and list(barriers[5].values()) == pytest.approx(HIGH)
+    assert report.judged("dense")[3] == judge(barriers, 0.02, error=0.125, samples=100_000)
+    assert report.judged("dense", 6)[3] == judge({6: barriers[6]}, 0.02, error=0.125, samples=100_000)
+    assert [report.judged("dense", parent)[3].verdict for parent in (5, 6)] == ["unstable", "stable"]
+
+
+def test_k_star_is_the_step_from_which_on_all_are_stable_and_beyond_the_last_there_is_none():
+    assert FALLS.k_star("dense").step == 8
+    assert FALLS.sentences()[0].startswith("dense: stable from step 8 on. The mean barrier falls below 0.02 at step ")
+    never = NEVER.k_star("dense")
+    assert (never.step, never.estimate, never.high) == (None, math.inf, math.inf)
+    assert NEVER.sentences()[0].startswith("dense: not shown stable at step 8: the lower bound")
+    assert NEVER.sentences()[0].endswith(
+        "beyond the last step (95 % bounds: at step 8, beyond the last step); of "
+        "single parents, 0: beyond the last step."
+    )
+    assert "falls below 0.02 at or before step 0" in dense(LOW, LOW).sentences()[0]
+
+
+def test_steps_that_speak_against_each_other_are_named():
+    sentences = [sentence for sentence in dense(LOW, HIGH, LOW).sentences() if " but " in sentence]
+    assert sentences == [
+        "dense: step 0 is stable, but step 4 after it is unstable.",
+        "dense: step 4 is unstable, but step 0 before it is stable.",
+    ]
+
+
+def test_a_summary_holds_plain_values_and_none_for_what_is_not_finite():
+    for report in (NEVER, dense(HIGH, (math.nan, 0.1, 0.1), LOW)):
+        summary = report.summary()
+        assert json.loads(json.dumps(summary, allow_nan=False)) == summary
+    assert summary["networks"]["dense"]["steps"]["4"]["mean"] is None
+    assert summary["networks"]["dense"]["steps"]["4"]["by_parent"] == {"0": None}
+    never = NEVER.summary()["networks"]["dense"]
+    assert (never["step"], never["estimate"], never["low"], never["high"]) == (None, None, 8.0, None)
+    assert never["parents"]["0"]["step"] is None
+
+
+def test_recalibrated_barriers_stand_beside_and_are_not_judged():
+    report = dense(HIGH, LOW, recalibrated=(0.5, 0.5, 0.5))
+    steps = report.summary()["networks"]["dense"]["steps"]
+    assert {values["recalibrated"] for values in steps.values()} == {0.5}
+    assert list(report.barriers("dense", recalibrated=True)[4][0].values()) == [0.5] * 3
+    assert report.judged("dense") == dense(HIGH, LOW).judged("dense")
+    assert "recalibrated" not in FALLS.summary()["networks"]["dense"]["steps"]["8"]
+
+
+def test_lines_are_means_over_parents_and_pairs_above_their_ends():
+    report = SweepReport(0.02, {"dense": {2: {0: lines_report(0.5), 1: lines_report(0.25, error=0.25)}}})
+    assert report.lines("dense") == {2: [0.0, 0.375, 0.0]}
+
+
+def test_scalars_are_the_means_and_bounds_that_are_finite():
+    report = dense((0.25,), (math.inf,), LOW)
+    names = [(name, step) for name, _, step in report.scalars()]
+    curve = "sweep/error_barrier/dense"
+    assert names == [(f"{curve}/mean", 0), *((f"{curve}/{part}", 8) for part in ("mean", "low", "high"))]
+
+
+def test_the_table_has_a_row_for_each_network_and_step():
+    table = with_pruned().table()
+    networks, steps, verdicts = (list(table.columns[number].cells) for number in (0, 1, 6))
+    assert networks == ["dense"] * 3 + ["magnitude"] * 3 and steps == ["0", "4", "8"] * 2
+    assert verdicts[0] == with_pruned().judged("dense")[0].verdict
+    assert list(dense((0.25,)).table().columns[4].cells) == [""]  # one pair has no bounds
+
+
+def test_another_sweep_is_drawn_beside_this_one():
+    report = SweepReport(0.02, FALLS.reports, beside={"before": NEVER.summary()})
+    labels = report.figures()["barrier"].axes[0].get_legend_handles_labels()[1]
+    assert any("before dense" in label for label in labels)
+    assert list(report.figures()) == ["barrier", "lines"]
+
+
+def test_a_written_sweep_says_its_k_star_or_why_there_is_none(tmp_path):
+    write(FALLS, tmp_path / "falls", run="sweep")
+    write(NEVER, tmp_path / "never", run="sweep")
+    few = dense(LOW, LOW, samples=24)  # too few test samples to see a threshold of 0.02
+    write(few, tmp_path / "few", run="sweep")
+    assert stable_step(tmp_path / "falls", "dense") == 8
+    assert summary_in(tmp_path / "falls") == FALLS.summary()
+    with pytest.raises(LotteryError, match="has no network 'synflow': it has dense"):
+        stable_step(tmp_path / "falls", "synflow")
+    for name in ("never", "few"):
+        with pytest.raises(LotteryError, match="found no step from which on 'dense' is stable"):
+            stable_step(tmp_path / name, "dense")
+    with pytest.raises(LotteryError, match="There is no finished sweep in"):
+        stable_step(tmp_path / "none", "dense")
+    (tmp_path / "summary.json").write_text("{}")
+    with pytest.raises(LotteryError, match="There is no finished sweep in"):
+        summary_in(tmp_path)
