@@ -1,7 +1,6 @@
 import json
 import os
 import re
-import sys
 from io import StringIO
 
 import numpy as np
@@ -10,8 +9,7 @@ import torch
 from lightning.pytorch import seed_everything
 from rich.console import Console
 
-from helpers.factories import STEPS, Data, Net, closures, make_data, make_trainer, weights
-from helpers.processes import run
+from helpers.factories import STEPS, Data, Net, closures, make_data, make_trainer, predicted, weights
 from helpers.projects import Batches, plain_loader, says, trainer
 from helpers.stages import Died, Dies
 from helpers.states import same
@@ -290,10 +288,6 @@ def test_predictions_are_compared_where_a_function_is_named(parent, tmp_path):
     assert report.distances[0, 1]["disagreement"] == pytest.approx(np.mean(differ))
 
 
-def predicted(module, batch):
-    return module.net(batch[0]).argmax(1)
-
-
 class Drawn(Net):
     """The trap of a known implementation: each child draws its own learning rate."""
 
@@ -435,83 +429,6 @@ class TestRefusals:
         monkeypatch.setattr(experiments_report, "write_whole", full)
         with pytest.raises(LotteryError, match="could not be written: No space left on device"):
             Analysis(seeds=(1, 2)).run(parent / "snapshots/step=5.ckpt", out=tmp_path)
-
-
-RANKS = """
-import json, os, sys
-from pathlib import Path
-import torch
-from torch.utils.data import DataLoader, TensorDataset
-from lightning.pytorch import LightningDataModule
-from lightning_lottery.children.child import Child
-from lightning_lottery.children.factories import FactoryProject
-from lightning_lottery.children.options import LinesOptions, StartOptions
-from lightning_lottery.experiments.siblings import judge_lines
-from lightning_lottery.children.fit import train
-from helpers.projects import plain_loader, trainer
-from helpers.factories import Net
-
-torch.set_num_threads(1)
-OUT, DEVICES = Path(sys.argv[1]), int(sys.argv[2])
-
-class Shuffled(LightningDataModule):
-    def train_dataloader(self):
-        return plain_loader(shuffle=True)
-    def test_dataloader(self):
-        return plain_loader(n=61)
-
-def make_trainer(**given):
-    devices = {"devices": DEVICES, "strategy": "ddp"} if DEVICES > 1 else {}
-    return trainer(given["default_root_dir"], logger=given["logger"], **devices)
-
-def make_module():
-    return Net(dropout=0.0)
-
-project = FactoryProject(make_module, Shuffled, make_trainer)
-children = OUT if DEVICES > 1 else Path(sys.argv[3])
-if DEVICES > 1:
-    begin = Child(OUT / "start", "start", {"seed_everything": 0, "ckpt_path": None}, {}, StartOptions())
-    begin.folder.mkdir(parents=True, exist_ok=True)
-    train(begin, "", project.with_seed(0))
-    for name, seed in (("1", 1), ("1-again", 1), ("2", 2)):
-        config = {"seed_everything": seed, "ckpt_path": str(OUT / "start/start.ckpt")}
-        train(Child(OUT / name, "fit", config), "", project.with_seed(seed))
-options = LinesOptions(
-    monitor="test_acc",
-    mode="max",
-    threshold=0.02,
-    alphas=(0.0, 0.25, 0.5, 0.75, 1.0),
-    recalibrate=0,
-    layer_alphas=(),
-    predict=None,
-    checkpoints=tuple(str(children / n / "last.ckpt") for n in ("1", "1-again", "2")),
-)
-lines = Child(OUT / "lines", "lines", {"seed_everything": 0, "ckpt_path": None}, {}, options)
-judge_lines(lines, "", project)
-sys.stdout.write("ok\\n")
-"""
-
-
-def test_on_two_ranks_one_seed_is_one_network_another_seed_another_order_and_lines_are_those_of_one_rank(tmp_path):
-    script = tmp_path / "ranks.py"
-    script.write_text(RANKS)
-    two, one = tmp_path / "two", tmp_path / "one"
-    done = run(sys.executable, str(script), str(two), "2")
-    assert done.returncode == 0 and done.stdout.count("ok") == 2, done.stderr[-3000:]
-    assert same(weights(two / "1"), weights(two / "1-again"))
-    found = {name: json.loads((two / name / "conditions.json").read_text()) for name in ("1", "1-again", "2")}
-    assert found["1"]["batches"] == found["1-again"]["batches"]
-    pairs = zip(found["1"]["batches"], found["2"]["batches"], strict=True)
-    assert all(one != other for one, other in pairs)  # equal shuffles would be a false "stable"
-    assert found["1"]["weights"] == found["2"]["weights"] and found["1"]["world_size"] == 2
-    done = run(sys.executable, str(script), str(one), "1", str(two))
-    assert done.returncode == 0, done.stderr[-3000:]
-    reports = [PathReport.load(folder / "lines/report.json") for folder in (one, two)]
-    assert reports[0].samples == reports[1].samples == 61
-    for pair, curve in reports[0].curves["raw"].items():
-        for metric, values in curve.items():
-            np.testing.assert_allclose(values, reports[1].curves["raw"][pair][metric], rtol=1e-6)
-    assert reports[1].measures((0, 1))["error_barrier"] == 0 < reports[1].distances[0, 2]["l2"]
 
 
 def test_children_trained_at_once_are_those_trained_one_after_another(parent, tmp_path, monkeypatch):

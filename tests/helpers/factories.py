@@ -49,6 +49,11 @@ class Data(LightningDataModule):
         return plain_loader(24)
 
 
+def predicted(module, batch):
+    """The classes that a module predicts for a batch."""
+    return module.net(batch[0]).argmax(1)
+
+
 def make_trainer(**arguments):
     return trainer(arguments["default_root_dir"], logger=arguments["logger"])
 
