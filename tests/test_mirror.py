@@ -11,10 +11,6 @@ PACKAGE = TESTS.parent / "lightning_lottery"
 TESTED_ELSEWHERE = {  # what runs whole trainings only; where its laws are
     "children/fit.py": "children/test_child.py",
     "children/level.py": "experiments/test_imp.py",
-    "experiments/imp_report.py": "experiments/test_imp.py",
-    "experiments/siblings.py": "experiments/test_instability.py",
-    "experiments/sweep_report.py": "experiments/test_sweep.py",
-    "experiments/sweep_search.py": "experiments/test_sweep.py",
 }
 
 
