@@ -8,11 +8,6 @@ import pytest
 TESTS = Path(__file__).parent
 PACKAGE = TESTS.parent / "lightning_lottery"
 
-TESTED_ELSEWHERE = {  # what runs whole trainings only; where its laws are
-    "children/fit.py": "children/test_child.py",
-    "children/level.py": "experiments/test_imp.py",
-}
-
 
 def has_code(path: Path) -> bool:
     """Whether a module defines a function or a method."""
@@ -28,8 +23,7 @@ def mirrored() -> list[Path]:
 
 @pytest.mark.parametrize("module", mirrored(), ids=str)
 def test_every_module_has_a_test_file_of_its_name(module):
-    expected = TESTS / module.parent / f"test_{module.name}"
-    assert expected.is_file() or (TESTS / TESTED_ELSEWHERE[module.as_posix()]).is_file()
+    assert (TESTS / module.parent / f"test_{module.name}").is_file()
 
 
 @pytest.mark.parametrize("path", sorted(TESTS.rglob("*.py")), ids=lambda path: str(path.relative_to(TESTS)))

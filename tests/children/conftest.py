@@ -4,7 +4,7 @@ from lightning.pytorch import seed_everything
 
 from helpers.factories import Data, Net
 from helpers.projects import trainer
-from helpers.stages import fit
+from helpers.stages import fit, in_this_process
 from lightning_lottery import ExactResume, Snapshots
 from lightning_lottery.children.child import Child
 from lightning_lottery.children.yaml_project import resolve
@@ -32,3 +32,12 @@ def config(tmp_path_factory):
 @pytest.fixture
 def child(config, tmp_path):
     return Child(tmp_path / "child", "fit", config)
+
+
+@pytest.fixture(scope="session")
+def unbroken(config, tmp_path_factory):
+    """A child that was trained to its end, to be read only."""
+    child = Child(tmp_path_factory.mktemp("unbroken"), "fit", config)
+    child.prepare()
+    assert in_this_process(child) == 0
+    return child

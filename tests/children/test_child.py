@@ -1,38 +1,17 @@
 import fcntl
 import json
 import re
-from types import SimpleNamespace
 
 import pytest
 import torch
-from torch.utils.data import DataLoader
 
-from helpers.stages import STEPS, Died, in_this_process, named
+from helpers.factories import weights
+from helpers.stages import STEPS, Died, dies, in_this_process
 from helpers.states import same
 from lightning_lottery import LotteryError
 from lightning_lottery.children import child as children
-from lightning_lottery.children import fit as training
 from lightning_lottery.children.child import Child, do_child
 from lightning_lottery.children.environment import RESUME_FROM
-
-
-@pytest.fixture(scope="module")
-def unbroken(config, tmp_path_factory):
-    child = Child(tmp_path_factory.mktemp("unbroken"), "fit", config)
-    child.prepare()
-    assert in_this_process(child) == 0
-    return child
-
-
-def weights(child):
-    return torch.load(child.folder / "last.ckpt", weights_only=True)["state_dict"]
-
-
-def dies(child, monkeypatch, step):
-    child.prepare()
-    with monkeypatch.context() as patch, pytest.raises(Died):
-        patch.setenv("DIES_AT", str(step))
-        in_this_process(child)
 
 
 def test_a_folder_that_holds_no_child_is_refused(tmp_path):
@@ -99,7 +78,7 @@ def test_a_torn_checkpoint_is_not_resumed_from(child, unbroken, monkeypatch, cap
     with caplog.at_level("INFO"):
         assert in_this_process(child) == 0
     assert re.search(r"resume.ckpt does not load .*: the child begins anew", caplog.text, re.DOTALL)
-    assert same(weights(child), weights(unbroken))
+    assert same(weights(child.folder), weights(unbroken.folder))
     assert child.records() == [{**row, "stage": "child"} for row in unbroken.records()]
 
 
@@ -118,7 +97,7 @@ def test_what_died_before_it_was_marked_as_done_is_not_finished(child, unbroken,
     assert (child.folder / "results.jsonl").exists() and not child.is_done and child.is_started
     assert in_this_process(child) == 0
     assert child.is_done
-    assert same(weights(child), weights(unbroken))
+    assert same(weights(child.folder), weights(unbroken.folder))
     assert {row["metric"] for row in child.records()} == {"sparsity", "test_acc", "test_loss", "val_acc", "val_loss"}
     assert child.records() == [{**row, "stage": "child"} for row in unbroken.records()]
 
@@ -139,58 +118,3 @@ def test_two_processes_do_not_train_in_one_folder(child, monkeypatch, capsys):
 def test_further_ranks_go_on_from_where_the_first_one_said(child, monkeypatch):
     monkeypatch.setenv(RESUME_FROM, "said.ckpt")
     assert children._newest_that_loads(child.folder) == "said.ckpt"
-
-
-@pytest.mark.parametrize("step", [2, 7, 8])  # anew; from the checkpoint of a step before; at the end of an epoch
-def test_curves_of_a_child_that_went_on_have_every_step_once(child, unbroken, monkeypatch, step):
-    accumulators = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    dies(child, monkeypatch, step)
-    for events in child.folder.glob("events.*"):
-        events.rename(child.folder / "events.out.tfevents.0")  # TensorBoard reads by name: that of an earlier second
-    assert in_this_process(child) == 0
-
-    def curve(folder):
-        return [
-            (event.step, event.value)
-            for event in accumulators.EventAccumulator(str(folder)).Reload().Scalars("train_loss")
-        ]
-
-    assert len(curve(unbroken.folder)) == STEPS
-    assert curve(child.folder) == curve(unbroken.folder)
-
-
-def test_exact_resume_is_added_where_the_configuration_has_none(child, config, monkeypatch):
-    trainer = {**config["trainer"], "callbacks": [named("helpers.stages.DiesAt")], "max_steps": 1}
-    one_step = Child(child.folder, "fit", {**config, "trainer": trainer})
-    one_step.prepare()
-    assert in_this_process(one_step) == 0
-    state = torch.load(child.folder / "last.ckpt", weights_only=True)["callbacks"]
-    assert any("ExactResume" in name for name in state)
-
-
-@pytest.mark.parametrize(
-    ("command", "metrics"),
-    [
-        ("validate", ["sparsity", "val_acc", "val_loss"]),
-        ("test", ["sparsity", "test_acc", "test_loss"]),
-        ("predict", ["sparsity"]),
-    ],
-)
-def test_a_child_need_not_be_a_fit(unbroken, child, command, metrics):
-    config = {key: value for key, value in unbroken.config.items() if key in ("seed_everything", "model", "data")}
-    trainer = {**unbroken.config["trainer"], "limit_predict_batches": 1, "callbacks": []}
-    config |= {"trainer": trainer, "ckpt_path": str(unbroken.folder / "last.ckpt")}
-    other = Child(child.folder, command, config)
-    other.prepare()
-    assert in_this_process(other) == 0 and other.is_done
-    assert [row["metric"] for row in other.records()] == metrics
-    expected = {row["metric"]: row["value"] for row in unbroken.records()}
-    if command == "validate":
-        found = {row["metric"]: row["value"] for row in other.records() if row["metric"] != "sparsity"}
-        assert found.items() <= expected.items()
-
-
-@pytest.mark.parametrize(("limit", "n"), [(1.0, 5), (0.5, None), (1, None)])
-def test_samples_are_counted_where_the_loader_knows_and_was_not_cut_short(limit, n):
-    trainer = SimpleNamespace(test_dataloaders=DataLoader(torch.zeros(5)), limit_test_batches=limit)
-    assert training._samples(trainer, "test_acc") == n

@@ -26,7 +26,6 @@ from lightning_lottery import (
 from lightning_lottery.children import engine
 from lightning_lottery.children.child import Child
 from lightning_lottery.children.factories import FactoryProject
-from lightning_lottery.children.fit import train
 from lightning_lottery.children.options import TicketOptions
 from lightning_lottery.children.processes import run_together
 from lightning_lottery.connectivity import lines
@@ -355,16 +354,6 @@ class TestRefusals:
         ):
             with pytest.raises(LotteryError, match="`(mode|threshold|recalibrate)` is|`(layer_)?alphas` are"):
                 InstabilityAnalysis(**odd)
-
-    def test_ranks_that_are_forks(self, tmp_path):
-        def forked(**given):
-            return trainer(given["default_root_dir"], logger=given["logger"], devices=2, strategy="ddp_fork")
-
-        project = FactoryProject(Net, make_data, forked)
-        child = Child(tmp_path / "child", "fit", {**project.config(), "seed_everything": 1, "ckpt_path": None})
-        child.prepare()
-        with pytest.raises(LotteryError, match="runs under strategies that start processes of their own"):
-            train(child, "", project)
 
     def test_one_seed_or_some_equal(self):
         for seeds in ((1,), (), (1, 1, 2)):

@@ -5,6 +5,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
 
@@ -109,3 +110,11 @@ class Dies(Callback):
         folder = Path(trainer.default_root_dir).as_posix()
         if Dies.at is not None and folder.endswith(f"/{Dies.at[0]}") and trainer.global_step == Dies.at[1]:
             raise Died
+
+
+def dies(child: Child, monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    """Train a child that dies after a step, in this process."""
+    child.prepare()
+    with monkeypatch.context() as patch, pytest.raises(Died):
+        patch.setenv("DIES_AT", str(step))
+        in_this_process(child)

@@ -1,0 +1,187 @@
+"""What a child does that trains: its options, what it leaves, and its records."""
+
+import json
+import signal
+from types import SimpleNamespace
+
+import pytest
+import torch
+from lightning.pytorch import Callback
+from torch.utils.data import DataLoader
+
+from helpers.children import ROW_KEYS
+from helpers.factories import STEPS, Net, closures, make_data
+from helpers.projects import trainer
+from helpers.stages import dies, in_this_process, named
+from helpers.states import same
+from lightning_lottery import LotteryError, Scope, Ticket
+from lightning_lottery.children import fit as training
+from lightning_lottery.children.child import Child
+from lightning_lottery.children.factories import FactoryProject
+from lightning_lottery.children.fit import train
+from lightning_lottery.children.options import DenseLevelOptions, SnapshotOptions, StartOptions, TicketOptions
+
+MASK = torch.rand(16, 6, generator=torch.Generator().manual_seed(0)) < 0.5
+
+
+@pytest.fixture(autouse=True)
+def no_seed(monkeypatch):
+    monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)
+
+
+def child_in(folder, options=None, command="fit", **labels):
+    """A child that only this process can train."""
+    config = {"seed_everything": 3, "ckpt_path": None}
+    made = Child(folder / "child", command, config, labels, options, closures().with_seed(3))
+    made.prepare()
+    return made
+
+
+def test_records_say_every_metric_once_and_labels_what_the_child_is(tmp_path):
+    child = child_in(tmp_path, stage="here", parent=4)
+    rows = train(child, "", child.project)
+    assert all(row.keys() == ROW_KEYS for row in rows)
+    assert [row["metric"] for row in rows] == ["sparsity", "test_acc", "test_loss"]
+    for row in rows:
+        assert (row["stage"], row["parent"], row["seeds"], row["method"]) == ("here", 4, [3], "dense")
+        assert (row["step"], row["alpha"], row["sparsity"]) == (STEPS, None, 0.0)
+    assert [row["n"] for row in rows[1:]] == [24, 24]
+    last = torch.load(child.folder / "last.ckpt", weights_only=True)
+    assert (
+        last["global_step"] == STEPS and json.loads((child.folder / "conditions.json").read_text())["end_step"] == STEPS
+    )
+
+
+def test_a_ticket_s_masks_are_kept_and_their_sparsity_is_in_the_records(tmp_path):
+    Ticket({"net.0.weight": MASK}).save(tmp_path / "ticket.safetensors")
+    child = child_in(tmp_path, TicketOptions(str(tmp_path / "ticket.safetensors")))
+    rows = train(child, "", child.project)
+    sparsity = 1 - MASK.float().mean().item()
+    assert {(row["method"], row["sparsity"]) for row in rows} == {("MaskFreezing", sparsity)}
+    state = torch.load(child.folder / "last.ckpt", weights_only=True)["state_dict"]
+    assert not state["net.0.weight"][~MASK].any()
+
+
+@pytest.mark.parametrize(
+    ("options", "kinds"),
+    [
+        (None, []),
+        (TicketOptions(), []),
+        (StartOptions(), ["_SavesStart"]),
+        (SnapshotOptions((0, 2)), ["Snapshots"]),
+        (DenseLevelOptions(Scope(), 2), ["Snapshots", "Dense"]),
+    ],
+)
+def test_options_add_the_callbacks_that_they_are_for_after_the_project_s_own(tmp_path, options, kinds):
+    child, project_callback = child_in(tmp_path, options), Callback()
+    callbacks = training._with_options(child, [project_callback], resumed=False)
+    assert callbacks[0] is project_callback and [type(added).__name__ for added in callbacks[1:]] == kinds
+
+
+def test_a_start_is_the_module_as_built_under_the_seed_whatever_least_number_of_steps_the_project_wants(tmp_path):
+    def make_trainer(**arguments):
+        return trainer(arguments["default_root_dir"], logger=arguments["logger"], min_epochs=2, min_steps=5)
+
+    child = child_in(tmp_path, StartOptions(), "start")
+    rows = train(child, "", FactoryProject(Net, make_data, make_trainer, seed=3))
+    start = torch.load(child.folder / "start.ckpt", weights_only=True)
+    torch.manual_seed(3)
+    assert same(dict(start["state_dict"]), dict(Net().state_dict())) and start["global_step"] == 0
+    assert not (child.folder / "last.ckpt").exists() and [row["metric"] for row in rows] == ["sparsity"]
+
+
+class Interrupts(Callback):
+    def on_train_batch_end(self, trainer, *_):
+        if trainer.global_step == 2:
+            raise KeyboardInterrupt
+
+
+@pytest.fixture
+def sigint():
+    """Lightning 2.6 ignores SIGINT from an interrupt on, in the whole process."""
+    handler = signal.getsignal(signal.SIGINT)
+    yield
+    signal.signal(signal.SIGINT, handler)
+
+
+@pytest.mark.usefixtures("sigint")
+def test_an_interrupt_is_one_and_no_end_of_the_fit(tmp_path):
+    child = child_in(tmp_path)
+    # Some versions of Lightning exit the process themselves, others end the fit as if it had been trained to its end.
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        train(child, "", closures(Interrupts).with_seed(3))
+    assert not (child.folder / "last.ckpt").exists() and not child.is_done
+
+
+def test_the_last_validation_s_metrics_go_on_from_a_checkpoint():
+    seen, resumed = training._LastValidation(), training._LastValidation()
+    metrics = {"val_acc": torch.tensor(0.5), "train_loss": torch.tensor(2.0)}
+    seen.on_validation_end(SimpleNamespace(callback_metrics=metrics), None)
+    resumed.load_state_dict(seen.state_dict())
+    assert resumed.metrics == {"val_acc": 0.5}
+
+
+@pytest.mark.parametrize("step", [2, 7, 8])  # anew; from the checkpoint of a step before; at the end of an epoch
+def test_curves_of_a_child_that_went_on_have_every_step_once(child, unbroken, monkeypatch, step):
+    accumulators = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    dies(child, monkeypatch, step)
+    for events in child.folder.glob("events.*"):
+        events.rename(child.folder / "events.out.tfevents.0")  # TensorBoard reads by name: that of an earlier second
+    assert in_this_process(child) == 0
+
+    def curve(folder):
+        return [
+            (event.step, event.value)
+            for event in accumulators.EventAccumulator(str(folder)).Reload().Scalars("train_loss")
+        ]
+
+    assert len(curve(unbroken.folder)) == STEPS
+    assert curve(child.folder) == curve(unbroken.folder)
+
+
+def test_exact_resume_is_added_where_the_configuration_has_none(child, config, monkeypatch):
+    trainer = {**config["trainer"], "callbacks": [named("helpers.stages.DiesAt")], "max_steps": 1}
+    one_step = Child(child.folder, "fit", {**config, "trainer": trainer})
+    one_step.prepare()
+    assert in_this_process(one_step) == 0
+    state = torch.load(child.folder / "last.ckpt", weights_only=True)["callbacks"]
+    assert any("ExactResume" in name for name in state)
+
+
+@pytest.mark.parametrize(
+    ("command", "metrics"),
+    [
+        ("validate", ["sparsity", "val_acc", "val_loss"]),
+        ("test", ["sparsity", "test_acc", "test_loss"]),
+        ("predict", ["sparsity"]),
+    ],
+)
+def test_a_child_need_not_be_a_fit(unbroken, child, command, metrics):
+    config = {key: value for key, value in unbroken.config.items() if key in ("seed_everything", "model", "data")}
+    trainer = {**unbroken.config["trainer"], "limit_predict_batches": 1, "callbacks": []}
+    config |= {"trainer": trainer, "ckpt_path": str(unbroken.folder / "last.ckpt")}
+    judged = Child(child.folder, command, config)
+    judged.prepare()
+    assert in_this_process(judged) == 0 and judged.is_done
+    assert [row["metric"] for row in judged.records()] == metrics
+    expected = {row["metric"]: row["value"] for row in unbroken.records()}
+    if command == "validate":
+        validated = {row["metric"]: row["value"] for row in judged.records() if row["metric"] != "sparsity"}
+        assert validated.items() <= expected.items()
+
+
+@pytest.mark.parametrize(("limit", "n"), [(1.0, 5), (0.5, None), (1, None)])
+def test_samples_are_counted_where_the_loader_knows_and_was_not_cut_short(limit, n):
+    trainer = SimpleNamespace(test_dataloaders=DataLoader(torch.zeros(5)), limit_test_batches=limit)
+    assert training._samples(trainer, "test_acc") == n
+
+
+def test_ranks_that_are_forks_are_refused(tmp_path):
+    def forked(**arguments):
+        return trainer(arguments["default_root_dir"], logger=arguments["logger"], devices=2, strategy="ddp_fork")
+
+    project = FactoryProject(Net, make_data, forked)
+    child = Child(tmp_path / "child", "fit", {**project.config(), "seed_everything": 1, "ckpt_path": None})
+    child.prepare()
+    with pytest.raises(LotteryError, match="runs under strategies that start processes of their own"):
+        train(child, "", project)
