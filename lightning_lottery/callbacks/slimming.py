@@ -26,10 +26,9 @@ from lightning_lottery.units.coefficients import (
     fold_,
     folded,
     forget_compiled,
-    shared_parameters,
 )
 from lightning_lottery.units.groups import groups_of
-from lightning_lottery.units.parts import BATCH_NORMS, KINDS, Group, owners_of
+from lightning_lottery.units.parts import BATCH_NORMS, KINDS, Group, owners_of, shared_weights
 
 
 class NetworkSlimming(Callback):
@@ -215,7 +214,7 @@ class NetworkSlimming(Callback):
         # there would not run, and the coefficients of its heads would get no gradient.
         open_attention_(module)
         modules = {plain_name(name): child for name, child in module.named_modules()}
-        owners, shared = owners_of(module), set(shared_parameters(module))
+        owners, shared = owners_of(module), shared_weights(module)
         for name, group in groups.items():
             if group.kind == "channel" and "channel" in self.kinds:
                 norms = (part.parameter for part in group.producers if part.parameter.endswith(".weight"))
@@ -224,7 +223,7 @@ class NetworkSlimming(Callback):
                     self._groups[name], self._scales[name] = group, scales[0]
             elif group.kind in self.kinds:
                 layer = modules[group.consumers[0].parameter.removesuffix(".weight")]
-                self._refuse_layer(layer, group, shared)
+                self._refuse_layer(layer, group, {*shared, *shared.values()})
                 self._hooks.append(attach_(layer, group.size))
                 self._groups[name], self._layers[name] = group, layer
         forget_compiled()
@@ -235,8 +234,8 @@ class NetworkSlimming(Callback):
                 f"which has units of the kind {' and '.join(kinds)}: name another one in `kinds`."
             )
 
-    def _refuse_layer(self, layer: nn.Module, group: Group, shared: Collection[int]) -> None:
-        if id(layer.get_parameter("weight")) in shared:
+    def _refuse_layer(self, layer: nn.Module, group: Group, shared: Collection[str]) -> None:
+        if group.consumers[0].parameter in shared:
             raise LotteryError(
                 f"NetworkSlimming cannot fold the coefficients of '{group.name}': the weight that reads its "
                 f"{group.kind}s is tied to another module's."

@@ -1,7 +1,7 @@
 """Slimming coefficients: a factor for each unit on the input of the layer that reads it, and how it is folded away."""
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -68,15 +68,6 @@ def forget_compiled() -> None:
     # Where nobody has imported Dynamo nothing is compiled, and importing it takes two seconds (torch 2.14).
     if "torch._dynamo" in sys.modules:
         torch.compiler.reset()
-
-
-def shared_parameters(module: nn.Module) -> Iterator[int]:
-    """The ``id`` of each parameter that several modules hold."""
-    holders: dict[int, nn.Module] = {}
-    for child in module.modules():
-        for parameter in child.parameters(recurse=False):
-            if holders.setdefault(id(parameter), child) is not child:
-                yield id(parameter)
 
 
 def _scaled_columns(weight: Tensor, coefficients: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 
 from torch import Tensor, nn
 
-from lightning_lottery.scope import plain_name
+from lightning_lottery.scope import plain_name, ties
 
 KINDS = ("head", "neuron", "channel")
 """Of units, in the order in which they are listed and scored."""
@@ -83,6 +83,16 @@ def tensor_at(owners: Mapping[str, tuple[nn.Module, str]], name: str) -> Tensor:
     module, leaf = owners[name]
     tensor: Tensor = getattr(module, leaf)
     return tensor
+
+
+def shared_weights(model: nn.Module) -> dict[str, str]:
+    """Further names of parameters that several modules hold, each to the first: cut or scaled for one, all would be."""
+    owners = owners_of(model)  # a module under two names stands there once: it is no other module
+    return {
+        alias: first
+        for alias, first in ties(model).items()
+        if alias in owners and owners[alias][0] is not owners.get(first, (None,))[0]
+    }
 
 
 def acts_per_channel(module: nn.Module) -> bool:

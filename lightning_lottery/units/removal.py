@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.functional.masks import check_sparsity
-from lightning_lottery.scope import plain_name, ties
+from lightning_lottery.scope import plain_name
 from lightning_lottery.ticket import Ticket
 from lightning_lottery.units.attention import OpenAttention, open_attention_
 from lightning_lottery.units.groups import groups_of, survey
-from lightning_lottery.units.parts import CONVOLUTIONS, Groups, owners_of, tensor_at
+from lightning_lottery.units.parts import CONVOLUTIONS, Groups, owners_of, shared_weights, tensor_at
 from lightning_lottery.units.scores import unit_masks, warn_of_last_unit
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -276,10 +276,7 @@ def _check_units(units: Units, groups: Groups) -> None:
 
 def _refuse_shared(model: nn.Module, groups: Groups, units: Units) -> None:
     """A weight that stands in two modules cannot be cut for one of them."""
-    owners = owners_of(model)
-    for alias, first in ties(model).items():
-        if alias not in owners or owners[alias][0] is owners.get(first, (None,))[0]:
-            continue  # one module under two names: cut once, it is cut everywhere
+    for alias, first in shared_weights(model).items():
         for name in units:
             if {alias, first} & {part.parameter for part in groups[name].parts}:
                 raise LotteryError(f"'{name}' cannot be shrunk: '{alias}' is tied to '{first}', of another module.")

@@ -3,8 +3,7 @@
 import torch
 from torch import nn
 
-from helpers.blocks import Blocks
-from lightning_lottery.units.coefficients import attach_, coefficients_of, fold_, folded, shared_parameters
+from lightning_lottery.units.coefficients import attach_, coefficients_of, fold_, folded
 
 
 def layer_with(values):
@@ -37,13 +36,3 @@ def test_what_is_folded_computes_the_same_and_is_a_plain_layer():
 def test_a_state_without_coefficients_is_folded_to_itself():
     state = nn.Linear(6, 2).state_dict()
     assert folded(state) == dict(state)
-
-
-def test_a_parameter_is_shared_where_two_modules_hold_it_not_where_one_module_has_two_names():
-    module = Blocks()
-    assert set(shared_parameters(module)) == set()
-    module.again = module.head
-    assert set(shared_parameters(module)) == set()
-    module.other = nn.Linear(8, 3)
-    module.other.weight = module.head.weight
-    assert set(shared_parameters(module)) == {id(module.head.weight)}

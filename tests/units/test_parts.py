@@ -2,7 +2,16 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_lottery.units.parts import Group, Part, acts_per_channel, owners_of, qualified, tensor_at
+from helpers.blocks import Blocks
+from lightning_lottery.units.parts import (
+    Group,
+    Part,
+    acts_per_channel,
+    owners_of,
+    qualified,
+    shared_weights,
+    tensor_at,
+)
 
 
 def test_parameters_and_buffers_are_named_once_for_each_place_and_without_the_marks_of_compile():
@@ -52,3 +61,13 @@ def test_names_inside_of_the_model_itself_have_no_dot():
 )
 def test_what_acts_on_each_channel_by_itself_has_no_parameters_and_mixes_nothing(module, expected):
     assert acts_per_channel(module) is expected
+
+
+def test_a_parameter_is_shared_where_two_modules_hold_it_not_where_one_module_has_two_names():
+    module = Blocks()
+    assert shared_weights(module) == {}
+    module.again = module.head
+    assert shared_weights(module) == {}
+    module.extra = nn.Linear(8, 3)
+    module.extra.weight = module.head.weight
+    assert shared_weights(module) == {"extra.weight": "head.weight"}
