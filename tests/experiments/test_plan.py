@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from helpers.children import finished
 from helpers.factories import Net, make_data, make_trainer
 from helpers.projects import fit
 from helpers.states import checkpoint
@@ -35,3 +36,18 @@ def test_a_child_trains_its_project_from_a_checkpoint_and_what_is_discarded_must
     assert (child.config["seed_everything"], child.config["ckpt_path"]) == (3, "k.ckpt")
     with pytest.raises(LotteryError, match="no seed-4 to do again: there are seed-3"):
         Plan([child], [[child]]).discard(["seed-4"], tmp_path)
+
+
+def test_what_is_discarded_goes_with_all_that_uses_its_files_and_nothing_else(tmp_path):
+    project = FactoryProject(Net, make_data, make_trainer)
+    first = child_of(project, tmp_path / "first", "fit", None)
+    second = child_of(project, tmp_path / "second", "fit", str(first.folder / "last.ckpt"))
+    third = child_of(project, tmp_path / "third", "fit", str(second.folder / "last.ckpt"))
+    beside = child_of(project, tmp_path / "beside", "fit", None)
+    plan = Plan([first, beside, second, third], [[first, beside], [second], [third]])
+    for names, left in (([], 4), (["third"], 3), (["first"], 1)):
+        for child in plan.children:
+            finished(child)
+        plan.discard(names, tmp_path)
+        assert sum(child.is_done for child in plan.children) == left
+    assert beside.is_done
