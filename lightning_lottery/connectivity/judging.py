@@ -4,11 +4,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+
 from lightning_lottery.checks import check_count, check_positive, check_word
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.functional.connectivity import check_alphas
 
-ALPHAS = tuple(k / 20 for k in range(21))
+ALPHAS = tuple(float(alpha) for alpha in np.linspace(0, 1, 21))
 """Where a line is evaluated by default: both ends and the middle among them."""
 
 
