@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from lightning_lottery.callbacks.snip_grasp import GraSP as GraSP
     from lightning_lottery.callbacks.synflow import SynFlow as SynFlow
     from lightning_lottery.children.factories import FactoryProject as FactoryProject
+    from lightning_lottery.children.yaml_project import YamlProject as YamlProject
     from lightning_lottery.connectivity.path import path as path
     from lightning_lottery.connectivity.report import PathReport as PathReport
     from lightning_lottery.errors import LotteryError as LotteryError
@@ -68,6 +69,7 @@ _MODULES = {
     "Scope": "scope",
     "Ticket": "ticket",
     "FactoryProject": "children.factories",
+    "YamlProject": "children.yaml_project",
     "InstabilityAnalysis": "experiments.instability",
     "InstabilitySweep": "experiments.sweep",
     "SweepReport": "experiments.sweep_report",

@@ -158,10 +158,13 @@ def imported(address: str) -> Callable[..., Any]:
     """The function at an address.
 
     Raises:
-        LotteryError: There is none.
+        LotteryError: There is none, or its module or one that it needs is not there.
     """
     where, _, name = address.rpartition(":")
-    function: Any = _script(where) if where.endswith(".py") else importlib.import_module(where)
+    try:
+        function: Any = _script(where) if where.endswith(".py") else importlib.import_module(where)
+    except ModuleNotFoundError as error:
+        raise LotteryError(f"'{where}' cannot be imported for its function '{name}': {error}.") from error
     for part in name.split("."):
         function = getattr(function, part, None)
     if not callable(function):

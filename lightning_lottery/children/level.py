@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from lightning_lottery.callbacks import MaskFreezing, Snapshots
+from lightning_lottery.callbacks import EarlyBird, MaskFreezing, Snapshots
 from lightning_lottery.children.options import DenseLevelOptions, LevelOptions
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.functional.iterative import prune_further
@@ -32,8 +32,10 @@ def with_level(
     Raises:
         LotteryError: The project prunes by itself, a file is missing, or nothing is left to prune.
     """
-    if pruners := [type(callback).__name__ for callback in callbacks if isinstance(callback, MaskCallback)]:
-        raise LotteryError(f"The project has a callback that masks by itself: leave out {pruners[0]}.")
+    # An EarlyBird that removes units brings the callback that masks them only when the fit is set up.
+    for callback in callbacks:
+        if isinstance(callback, MaskCallback) or (isinstance(callback, EarlyBird) and callback.freezing):
+            raise LotteryError(f"The project has a callback that masks by itself: leave out {type(callback).__name__}.")
     if isinstance(options, DenseLevelOptions):
         dense = Dense(options.scope, rewind_step=options.rewind_step)
         return [*with_snapshots(callbacks, [options.rewind_step]), dense]

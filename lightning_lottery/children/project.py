@@ -8,6 +8,7 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule, Tr
 from lightning.pytorch.loggers import Logger
 
 from lightning_lottery.children.factories import FactoryProject
+from lightning_lottery.children.yaml_project import YamlProject
 from lightning_lottery.hooks.mask_callback import MaskCallback
 
 
@@ -68,8 +69,5 @@ def project_of(config: Mapping[str, Any]) -> Project:
     Raises:
         LotteryError: It names factories that cannot be imported, or that are others here.
     """
-    if "make_module" in config:  # no key of Lightning's command line
-        return FactoryProject.load(config)
-    from lightning_lottery.children.yaml_project import YamlProject  # the parser takes long to import
-
-    return YamlProject(config)
+    # `make_module` is no key of Lightning's command line.
+    return FactoryProject.load(config) if "make_module" in config else YamlProject(config)

@@ -2,11 +2,11 @@
 
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 
+from lightning_lottery.children.cli import resolve
 from lightning_lottery.children.slurm import commands, write_slurm
-from lightning_lottery.children.yaml_project import YamlProject, resolve
+from lightning_lottery.children.yaml_project import YamlProject
 from lightning_lottery.command.options import add_redo, seeds_of
 from lightning_lottery.experiments.sections import SECTIONS, read_section
 
@@ -76,11 +76,12 @@ def _run(name: str, options: Namespace, fit_arguments: Sequence[str]) -> None:
         fit_arguments: What its parser did not know, for ``fit``.
     """
     config = resolve([name, *fit_arguments], SECTIONS)
-    experiment = read_section(name, config.pop(name))
+    settings = config.pop(name)
     if options.seeds is not None:
-        experiment = replace(experiment, seeds=tuple(seeds_of(options.seeds)))
+        settings["seeds"] = seeds_of(options.seeds)
     if getattr(options, "ticket", None):
-        experiment = replace(experiment, ticket=options.ticket)
+        settings["ticket"] = options.ticket
+    experiment = read_section(name, settings)
     project = YamlProject(config)
     begin = {} if name == "sweep" else {"ckpt_path": config["ckpt_path"]}  # a sweep has parents instead
     if not options.dry_run and not options.slurm:

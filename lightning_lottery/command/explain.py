@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lightning_lottery.callbacks.early_bird import EarlyBird
-from lightning_lottery.children.yaml_project import BuiltCLI
+from lightning_lottery.children.cli import BuiltCLI
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.experiments.sections import SECTIONS
 from lightning_lottery.functional.schedules import Schedule

@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _refuse(error)
     except Exception as error:
         # A mistake may lie below what the parser or Lightning raised; to look there takes what is imported by now.
-        from lightning_lottery.children.yaml_project import mistake_in
+        from lightning_lottery.children.cli import mistake_in
 
         mistake = mistake_in(error)
         if mistake is None:
@@ -84,7 +84,7 @@ def _answer(words: Sequence[str]) -> None:
         getattr(import_module(f"lightning_lottery.command.{module}"), function)(words[1:])
     else:
         _import_what_yaml_names()
-        from lightning_lottery.children.yaml_project import LotteryCLI
+        from lightning_lottery.children.cli import LotteryCLI
         from lightning_lottery.experiments.sections import SECTIONS
 
         LotteryCLI(words, sections=SECTIONS)

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from rich.console import Console
 
+from lightning_lottery.children.cli import BuiltCLI
 from lightning_lottery.children.factories import imported
-from lightning_lottery.children.yaml_project import BuiltCLI
 from lightning_lottery.command.options import parsed, parser_of
 from lightning_lottery.connectivity.path import path
 from lightning_lottery.experiments.report import write

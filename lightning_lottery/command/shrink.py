@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
-from lightning_lottery.children.yaml_project import BuiltCLI
+from lightning_lottery.children.cli import BuiltCLI
 from lightning_lottery.command.options import parsed, parser_of
 from lightning_lottery.connectivity.batches import loader_of
 from lightning_lottery.connectivity.checkpoints import read_state

@@ -7,9 +7,9 @@ from pathlib import Path
 from rich.console import Console
 
 from lightning_lottery.children.child import Child
+from lightning_lottery.children.cli import resolve
 from lightning_lottery.children.environment import RUN, SEED, environment
 from lightning_lottery.children.processes import run_one
-from lightning_lottery.children.yaml_project import resolve
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.experiments.recipe import Stage
 from lightning_lottery.experiments.sections import SECTIONS

@@ -18,7 +18,7 @@ from lightning_lottery.children.options import SnapshotOptions
 from lightning_lottery.children.project import Project
 from lightning_lottery.connectivity.judging import ALPHAS, Judging
 from lightning_lottery.errors import LotteryError
-from lightning_lottery.experiments.plan import Plan, check_not_importing, child_of, engine_for
+from lightning_lottery.experiments.plan import Plan, check_checkpoint, check_not_importing, child_of, engine_for
 from lightning_lottery.experiments.report import show, write
 from lightning_lottery.experiments.siblings import Family, check_seeds, judge_lines
 from lightning_lottery.experiments.sweep_report import DENSE, SweepReport, summary_in
@@ -233,12 +233,14 @@ class InstabilitySweep:
         parent: int,
         step: int,
     ) -> Cell:
-        """The cell of a network at a step of a parent; its checkpoint need not be there yet."""
-        name = f"{network}-step-{step}"
+        """The cell of a network at a step of a parent; a checkpoint that a parent makes need not be there yet."""
+        name, ckpt_path = f"{network}-step-{step}", snapshots[parent] / f"step={step}.ckpt"
+        if self.snapshots:
+            check_checkpoint(ckpt_path)
         labels = {**labels, "stage": f"{labels['stage']}/{name}", "parent": parent}
         siblings = family.siblings(
             folder / f"parent-{parent}" / name,
-            str(snapshots[parent] / f"step={step}.ckpt"),
+            str(ckpt_path),
             self._seeds_of(list(snapshots).index(parent)),
             labels,
             ticket=str(self.tickets[network]) if network in self.tickets else None,

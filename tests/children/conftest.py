@@ -7,7 +7,7 @@ from helpers.projects import trainer
 from helpers.stages import fit, in_this_process
 from lightning_lottery import ExactResume, Snapshots
 from lightning_lottery.children.child import Child
-from lightning_lottery.children.yaml_project import resolve
+from lightning_lottery.children.cli import resolve
 
 
 @pytest.fixture(scope="session")

@@ -68,6 +68,8 @@ def test_functions_are_found_again_by_their_address(tmp_path):
     assert factories.imported(f"{tmp_path}/mine.py:A.make")() == 3
     with pytest.raises(LotteryError, match="no function 'none' in 'helpers.projects'"):
         factories.imported("helpers.projects:none")
+    with pytest.raises(LotteryError, match="'none.there' cannot be imported for its function 'f': No module"):
+        factories.imported("none.there:f")
 
 
 def test_a_script_that_its_children_would_run_again_is_refused(tmp_path):

@@ -5,7 +5,7 @@ import yaml
 
 from helpers.stages import fit
 from lightning_lottery.children.child import Child
-from lightning_lottery.children.yaml_project import COMMANDS, resolve
+from lightning_lottery.children.cli import COMMANDS, resolve
 from lightning_lottery.command.main import main
 from lightning_lottery.experiments.sections import SECTIONS
 

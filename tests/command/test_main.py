@@ -9,7 +9,7 @@ from lightning.pytorch import LightningModule
 from helpers.processes import run
 from helpers.stages import NO_ATTENTION, config, fit, named, platon
 from lightning_lottery import Ticket
-from lightning_lottery.children.yaml_project import COMMANDS
+from lightning_lottery.children.cli import COMMANDS
 from lightning_lottery.command.main import LIGHTNINGS, OURS, main
 from lightning_lottery.experiments import recipe
 from lightning_lottery.experiments.sections import SECTIONS

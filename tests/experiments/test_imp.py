@@ -13,7 +13,16 @@ from helpers.processes import run
 from helpers.projects import says
 from helpers.stages import Died, Dies
 from helpers.states import same
-from lightning_lottery import ExactResume, IterativePruning, LotteryError, MagnitudePruning, Scope, Snapshots, Ticket
+from lightning_lottery import (
+    EarlyBird,
+    ExactResume,
+    IterativePruning,
+    LotteryError,
+    MagnitudePruning,
+    Scope,
+    Snapshots,
+    Ticket,
+)
 from lightning_lottery.children import engine, processes
 from lightning_lottery.experiments import imp, recipe
 from lightning_lottery.functional.masks import count
@@ -432,6 +441,8 @@ class TestRefusals:
             pruning(scope=Scope(include=("none.*",))).run(None, out=tmp_path)
         with pytest.raises(LotteryError, match="masks by itself: leave out MagnitudePruning"):
             pruning(lambda: MagnitudePruning(0.5)).run(None, out=tmp_path)
+        with pytest.raises(LotteryError, match="masks by itself: leave out EarlyBird"):
+            pruning(lambda: EarlyBird(action="prune", name="bird")).run(None, out=tmp_path / "removing")
 
     def test_several_processes_for_closures(self, tmp_path):
         with pytest.raises(LotteryError, match="functions at the top of a file"):

@@ -9,7 +9,8 @@ from lightning_lottery import (
     MagnitudePruning,
     Scope,
 )
-from lightning_lottery.children.yaml_project import ConfiguredCallback, resolve
+from lightning_lottery.children.cli import resolve
+from lightning_lottery.children.yaml_project import ConfiguredCallback
 from lightning_lottery.experiments.sections import SECTIONS, read_section
 
 PRUNER = named("MagnitudePruning", sparsity=named("Constant", final=0.5))

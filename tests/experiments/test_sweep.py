@@ -168,6 +168,10 @@ def test_parents_may_be_folders_of_snapshots(tmp_path):
     assert other.barriers("dense") == own.barriers("dense")
     with pytest.raises(LotteryError, match="Parent 0 has no snapshot of step 5"):
         sweep(snapshots=[given], steps=[0, 5]).plan(PROJECT, tmp_path)
+    weights = torch.load(given / "step=0.ckpt", weights_only=True)["state_dict"]
+    torch.save({"state_dict": weights}, given / "step=0.ckpt")
+    with pytest.raises(LotteryError, match="step=0.ckpt' holds weights but no optimizer and no loops to go on from"):
+        sweep(snapshots=[given], steps=[]).run(PROJECT, out=tmp_path / "weights")
 
 
 def test_a_child_that_diverged_leaves_its_step_undecided_and_the_others_judged(tmp_path, capsys):

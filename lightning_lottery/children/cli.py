@@ -1,0 +1,215 @@
+"""Lightning's command line: a project's YAML and options resolved, built or run; mistakes told in one sentence."""
+
+from argparse import ArgumentError
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import Namespace
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+
+# Imports every callback, schedule and rule: jsonargparse finds a class by its short name only where it was imported.
+import lightning_lottery.callbacks  # noqa: F401
+from lightning_lottery.errors import LotteryError
+
+UNION_NOISE = (
+    "Does not validate against",
+    "Subtypes:",
+    "Errors:",
+    "Given value",
+    "Expected a <class 'NoneType'>",
+    "Expected a path but",
+)
+"""Beginnings of what the parser says of every union of types."""
+
+BASE_CLASS_NOISE = ("Problem with given class_path 'lightning.Callback'", "Not a valid subclass of Callback")
+"""What it goes on to say of an argument of a callback: that the base class does not have it either."""
+
+Sections = Mapping[str, type]
+"""Name of a section of a YAML, beside what ``fit`` reads, to the dataclass whose fields are its keys."""
+
+_working_directory: ContextVar[Path] = ContextVar("_working_directory")
+
+COMMANDS = tuple(LightningCLI.subcommands())
+"""The subcommands that Lightning itself runs: fit, validate, test, predict."""
+
+
+def working_directory() -> Path:
+    """Where the command was started: jsonargparse (4.53) reads a file from within that file's folder."""
+    return _working_directory.get(Path.cwd())
+
+
+class LotteryCLI(LightningCLI):
+    """LightningCLI with interpolation in YAML (``${oc.env:NAME}``) and mistakes told in one sentence.
+
+    Args:
+        arguments: Command line, a subcommand first; None for the program's own.
+        sections: Accepted in the YAML beside what ``fit`` reads, so that one file serves all; they build nothing.
+        trainer: Trainer arguments that override the configuration's, given the configuration's own.
+
+    Raises:
+        LotteryError: An unknown key, class or type; a checkpoint that is not there; a value that one of our classes
+            refuses.
+    """
+
+    def __init__(
+        self,
+        arguments: Sequence[str] | None = None,
+        *,
+        sections: Sections | None = None,
+        trainer: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
+    ) -> None:
+        self._sections = sections or {}
+        self._trainer_arguments = trainer
+        subcommand = arguments[0] if arguments else None
+        self._subcommands = {subcommand} if subcommand in COMMANDS else set(COMMANDS)
+        super().__init__(
+            parser_kwargs={"parser_mode": "omegaconf", "exit_on_error": False, "allow_abbrev": False},
+            save_config_kwargs={"overwrite": True},
+            args=None if arguments is None else list(arguments),
+        )
+
+    model: LightningModule
+    datamodule: LightningDataModule | None
+    trainer: Trainer
+    config: Namespace
+
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
+        """The one that is asked for: the parser of each takes as long as that one alone."""
+        return {name: skipped for name, skipped in LightningCLI.subcommands().items() if name in self._subcommands}
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Accept the sections; not built, because an experiment's defaults need not make one."""
+        for name, experiment in self._sections.items():
+            parser.add_class_arguments(experiment, name, instantiate=False)
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Parse the given arguments alone: Lightning would warn that the program has some of its own."""
+        _working_directory.set(Path.cwd())
+        with _refusing():
+            self.config = parser.parse_args(args)  # type: ignore[arg-type]
+
+    def _parse_ckpt_path(self) -> None:
+        self._require_checkpoint()
+        with _refusing():
+            super()._parse_ckpt_path()
+
+    def _require_checkpoint(self) -> None:
+        """Refuse a checkpoint that is not there, before anything is built."""
+        path = self.config[self.config.subcommand].get("ckpt_path")
+        is_word = path in (None, "best", "last", "hpc") or "://" in str(path) or str(path).startswith("registry")
+        if not is_word and not Path(path).exists():
+            raise LotteryError(f"There is no checkpoint '{path}'.")
+
+    def instantiate_classes(self) -> None:
+        """Build everything; a refusal by one of our classes is raised as itself."""
+        try:
+            super().instantiate_classes()
+        except Exception as error:
+            mistake = mistake_in(error)
+            if mistake is None or mistake is error:
+                raise
+            raise mistake from error
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Build the Trainer, with the arguments that override the configuration's."""
+        if self._trainer_arguments is not None:
+            self.save_config_callback = None
+            config = dict(self._get(self.config_init, "trainer"))
+            callbacks = config["callbacks"] or []
+            config["callbacks"] = list(callbacks) if isinstance(callbacks, (list, tuple)) else [callbacks]
+            kwargs |= self._trainer_arguments(config)
+        return super().instantiate_trainer(**kwargs)
+
+    def plain_config(self, section: str = "") -> dict[str, Any]:
+        """The resolved configuration of the subcommand: plain values, every default written out; and a section."""
+        self._dump_config()
+        left_out = {"config", *self._sections} - {section}
+        return {key: value for key, value in self.config_dump.items() if key not in left_out}
+
+
+class BuiltCLI(LotteryCLI):
+    """Module, data and Trainer of a command line; its subcommand is not run."""
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Nothing is run."""
+
+
+class _ParsedCLI(BuiltCLI):
+    def _set_seed(self) -> None:
+        """Nothing is drawn."""
+
+    def _parse_ckpt_path(self) -> None:
+        """What a checkpoint says of itself is no part of the configuration."""
+
+    def instantiate_classes(self) -> None:
+        """Nothing is built."""
+
+
+class ResolvedCLI(BuiltCLI):
+    """Module, data and Trainer of a configuration that was resolved before."""
+
+    def _parse_ckpt_path(self) -> None:
+        """Leave the configuration, which was resolved before, as it is, whatever its checkpoint says of itself."""
+        self._require_checkpoint()
+
+
+def resolve(arguments: Sequence[str], sections: Sections | None = None) -> dict[str, Any]:
+    """The configuration that a command line means, without building or running anything.
+
+    Args:
+        arguments: A subcommand of Lightning's, or the name of a section: then that is part of the result.
+        sections: Accepted beside what ``fit`` reads.
+
+    Raises:
+        LotteryError: It is refused.
+    """
+    command, *options = arguments
+    is_section = command in (sections or {})
+    parsed = _ParsedCLI(["fit" if is_section else command, *options], sections=sections)
+    return parsed.plain_config(command if is_section else "")
+
+
+@contextmanager
+def _refusing() -> Iterator[None]:
+    """Tell in one sentence what the parser has against a configuration."""
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        yield
+    except OmegaConfBaseException as error:
+        if (mistake := mistake_in(error)) is not None:
+            raise mistake from None
+        raise LotteryError(f"The configuration cannot be resolved: {str(error).splitlines()[0]}.") from error
+    except ArgumentError as error:
+        raise LotteryError(_in_one_sentence(str(error))) from error
+
+
+def _in_one_sentence(message: str) -> str:
+    """The parser's words, line by line, without what it says of every union of types and of its base class."""
+    kept: list[str] = []
+    left_out = len(message)  # what is indented more belongs to a line that is left out
+    for line in filter(str.strip, message.splitlines()):
+        indent, words = len(line) - len(line.lstrip()), line.strip().removeprefix("- ")
+        if indent <= left_out:
+            is_base = words.startswith(BASE_CLASS_NOISE)
+            left_out = indent if is_base else len(message)
+            if not is_base and not words.startswith(UNION_NOISE) and words not in kept:
+                kept.append(words)
+    return "; ".join(kept).replace(":;", ":").rstrip(".") + "."
+
+
+def mistake_in(error: BaseException | None) -> LotteryError | MisconfigurationException | None:
+    """The refusal that lies at the bottom of an exception, if one of ours or of Lightning's does."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        if isinstance(error, (LotteryError, MisconfigurationException)):
+            return error
+        seen.add(id(error))
+        parsing = type(error).__module__.split(".")[0] in ("argparse", "jsonargparse", "omegaconf")
+        error = error.__cause__ or (error.__context__ if parsing else None)
+    return None
