@@ -128,15 +128,7 @@ def check_contract(folders: Mapping[str, Path], seeds: Sequence[int]) -> dict[st
 
 
 def _check_noise(conditions: Sequence[Mapping[str, Any]], *, different: bool) -> None:
-    """Refuse children whose seeds made no difference; warn where they made too little, or a wrong one.
-
-    Args:
-        conditions: Of each child.
-        different: Whether the children's seeds are different.
-
-    Raises:
-        LotteryError: Other seeds gave the same weights.
-    """
+    """Refuse children whose different seeds made no difference; warn where they made too little, or a wrong one."""
     if different and len({child["end_weights"] for child in conditions}) < len(conditions):
         raise LotteryError(
             "Children of different seeds ended with the same weights: nothing in this training depends on the seed, "

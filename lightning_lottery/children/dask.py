@@ -66,10 +66,7 @@ def _exit_code(child: Child, future: Any) -> int | None:
 def _do_on_worker(folder: str, here: str, path: str) -> int:
     """Do a child in a process of its own that ends with this worker; its exit code.
 
-    Args:
-        folder: The child's, seen from ``here``.
-        here: Working directory of whoever asks.
-        path: Where modules are found.
+    ``here`` is the working directory of whoever asks, ``path`` where its modules are found.
     """
     from distributed import get_worker
 

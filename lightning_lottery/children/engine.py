@@ -12,13 +12,16 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from rich.console import Console
 
 from lightning_lottery.checks import check_count
-from lightning_lottery.children.child import Child, Work, do_child
+from lightning_lottery.children.child import Child, Row, do_child
 from lightning_lottery.children.environment import DASK, JOBS, environment
 from lightning_lottery.children.processes import run_one, run_together
 from lightning_lottery.errors import LotteryError
 
 Named = Sequence[tuple[str, Child]]
 """Children that do not depend on each other, each with the name that it is shown by."""
+
+ProjectWork = Callable[..., list[Row] | None]
+"""What a command does, given the child, the checkpoint to resume from (or ""), and ``project``, where it is built."""
 
 Engine = Callable[[Named, Console], None]
 """Does those that are not done yet, and raises where some fail."""
@@ -29,15 +32,13 @@ def engine_options() -> dict[str, Any]:
     return {"jobs": int(os.environ.get(JOBS, 1)), "dask": os.environ.get(DASK)}
 
 
-def engine_of(
-    jobs: int = 1, dask: str | None = None, here: Callable[[Child], Mapping[str, Work]] | None = None
-) -> Engine:
+def engine_of(jobs: int = 1, dask: str | None = None, here: Mapping[str, ProjectWork] | None = None) -> Engine:
     """What does children.
 
     Args:
         jobs: How many at the same time on this machine, >= 1.
         dask: Address of a Dask scheduler whose workers do them instead, such as ``tcp://10.0.0.1:8786``.
-        here: What a child's commands do in this process, where another could not import what they need.
+        here: What children's commands do in this process, where no other can build their projects.
 
     Raises:
         LotteryError: Several at once, or Dask, where only this process can do them; Dask is not installed.
@@ -62,11 +63,13 @@ def _one_after_another(children: Named, console: Console) -> None:
         run_one(child, name, console)
 
 
-def _in_this_process(children: Named, console: Console, *, here: Callable[[Child], Mapping[str, Work]]) -> None:
+def _in_this_process(children: Named, console: Console, *, here: Mapping[str, ProjectWork]) -> None:
     """Do children, and leave this process's random numbers and environment as they were."""
     for _, child in children:
         child.prepare()
         # Lightning's `seed_everything` leaves the seed there, beside the random numbers that `isolate_rng` restores.
         seed = {name: os.environ.get(name) for name in ("PL_GLOBAL_SEED", "PL_SEED_WORKERS")}
+        # The child's own project: of a sweep's starts, each network's is pruned by another callback.
+        works = {command: partial(work, project=child.project) for command, work in here.items()}
         with isolate_rng(), environment(**seed):
-            do_child(child.folder, here(child))
+            do_child(child.folder, works)

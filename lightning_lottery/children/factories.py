@@ -102,13 +102,7 @@ class FactoryProject:
         logger: Logger | bool,
         callbacks: Callable[[list[Callback]], list[Callback]],
     ) -> BuiltByFactories:
-        """Build everything under the seed.
-
-        Args:
-            folder: The Trainer's ``default_root_dir``.
-            subcommand: Lightning's, that is to be run; nothing depends on it here.
-            logger: Handed to ``make_trainer``.
-            callbacks: The Trainer's, given the project's own.
+        """Build everything under the seed; ``subcommand`` makes no difference.
 
         Raises:
             LotteryError: ``make_data`` gives something else than a data module or None, or the Trainer would start this

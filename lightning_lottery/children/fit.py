@@ -105,12 +105,7 @@ def _test(built: Built) -> None:
 
 
 class _SavesStart(Callback):
-    """Saves ``start.ckpt`` once masks are installed, and ends the fit.
-
-    Args:
-        folder: Where.
-        prunes: A callback of the Trainer has to have pruned by then.
-    """
+    """Saves ``start.ckpt`` once masks are installed, and ends the fit; ``prunes`` requires masks by then."""
 
     lottery_order = 2  # after pruners, whose masks are then in the weights that it saves
 

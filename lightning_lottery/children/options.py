@@ -13,33 +13,21 @@ from lightning_lottery.scope import Scope
 
 @dataclass(frozen=True)
 class TicketOptions:
-    """A fit that keeps the masks of a ticket, where there is one.
-
-    Args:
-        ticket: Its path.
-    """
+    """A fit that keeps the masks of the ticket at a path, where there is one."""
 
     ticket: str | None = None
 
 
 @dataclass(frozen=True)
 class StartOptions:
-    """A fit that ends, saved, before its first step.
-
-    Args:
-        prunes: A callback of the Trainer has to have pruned by then.
-    """
+    """A fit that ends, saved, before its first step; where ``prunes``, a callback has to have pruned by then."""
 
     prunes: bool = False
 
 
 @dataclass(frozen=True)
 class SnapshotOptions:
-    """A fit that saves its state at some steps.
-
-    Args:
-        snapshots: The optimizer steps.
-    """
+    """A fit that saves its state at some optimizer steps."""
 
     snapshots: tuple[int, ...]
 
@@ -108,15 +96,9 @@ class LevelOptions:
 
 @dataclass(frozen=True)
 class LinesOptions:
-    """The judge of the lines between finished children.
+    """The judge of the lines between finished children: the settings of ``connectivity.judging``, and what it judges.
 
     Args:
-        monitor: The logged metric that is judged.
-        mode: Whether it is better when high (``"max"``) or low (``"min"``).
-        threshold: Error barrier below which networks are called stable.
-        alphas: Fractions of the line at which it is evaluated.
-        recalibrate: Training batches for estimating batch norm's statistics anew; 0 for none.
-        layer_alphas: Fractions of the line at which single layers are interpolated.
         predict: Address of a function of predicted classes; None or "" for none that can be imported.
         checkpoints: Of the children.
         is_null_control: The children have one seed.

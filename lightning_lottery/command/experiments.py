@@ -68,13 +68,7 @@ def _parser_of(command: Callable[[Sequence[str]], None], seeds: str) -> Argument
 
 
 def _run(name: str, options: Namespace, fit_arguments: Sequence[str]) -> None:
-    """Run an experiment, or only say how its children are trained.
-
-    Args:
-        name: Of the experiment and its section.
-        options: Of the experiment's command.
-        fit_arguments: What its parser did not know, for ``fit``.
-    """
+    """Run an experiment, or only say how its children are trained; what its parser did not know is for ``fit``."""
     config = resolve([name, *fit_arguments], SECTIONS)
     settings = config.pop(name)
     if options.seeds is not None:

@@ -10,12 +10,13 @@ from rich.console import Console
 
 from lightning_lottery.checks import check_count, check_different, check_word
 from lightning_lottery.children.child import Child, Row
+from lightning_lottery.children.engine import engine_of
 from lightning_lottery.children.fit import train
 from lightning_lottery.children.options import Begin, DenseLevelOptions, LevelOptions, Prune
 from lightning_lottery.children.project import Project
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.experiments.imp_report import ImpReport, row_of
-from lightning_lottery.experiments.plan import Plan, check_checkpoint, check_not_importing, child_of, engine_for
+from lightning_lottery.experiments.plan import Plan, check_checkpoint, check_not_importing, child_of
 from lightning_lottery.experiments.report import show, write
 from lightning_lottery.functional.iterative import check_prune_fraction, levels_to
 from lightning_lottery.functional.matching import check_margin
@@ -148,7 +149,7 @@ class IterativePruning:
         check_not_importing()
         folder, console = Path(out), Console()
         plan = self.plan(project, folder, ckpt_path, redo=redo, labels=labels)
-        do = engine_for([project], {"fit": train}, jobs=jobs, dask=dask)
+        do = engine_of(jobs, dask, None if project.is_importable else {"fit": train})
         number, total = 0, len(plan.children)
         for level, children in enumerate(plan.waves):
             if level:
@@ -179,14 +180,7 @@ class IterativePruning:
         redo: Collection[str] = (),
         labels: Mapping[str, Any] | None = None,
     ) -> Plan:
-        """What ``run`` will do: a wave for each level, of every seed and of every control.
-
-        Args:
-            project: As for ``run``, like everything else.
-            out: Folder for everything.
-            ckpt_path: Where level 0 begins.
-            redo: Names to train again; what they left is removed.
-            labels: What rows of the records say beside.
+        """What ``run`` does with these arguments, a wave for each level; what ``redo`` names is removed.
 
         Raises:
             LotteryError: As ``run``, as far as it can be known before anything is trained.
@@ -249,11 +243,7 @@ class IterativePruning:
 
 
 def _check_snapshots(children: Sequence[Child]) -> None:
-    """Refuse to go on from a level 0 that stopped before the step to rewind to.
-
-    Raises:
-        LotteryError: One did.
-    """
+    """Refuse to go on from a level 0 that stopped before the step to rewind to."""
     for path in dict.fromkeys(child.config["ckpt_path"] for child in children):
         if path is not None and not Path(path).is_file():
             raise LotteryError(f"There is no '{path}': level 0 ended before that step. Rewind to an earlier one.")

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from rich.console import Console
 
+from lightning_lottery.children.engine import ProjectWork, engine_of
 from lightning_lottery.children.factories import address_of
 from lightning_lottery.children.fingerprint import leaves
 from lightning_lottery.children.fit import train
@@ -16,7 +17,7 @@ from lightning_lottery.children.project import Project
 from lightning_lottery.connectivity.judging import ALPHAS, Judging
 from lightning_lottery.connectivity.report import PathReport
 from lightning_lottery.errors import LotteryError
-from lightning_lottery.experiments.plan import Plan, ProjectWork, check_checkpoint, check_not_importing, engine_for
+from lightning_lottery.experiments.plan import Plan, check_checkpoint, check_not_importing
 from lightning_lottery.experiments.report import show, write
 from lightning_lottery.experiments.siblings import Family, Predict, Siblings, check_seeds, judge_lines
 from lightning_lottery.hooks.mask_callback import MaskCallback
@@ -120,12 +121,8 @@ class InstabilityAnalysis:
         pruned = project if self.pruner is None else project.with_pruner(self.pruner)
         if pruned.is_importable and predict is not None and not address_of(predict):
             raise LotteryError("`predict` is called in a process of its own: give a function at the top of a file.")
-        commands: dict[str, ProjectWork] = {
-            "start": train,
-            "fit": train,
-            "lines": partial(judge_lines, predict=predict),
-        }
-        do = engine_for([pruned], commands, jobs=jobs, dask=dask)
+        here: dict[str, ProjectWork] = {"start": train, "fit": train, "lines": partial(judge_lines, predict=predict)}
+        do = engine_of(jobs, dask, None if pruned.is_importable else here)
         if siblings.start is not None:
             do([("the common beginning", siblings.start)], console)
         total = len(self.seeds)
@@ -155,14 +152,7 @@ class InstabilityAnalysis:
         redo: Collection[str] = (),
         labels: Mapping[str, Any] | None = None,
     ) -> Plan:
-        """What ``run`` will do: a child that makes the common beginning where one is needed, one per seed, the lines.
-
-        Args:
-            project: As for ``run``, like everything else.
-            out: Folder for everything.
-            ckpt_path: Where children begin.
-            redo: Children to train again; what they left is removed.
-            labels: What rows say beside.
+        """What ``run`` does with these arguments, the common beginning first; what ``redo`` names is removed.
 
         Raises:
             LotteryError: As ``run``, as far as it can be known before anything is trained.

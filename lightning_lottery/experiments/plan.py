@@ -1,22 +1,17 @@
-"""The children of an experiment: who depends on whom, and who does them where."""
+"""The children of an experiment: who depends on whom, what they begin with, and who may start them."""
 
 import os
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lightning_lottery.children.child import Child, Row, Work, discard_with_dependents
-from lightning_lottery.children.engine import Engine, engine_of
+from lightning_lottery.children.child import Child, discard_with_dependents
 from lightning_lottery.children.environment import IMPORTING
 from lightning_lottery.children.options import Options
 from lightning_lottery.children.project import Project
 from lightning_lottery.connectivity.checkpoints import load_plain
 from lightning_lottery.errors import LotteryError
-
-ProjectWork = Callable[[Child, str, Project | None], list[Row] | None]
-"""What a command does with a project in place of the one that the child's folder says."""
 
 
 @dataclass(frozen=True)
@@ -64,34 +59,6 @@ def child_of(
         labels: What rows of its records say.
     """
     return Child(folder, command, {**project.config(), "ckpt_path": ckpt_path}, labels or {}, options, project)
-
-
-def engine_for(
-    projects: Iterable[Project], commands: Mapping[str, ProjectWork], *, jobs: int, dask: str | None
-) -> Engine:
-    """What does children: processes of their own, or this one where no other can build their projects.
-
-    Args:
-        projects: All that children have.
-        commands: What the children's commands do.
-        jobs: Children at the same time, each with its share of devices and threads.
-        dask: Address of a Dask scheduler whose workers do them instead.
-
-    Raises:
-        LotteryError: Several at once, or Dask, where only this process can do them.
-    """
-    if all(project.is_importable for project in projects):
-        return engine_of(jobs, dask)
-
-    def works_of(child: Child) -> dict[str, Work]:
-        # The child's own project: of a sweep's starts, each network's is pruned by another callback.
-        return {name: partial(_with_project, work, child.project) for name, work in commands.items()}
-
-    return engine_of(jobs, dask, works_of)
-
-
-def _with_project(work: ProjectWork, project: Project | None, child: Child, resume: str) -> list[Row] | None:
-    return work(child, resume, project)
 
 
 def check_checkpoint(ckpt_path: Path) -> int:

@@ -12,13 +12,13 @@ from rich.console import Console
 
 from lightning_lottery.checks import check_different, check_word
 from lightning_lottery.children.child import Child
-from lightning_lottery.children.engine import Engine
+from lightning_lottery.children.engine import Engine, engine_of
 from lightning_lottery.children.fit import train
 from lightning_lottery.children.options import SnapshotOptions
 from lightning_lottery.children.project import Project
 from lightning_lottery.connectivity.judging import ALPHAS, Judging
 from lightning_lottery.errors import LotteryError
-from lightning_lottery.experiments.plan import Plan, check_checkpoint, check_not_importing, child_of, engine_for
+from lightning_lottery.experiments.plan import Plan, check_checkpoint, check_not_importing, child_of
 from lightning_lottery.experiments.report import show, write
 from lightning_lottery.experiments.siblings import Family, check_seeds, judge_lines
 from lightning_lottery.experiments.sweep_report import DENSE, SweepReport, summary_in
@@ -148,9 +148,9 @@ class InstabilitySweep:
         searches = self._searches(project, folder, labels)
         summaries = {name: summary_in(Path(folder_beside)) for name, folder_beside in self.beside.items()}
         Plan(children_in(folder), []).discard(redo, folder)
-        pruned = [project.with_pruner(pruner) for pruner in self.pruners.values()]
-        commands = {"start": train, "fit": train, "lines": judge_lines}
-        do = engine_for([project, *pruned], commands, jobs=jobs, dask=dask)
+        projects = [project, *(project.with_pruner(pruner) for pruner in self.pruners.values())]
+        here = {"start": train, "fit": train, "lines": judge_lines}
+        do = engine_of(jobs, dask, None if all(each.is_importable for each in projects) else here)
         console.print(searches.announcement(), soft_wrap=True)
         searches.discard_shorter_parents()
         do([(f"parent {child.config['seed_everything']}", child) for child in searches.parents], console)
@@ -160,7 +160,7 @@ class InstabilitySweep:
             _do_cells(asked, do, console, trained=len(cells) * searches.children, most=searches.most)
             cells += asked
         rows = [row for child in searches.parents for row in child.records()]
-        rows += [row for cell in cells for row in cell.rows()]
+        rows += [row for cell in cells for row in cell.siblings.rows(cell.labels)]
         report = replace(report, records=rows, beside=summaries)
         write(report, folder, run="sweep")
         show(report, folder, console)
@@ -174,13 +174,9 @@ class InstabilitySweep:
         redo: Collection[str] = (),
         labels: Mapping[str, Any] | None = None,
     ) -> Plan:
-        """The children that are there, and the waves of those that are needed after what is done so far.
+        """The children that are there, and the waves that ``run`` with these arguments needs after what is done so far.
 
-        Args:
-            project: As for ``run``, like everything else.
-            out: Folder for everything.
-            redo: Names to do again; what they left is removed.
-            labels: What rows of the records say beside.
+        What ``redo`` names is removed first.
 
         Raises:
             LotteryError: As ``run``, as far as it can be known before anything is trained.

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lightning_lottery.children.child import Child, Row
+from lightning_lottery.children.child import Child
 from lightning_lottery.children.options import SnapshotOptions
 from lightning_lottery.connectivity.report import PathReport
 from lightning_lottery.errors import LotteryError
@@ -40,10 +40,6 @@ class Cell:
     def name(self) -> str:
         """What it is called."""
         return f"{self.network}, parent {self.parent}, step {self.step}"
-
-    def rows(self) -> list[Row]:
-        """The records of the children and of the lines."""
-        return self.siblings.rows(self.labels)
 
 
 @dataclass(frozen=True)

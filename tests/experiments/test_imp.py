@@ -442,7 +442,9 @@ class TestRefusals:
         with pytest.raises(LotteryError, match="masks by itself: leave out MagnitudePruning"):
             pruning(lambda: MagnitudePruning(0.5)).run(None, out=tmp_path)
         with pytest.raises(LotteryError, match="masks by itself: leave out EarlyBird"):
-            pruning(lambda: EarlyBird(action="prune", name="bird")).run(None, out=tmp_path / "removing")
+            pruning(lambda: EarlyBird(["HammingFIFO"], [0.5], action="prune", name="bird")).run(
+                None, out=tmp_path / "removing"
+            )
 
     def test_several_processes_for_closures(self, tmp_path):
         with pytest.raises(LotteryError, match="functions at the top of a file"):
