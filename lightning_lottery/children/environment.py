@@ -52,11 +52,7 @@ def _set(variables: dict[str, str | None]) -> None:
 
 
 def environment_of_child(python_path: str) -> dict[str, str]:
-    """What a child's process gets: this process's environment, with the paths that modules are found on.
-
-    Args:
-        python_path: These paths, as in ``PYTHONPATH``.
-    """
+    """What a child's process gets: this process's environment, with the paths that modules are found on."""
     # A stage that starts children is itself a child, with a checkpoint of its own: handed on, its RESUME_FROM would
     # make each of them take itself for a further rank that neither locks its folder nor chooses where to go on.
     handed_on = {name: value for name, value in os.environ.items() if name != RESUME_FROM}

@@ -22,12 +22,7 @@ from lightning_lottery.ticket import Ticket
 def with_level(
     callbacks: Sequence[Callback], options: DenseLevelOptions | LevelOptions, *, resumed: bool
 ) -> list[Callback]:
-    """A project's callbacks, and those of a level.
-
-    Args:
-        callbacks: The project's.
-        options: Of the child.
-        resumed: Whether the fit goes on from a checkpoint of the child's own, which then holds its start.
+    """A project's callbacks, and those of a level; a resumed fit has its start in the child's own checkpoint.
 
     Raises:
         LotteryError: The project prunes by itself, a file is missing, or nothing is left to prune.

@@ -68,11 +68,6 @@ def run_together(children: Sequence[tuple[str, Child]], console: Console, *, job
 
     What a child prints goes to ``child.log`` in its folder. All are run to their end, whichever fail.
 
-    Args:
-        children: The name that each is shown by, and the child.
-        console: Shows how far they are.
-        jobs: How many run at once, >= 1.
-
     Raises:
         LotteryError: One is refused, or some failed: which.
     """

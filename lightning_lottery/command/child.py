@@ -13,14 +13,7 @@ from lightning_lottery.experiments.siblings import judge_lines
 
 
 def child(arguments: Sequence[str]) -> None:
-    """Do the child of a folder.
-
-    Args:
-        arguments: Command line after ``child``.
-
-    Raises:
-        LotteryError: The folder holds no child, another process is in it, or its configuration is refused.
-    """
+    """Do the child of a folder."""
     end_with_starter()
     parser = ArgumentParser(prog="lightning-lottery child", description="Run the child of one folder.")
     parser.add_argument("folder", help="the child's folder")

@@ -44,9 +44,6 @@ class _Explainer(Callback):
 def explain_fit(arguments: Sequence[str]) -> None:
     """Set a fit up as ``fit`` would, print what its callbacks are about to do, and stop before the first batch.
 
-    Args:
-        arguments: Those of ``fit``: ``--config X`` and so on.
-
     Raises:
         LotteryError: The configuration has no callback of ours, or one of them refuses the fit.
     """

@@ -23,14 +23,7 @@ WITHOUT_CALLBACKS = {"logger": False, "enable_checkpointing": False, "enable_mod
 
 
 def judge_checkpoints(arguments: Sequence[str]) -> None:
-    """Judge the lines between checkpoints, and write the report.
-
-    Args:
-        arguments: Command line after ``path``.
-
-    Raises:
-        LotteryError: What the function ``path`` refuses.
-    """
+    """Judge the lines between checkpoints, and write the report."""
     parser = parser_of("path", path, skip=(*FROM_PROJECT, *IN_PYTHON_ONLY, *SAID_OTHERWISE))
     parser.add_argument("ckpt_paths", nargs="+", help="Lightning checkpoints or plain state dicts, at least two")
     parser.add_argument("--config", required=True, help="the project: fit's YAML")

@@ -8,14 +8,7 @@ from lightning_lottery.experiments.recipe import run_recipe, stages_of
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Run a recipe.
-
-    Args:
-        arguments: Command line after ``run``.
-
-    Raises:
-        LotteryError: What ``run_recipe`` refuses.
-    """
+    """Run a recipe."""
     parser = parser_of("run", run_recipe, skip=("seeds", "redo"), positional=True)
     parser.add_argument("--seeds", default="0", help="one run of all stages for each, such as 0,1,2")
     add_redo(parser, "stage")

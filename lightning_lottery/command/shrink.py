@@ -23,14 +23,7 @@ from lightning_lottery.units.scores import unit_masks
 
 
 def write_shrunk(arguments: Sequence[str]) -> None:
-    """Write the smaller network, and show how much smaller it is.
-
-    Args:
-        arguments: Command line after ``shrink``.
-
-    Raises:
-        LotteryError: What ``shrink_checkpoint`` refuses.
-    """
+    """Write the smaller network, and show how much smaller it is."""
     options = parsed(parser_of("shrink", shrink_checkpoint), arguments)
     with without_noise():
         table = shrink_checkpoint(**options.as_dict())

@@ -78,14 +78,7 @@ class ImpReport:
         mode: Literal["max", "min"],
         margin: float,
     ) -> "ImpReport":
-        """The report of what children recorded.
-
-        Args:
-            records: Name of a level or control to the rows of each seed's child, in the order of the seeds.
-            seeds: Of the runs.
-            monitor: The metric that is judged.
-            mode: Whether it is better when high (``"max"``) or low (``"min"``).
-            margin: Loss that still counts as a match.
+        """The report of what children recorded: name of a level or control to the rows of each seed's child, in order.
 
         Raises:
             LotteryError: A child did not record the monitor.

@@ -27,11 +27,7 @@ class Plan:
     waves: Sequence[Sequence[Child]]
 
     def discard(self, names: Collection[str], folder: Path) -> None:
-        """Remove what is to be done again, and what uses its files.
-
-        Args:
-            names: Of children's folders below ``folder``.
-            folder: The experiment's.
+        """Remove the children of these names below the experiment's folder, and what uses their files.
 
         Raises:
             LotteryError: There is no such child, or another process is in it.
@@ -48,16 +44,7 @@ def child_of(
     options: Options | None = None,
     labels: Mapping[str, Any] | None = None,
 ) -> Child:
-    """A child that trains or judges a project, under the project's seed.
-
-    Args:
-        project: What it builds.
-        folder: Where everything of it goes.
-        command: What it does.
-        ckpt_path: Where it begins; None for the module as built.
-        options: What the command needs beside.
-        labels: What rows of its records say.
-    """
+    """A ``Child`` that trains or judges a project under the project's seed, from a checkpoint or as built."""
     return Child(folder, command, {**project.config(), "ckpt_path": ckpt_path}, labels or {}, options, project)
 
 
@@ -73,11 +60,7 @@ def check_checkpoint(ckpt_path: Path) -> int:
 
 
 def check_not_importing() -> None:
-    """Refuse an experiment that a script starts when its children import it.
-
-    Raises:
-        LotteryError: One does.
-    """
+    """Refuse an experiment that a script starts when its children import it."""
     if os.environ.get(IMPORTING):
         raise LotteryError(
             f"'{os.environ[IMPORTING]}' runs an analysis when it is imported, which its children must do: put the "

@@ -23,11 +23,7 @@ SECTIONS: Sections = {"instability": InstabilityAnalysis, "sweep": InstabilitySw
 
 
 def read_section(name: str, values: Mapping[str, Any]) -> Any:
-    """The experiment of a section that was resolved to plain values.
-
-    Args:
-        name: Of the section.
-        values: Field to value.
+    """The experiment of a section whose fields were resolved to plain values.
 
     Raises:
         LotteryError: A value is refused.
@@ -53,9 +49,7 @@ def _typed(field: str, value: Any) -> Any:
 def run_section(child: Child, resume: str) -> list[Row]:
     """What a recipe's stage does that asks for an experiment: all of it, in the stage's folder.
 
-    Args:
-        child: Of the stage; its command is the name of the section.
-        resume: Nothing is resumed here: the experiment's own children are.
+    The stage's command is the name of the section. Nothing is resumed here: the experiment's own children are.
     """
     experiment = read_section(child.command, child.config[child.command])
     project = YamlProject({name: value for name, value in child.config.items() if name != child.command})

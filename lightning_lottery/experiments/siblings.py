@@ -152,11 +152,7 @@ def judge_lines(
 ) -> list[Row] | None:
     """What the child does that judges: ``path`` between its checkpoints, kept as ``report.json``.
 
-    Args:
-        child: Its configuration says the project.
-        resume: Nothing is resumed: it takes no step.
-        project: In place of the one that the configuration says.
-        predict: In place of the function that the options name.
+    Nothing is resumed. ``project`` and ``predict`` stand in place of those that the child's files name.
     """
     options = child.options
     assert isinstance(options, LinesOptions)
@@ -187,11 +183,7 @@ def judge_lines(
 
 
 def check_seeds(seeds: Sequence[int]) -> None:
-    """Refuse seeds that make no analysis.
-
-    Raises:
-        LotteryError: Fewer than two, or some equal.
-    """
+    """Refuse seeds that make no analysis: fewer than two, or some equal."""
     if len(seeds) < 2 or len(set(seeds)) not in (1, len(seeds)):
         raise LotteryError(
             f"`seeds` are at least two, all different (all equal for a null control), got {list(seeds)}: two networks "

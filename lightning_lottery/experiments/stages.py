@@ -16,13 +16,7 @@ from lightning_lottery.experiments.sections import SECTIONS
 
 
 def child_of_stage(stage: Stage, seed: int, folder: Path, overlay: str | os.PathLike[str] | None) -> Child:
-    """A stage with its configuration resolved.
-
-    Args:
-        stage: Of the recipe.
-        seed: Of the run.
-        folder: Of the run; the stage's is in it.
-        overlay: A YAML that is laid over the stage's.
+    """A stage of a seed's run, in that run's folder, with its configuration and the overlay's resolved.
 
     Raises:
         LotteryError: Its configuration is refused.
@@ -67,12 +61,7 @@ def refuse_changed(children: list[Child]) -> None:
 
 
 def run_stage(child: Child, name: str, console: Console) -> None:
-    """Run a stage unless it is done.
-
-    Args:
-        child: The stage.
-        name: What it is shown by.
-        console: Shows it.
+    """Run a stage, shown by a name, unless it is done.
 
     Raises:
         LotteryError: It names a file that no earlier stage wrote, is refused, or failed.

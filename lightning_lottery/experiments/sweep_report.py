@@ -206,17 +206,12 @@ class SweepReport:
     def _matching(self, network: str) -> dict[str, Any]:
         matching = self.matching(network)
         points = [[step, parent, barrier, is_match] for (step, parent), (barrier, is_match) in matching.items()]
+        summary = {"points": points, "margin": self.margin}
         try:
             roc = self.roc(network)
         except LotteryError as error:
-            return {"points": points, "margin": self.margin, "no_threshold": str(error)}
-        return {
-            "points": points,
-            "margin": self.margin,
-            "auc": roc.auc,
-            "best": _finite(roc.best),
-            "youden": roc.youden,
-        }
+            return {**summary, "no_threshold": str(error)}
+        return {**summary, "auc": roc.auc, "best": _finite(roc.best), "youden": roc.youden}
 
     def _step(self, network: str, step: int) -> dict[str, Any]:
         reports = self.reports[network][step]
@@ -252,11 +247,7 @@ def _where(step: float, first: int) -> str:
 
 
 def stable_step(folder: Path, network: str) -> int:
-    """The step k* that a sweep found.
-
-    Args:
-        folder: Of the sweep.
-        network: Its name there.
+    """The step k* that the sweep in a folder found for a network.
 
     Raises:
         LotteryError: There is no sweep, no such network in it, or no step from which on it is stable.

@@ -16,6 +16,7 @@ from helpers.states import same
 from lightning_lottery import (
     EarlyBird,
     ExactResume,
+    HammingFIFO,
     IterativePruning,
     LotteryError,
     MagnitudePruning,
@@ -442,7 +443,7 @@ class TestRefusals:
         with pytest.raises(LotteryError, match="masks by itself: leave out MagnitudePruning"):
             pruning(lambda: MagnitudePruning(0.5)).run(None, out=tmp_path)
         with pytest.raises(LotteryError, match="masks by itself: leave out EarlyBird"):
-            pruning(lambda: EarlyBird(["HammingFIFO"], [0.5], action="prune", name="bird")).run(
+            pruning(lambda: EarlyBird([HammingFIFO()], [0.5], action="prune", name="bird")).run(
                 None, out=tmp_path / "removing"
             )
 
