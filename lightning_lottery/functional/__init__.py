@@ -1,175 +1,102 @@
 """What the methods compute: tensors in, tensors out, in anybody's training loop. Every public name is here."""
 
-from lightning_lottery.functional.alignment import Coupling, Couplings, Orders, Part, average, match_weights, permute
-from lightning_lottery.functional.connectivity import (
-    State,
-    check_alphas,
-    distances,
-    error_barrier,
-    excess,
-    has_batch_norm,
-    interpolate_,
-    layers_of,
-    recalibrate_batch_norm_,
-)
-from lightning_lottery.functional.counters import mix64
-from lightning_lottery.functional.iterative import check_prune_fraction, levels_to, prune_further
-from lightning_lottery.functional.k_star import KStar, contradictions, crossing, find_k_star, stable_from
-from lightning_lottery.functional.masks import (
-    Masks,
-    Scores,
-    check_same_entries,
-    check_sparsity,
-    count,
-    density,
-    hamming,
-    keep_top,
-    keep_top_rows,
-    overlap,
-    shuffle,
-    zero_removed_,
-)
-from lightning_lottery.functional.matching import Matching, ThresholdROC, check_margin, judge_matching, roc_of_threshold
-from lightning_lottery.functional.modes import modes_kept
-from lightning_lottery.functional.schedules import Constant, Cubic, Exponential, Schedule, in_steps, scheduled
-from lightning_lottery.functional.scores import (
-    Average,
-    Loss,
-    Weights,
-    fisher,
-    grasp,
-    iterative_masks,
-    magnitude,
-    snip,
-    synflow,
-    widest_dtype,
-)
-from lightning_lottery.functional.search import Bisection, Grid, check_steps
-from lightning_lottery.functional.selection import Block, blocks_of, count_true, keep_highest_
-from lightning_lottery.functional.sensitivity import Averages, add_, averages_like, check_decay, fold_, observe_, score
-from lightning_lottery.functional.settling.detector import Detector, Settled, replay
-from lightning_lottery.functional.settling.rules import (
-    ADF,
-    Finding,
-    HammingFIFO,
-    MannKendall,
-    Rule,
-    SlopeEquivalence,
-    SlopeHAC,
-    newest_distances,
-    scores_differ,
-)
-from lightning_lottery.functional.settling.tests import (
-    adf,
-    layers_by_units,
-    mann_kendall,
-    moving_average,
-    nuclear_norm,
-    slope_equivalence,
-    slope_hac,
-)
-from lightning_lottery.functional.settling.watch import Probe, Watch, names_of, tells_apart, unit_masks_of
-from lightning_lottery.functional.verdicts import Barriers, Stability, judge
-
-__all__ = [
-    "ADF",
-    "Average",
-    "Averages",
-    "Barriers",
-    "Bisection",
-    "Block",
-    "Constant",
-    "Coupling",
-    "Couplings",
-    "Cubic",
-    "Detector",
-    "Exponential",
-    "Finding",
-    "Grid",
-    "HammingFIFO",
-    "KStar",
-    "Loss",
-    "MannKendall",
-    "Masks",
-    "Matching",
-    "Orders",
-    "Part",
-    "Probe",
-    "Rule",
-    "Schedule",
-    "Scores",
-    "Settled",
-    "SlopeEquivalence",
-    "SlopeHAC",
-    "Stability",
-    "State",
-    "ThresholdROC",
-    "Watch",
-    "Weights",
-    "add_",
-    "adf",
-    "average",
-    "averages_like",
-    "blocks_of",
-    "check_alphas",
-    "check_decay",
-    "check_margin",
-    "check_prune_fraction",
-    "check_same_entries",
-    "check_sparsity",
-    "check_steps",
-    "contradictions",
-    "count",
-    "count_true",
-    "crossing",
-    "density",
-    "distances",
-    "error_barrier",
-    "excess",
-    "fisher",
-    "fold_",
-    "grasp",
-    "hamming",
-    "has_batch_norm",
-    "in_steps",
-    "interpolate_",
-    "iterative_masks",
-    "judge",
-    "judge_matching",
-    "find_k_star",
-    "keep_highest_",
-    "keep_top",
-    "keep_top_rows",
-    "layers_by_units",
-    "layers_of",
-    "levels_to",
-    "magnitude",
-    "mann_kendall",
-    "match_weights",
-    "mix64",
-    "modes_kept",
-    "moving_average",
-    "names_of",
-    "newest_distances",
-    "nuclear_norm",
-    "observe_",
-    "overlap",
-    "permute",
-    "prune_further",
-    "recalibrate_batch_norm_",
-    "replay",
-    "roc_of_threshold",
-    "scheduled",
-    "score",
-    "scores_differ",
-    "shuffle",
-    "slope_equivalence",
-    "slope_hac",
-    "snip",
-    "stable_from",
-    "synflow",
-    "tells_apart",
-    "unit_masks_of",
-    "widest_dtype",
-    "zero_removed_",
-]
+from lightning_lottery.functional.alignment import Coupling as Coupling
+from lightning_lottery.functional.alignment import Couplings as Couplings
+from lightning_lottery.functional.alignment import Orders as Orders
+from lightning_lottery.functional.alignment import Part as Part
+from lightning_lottery.functional.alignment import average as average
+from lightning_lottery.functional.alignment import match_weights as match_weights
+from lightning_lottery.functional.alignment import permute as permute
+from lightning_lottery.functional.connectivity import State as State
+from lightning_lottery.functional.connectivity import check_alphas as check_alphas
+from lightning_lottery.functional.connectivity import distances as distances
+from lightning_lottery.functional.connectivity import error_barrier as error_barrier
+from lightning_lottery.functional.connectivity import excess as excess
+from lightning_lottery.functional.connectivity import has_batch_norm as has_batch_norm
+from lightning_lottery.functional.connectivity import interpolate_ as interpolate_
+from lightning_lottery.functional.connectivity import layers_of as layers_of
+from lightning_lottery.functional.connectivity import recalibrate_batch_norm_ as recalibrate_batch_norm_
+from lightning_lottery.functional.counters import mix64 as mix64
+from lightning_lottery.functional.iterative import check_prune_fraction as check_prune_fraction
+from lightning_lottery.functional.iterative import levels_to as levels_to
+from lightning_lottery.functional.iterative import prune_further as prune_further
+from lightning_lottery.functional.k_star import KStar as KStar
+from lightning_lottery.functional.k_star import contradictions as contradictions
+from lightning_lottery.functional.k_star import crossing as crossing
+from lightning_lottery.functional.k_star import find_k_star as find_k_star
+from lightning_lottery.functional.k_star import stable_from as stable_from
+from lightning_lottery.functional.masks import Masks as Masks
+from lightning_lottery.functional.masks import Scores as Scores
+from lightning_lottery.functional.masks import check_same_entries as check_same_entries
+from lightning_lottery.functional.masks import check_sparsity as check_sparsity
+from lightning_lottery.functional.masks import count as count
+from lightning_lottery.functional.masks import density as density
+from lightning_lottery.functional.masks import hamming as hamming
+from lightning_lottery.functional.masks import keep_top as keep_top
+from lightning_lottery.functional.masks import keep_top_rows as keep_top_rows
+from lightning_lottery.functional.masks import overlap as overlap
+from lightning_lottery.functional.masks import shuffle as shuffle
+from lightning_lottery.functional.masks import zero_removed_ as zero_removed_
+from lightning_lottery.functional.matching import Matching as Matching
+from lightning_lottery.functional.matching import ThresholdROC as ThresholdROC
+from lightning_lottery.functional.matching import check_margin as check_margin
+from lightning_lottery.functional.matching import judge_matching as judge_matching
+from lightning_lottery.functional.matching import roc_of_threshold as roc_of_threshold
+from lightning_lottery.functional.modes import modes_kept as modes_kept
+from lightning_lottery.functional.schedules import Constant as Constant
+from lightning_lottery.functional.schedules import Cubic as Cubic
+from lightning_lottery.functional.schedules import Exponential as Exponential
+from lightning_lottery.functional.schedules import Schedule as Schedule
+from lightning_lottery.functional.schedules import in_steps as in_steps
+from lightning_lottery.functional.schedules import scheduled as scheduled
+from lightning_lottery.functional.scores import Average as Average
+from lightning_lottery.functional.scores import Loss as Loss
+from lightning_lottery.functional.scores import Weights as Weights
+from lightning_lottery.functional.scores import fisher as fisher
+from lightning_lottery.functional.scores import grasp as grasp
+from lightning_lottery.functional.scores import iterative_masks as iterative_masks
+from lightning_lottery.functional.scores import magnitude as magnitude
+from lightning_lottery.functional.scores import snip as snip
+from lightning_lottery.functional.scores import synflow as synflow
+from lightning_lottery.functional.scores import widest_dtype as widest_dtype
+from lightning_lottery.functional.search import Bisection as Bisection
+from lightning_lottery.functional.search import Grid as Grid
+from lightning_lottery.functional.search import check_steps as check_steps
+from lightning_lottery.functional.selection import Block as Block
+from lightning_lottery.functional.selection import blocks_of as blocks_of
+from lightning_lottery.functional.selection import count_true as count_true
+from lightning_lottery.functional.selection import keep_highest_ as keep_highest_
+from lightning_lottery.functional.sensitivity import Averages as Averages
+from lightning_lottery.functional.sensitivity import add_ as add_
+from lightning_lottery.functional.sensitivity import averages_like as averages_like
+from lightning_lottery.functional.sensitivity import check_decay as check_decay
+from lightning_lottery.functional.sensitivity import fold_ as fold_
+from lightning_lottery.functional.sensitivity import observe_ as observe_
+from lightning_lottery.functional.sensitivity import score as score
+from lightning_lottery.functional.settling.detector import Detector as Detector
+from lightning_lottery.functional.settling.detector import Settled as Settled
+from lightning_lottery.functional.settling.detector import replay as replay
+from lightning_lottery.functional.settling.rules import ADF as ADF
+from lightning_lottery.functional.settling.rules import Finding as Finding
+from lightning_lottery.functional.settling.rules import HammingFIFO as HammingFIFO
+from lightning_lottery.functional.settling.rules import MannKendall as MannKendall
+from lightning_lottery.functional.settling.rules import Rule as Rule
+from lightning_lottery.functional.settling.rules import SlopeEquivalence as SlopeEquivalence
+from lightning_lottery.functional.settling.rules import SlopeHAC as SlopeHAC
+from lightning_lottery.functional.settling.rules import newest_distances as newest_distances
+from lightning_lottery.functional.settling.rules import scores_differ as scores_differ
+from lightning_lottery.functional.settling.tests import adf as adf
+from lightning_lottery.functional.settling.tests import layers_by_units as layers_by_units
+from lightning_lottery.functional.settling.tests import mann_kendall as mann_kendall
+from lightning_lottery.functional.settling.tests import moving_average as moving_average
+from lightning_lottery.functional.settling.tests import nuclear_norm as nuclear_norm
+from lightning_lottery.functional.settling.tests import slope_equivalence as slope_equivalence
+from lightning_lottery.functional.settling.tests import slope_hac as slope_hac
+from lightning_lottery.functional.settling.watch import Probe as Probe
+from lightning_lottery.functional.settling.watch import Watch as Watch
+from lightning_lottery.functional.settling.watch import names_of as names_of
+from lightning_lottery.functional.settling.watch import tells_apart as tells_apart
+from lightning_lottery.functional.settling.watch import unit_masks_of as unit_masks_of
+from lightning_lottery.functional.verdicts import Barriers as Barriers
+from lightning_lottery.functional.verdicts import Stability as Stability
+from lightning_lottery.functional.verdicts import judge as judge
