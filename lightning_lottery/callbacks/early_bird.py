@@ -9,7 +9,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 
-from lightning_lottery.checks import check_name, check_word, check_words
+from lightning_lottery.checks import check_word, check_words
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.functional.settling.rules import Rule
 from lightning_lottery.functional.settling.watch import Per, Probe, names_of
@@ -17,6 +17,7 @@ from lightning_lottery.hooks.clock import StepClock, put_in_order, steps_of_fit
 from lightning_lottery.hooks.late_freezing import LateFreezing
 from lightning_lottery.hooks.loggers import draw_to_all, folder_of, log_to_all
 from lightning_lottery.hooks.masked import check_agreement
+from lightning_lottery.hooks.named import NamedCallback
 from lightning_lottery.hooks.private import batches_that_stepped
 from lightning_lottery.hooks.resuming import check_state, start_clock
 from lightning_lottery.hooks.strategies import refuse_sharding
@@ -33,7 +34,7 @@ STATE_VERSION = 2
 """In version 1 the masks of a draw lay here; they are the freezing callback's now."""
 
 
-class EarlyBird(Callback):
+class EarlyBird(NamedCallback):
     """Draw tickets of heads, neurons and channels as soon as a rule says that their masks have settled.
 
     At every step the units' scores are noted on their device; at each probe they are fetched, together, and made into
@@ -82,6 +83,8 @@ class EarlyBird(Callback):
     lottery_order: ClassVar[int] = 1
     """Looks at weights after all callbacks that may write them."""
 
+    role = "early_bird"
+
     def __init__(
         self,
         rules: Sequence[Rule],
@@ -101,7 +104,7 @@ class EarlyBird(Callback):
         check_word("action", action, ("record", "stop", "prune", "shrink"))
         if watch is not None:
             check_words("watch", watch, KINDS)
-        check_name(name)
+        super().__init__(name)
         self.rules = names_of(rules)
         self.sparsities = tuple(sparsities)
         self.source = scores
@@ -110,7 +113,6 @@ class EarlyBird(Callback):
         self.action = action
         self.at = tuple(at)
         self.patterns = patterns
-        self.name = name
         self.clock = StepClock()
         removes = action in ("prune", "shrink")
         self.freezing = LateFreezing("EarlyBird", self._readers, name=name) if removes else None
@@ -143,11 +145,6 @@ class EarlyBird(Callback):
         """Step and nuclear norm of the masks, for each kind and sparsity, up to the last probe."""
         norms = {} if self._watcher is None else self._watcher.watch.norms
         return {name: list(series) for name, series in norms.items()}
-
-    @property
-    def label(self) -> str:
-        """What messages call it."""
-        return "EarlyBird" + (f" '{self.name}'" if self.name else "")
 
     def ticket(self) -> Ticket:
         """The first ticket that a rule drew.
@@ -210,7 +207,7 @@ class EarlyBird(Callback):
             self._finish(pl_module, self._watcher)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        folder = folder_of(trainer) / self._folder  # collective: asked for on every rank
+        folder = folder_of(trainer) / self.named("early_bird")  # collective: asked for on every rank
         if self._watcher is None or not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         for name, ticket in self.tickets.items():
@@ -230,10 +227,6 @@ class EarlyBird(Callback):
             self.freezing.forget()
 
     # State.
-
-    @property
-    def state_key(self) -> str:
-        return "lightning_lottery.early_bird" + (f".{self.name}" if self.name else "")
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -269,22 +262,24 @@ class EarlyBird(Callback):
     def _find_units(self, trainer: Trainer, module: LightningModule) -> dict[str, Group]:
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
         # A method file imports no other: NetworkSlimming is known by what it offers.
-        slimming: Any = next((c for c in callbacks if hasattr(c, "coefficients") and hasattr(c, "groups")), None)
-        if slimming is None and self.source != "weights":
+        slimming: list[Any] = [c for c in callbacks if hasattr(c, "coefficients") and hasattr(c, "groups")]
+        if not slimming and self.source != "weights":
             raise LotteryError(
                 f"{self.label} reads slimming coefficients, and this Trainer has no NetworkSlimming: add one to its "
                 "callbacks, or read scores='weights'."
             )
-        groups = in_order(groups_of(module, self.patterns) if slimming is None else slimming.groups)
+        slimmed = {name: group for callback in slimming for name, group in callback.groups.items()}
+        groups = in_order(slimmed if slimming else groups_of(module, self.patterns))
         kinds = layers_by_kind(groups)
         if missing := [kind for kind in self.watch or () if kind not in kinds]:
             raise LotteryError(
                 f"{self.label} is to watch '{missing[0]}', and {type(module).__name__} has units of the kind "
                 f"{' and '.join(kinds)} only."
             )
-        if slimming is not None and self.source != "weights":
+        if slimming and self.source != "weights":
             # Parameters for the whole fit: optimizers and checkpoints write into them in place.
-            self._coefficients = [slimming.coefficients[name].detach() for name in groups]
+            coefficients = {name: c for callback in slimming for name, c in callback.coefficients.items()}
+            self._coefficients = [coefficients[name].detach() for name in groups]
         open_attention_(module)
         return groups
 
@@ -379,12 +374,8 @@ class EarlyBird(Callback):
 
     # Records.
 
-    @property
-    def _folder(self) -> str:
-        return f"early_bird-{self.name}" if self.name else "early_bird"
-
     def _key(self, key: str) -> str:
-        return f"{self.name}/early_bird/{key}" if self.name else f"early_bird/{key}"
+        return super()._key(f"early_bird/{key}")
 
     def _log(self, trainer: Trainer, noted: Noted, judged: Judged) -> None:
         """Every step's norms under what loggers called that step, and what each probe said."""

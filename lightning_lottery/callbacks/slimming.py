@@ -15,12 +15,14 @@ from lightning_lottery.checks import check_words, is_number
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.hooks.clock import put_in_order
 from lightning_lottery.hooks.loggers import log_to_all
+from lightning_lottery.hooks.named import NamedCallback
 from lightning_lottery.hooks.private import averaged_copy, batches_that_stepped
 from lightning_lottery.hooks.strategies import refuse_sharding
 from lightning_lottery.scope import plain_name
 from lightning_lottery.units.attention import open_attention_
 from lightning_lottery.units.coefficients import (
     NAME,
+    Coefficients,
     attach_,
     coefficients_of,
     fold_,
@@ -31,7 +33,7 @@ from lightning_lottery.units.groups import groups_of
 from lightning_lottery.units.parts import BATCH_NORMS, KINDS, Group, owners_of, shared_weights
 
 
-class NetworkSlimming(Callback):
+class NetworkSlimming(NamedCallback):
     """Train a coefficient for every head, neuron and channel, drawn to zero by an L1 penalty; it removes nothing.
 
     A coefficient multiplies a head's context before the output projection, or a neuron's activation before the second
@@ -50,11 +52,13 @@ class NetworkSlimming(Callback):
         l1: Weight of the penalty, >= 0.
         kinds: Which units get coefficients, of ``"head"``, ``"neuron"`` and ``"channel"``; of those that are there.
         patterns: Names of blocks to look for, as ``groups_of`` takes them.
+        name: Tells several callbacks of one Trainer apart, each with ``kinds`` of its own.
 
     Raises:
-        LotteryError: ``l1`` negative, or an unknown kind; in ``fit``, no recognisable unit, layers that are built too
-            late, weights that other layers share, an averaging callback before this one, an optimizer without the
-            coefficients, or a checkpoint without them.
+        LotteryError: ``l1`` negative, an unknown kind, or a name that is no file name; in ``fit``, no recognisable
+            unit, one with coefficients of another NetworkSlimming, layers that are built too late, weights that other
+            layers share, an averaging callback before this one, an optimizer without the coefficients, or a checkpoint
+            without them.
 
     Example:
         >>> NetworkSlimming(kinds=["head"]).kinds
@@ -71,7 +75,9 @@ class NetworkSlimming(Callback):
         *,
         kinds: Sequence[str] = KINDS,
         patterns: dict[str, list[Any]] | None = None,
+        name: str | None = None,
     ) -> None:
+        super().__init__(name)
         if not is_number(l1) or not 0 <= l1 < float("inf"):
             raise LotteryError(f"`l1` is the weight of a penalty and must be >= 0, got {l1!r}.")
         check_words("kinds", kinds, KINDS)
@@ -87,6 +93,7 @@ class NetworkSlimming(Callback):
         self._scales: dict[str, nn.Parameter] = {}  # of batch norms, by group
         self._by_optimizer: dict[Optimizer, list[nn.Parameter]] = {}
         self._decayed: list[tuple[dict[str, Any], list[nn.Parameter]]] = []  # groups of a step, and all that they hold
+        self._parted: list[nn.Module] = []  # whose coefficients are apart while the optimizer steps
         self._has_checked = False
         self._logged_at = -1
 
@@ -120,30 +127,35 @@ class NetworkSlimming(Callback):
         if self._groups and {id(c) for c in self.coefficients.values()} <= {id(p) for p in pl_module.parameters()}:
             return  # a fit that was broken off goes on
         self._groups, self._layers, self._scales = {}, {}, {}
-        refuse_sharding(trainer, "NetworkSlimming")
+        refuse_sharding(trainer, self.label)
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if averaged_copy(callback) is not None:
                 raise LotteryError(
-                    f"{type(callback).__name__} has copied the module before NetworkSlimming added its coefficients: "
-                    "put NetworkSlimming first in the list of callbacks."
+                    f"{type(callback).__name__} has copied the module before {self.label} added its coefficients: "
+                    f"put {self.label} first in the list of callbacks."
                 )
-        self._attach(pl_module)
+        self._attach(pl_module, [slimming for slimming in self._together(trainer) if slimming is not self])
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._find_optimizers(trainer)
         counts = {kind: sum(g.size for g in self._groups.values() if g.kind == kind) for kind in self.kinds}
         units = ", ".join(f"{count} {kind}s" for kind, count in counts.items() if count)
-        rank_zero_info(f"NetworkSlimming: coefficients of {units} in {len(self._groups)} layers, l1 {self.l1}.")
+        rank_zero_info(f"{self.label}: coefficients of {units} in {len(self._groups)} layers, l1 {self.l1}.")
         dtype = next(iter(self.coefficients.values())).dtype
         if torch.finfo(dtype).bits < 32:
             rank_zero_warn(
-                f"NetworkSlimming: the coefficients are {str(dtype).removeprefix('torch.')}, in which 1 has no "
+                f"{self.label}: the coefficients are {str(dtype).removeprefix('torch.')}, in which 1 has no "
                 f"neighbour closer than {torch.finfo(dtype).eps / 2:.2g}: smaller steps are lost, and small learning "
                 "rates train nothing. Ask the Trainer for mixed precision, 'bf16-mixed' or '16-mixed'."
             )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._find_optimizers(trainer)  # a learning-rate finder may have made new ones
+        # One parts the coefficients of all: of two, the second would put back what the first had left of a group.
+        together = self._together(trainer)
+        if together[0] is not self:
+            return
+        self._parted = [layer for slimming in together for layer in slimming._layers.values()]
         for optimizer in self._by_optimizer:
             self._hooks.append(optimizer.register_step_pre_hook(self._part_coefficients))
             self._hooks.append(optimizer.register_step_post_hook(self._rejoin_coefficients))
@@ -192,7 +204,7 @@ class NetworkSlimming(Callback):
         coefficients, self._by_optimizer = self.coefficients, {}
         for optimizer in trainer.optimizers:
             if not isinstance(optimizer, Optimizer):
-                raise LotteryError("NetworkSlimming needs optimizers of torch.optim.Optimizer's kind.")
+                raise LotteryError(f"{self.label} needs optimizers of torch.optim.Optimizer's kind.")
             held = {id(p) for group in optimizer.param_groups for p in group["params"]}
             self._by_optimizer[optimizer] = [c for c in coefficients.values() if id(c) in held]
         trained = {id(c) for coefficients_of_one in self._by_optimizer.values() for c in coefficients_of_one}
@@ -202,14 +214,26 @@ class NetworkSlimming(Callback):
                 "groups): let `configure_optimizers` take all of `self.parameters()`, or leave that kind out."
             )
 
-    def _attach(self, module: LightningModule) -> None:
-        """Find the units and give them coefficients."""
+    def _together(self, trainer: Trainer) -> list["NetworkSlimming"]:
+        """All of the Trainer's: each of other kinds, by its name."""
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        return [callback for callback in callbacks if isinstance(callback, NetworkSlimming)] or [self]
+
+    def _attach(self, module: LightningModule, beside: Sequence["NetworkSlimming"] = ()) -> None:
+        """Find the units and give them coefficients, unless another one ``beside`` has given them some."""
         if not list(module.parameters()):
             raise LotteryError(
-                f"{type(module).__name__} has no parameters yet when NetworkSlimming adds its coefficients: build its "
+                f"{type(module).__name__} has no parameters yet when {self.label} adds its coefficients: build its "
                 "layers in `__init__`, not in `setup` or `configure_model`."
             )
         groups = groups_of(module, self.patterns)
+        mine = {name for name, group in groups.items() if group.kind in self.kinds}
+        for slimming in beside:
+            if both := [name for name in slimming.groups if name in mine]:
+                raise LotteryError(
+                    f"{slimming.label} and {self.label} both give coefficients to the units of '{both[0]}': part "
+                    "their `kinds`."
+                )
         # `nn.MultiheadAttention` reads the weight of its output projection and never calls it (torch 2.14): a hook
         # there would not run, and the coefficients of its heads would get no gradient.
         open_attention_(module)
@@ -230,14 +254,14 @@ class NetworkSlimming(Callback):
         if not self._groups:
             kinds = sorted({group.kind for group in groups.values()})
             raise LotteryError(
-                f"NetworkSlimming finds no {' or '.join(self.kinds)} with a coefficient in {type(module).__name__}, "
+                f"{self.label} finds no {' or '.join(self.kinds)} with a coefficient in {type(module).__name__}, "
                 f"which has units of the kind {' and '.join(kinds)}: name another one in `kinds`."
             )
 
     def _refuse_layer(self, layer: nn.Module, group: Group, shared: Collection[str]) -> None:
         if group.consumers[0].parameter in shared:
             raise LotteryError(
-                f"NetworkSlimming cannot fold the coefficients of '{group.name}': the weight that reads its "
+                f"{self.label} cannot fold the coefficients of '{group.name}': the weight that reads its "
                 f"{group.kind}s is tied to another module's."
             )
         if hasattr(layer, NAME):
@@ -255,7 +279,8 @@ class NetworkSlimming(Callback):
                 "when its fit had ended and they were folded. To slim from its weights, load them into the module, "
                 "and fit that without `ckpt_path`."
             )
-        if not self._layers:
+        # Not where another NetworkSlimming has attached some that this state is to fill.
+        if not any(isinstance(child, Coefficients) for child in module.modules()):
             for key in state.keys() - plain.keys():
                 del state[key]
             state.update(plain)
@@ -265,7 +290,7 @@ class NetworkSlimming(Callback):
         # For the step alone: a group that stayed would be one more than the project's schedulers were built for, and
         # its checkpoints would load into no optimizer without NetworkSlimming.
         self._rejoin_coefficients()
-        ids = {id(coefficients_of(layer)) for layer in self._layers.values()}
+        ids = {id(coefficients_of(layer)) for layer in self._parted}
         for group in list(optimizer.param_groups):
             decayed = [p for p in group["params"] if id(p) in ids] if group.get("weight_decay") else []
             if decayed:
@@ -284,7 +309,7 @@ class NetworkSlimming(Callback):
         unreached = {id(c) for c in self._by_optimizer.get(optimizer, ()) if c.grad is None}
         if names := [name for name, c in self.coefficients.items() if id(c) in unreached]:
             rank_zero_warn(
-                f"NetworkSlimming: no gradient reaches the coefficients of {', '.join(names)}: the layer that reads "
+                f"{self.label}: no gradient reaches the coefficients of {', '.join(names)}: the layer that reads "
                 "these units is not called, or not with a gradient."
             )
 
@@ -293,7 +318,7 @@ class NetworkSlimming(Callback):
             sizes = [c.abs().float() for c in self.coefficients.values()]
             values = torch.stack([torch.stack([size.mean(), size.min()]) for size in sizes]).tolist()  # one transfer
         named = {
-            f"slimming/{name}/{what}": value
+            self._key(f"slimming/{name}/{what}"): value
             for name, pair in zip(self._groups, values, strict=True)
             for what, value in zip(("mean", "min"), pair, strict=True)
         }

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim import LBFGS, Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from lightning_lottery.checks import check_count, check_name, check_word
+from lightning_lottery.checks import check_count, check_word
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.files import hash_of_tensors
 from lightning_lottery.functional.masks import Masks, Scores, keep_top, overlap
@@ -20,6 +20,7 @@ from lightning_lottery.functional.schedules import Schedule
 from lightning_lottery.hooks.clock import StepClock, gradients_matter, put_in_order, steps_of_fit
 from lightning_lottery.hooks.loggers import folder_of, log_to_all
 from lightning_lottery.hooks.masked import Masked, check_agreement, cloned
+from lightning_lottery.hooks.named import NamedCallback
 from lightning_lottery.hooks.resuming import check_state, start_clock
 from lightning_lottery.hooks.strategies import refuse_sharding
 from lightning_lottery.scope import Scope, size_of, ties
@@ -28,7 +29,7 @@ from lightning_lottery.ticket import Ticket, ticket_of, versions
 STATE_VERSION = 1
 
 
-class MaskCallback(Callback):
+class MaskCallback(NamedCallback):
     """Owns when masks change; a method says by which scores. Zeros bring no speed: see ``shrink``.
 
     After an optimizer step that happened: ``observe``, and where a new mask is due: schedule, ``scores``, ``keep_top``,
@@ -51,8 +52,7 @@ class MaskCallback(Callback):
     lottery_order: ClassVar[int] = 1
     """Acts after all callbacks that may write weights."""
 
-    role: ClassVar[str] = "pruning"
-    """What a checkpoint files the state under: methods share a role, so one does not resume another unnoticed."""
+    role = "pruning"
 
     def __init__(
         self,
@@ -67,12 +67,11 @@ class MaskCallback(Callback):
         check_word("per", per, ("all", "tensor"))
         if scope is not None and not isinstance(scope, Scope):
             raise LotteryError(f"`scope` is a Scope, such as Scope(include=('encoder.*',)), got {scope!r}.")
-        check_name(name)
+        super().__init__(name)
         self.schedule = schedule
         self.interval = interval
         self.scope = scope or Scope()
         self.per: Literal["all", "tensor"] = per
-        self.name = name
         self.clock = StepClock()
         self._is_fitting = True
         self._reset()
@@ -174,16 +173,6 @@ class MaskCallback(Callback):
     def resolved_schedule(self) -> Schedule | None:
         """The schedule in optimizer steps, once a fit has begun."""
         return self._resolved
-
-    @property
-    def method_name(self) -> str:
-        """What records, tickets and checkpoints call the method."""
-        return type(self).__name__
-
-    @property
-    def label(self) -> str:
-        """What messages call it."""
-        return self.method_name + (f" '{self.name}'" if self.name else "")
 
     def ticket(self) -> Ticket:
         """The present masks and their provenance.
@@ -324,10 +313,6 @@ class MaskCallback(Callback):
 
     # State.
 
-    @property
-    def state_key(self) -> str:
-        return f"lightning_lottery.{self.role}" + (f".{self.name}" if self.name else "")
-
     def state_dict(self) -> dict[str, Any]:
         return {
             "version": STATE_VERSION,
@@ -443,10 +428,7 @@ class MaskCallback(Callback):
 
     @property
     def _ticket_file(self) -> str:
-        return f"ticket-{self.name}.safetensors" if self.name else "ticket.safetensors"
-
-    def _key(self, key: str) -> str:
-        return f"{self.name}/{key}" if self.name else key
+        return f"{self.named('ticket')}.safetensors"
 
     def _pruners_beside(self, trainer: Trainer) -> list["MaskCallback"]:
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]

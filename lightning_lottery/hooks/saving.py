@@ -4,31 +4,23 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, ClassVar
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 
-from lightning_lottery.checks import check_name
 from lightning_lottery.files import written_beside
 from lightning_lottery.hooks.clock import StepClock, put_in_order
 from lightning_lottery.hooks.loggers import folder_of
+from lightning_lottery.hooks.named import NamedCallback
 
 
-class SavingCallback(Callback):
-    """Counts optimizer steps, keeps the count in checkpoints, and writes checkpoints into the run's folder.
-
-    Args:
-        name: Tells several callbacks of one Trainer apart: in checkpoints and file names.
-
-    Raises:
-        LotteryError: A name that is no file name.
-    """
+class SavingCallback(NamedCallback):
+    """Counts optimizer steps, keeps the count in checkpoints, and writes checkpoints into the run's folder."""
 
     # After the callbacks that make masks (1): what is saved holds what they have made of this step.
     lottery_order: ClassVar[int] = 2
 
     def __init__(self, name: str | None) -> None:
-        check_name(name)
-        self.name = name
+        super().__init__(name)
         self.clock = StepClock()
         self._is_fitting = True
 
@@ -41,21 +33,12 @@ class SavingCallback(Callback):
     def _reset(self) -> None:
         self.clock.reset()
 
-    @property
-    def state_key(self) -> str:
-        # Without a name as Lightning calls it: checkpoints of before there were names resume.
-        return super().state_key + (f".{self.name}" if self.name else "")
-
     def state_dict(self) -> dict[str, Any]:
         return dict(self.clock.state_dict())
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         if self._is_fitting:
             self.clock.load_state_dict(state_dict)
-
-    def named(self, stem: str) -> str:
-        """A file's or folder's name with this callback's own in it."""
-        return f"{stem}-{self.name}" if self.name else stem
 
     def save(self, trainer: Trainer, path: str) -> None:
         """Save a whole checkpoint under this path in the run's folder; nothing in a fast_dev_run. Collective."""

@@ -523,6 +523,34 @@ def test_mean_and_smallest_coefficient_of_each_layer_are_logged_now_and_then(tmp
     assert all(0 < float(row["slimming/body.layers.0.self_attn/min"]) < 1.2 for row in rows)
 
 
+class Decayed(Blocks):
+    def configure_optimizers(self):
+        return torch.optim.AdamW(self.parameters(), lr=0.01, weight_decay=0.5)
+
+
+def test_two_of_different_names_do_what_one_of_both_kinds_does_and_resume_bit_for_bit(tmp_path):
+    def end(folder, *callbacks, ckpt=None):
+        torch.manual_seed(0)
+        module = Decayed()
+        fit(tmp_path / folder, *callbacks, ExactResume(interval=1), module=module, ckpt=ckpt)
+        return module.state_dict()
+
+    def parted():
+        return [NetworkSlimming(kinds=["head"]), NetworkSlimming(kinds=["neuron"], name="neurons")]
+
+    whole = end("whole", NetworkSlimming())
+    assert same(end("parted", *parted(), KeepEveryResume(tmp_path / "parted", tmp_path / "points")), whole)
+    middle = tmp_path / "points" / "5.ckpt"
+    assert {"NetworkSlimming", "NetworkSlimming.neurons"} <= torch.load(middle, weights_only=True)["callbacks"].keys()
+    assert same(end("resumed", *parted(), ckpt=middle), whole)
+
+
+def test_two_that_would_scale_the_same_units_are_refused(tmp_path):
+    message = "NetworkSlimming and NetworkSlimming 'b' both give coefficients to the units of 'body.layers.0.linear1'"
+    with pytest.raises(LotteryError, match=message):
+        fit(tmp_path, NetworkSlimming(kinds=["neuron"]), NetworkSlimming(name="b"), module=Blocks())
+
+
 REFUSED = {
     "l1 negative": (lambda: NetworkSlimming(-1.0), "`l1`.*>= 0"),
     "l1 no number": (lambda: NetworkSlimming(True), "`l1`"),
