@@ -137,11 +137,7 @@ def judge(
 
 
 def _check_parents(barriers: Barriers) -> None:
-    """Refuse barriers of no parent, or of a parent without a pair of children.
-
-    Raises:
-        LotteryError: There is none.
-    """
+    """Refuse barriers of no parent, or of a parent without a pair of children."""
     if not barriers:
         raise LotteryError("A step is judged by the pairs of children of at least one parent, got no parent.")
     if empty := [str(parent) for parent, pairs in barriers.items() if not pairs]:
@@ -186,14 +182,7 @@ def _quantile(level: float, freedom: npt.ArrayLike) -> Floats:
 
 
 def _decide(estimate: Stability, standard_error: float, margin: float, level: float) -> Stability:
-    """The verdict on a mean, and why: by its bounds, and by what the test set can tell.
-
-    Args:
-        estimate: Of the mean, with its threshold and the test set's standard error.
-        standard_error: Of the mean.
-        margin: How far each one-sided bound lies from the mean.
-        level: Of each one-sided test.
-    """
+    """The verdict on a mean, and why: by its bounds, ``margin`` away from it, and by what the test set can tell."""
     from scipy import stats
 
     low, high, threshold = estimate.mean - margin, estimate.mean + margin, estimate.threshold

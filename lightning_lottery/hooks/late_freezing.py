@@ -50,12 +50,7 @@ class LateFreezing(MaskCallback):
             self.setup(trainer, module, "fit")
 
     def install(self, ticket: Ticket, sparsity: float) -> None:
-        """Remove what a ticket removes, for good, from the end of the present batch on.
-
-        Args:
-            ticket: Parameters that it has no mask for are kept whole.
-            sparsity: What was asked for, for the log.
-        """
+        """Remove what a ticket removes, for good, from the end of the present batch on; ``sparsity`` is for the log."""
         self.installed, self._due = ticket, sparsity
 
     def _is_due(self, step: int) -> bool:

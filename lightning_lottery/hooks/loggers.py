@@ -16,10 +16,7 @@ if TYPE_CHECKING:
 def log_to_all(trainer: Trainer, values: Mapping[str, float], step: int | None = None) -> None:
     """Write scalars to every logger, whatever ``log_every_n_steps`` leaves out.
 
-    Args:
-        trainer: Whose loggers.
-        values: By key.
-        step: What loggers call the step; default: what they call the present batch.
+    They call the step ``step``; default: as they call the present batch.
     """
     # Not `module.log`, which keeps the last value of an interval only and cannot be called in every hook.
     for logger in trainer.loggers:

@@ -18,19 +18,7 @@ from lightning_lottery.scope import Scope
 
 
 class OneShot(MaskCallback):
-    """Prunes once, right after optimizer step ``at_step``; 0 is before the first.
-
-    Args:
-        sparsity: Fraction of the scope that is removed, in [0, 1).
-        at_step: Optimizer steps before pruning, >= 0.
-        batches: Training batches on each rank, >= 1.
-        per: As of every callback that ranks, and so are ``scope`` and ``name``.
-        scope: Which parameters compete.
-        name: Tells several callbacks of one Trainer apart.
-
-    Raises:
-        LotteryError: An argument out of range.
-    """
+    """Prunes once, right after optimizer step ``at_step``; 0 is before the first. Arguments: see the methods."""
 
     def __init__(
         self,

@@ -16,7 +16,7 @@ def check_state(state: Mapping[str, Any], version: int, label: str, settings: Ma
 
     Args:
         state: What the callback's ``state_dict`` gave: ``version``, ``method``, ``settings`` and more.
-        version: The version of that state that is read here.
+        version: The newest version of that state that is read here.
         label: What messages call the callback.
         settings: What must be alike in the fit that goes on, ``method`` included.
 

@@ -11,10 +11,6 @@ from lightning_lottery.hooks.private import spawns
 def refuse_sharding(trainer: Trainer, who: str) -> None:
     """Refuse strategies under which no rank holds whole parameters.
 
-    Args:
-        trainer: Whose strategy.
-        who: What messages call the callback that cannot work so.
-
     Raises:
         MisconfigurationException: The Trainer has such a strategy.
     """

@@ -192,10 +192,7 @@ def unit_masks_of(scores: Tensor, sizes: Iterable[int], sparsity: float, per: Pe
 def tells_apart(scores: Tensor, sizes: Iterable[int], per: Per) -> Tensor:
     """For each step whether its scores are finite and differ (see ``scores_differ``): a bool tensor of shape (steps,).
 
-    Args:
-        scores: As for ``unit_masks_of``.
-        sizes: As there.
-        per: As there.
+    Takes what ``unit_masks_of`` takes.
     """
     ranked = [part for part in _together(scores, sizes, per) if per == "all" or part.shape[-1] > 1]
     differ = [(part != part[:, :1]).any(-1) for part in ranked]
