@@ -579,6 +579,17 @@ def test_a_fit_in_which_it_can_do_nothing_is_refused_before_any_step(callbacks, 
         fit(tmp_path, *callbacks(), module=Blocks())
 
 
+def test_units_of_several_slimmings_are_drawn_as_those_of_one(tmp_path):
+    def tickets(*slimmings):
+        torch.manual_seed(0)
+        callback = bird()
+        fit(tmp_path / str(len(slimmings)), *slimmings, callback, module=Blocks(), **LONG)
+        return {name: ticket.units for name, ticket in callback.tickets.items()}
+
+    parted = tickets(NetworkSlimming(kinds=["head"]), NetworkSlimming(kinds=["neuron"], name="neurons"))
+    assert same(parted, tickets(NetworkSlimming())) and len(parted) == 2
+
+
 def test_rules_that_come_too_late_are_named_where_others_can_settle(tmp_path):
     with says(r"before these rules can settle: SlopeHAC \(step 500\). Train longer", times=1):
         fit(tmp_path, NetworkSlimming(), bird([*EAGER, SlopeHAC()]), module=Blocks(), **LONG)
