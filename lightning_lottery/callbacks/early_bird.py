@@ -161,13 +161,12 @@ class EarlyBird(NamedCallback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         put_in_order(self, trainer)
         self._is_fitting = stage == TrainerFn.FITTING
-        if not self._is_fitting:
-            return
-        if trainer.global_step == 0:  # otherwise a second `fit` of the same Trainer, which goes on
-            self._reset()
-        refuse_sharding(trainer, self.label)
+        if self._is_fitting:
+            if trainer.global_step == 0:  # otherwise a second `fit` of the same Trainer, which goes on
+                self._reset()
+            refuse_sharding(trainer, self.label)
         if self.freezing is not None:
-            self.freezing.join(trainer, pl_module)
+            self.freezing.join(trainer, pl_module, stage)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         groups, state = self._find_units(trainer, pl_module), self._restored

@@ -41,13 +41,16 @@ class LateFreezing(MaskCallback):
         """The method that finds the ticket."""
         return self._method
 
-    def join(self, trainer: Trainer, module: LightningModule) -> None:
-        """Join the Trainer's callbacks, where it is not among them; for whom it works calls this in ``setup``."""
+    def join(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
+        """Join the Trainer's callbacks, where it is not among them; for whom it works calls this in ``setup``.
+
+        Also where a checkpoint is only tested: Lightning would ask the user for the callback whose state it holds.
+        """
         callbacks = trainer.callbacks  # type: ignore[attr-defined]
         if self not in callbacks:
             trainer.callbacks = [*callbacks, self]  # type: ignore[attr-defined]
             # Lightning calls `setup` of those that it found in the list when it began to (2.6.6).
-            self.setup(trainer, module, "fit")
+            self.setup(trainer, module, stage)
 
     def install(self, ticket: Ticket, sparsity: float) -> None:
         """Remove what a ticket removes, for good, from the end of the present batch on; ``sparsity`` is for the log."""

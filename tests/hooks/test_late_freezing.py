@@ -1,12 +1,14 @@
 """Masks that another callback installs in the middle of a fit."""
 
+import warnings
 from itertools import pairwise
 
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
 
-from helpers.projects import Odd, fit
+from helpers.projects import Batches, Odd, fit
+from helpers.projects import trainer as make_trainer
 from helpers.states import KeepEveryResume, ending, removed_are_zero, same
 from lightning_lottery import ExactResume, LotteryError, Ticket
 from lightning_lottery.hooks.late_freezing import LateFreezing
@@ -23,8 +25,7 @@ class Finder(Callback):
         self.sparsities, self.steps = [], []
 
     def setup(self, trainer, pl_module, stage):
-        if stage == "fit":
-            self.freezing.join(trainer, pl_module)
+        self.freezing.join(trainer, pl_module, stage)
 
     def on_train_batch_end(self, trainer, pl_module, *_):
         if trainer.global_step == 5:
@@ -73,3 +74,14 @@ def test_it_stands_in_the_callbacks_once_and_what_cannot_be_frozen_is_refused_be
     assert trainer.callbacks.count(finder.freezing) == 1
     with pytest.raises(LotteryError, match="Finder cannot freeze weights under LBFGS"):
         fit(tmp_path, Finder(), module=Odd(optimizer="lbfgs"))
+
+
+def test_who_tests_a_checkpoint_is_not_asked_for_a_callback_that_nobody_builds(tmp_path):
+    fit(tmp_path, Finder()).save_checkpoint(tmp_path / "end.ckpt")
+    finder, module = Finder(), Odd()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        make_trainer(tmp_path, finder).validate(module, Batches(seed=4), ckpt_path=tmp_path / "end.ckpt", verbose=False)
+    asked = [str(warning.message) for warning in caught if "callbacks used to create the checkpoint" in str(warning)]
+    assert asked == [] and not finder.freezing.masks  # nothing goes on from there
+    assert not module.get_parameter(NAME)[~TICKET.masks[NAME]].any()
