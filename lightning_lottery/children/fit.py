@@ -88,7 +88,7 @@ def _run(child: Child, built: Built, checkpoint: str | None) -> None:
     """Run the child's subcommand."""
     if child.command in ("fit", "start"):
         built.trainer.fit(built.model, datamodule=built.datamodule, ckpt_path=checkpoint)
-        # Lightning 2.6 ends a fit quietly at Ctrl-C, as if it had been trained to its end.
+        # Lightning 2.6.6 leaves the process at Ctrl-C; where a version only returns, the fit must not count as done.
         if built.trainer.interrupted:
             raise KeyboardInterrupt
     else:

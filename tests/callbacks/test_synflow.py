@@ -142,7 +142,7 @@ def test_a_flow_that_is_zero_everywhere_is_refused(tmp_path):
         ({"bypass": "LayerNorm"}, "`bypass` is a list of class names, got 'LayerNorm'"),
         ({"input": "mean", "input_fn": ones_for_tokens}, "`input_fn` takes the place of `input`"),
         ({"per": "layer"}, "`per` is 'all' or 'tensor'"),
-        ({"sparsity": 1.0}, r"must be in \[0, 1\)"),
+        ({"sparsity": 1.0}, r"in \[0, 1\)"),
     ],
 )
 def test_arguments_that_mean_nothing_are_refused_when_it_is_built(arguments, sentence):

@@ -46,7 +46,7 @@ REFUSED = {
     "unknown class": (lambda: fit(named("PLATTON")), "PLATTON"),
     "unknown argument": (lambda: fit(named("PLATON", sparsty=0.8)), "Option 'sparsty' is not accepted"),
     "wrong type": (lambda: fit(platon(interval="often")), "Expected a <class 'int'>"),
-    "sparsity 1.8": (lambda: fit(platon(sparsity=1.8)), r"must be in \[0, 1\), got 1.8.$"),
+    "sparsity 1.8": (lambda: fit(platon(sparsity=1.8)), r"in \[0, 1\), got 1.8.$"),
     "schedule with begin": (
         lambda: fit(platon(sparsity=named("Cubic", final=0.6))),
         "has its own begin and end: give either a schedule, or `begin` and `end`.$",
