@@ -29,4 +29,10 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[s
             if key.startswith("inputs."):
                 yield f"the file {key.removeprefix('inputs.')} has changed"
             else:
-                yield f"{key.removeprefix('config.')} was {old.get(key)!r}, is {new.get(key)!r}"
+                yield f"{key.removeprefix('config.')} was {_short(old.get(key))}, is {_short(new.get(key))}"
+
+
+def _short(value: Any) -> str:
+    """A value as a sentence can hold it: a whole file's text, say, would bury what else has changed."""
+    text = repr(value)
+    return text if len(text) <= 100 else f"{text[:80]}...{text[-1]}"

@@ -1,5 +1,6 @@
 """``lightning-lottery instability``, ``sweep`` and ``imp``: experiments that train children."""
 
+import shlex
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -85,6 +86,6 @@ def _run(name: str, options: Namespace, fit_arguments: Sequence[str]) -> None:
     waves = experiment.plan(project, options.out, **begin, redo=options.redo).waves
     if options.slurm:
         script = write_slurm(waves, Path(options.out) / "slurm")
-        print(f"To submit: bash {script}\nWhen all are done: this command again, without --slurm.")  # noqa: T201
+        print(f"To submit: bash {shlex.quote(str(script))}\nWhen all are done: this command again, without --slurm.")  # noqa: T201
     else:
         print(commands(waves))  # noqa: T201

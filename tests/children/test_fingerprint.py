@@ -20,6 +20,11 @@ def test_a_difference_says_what_was_and_what_is():
     ]
 
 
+def test_a_long_value_does_not_bury_what_else_has_changed():
+    (difference,) = differences({"source": "x" * 5000}, {"source": "1f"})
+    assert difference.startswith("source was 'xxx") and difference.endswith("...', is '1f'") and len(difference) < 150
+
+
 def test_of_many_differences_the_first_five_are_shown():
     assert shown(list("abcde")) == "a; b; c; d; e"
     assert shown(list("abcdef")) == "a; b; c; d; e; ..."

@@ -1,5 +1,7 @@
 import json
 import re
+import shlex
+from pathlib import Path
 
 import pytest
 
@@ -118,8 +120,10 @@ def test_the_children_of_a_sweep_s_dry_run_are_those_of_the_steps_it_asks_for_ne
     folders = [line.rpartition(" child out/parent-3")[2] for line in listed if line[0] != "#"]
     assert folders[:3] == ["/parent", "/magnitude-step-0/start", "/magnitude-step-4/start"]
     assert len(folders) == 3 + 2 * 4 + 4
-    main([*command, "--slurm"])
-    assert "To submit: bash " in capsys.readouterr().out and (here / "out/slurm/wave-4.sbatch").is_file()
+    main([*command, "--out", "out of here", "--slurm"])
+    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("To submit: bash "))
+    script = Path(shlex.split(line)[3])  # as a shell reads what the user pastes
+    assert script.is_file() and script.with_name("wave-4.sbatch").is_file()
 
 
 def test_sweep_says_what_is_wrong(sweepable, refused, here):
