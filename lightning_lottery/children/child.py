@@ -76,7 +76,8 @@ class Child:
         elif difference := self._differences(with_inputs=True):
             raise LotteryError(
                 f"'{self.folder}' was made from something else: {shown(difference)}. To run it again, and what "
-                f"depends on it: --redo {self.folder.name}, or the stage's name where a recipe runs it"
+                f"depends on it: --redo {self.folder.name}, or the stage's name where a recipe runs it "
+                "(in Python: `redo`)"
             )
         elif self.is_stale:
             # Only an experiment's own section changed: it goes over its children, each of which is refused or not.

@@ -15,9 +15,10 @@ from lightning_lottery.experiments.sections import SECTIONS, read_section
 def instability(arguments: Sequence[str]) -> None:
     """Train children of one checkpoint with different seeds, then judge the straight lines between them.
 
-    Example: ``lightning-lottery instability --config recipe.yaml --ckpt_path k.ckpt --seeds 1,2,3``
+    Example: ``lightning-lottery instability --config mine.yaml --ckpt_path k.ckpt --seeds 1,2,3``
 
-    Every option of ``fit`` is one here; the YAML may have a section ``instability``: threshold, alphas, ticket, ...
+    Every option of ``fit`` is one here. The YAML may have a section ``instability``: threshold, alphas, ticket, ...
+    ``lightning-lottery fit --help`` lists both.
     """
     parser = _parser_of(instability, "of the children, such as 1,2,3; default: the YAML's, else 1,2")
     parser.add_argument("--ticket", default=None, help="whose masks every child keeps")
@@ -27,9 +28,10 @@ def instability(arguments: Sequence[str]) -> None:
 def sweep(arguments: Sequence[str]) -> None:
     """From which step on is a network stable to SGD noise? Instability analyses at many steps of several parents.
 
-    Example: ``lightning-lottery sweep --config recipe.yaml --sweep.steps [0,10,30,100,300] --sweep.search bisect``
+    Example: ``lightning-lottery sweep --config mine.yaml --sweep.steps [0,10,30,100,300] --sweep.search bisect``
 
-    Every option of ``fit`` is one here; the YAML may have a section ``sweep``: steps, parents, pruners, search, ...
+    Every option of ``fit`` is one here. The YAML may have a section ``sweep``: steps, parents, pruners, search, ...
+    ``lightning-lottery fit --help`` lists both.
     """
     parser = _parser_of(sweep, "of the children of the first parent, such as 1,2,3; default: the YAML's")
     _run("sweep", *parser.parse_known_args(list(arguments)))
@@ -38,9 +40,10 @@ def sweep(arguments: Sequence[str]) -> None:
 def imp(arguments: Sequence[str]) -> None:
     """Iterative pruning with rewinding: train, remove a fraction of what remains, rewind, level by level.
 
-    Example: ``lightning-lottery imp --config recipe.yaml --imp.sparsity 0.9 --imp.rewind_step 100 --seeds 0,1,2``
+    Example: ``lightning-lottery imp --config mine.yaml --imp.sparsity 0.9 --imp.rewind_step 100 --seeds 0,1,2``
 
-    Every option of ``fit`` is one here; the YAML may have a section ``imp``: prune_fraction, levels, controls, ...
+    Every option of ``fit`` is one here. The YAML may have a section ``imp``: prune_fraction, levels, controls, ...
+    ``lightning-lottery fit --help`` lists both.
     """
     parser = _parser_of(imp, "each trains all levels, such as 0,1,2; default: the YAML's, else 0")
     _run("imp", *parser.parse_known_args(list(arguments)))

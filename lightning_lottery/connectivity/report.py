@@ -296,7 +296,8 @@ class PathReport:
             counts = [count for groups in self.moved.values() for count in groups.values()]
             moved, size = (sum(numbers) for numbers in zip(*counts, strict=True))
             groups = len(next(iter(self.moved.values())))
-            notes.append(f"aligned: {groups} groups of units, {moved} of {size} units moved over all pairs")
+            noun = "group" if groups == 1 else "groups"
+            notes.append(f"aligned: {groups} {noun} of units, {moved} of {size} units moved over all pairs")
         if self.left:
             more = f" and {len(self.left) - 4} more" if len(self.left) > 4 else ""
             notes.append(f"not aligned: {', '.join(list(self.left)[:4])}{more} (summary.json says why)")

@@ -70,7 +70,7 @@ def judge_matching(
         return Matching(mean, low, high, margin, "matching", f"the lower bound {low:+.4f} is above {-margin}")
     if high < -margin:
         return Matching(mean, low, high, margin, "worse", f"the upper bound {high:+.4f} is below {-margin}")
-    return Matching(mean, low, high, margin, "undecided", f"the bounds {low:+.4f} and {high:+.4f} hold {-margin}")
+    return Matching(mean, low, high, margin, "undecided", f"the bounds {low:+.4f} and {high:+.4f} enclose {-margin}")
 
 
 def check_margin(margin: float) -> None:

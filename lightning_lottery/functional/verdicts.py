@@ -191,7 +191,7 @@ def _decide(estimate: Stability, standard_error: float, margin: float, level: fl
     if low > threshold:
         verdict, reason = "unstable", f"the lower bound {low:.4f} is above {threshold}"
     elif high >= threshold:
-        reason = f"the bounds {low:.4f} and {high:.4f} hold {threshold}"
+        reason = f"the bounds {low:.4f} and {high:.4f} enclose {threshold}"
     elif test_error is not None and float(stats.norm.ppf(1 - level)) * test_error > threshold:
         reason = f"the test set's standard error {test_error:.4f} is too large to see {threshold}"
     else:
