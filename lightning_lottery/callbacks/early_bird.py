@@ -22,9 +22,9 @@ from lightning_lottery.hooks.private import batches_that_stepped
 from lightning_lottery.hooks.resuming import check_state, start_clock
 from lightning_lottery.hooks.strategies import refuse_sharding
 from lightning_lottery.ticket import Ticket
-from lightning_lottery.units.attention import open_attention_
 from lightning_lottery.units.draws import Draws, check_what_draws, name_of, readers
 from lightning_lottery.units.groups import groups_of
+from lightning_lottery.units.open_attention import open_attention_
 from lightning_lottery.units.parts import KINDS, Group
 from lightning_lottery.units.removal import cut_out_
 from lightning_lottery.units.scores import weight_norms

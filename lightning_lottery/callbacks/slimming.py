@@ -19,7 +19,6 @@ from lightning_lottery.hooks.named import NamedCallback
 from lightning_lottery.hooks.private import averaged_copy, batches_that_stepped
 from lightning_lottery.hooks.strategies import refuse_sharding
 from lightning_lottery.scope import plain_name
-from lightning_lottery.units.attention import open_attention_
 from lightning_lottery.units.coefficients import (
     NAME,
     Coefficients,
@@ -30,6 +29,7 @@ from lightning_lottery.units.coefficients import (
     forget_compiled,
 )
 from lightning_lottery.units.groups import groups_of
+from lightning_lottery.units.open_attention import open_attention_
 from lightning_lottery.units.parts import BATCH_NORMS, KINDS, Group, owners_of, shared_weights
 
 

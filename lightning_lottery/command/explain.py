@@ -1,5 +1,6 @@
 """Explain: what a fit would prune, when, and at what cost in memory, found out by the fit's own code."""
 
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, ClassVar
@@ -44,9 +45,17 @@ class _Explainer(Callback):
 def explain_fit(arguments: Sequence[str]) -> None:
     """Set a fit up as ``fit`` would, print what its callbacks are about to do, and stop before the first batch.
 
+    Example: ``lightning-lottery explain --config mine.yaml --trainer.callbacks+=PLATON``
+
+    Every option of ``fit`` is one here: ``lightning-lottery fit --help`` lists them.
+
     Raises:
         LotteryError: The configuration has no callback of ours, or one of them refuses the fit.
     """
+    about, _, _ = (explain_fit.__doc__ or "").partition("\n\n    Raises:")
+    ArgumentParser(
+        prog="lightning-lottery explain", description=about, formatter_class=RawDescriptionHelpFormatter
+    ).parse_known_args(list(arguments))  # answers --help itself; everything else is left to fit
 
     def trainer_arguments(config: dict[str, Any]) -> dict[str, Any]:
         callbacks = config["callbacks"]

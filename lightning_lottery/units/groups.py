@@ -13,7 +13,7 @@ from torch import nn
 
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.scope import plain_name
-from lightning_lottery.units.attention import OpenAttention
+from lightning_lottery.units.open_attention import OpenAttention
 from lightning_lottery.units.parts import (
     BATCH_NORMS,
     CONVOLUTIONS,

@@ -13,8 +13,8 @@ from lightning_lottery.errors import LotteryError
 from lightning_lottery.functional.masks import check_sparsity
 from lightning_lottery.scope import plain_name
 from lightning_lottery.ticket import Ticket
-from lightning_lottery.units.attention import OpenAttention, open_attention_
 from lightning_lottery.units.groups import groups_of, survey
+from lightning_lottery.units.open_attention import OpenAttention, open_attention_
 from lightning_lottery.units.parts import CONVOLUTIONS, Groups, owners_of, shared_weights, tensor_at
 from lightning_lottery.units.scores import unit_masks, warn_of_last_unit
 

@@ -7,8 +7,8 @@ from torch import nn
 from helpers.models import encoder, half, masked, randomised
 from helpers.states import same
 from lightning_lottery.ticket import Ticket
-from lightning_lottery.units.attention import OpenAttention, open_attention_
 from lightning_lottery.units.groups import groups_of
+from lightning_lottery.units.open_attention import OpenAttention, open_attention_
 from lightning_lottery.units.removal import shrink
 
 
