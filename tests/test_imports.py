@@ -1,6 +1,7 @@
 """Imports only go down: the floors of the house, read from the source of every module."""
 
 import ast
+import graphlib
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
@@ -99,6 +100,13 @@ def test_imports_only_go_down(module):
     stays_below = is_method_file(module)  # what two method files need is maths or timing
     up = {name for name in imports_of(module) if floor(name) > own or (stays_below and floor(name) == own)}
     assert up == set()
+
+
+def test_no_imports_go_in_a_circle():
+    # A folder's `__init__` is left out: it names what lies in its folder, and every file there stands below it.
+    folders = {name for name, path in MODULES.items() if path.name == "__init__.py"}
+    files = {name: imports_of(name) - folders for name in MODULES.keys() - folders}
+    list(graphlib.TopologicalSorter(files).static_order())  # raises CycleError, which names the circle
 
 
 @pytest.mark.parametrize("module", [name for name in MODULES if name.split(".")[0] == "zoo"])

@@ -9,6 +9,7 @@ import yaml
 from helpers.stages import in_this_process
 from lightning_lottery.children import processes
 from lightning_lottery.experiments import recipe
+from lightning_lottery.experiments.stages import stages_of
 
 ROOT = Path(__file__).parents[1] / "recipes"
 FOLDERS = sorted({path.parent for path in ROOT.rglob("[0-9]*-*.*.yaml")})
@@ -31,7 +32,7 @@ def test_the_stages_of_a_recipe_run_in_order(folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     summary = recipe.run_recipe(folder, out=tmp_path, overlay=folder / "tiny.yaml")
     ran = [*dict.fromkeys(name.split("/")[0] for name in summary)]  # a stage of several levels has a row for each
-    assert ran == [stage.name for stage in recipe.stages_of(folder)]
+    assert ran == [stage.name for stage in stages_of(folder)]
     for stage in ran:
         assert (tmp_path / folder.name / "seed-0" / stage / "done").is_file()
     for found in summary.values():
@@ -40,7 +41,7 @@ def test_the_stages_of_a_recipe_run_in_order(folder, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: str(folder.relative_to(ROOT)))
 def test_stages_have_numbers_of_two_digits_and_what_two_of_them_train_stands_in_one_file(folder):
-    stages = recipe.stages_of(folder)
+    stages = stages_of(folder)
     assert all(re.match(r"\d\d-", stage.name) for stage in stages)
     written = [yaml.safe_load(stage.path.read_text()) for stage in stages]
     for key in ("model", "data"):

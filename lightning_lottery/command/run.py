@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lightning_lottery.command.options import add_redo, parsed, parser_of, seeds_of
-from lightning_lottery.experiments.recipe import run_recipe, stages_of
+from lightning_lottery.experiments.recipe import run_recipe
+from lightning_lottery.experiments.stages import stages_of
 
 
 def run(arguments: Sequence[str]) -> None:

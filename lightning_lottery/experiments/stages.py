@@ -1,73 +1,51 @@
-"""The stages of a recipe as children: configured for a seed, checked against what ran before, run one at a time."""
+"""The numbered stages of a recipe folder, read from the names of its files; nothing slow is imported for it."""
 
 import os
-from collections.abc import Mapping, Sequence
+import re
+from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
-
-from lightning_lottery.children.child import Child
-from lightning_lottery.children.cli import resolve
-from lightning_lottery.children.environment import RUN, SEED, environment
-from lightning_lottery.children.processes import run_one
 from lightning_lottery.errors import LotteryError
-from lightning_lottery.experiments.recipe import Stage
-from lightning_lottery.experiments.sections import SECTIONS
+
+STAGES = ("fit", "validate", "test", "predict", "instability", "sweep", "imp")
+"""Subcommands that a stage may ask for: Lightning's, and experiments that read a section of the YAML."""
 
 
-def child_of_stage(stage: Stage, seed: int, folder: Path, overlay: str | os.PathLike[str] | None) -> Child:
-    """A stage of a seed's run, in that run's folder, with its configuration and the overlay's resolved.
+@dataclass(frozen=True)
+class Stage:
+    """One file of a recipe, ``02-platon.fit.yaml``: its number, its name ``02-platon``, and its subcommand."""
 
-    Raises:
-        LotteryError: Its configuration is refused.
-    """
-    laid_over = [] if overlay is None else ["--config", str(overlay)]
-    arguments = ["--config", str(stage.path), *laid_over, "--seed_everything", str(seed)]
-    with environment(**{RUN: str(folder), SEED: str(seed)}):
-        try:
-            config = resolve([stage.command, *arguments], SECTIONS)
-        except LotteryError as error:
-            raise LotteryError(f"{stage.path}: {error}") from error
-    return Child(folder / stage.name, stage.command, config, {"stage": stage.name, "seeds": [seed]})
+    path: Path
+    number: int
+    name: str
+    command: str
 
-
-def is_known(child: Child, stages: Sequence[Stage], overlay: str | os.PathLike[str] | None) -> bool:
-    """Whether its configuration is final before anything runs: the stages whose step it names are done."""
-    stage = next(stage for stage in stages if stage.name == child.folder.name)
-    return all((child.folder.parent / name / "done").is_file() for name in stage.waits_for(overlay))
+    def waits_for(self, overlay: str | os.PathLike[str] | None) -> set[str]:
+        """The stages that must be done before its configuration is known: it names the step k* that they find."""
+        texts = [path.read_text() for path in (self.path, *([] if overlay is None else [Path(overlay)]))]
+        lines = [line.partition("#")[0] for text in texts for line in text.splitlines()]
+        return {name for line in lines for name in re.findall(r"\$\{stable_step:([\w-]+)", line)}
 
 
-def refuse_repeated(runs: Mapping[int, Sequence[Child]]) -> None:
-    """Refuse seeds that an experiment's stage does not heed: the same trainings would count as several."""
-    for children in zip(*runs.values(), strict=True):
-        plans = [
-            {name: value for name, value in child.config.items() if name != "seed_everything"} for child in children
-        ]
-        if len(plans) > 1 and children[0].command in ("imp", "sweep") and all(plan == plans[0] for plan in plans):
-            raise LotteryError(
-                f"Stage '{children[0].folder.name}' names the seeds that it trains, whatever the recipe's: with "
-                f"{len(plans)} of these it would train the same {len(plans)} times. Run it with one, or let its YAML "
-                "use ${oc.env:LOTTERY_SEED}."
-            )
-
-
-def refuse_changed(children: list[Child]) -> None:
-    """Name every stage whose configuration changed since it was trained, before any runs."""
-    changed = {child.folder.name: changes for child in children if (changes := child.changes())}
-    if changed:
-        shown = ". ".join(f"{name}: {changes}" for name, changes in changed.items())
-        redo = " ".join(f"--redo {name}" for name in changed)
-        raise LotteryError(f"Changed since it ran: {shown}. To run it again, and what depends on it: {redo}")
-
-
-def run_stage(child: Child, name: str, console: Console) -> None:
-    """Run a stage, shown by a name, unless it is done.
+def stages_of(recipe: Path) -> list[Stage]:
+    """The stages of a recipe folder in the order of their numbers.
 
     Raises:
-        LotteryError: It names a file that no earlier stage wrote, is refused, or failed.
+        LotteryError: No such folder, no stage in it, a number twice, or a subcommand that does not exist.
     """
-    for path in child.inputs():
-        in_run, in_stage = (Path(path).is_relative_to(folder) for folder in (child.folder.parent, child.folder))
-        if in_run and not in_stage and not Path(path).exists():
-            raise LotteryError(f"{name}: '{path}' does not exist; no earlier stage wrote it.")
-    run_one(child, name, console)
+    if not recipe.is_dir():
+        raise LotteryError(f"There is no recipe folder '{recipe}'.")
+    stages = []
+    for path in recipe.glob("*.yaml"):
+        if match := re.fullmatch(r"((\d+)-[\w-]+)\.(\w+)\.yaml", path.name):
+            name, number, command = match.groups()
+            if command not in STAGES:
+                raise LotteryError(f"'{path}' asks for the subcommand '{command}'; there are {', '.join(STAGES)}.")
+            stages.append(Stage(path, int(number), name, command))
+    stages.sort(key=lambda stage: stage.number)
+    if not stages:
+        raise LotteryError(f"'{recipe}' has no stage: stages are files such as 01-dense.fit.yaml, 02-platon.fit.yaml.")
+    for one, next_one in zip(stages, stages[1:], strict=False):
+        if one.number == next_one.number:
+            raise LotteryError(f"'{one.path.name}' and '{next_one.path.name}' of '{recipe}' have the same number.")
+    return stages

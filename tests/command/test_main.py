@@ -11,8 +11,8 @@ from helpers.stages import NO_ATTENTION, config, fit, named, platon
 from lightning_lottery import Ticket
 from lightning_lottery.children.cli import COMMANDS
 from lightning_lottery.command.main import LIGHTNINGS, OURS, main
-from lightning_lottery.experiments import recipe
 from lightning_lottery.experiments.sections import SECTIONS
+from lightning_lottery.experiments.stages import STAGES
 
 
 class Buggy(LightningModule):
@@ -132,7 +132,7 @@ def test_the_usage_names_every_subcommand(capsys, arguments):
 
 def test_the_subcommands_of_lightning_are_those_that_it_has_and_each_experiment_s_is_its_section():
     assert LIGHTNINGS == COMMANDS and {*SECTIONS} < {*OURS}
-    assert (*COMMANDS, *SECTIONS) == recipe.STAGES
+    assert (*COMMANDS, *SECTIONS) == STAGES
 
 
 @pytest.mark.parametrize("name", [name for name in OURS if name != "explain"])

@@ -302,27 +302,6 @@ def test_the_environment_is_left_as_it_was(finished, ran, monkeypatch):
     assert dict(os.environ) == before
 
 
-@pytest.mark.parametrize(
-    ("files", "message"),
-    [
-        ([], "has no stage: stages are files such as 01-dense.fit.yaml"),
-        (["tiny.yaml", "dense.fit.yaml", "1-dense.fit.yml"], "has no stage"),
-        (["1-a.fit.yaml", "01-b.fit.yaml"], "'(1-a|01-b).fit.yaml' and '(1-a|01-b).fit.yaml' .* have the same number"),
-        (["1-a.train.yaml"], "asks for the subcommand 'train'; there are fit, validate, test, predict"),
-    ],
-)
-def test_a_folder_that_is_no_recipe_is_refused(tmp_path, files, message):
-    for name in files:
-        (tmp_path / name).write_text("")
-    with pytest.raises(LotteryError, match=message):
-        recipe.run_recipe(tmp_path)
-
-
-def test_stages_come_in_the_order_of_their_numbers(tmp_path):
-    write(tmp_path, {f"{place}-stage.fit": {} for place in (10, 9, 1, 2)})
-    assert [stage.name for stage in recipe.stages_of(tmp_path)] == ["1-stage", "2-stage", "9-stage", "10-stage"]
-
-
 @pytest.mark.parametrize("seeds", [[], [1, 1]])
 def test_seeds_are_different_numbers(finished, seeds):
     with pytest.raises(LotteryError, match="different numbers, at least one"):
