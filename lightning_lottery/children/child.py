@@ -1,17 +1,15 @@
-"""A child: a folder and the command that fills it; done once, resumed when killed, refused when changed."""
+"""A child: a folder and the command that fills it; done once, refused when changed."""
 
 import json
 import os
 import shutil
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 import yaml
-from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_lottery.children.environment import RESUME_FROM
 from lightning_lottery.children.fingerprint import differences, leaves, shown
@@ -82,9 +80,10 @@ class Child:
         elif self.is_stale:
             # Only an experiment's own section changed: it goes over its children, each of which is refused or not.
             (self.folder / "done").unlink()
-        self._specify()
+        self.specify()
 
-    def _specify(self) -> None:
+    def specify(self) -> None:
+        """Write what it is, with the hashes of the files that it names as they are now."""
         spec = {"command": self.command, "labels": dict(self.labels), "options": plain(self.options)}
         text = json.dumps({**spec, "fingerprint": self.fingerprint()})
         write_whole(
@@ -147,7 +146,7 @@ class Child:
             LotteryError: Another process is training in it.
         """
         if self.folder.is_dir():
-            with _entered(self.folder):
+            with entered(self.folder):
                 shutil.rmtree(self.folder)
 
     def records(self) -> list[Row]:
@@ -164,10 +163,6 @@ class Child:
         return dict(json.loads((self.folder / "child.json").read_text())["fingerprint"])
 
 
-Work = Callable[[Child, str], list[Row] | None]
-"""What a command does: given the child and the checkpoint to resume from (or ""), its records; None on other ranks."""
-
-
 def write_records(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write ``results.jsonl``, a row a line.
 
@@ -176,36 +171,6 @@ def write_records(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """
     text = "".join(json.dumps(row) + "\n" for row in rows)
     write_whole(folder / "results.jsonl", text.encode(), "records")
-
-
-def do_child(folder: Path, commands: Mapping[str, Work], *, wait: bool = False) -> None:
-    """Do the child of a folder in this process: what ``lightning-lottery child DIR`` does.
-
-    Args:
-        folder: The child's.
-        commands: What each command does.
-        wait: Where another process is in the folder, wait for it to end.
-
-    Raises:
-        LotteryError: The folder holds no child, another process is in it, or its configuration is refused.
-    """
-    child = Child.load(folder)
-    is_first_rank = RESUME_FROM not in os.environ
-    try:
-        with _entered(folder, wait=wait):
-            if child.is_done:
-                rank_zero_info(f"{folder} is done.")
-                return
-            resume = _newest_that_loads(folder)
-            if is_first_rank and not resume:
-                # Anew, with the hashes of files that earlier children have written since the folder was prepared.
-                child._specify()
-            rows = commands[child.command](child, resume)
-            if rows is not None:
-                child.finish(rows)
-    finally:
-        if is_first_rank:
-            os.environ.pop(RESUME_FROM, None)
 
 
 def tell_progress(folder: Path, done: int, total: int | None) -> None:
@@ -241,24 +206,7 @@ def discard_with_dependents(children: Sequence[Child], names: Collection[str], *
 
 
 @contextmanager
-def _entered(folder: Path, *, wait: bool = False) -> Iterator[None]:
+def entered(folder: Path, *, wait: bool = False) -> Iterator[None]:
     """Hold the folder; further ranks enter with the first, which holds it for all."""
     with nullcontext() if RESUME_FROM in os.environ else alone_in(folder, wait=wait):
         yield
-
-
-def _newest_that_loads(folder: Path) -> str:
-    """Path of the checkpoint to go on from, or nothing; decided once, by the rank that runs first."""
-    if RESUME_FROM in os.environ:
-        return os.environ[RESUME_FROM]
-    path = folder / "resume.ckpt"
-    try:
-        torch.load(path, map_location="meta", weights_only=True)
-        resume = str(path)
-    except FileNotFoundError:
-        resume = ""
-    except Exception as error:  # whatever a torn file makes torch raise
-        rank_zero_info(f"{path} does not load ({error}): the child begins anew.")
-        resume = ""
-    os.environ[RESUME_FROM] = resume
-    return resume

@@ -42,7 +42,6 @@ from lightning_lottery.functional.matching import ThresholdROC as ThresholdROC
 from lightning_lottery.functional.matching import check_margin as check_margin
 from lightning_lottery.functional.matching import judge_matching as judge_matching
 from lightning_lottery.functional.matching import roc_of_threshold as roc_of_threshold
-from lightning_lottery.functional.modes import modes_kept as modes_kept
 from lightning_lottery.functional.schedules import Constant as Constant
 from lightning_lottery.functional.schedules import Cubic as Cubic
 from lightning_lottery.functional.schedules import Exponential as Exponential
@@ -97,6 +96,7 @@ from lightning_lottery.functional.settling.watch import Watch as Watch
 from lightning_lottery.functional.settling.watch import names_of as names_of
 from lightning_lottery.functional.settling.watch import tells_apart as tells_apart
 from lightning_lottery.functional.settling.watch import unit_masks_of as unit_masks_of
+from lightning_lottery.functional.train_mode import modes_kept as modes_kept
 from lightning_lottery.functional.verdicts import Barriers as Barriers
 from lightning_lottery.functional.verdicts import Stability as Stability
 from lightning_lottery.functional.verdicts import judge as judge

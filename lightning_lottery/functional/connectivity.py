@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from lightning_lottery.errors import LotteryError
-from lightning_lottery.functional.modes import modes_kept
+from lightning_lottery.functional.train_mode import modes_kept
 
 State = Mapping[str, Tensor]
 """A module's state: name to parameter or buffer."""

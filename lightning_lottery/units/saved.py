@@ -14,7 +14,7 @@ from torch import nn
 
 from lightning_lottery.checks import check_count
 from lightning_lottery.errors import LotteryError
-from lightning_lottery.functional.modes import modes_kept
+from lightning_lottery.functional.train_mode import modes_kept
 from lightning_lottery.units.groups import survey
 from lightning_lottery.units.parts import Group
 from lightning_lottery.units.removal import KEPT, Module, cut_to_, is_pretrained

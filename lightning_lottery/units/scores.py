@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.functional.masks import check_sparsity, keep_top
-from lightning_lottery.functional.modes import modes_kept
 from lightning_lottery.functional.scores import fisher
+from lightning_lottery.functional.train_mode import modes_kept
 from lightning_lottery.units.groups import groups_of
 from lightning_lottery.units.parts import Group, Groups, owners_of, tensor_at
 

@@ -1,6 +1,5 @@
 import fcntl
 import json
-import re
 
 import pytest
 import torch
@@ -10,13 +9,7 @@ from helpers.stages import STEPS, Died, dies, in_this_process
 from helpers.states import same
 from lightning_lottery import LotteryError
 from lightning_lottery.children import child as children
-from lightning_lottery.children.child import Child, do_child
-from lightning_lottery.children.environment import RESUME_FROM
-
-
-def test_a_folder_that_holds_no_child_is_refused(tmp_path):
-    with pytest.raises(LotteryError, match="is not a child's folder: there is no child.json"):
-        do_child(tmp_path, {})
+from lightning_lottery.children.child import Child
 
 
 def test_what_was_prepared_is_loaded(child):
@@ -28,10 +21,6 @@ def test_done_carries_the_fingerprint_and_the_checkpoint_to_resume_from_is_gone(
     assert json.loads((unbroken.folder / "done").read_text()) == unbroken.fingerprint()
     assert unbroken.is_done and not unbroken.is_started
     assert torch.load(unbroken.folder / "last.ckpt", weights_only=True)["global_step"] == STEPS
-
-
-def test_a_finished_child_trains_no_more(unbroken):
-    do_child(unbroken.folder, {"fit": lambda *_: pytest.fail("it trains")})
 
 
 def test_a_changed_configuration_is_refused_where_something_was_trained(child, config, monkeypatch):
@@ -69,19 +58,6 @@ def test_the_content_of_a_file_that_the_configuration_names_is_part_of_the_finge
     assert child.fingerprint() != before
 
 
-@pytest.mark.parametrize("size", [0, 100, -100])
-def test_a_torn_checkpoint_is_not_resumed_from(child, unbroken, monkeypatch, caplog, size):
-    dies(child, monkeypatch, step=7)
-    resume = child.folder / "resume.ckpt"
-    whole = resume.read_bytes()
-    resume.write_bytes(whole[:size])
-    with caplog.at_level("INFO"):
-        assert in_this_process(child) == 0
-    assert re.search(r"resume.ckpt does not load .*: the child begins anew", caplog.text, re.DOTALL)
-    assert same(weights(child.folder), weights(unbroken.folder))
-    assert child.records() == [{**row, "stage": "child"} for row in unbroken.records()]
-
-
 def test_what_died_before_it_was_marked_as_done_is_not_finished(child, unbroken, monkeypatch):
     child.prepare()
     write = children.write_whole
@@ -113,8 +89,3 @@ def test_two_processes_do_not_train_in_one_folder(child, monkeypatch, capsys):
     assert f"Another process is training '{child.folder}': wait for it, or end it." in capsys.readouterr().err
     assert child.folder.exists()
     assert not child.is_done
-
-
-def test_further_ranks_go_on_from_where_the_first_one_said(child, monkeypatch):
-    monkeypatch.setenv(RESUME_FROM, "said.ckpt")
-    assert children._newest_that_loads(child.folder) == "said.ckpt"

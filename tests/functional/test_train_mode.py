@@ -1,7 +1,7 @@
 import pytest
 from torch import nn
 
-from lightning_lottery.functional.modes import modes_kept
+from lightning_lottery.functional.train_mode import modes_kept
 
 
 def mixed():

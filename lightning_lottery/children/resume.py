@@ -1,0 +1,61 @@
+"""Do a child in this process: from its beginning, or where it was killed from its newest checkpoint."""
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+from lightning.pytorch.utilities import rank_zero_info
+
+from lightning_lottery.children.child import Child, Row, entered
+from lightning_lottery.children.environment import RESUME_FROM
+
+Work = Callable[[Child, str], list[Row] | None]
+"""What a command does: given the child and the checkpoint to resume from (or ""), its records; None on other ranks."""
+
+
+def do_child(folder: Path, commands: Mapping[str, Work], *, wait: bool = False) -> None:
+    """Do the child of a folder in this process: what ``lightning-lottery child DIR`` does.
+
+    Args:
+        folder: The child's.
+        commands: What each command does.
+        wait: Where another process is in the folder, wait for it to end.
+
+    Raises:
+        LotteryError: The folder holds no child, another process is in it, or its configuration is refused.
+    """
+    child = Child.load(folder)
+    is_first_rank = RESUME_FROM not in os.environ
+    try:
+        with entered(folder, wait=wait):
+            if child.is_done:
+                rank_zero_info(f"{folder} is done.")
+                return
+            resume = _newest_that_loads(folder)
+            if is_first_rank and not resume:
+                # Anew, with the hashes of files that earlier children have written since the folder was prepared.
+                child.specify()
+            rows = commands[child.command](child, resume)
+            if rows is not None:
+                child.finish(rows)
+    finally:
+        if is_first_rank:
+            os.environ.pop(RESUME_FROM, None)
+
+
+def _newest_that_loads(folder: Path) -> str:
+    """Path of the checkpoint to go on from, or nothing; decided once, by the rank that runs first."""
+    if RESUME_FROM in os.environ:
+        return os.environ[RESUME_FROM]
+    path = folder / "resume.ckpt"
+    try:
+        torch.load(path, map_location="meta", weights_only=True)
+        resume = str(path)
+    except FileNotFoundError:
+        resume = ""
+    except Exception as error:  # whatever a torn file makes torch raise
+        rank_zero_info(f"{path} does not load ({error}): the child begins anew.")
+        resume = ""
+    os.environ[RESUME_FROM] = resume
+    return resume
