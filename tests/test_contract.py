@@ -46,18 +46,18 @@ from lightning_lottery.functional import count
 @EVERY
 @pytest.mark.parametrize("val_check_interval", [1.0, 3], ids=["validation at epoch ends", "validation every 3 batches"])
 def test_resumed_after_any_step_equals_the_unbroken_run(make, val_check_interval, tmp_path):
-    given = {"val_check_interval": val_check_interval}
+    validating = {"val_check_interval": val_check_interval}
     if val_check_interval != 1.0:
-        given |= {"check_val_every_n_epoch": None}
+        validating |= {"check_val_every_n_epoch": None}
     whole = make()
     keep = KeepEveryResume(tmp_path / "whole", tmp_path / "points")
-    unbroken = ending(fit(tmp_path / "whole", whole, ExactResume(interval=1), keep, **given), whole)
+    unbroken = ending(fit(tmp_path / "whole", whole, ExactResume(interval=1), keep, **validating), whole)
     points = sorted((tmp_path / "points").iterdir(), key=lambda path: int(path.stem))
     assert [int(path.stem) for path in points] == list(range(1, STEPS + 1))
     for point in points:
         again = make()
         resumed = fit(
-            tmp_path / point.stem, again, ExactResume(interval=100), seed=1, module=Odd(), ckpt=point, **given
+            tmp_path / point.stem, again, ExactResume(interval=100), seed=1, module=Odd(), ckpt=point, **validating
         )
         assert same(ending(resumed, again), unbroken), f"resumed after step {point.stem}"
 
@@ -369,8 +369,8 @@ def test_lbfgs_trains_what_early_bird_only_watches(tmp_path):
 @rows("averaging", AVERAGING, "{}, before or after in the list")
 @pytest.mark.parametrize("first", [True, False], ids=["before", "after"])
 def test_averages_and_their_checkpoints_are_zero_where_frozen(make, averaging, first, tmp_path):
-    callback, other = make(), averaging()
-    pair = [callback, other] if first else [other, callback]
+    callback, averager = make(), averaging()
+    pair = [callback, averager] if first else [averager, callback]
     saving = ModelCheckpoint(dirpath=tmp_path, every_n_train_steps=1, save_top_k=-1, filename="{step}", save_last=True)
     module = Odd()
     trainer = fit(tmp_path, *pair, saving, module=module, enable_checkpointing=True)
@@ -391,8 +391,8 @@ def test_averages_and_their_checkpoints_are_zero_where_frozen(make, averaging, f
 @rows("averaging", AVERAGING, "{}, before or after in the list")
 @pytest.mark.parametrize("first", [True, False], ids=["before", "after"])
 def test_platons_final_model_is_zero_where_removed_under_averaging(averaging, first, tmp_path):
-    callback, other, module = CALLBACKS["PLATON"](), averaging(), Odd()
-    trainer = fit(tmp_path, *([callback, other] if first else [other, callback]), module=module)
+    callback, averager, module = CALLBACKS["PLATON"](), averaging(), Odd()
+    trainer = fit(tmp_path, *([callback, averager] if first else [averager, callback]), module=module)
     assert prunes_as_asked(callback)
     assert removed_are_zero(module.state_dict(), callback.masks)
     trainer.save_checkpoint(tmp_path / "end.ckpt")
@@ -466,7 +466,7 @@ def test_non_finite_gradients_are_not_observed(tmp_path):
     with says("PLATON does not observe step 6: its gradients are not finite", times=1):
         fit(tmp_path, Poison(), callback)
     averages = callback.state_dict()["averages"]
-    assert all(torch.isfinite(t).all() for of in averages.values() for t in of.values())
+    assert all(torch.isfinite(t).all() for kinds in averages.values() for t in kinds.values())
 
 
 def test_platon_observes_fused_gradients_under_a_scaler_as_any_others(tmp_path):
@@ -485,13 +485,13 @@ def test_platon_observes_fused_gradients_under_a_scaler_as_any_others(tmp_path):
 @pytest.mark.parametrize("how", PRECISIONS.values(), ids=PRECISIONS)
 @pytest.mark.parametrize("averaging", [None, *AVERAGING.values()], ids=["no averaging", *AVERAGING])
 def test_the_full_product_prunes_exactly_and_ends_with_zeros(make, optimizer, how, averaging, tmp_path):
-    given = how()
+    product = how()
     alone = ("max_steps", "plugins", "gradient_clip_algorithm")  # SWA's last epoch takes no gradients: fails without us
-    if averaging is AVERAGING["StochasticWeightAveraging"] and any(name in given for name in alone):
+    if averaging is AVERAGING["StochasticWeightAveraging"] and any(name in product for name in alone):
         pytest.skip("Lightning's own SWA refuses or fails here: max_steps, a gradient scaler, clipping by value")
     callback, module = make(), Odd(optimizer=optimizer)
     others = [] if averaging is None else [averaging()]
-    fit(tmp_path, callback, *others, module=module, **given)
+    fit(tmp_path, callback, *others, module=module, **product)
     assert prunes_as_asked(callback)
     assert removed_are_zero(module.state_dict(), callback.masks)
 
@@ -514,9 +514,9 @@ def test_slimming_coefficients_are_in_no_mask_and_folding_them_revives_nothing(m
 
 
 def test_readme_claims_what_tests_show_and_nothing_else(request):
-    shown, said = shown_by(request.session.items), claimed()
+    shown, claims = shown_by(request.session.items), claimed()
     if not everything_is_collected(request.config):
-        said = {cell: text for cell, text in said.items() if cell in shown}
-    unshown = {cell: text for cell, text in said.items() if shown.get(cell) != text}
-    unsaid = {cell: text for cell, text in shown.items() if said.get(cell) != text}
+        claims = {cell: text for cell, text in claims.items() if cell in shown}
+    unshown = {cell: text for cell, text in claims.items() if shown.get(cell) != text}
+    unsaid = {cell: text for cell, text in shown.items() if claims.get(cell) != text}
     assert not unshown and not unsaid, f"README says what no test shows: {unshown}; tests show: {unsaid}"

@@ -90,15 +90,15 @@ def late():
     from {PACKAGE} import Scope
 """
     known = {"", "errors", "callbacks", "callbacks.base"}
-    found = list(imported(source, f"{PACKAGE}.callbacks", known))
-    assert sorted(found) == ["", "", "callbacks.base", *["errors"] * 5]
+    seen = list(imported(source, f"{PACKAGE}.callbacks", known))
+    assert sorted(seen) == ["", "", "callbacks.base", *["errors"] * 5]
 
 
 @pytest.mark.parametrize("module", MODULES)
 def test_imports_only_go_down(module):
-    own = floor(module)
+    level = floor(module)
     stays_below = is_method_file(module)  # what two method files need is maths or timing
-    up = {name for name in imports_of(module) if floor(name) > own or (stays_below and floor(name) == own)}
+    up = {name for name in imports_of(module) if floor(name) > level or (stays_below and floor(name) == level)}
     assert up == set()
 
 

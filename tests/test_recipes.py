@@ -35,8 +35,8 @@ def test_the_stages_of_a_recipe_run_in_order(folder, tmp_path, monkeypatch):
     assert ran == [stage.name for stage in stages_of(folder)]
     for stage in ran:
         assert (tmp_path / folder.name / "seed-0" / stage / "done").is_file()
-    for found in summary.values():
-        assert 0 <= found["test_acc"]["mean"] <= 1
+    for metrics in summary.values():
+        assert 0 <= metrics["test_acc"]["mean"] <= 1
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: str(folder.relative_to(ROOT)))

@@ -25,21 +25,21 @@ def test_done_carries_the_fingerprint_and_the_checkpoint_to_resume_from_is_gone(
 
 def test_a_changed_configuration_is_refused_where_something_was_trained(child, config, monkeypatch):
     dies(child, monkeypatch, step=3)
-    other = Child(child.folder, "fit", {**config, "ckpt_path": "elsewhere.ckpt"})
-    assert other.changes() == "ckpt_path was None, is 'elsewhere.ckpt'"
+    changed = Child(child.folder, "fit", {**config, "ckpt_path": "elsewhere.ckpt"})
+    assert changed.changes() == "ckpt_path was None, is 'elsewhere.ckpt'"
     with pytest.raises(LotteryError, match="made from something else: ckpt_path was None, is 'elsewhere.ckpt'"):
-        other.prepare()
+        changed.prepare()
     assert Child.load(child.folder) == child
 
 
 def test_a_changed_configuration_is_fine_where_nothing_was_trained(child, config):
     child.prepare()
     (child.folder / "left").touch()
-    other = Child(child.folder, "fit", {**config, "ckpt_path": "elsewhere.ckpt"})
-    assert other.changes() == ""
-    other.prepare()
+    changed = Child(child.folder, "fit", {**config, "ckpt_path": "elsewhere.ckpt"})
+    assert changed.changes() == ""
+    changed.prepare()
     assert not (child.folder / "left").exists()
-    assert Child.load(child.folder) == other
+    assert Child.load(child.folder) == changed
 
 
 def test_many_differences_are_cut_short(unbroken, config):

@@ -29,7 +29,7 @@ class Refused(LightningModule):
 
 
 @pytest.fixture
-def given(tmp_path):
+def command_line(tmp_path):
     """A command line for a configuration."""
 
     def written(content, *more):
@@ -47,41 +47,41 @@ def init_args(config):
     ]
 
 
-def test_resolving_builds_nothing_and_writes_every_default_out(given, tmp_path):
-    config = resolve(given({**fit(platon()), "model": named("children.test_cli.Broken")}))
+def test_resolving_builds_nothing_and_writes_every_default_out(command_line, tmp_path):
+    config = resolve(command_line({**fit(platon()), "model": named("children.test_cli.Broken")}))
     assert init_args(config)[-1][1]["beta1"] == 0.85
     assert config["trainer"]["max_steps"] == -1 and config["ckpt_path"] is None
     assert "config" not in config
     assert list(tmp_path.iterdir()) == [tmp_path / "fit.yaml"]
 
 
-def test_what_was_resolved_resolves_to_itself(given):
-    config = resolve(given(fit(platon()), "--seed_everything", "3"))
-    assert resolve(given(config)) == config
+def test_what_was_resolved_resolves_to_itself(command_line):
+    config = resolve(command_line(fit(platon()), "--seed_everything", "3"))
+    assert resolve(command_line(config)) == config
 
 
-def test_interpolation_reads_the_environment(given, monkeypatch):
+def test_interpolation_reads_the_environment(command_line, monkeypatch):
     monkeypatch.setenv("LOTTERY_RUN", "runs/here")
-    config = resolve(given({**fit(), "ckpt_path": "${oc.env:LOTTERY_RUN}/1-dense/last.ckpt"}))
+    config = resolve(command_line({**fit(), "ckpt_path": "${oc.env:LOTTERY_RUN}/1-dense/last.ckpt"}))
     assert config["ckpt_path"] == "runs/here/1-dense/last.ckpt"
 
 
-def test_short_names_append_to_the_list_of_the_yaml(given):
+def test_short_names_append_to_the_list_of_the_yaml(command_line):
     short = "--trainer.callbacks+=PLATON --trainer.callbacks.sparsity=0.8 --trainer.callbacks.name=a"
     again = "--trainer.callbacks+=PLATON --trainer.callbacks.sparsity=0.6 --trainer.callbacks.name=b"
-    config = resolve(given(fit(named("Snapshots", steps=[0])), *short.split(), *again.split()))
+    config = resolve(command_line(fit(named("Snapshots", steps=[0])), *short.split(), *again.split()))
     callbacks = init_args(config)
     assert [name for name, _ in callbacks] == ["ExactResume", "DiesAt", "Snapshots", "PLATON", "PLATON"]
     assert [(init["sparsity"], init["name"]) for _, init in callbacks[-2:]] == [(0.8, "a"), (0.6, "b")]
 
 
-def test_a_schedule_goes_where_a_number_does(given):
-    config = resolve(given(fit(platon(sparsity=named("Cubic", final=0.6), begin=0.05, end=0.7))))
+def test_a_schedule_goes_where_a_number_does(command_line):
+    config = resolve(command_line(fit(platon(sparsity=named("Cubic", final=0.6), begin=0.05, end=0.7))))
     assert init_args(config)[-1][1]["sparsity"]["init_args"]["final"] == 0.6
 
 
-def test_a_step_stays_an_int_and_a_fraction_a_float(given):
-    init = init_args(resolve(given(fit(platon(begin=2, end=0.5)))))[-1][1]
+def test_a_step_stays_an_int_and_a_fraction_a_float(command_line):
+    init = init_args(resolve(command_line(fit(platon(begin=2, end=0.5)))))[-1][1]
     assert (init["begin"], init["end"]) == (2, 0.5)
     assert isinstance(init["begin"], int)
 
@@ -101,8 +101,8 @@ def test_a_step_stays_an_int_and_a_fraction_a_float(given):
         (["--ckpt_path=${oc.env:NO_SUCH_VARIABLE}/a"], None),  # the command line is no YAML: taken as it stands
     ],
 )
-def test_the_parser_s_refusal_is_one_sentence(given, more, message):
-    arguments = given(fit(platon()), *more)
+def test_the_parser_s_refusal_is_one_sentence(command_line, more, message):
+    arguments = command_line(fit(platon()), *more)
     if message is None:
         assert resolve(arguments)["ckpt_path"] == "${oc.env:NO_SUCH_VARIABLE}/a"
         return
@@ -112,9 +112,9 @@ def test_the_parser_s_refusal_is_one_sentence(given, more, message):
 
 
 @pytest.mark.parametrize("missing", ["${oc.env:NO_SUCH_VARIABLE}", "${nothing.here}"])
-def test_an_interpolation_that_leads_nowhere_is_refused_by_its_name(given, missing):
+def test_an_interpolation_that_leads_nowhere_is_refused_by_its_name(command_line, missing):
     with pytest.raises(LotteryError, match="cannot be resolved: .*(NO_SUCH_VARIABLE|nothing.here)"):
-        resolve(given({**fit(), "ckpt_path": f"{missing}/last.ckpt"}))
+        resolve(command_line({**fit(), "ckpt_path": f"{missing}/last.ckpt"}))
 
 
 def test_yaml_that_is_none_is_refused(tmp_path):
@@ -123,14 +123,14 @@ def test_yaml_that_is_none_is_refused(tmp_path):
         resolve(["fit", "--config", str(tmp_path / "fit.yaml")])
 
 
-def test_a_refusal_of_ours_comes_as_itself(given):
+def test_a_refusal_of_ours_comes_as_itself(command_line):
     with pytest.raises(LotteryError, match="^our own refusal.$"):
-        LotteryCLI(given({**fit(), "model": named("children.test_cli.Refused")}))
+        LotteryCLI(command_line({**fit(), "model": named("children.test_cli.Refused")}))
 
 
-def test_a_bug_keeps_its_cause(given):
+def test_a_bug_keeps_its_cause(command_line):
     with pytest.raises(ValueError, match="my own bug") as bug:
-        LotteryCLI(given({**fit(), "model": named("children.test_cli.Broken")}))
+        LotteryCLI(command_line({**fit(), "model": named("children.test_cli.Broken")}))
     chain, error = [], bug.value
     while error is not None:
         assert error not in chain
@@ -139,19 +139,19 @@ def test_a_bug_keeps_its_cause(given):
     assert any(isinstance(error, KeyError) and error.args == ("the root",) for error in chain)
 
 
-def test_a_checkpoint_that_is_not_there_is_refused_before_anything_is_built(given):
+def test_a_checkpoint_that_is_not_there_is_refused_before_anything_is_built(command_line):
     with pytest.raises(LotteryError, match="There is no checkpoint 'none.ckpt'"):
-        LotteryCLI(given({**fit(), "model": named("children.test_cli.Broken")}, "--ckpt_path=none.ckpt"))
+        LotteryCLI(command_line({**fit(), "model": named("children.test_cli.Broken")}, "--ckpt_path=none.ckpt"))
 
 
-def test_the_trainer_s_arguments_can_be_overridden_given_the_configuration_s_own(given):
+def test_the_trainer_s_arguments_can_be_overridden_given_the_configuration_s_own(command_line):
     seen = []
 
     def overridden(trainer):
         seen.extend(trainer["callbacks"])
         return {"callbacks": [], "logger": False, "enable_checkpointing": False}
 
-    project = BuiltCLI(given(fit(platon())), trainer=overridden)
+    project = BuiltCLI(command_line(fit(platon())), trainer=overridden)
     assert any(isinstance(callback, PLATON) for callback in seen)
     assert not any(isinstance(callback, PLATON) for callback in project.trainer.callbacks)
 

@@ -58,7 +58,7 @@ def test_two_at_once_dask_s_workers_and_one_after_another_find_the_same(parent, 
     for name, how in (("jobs", {"jobs": 2}), ("dask", {"dask": scheduler})):
         report = sweep.run(project, out=tmp_path / name, **how)
         assert report.barriers("dense") == here.barriers("dense") and report.lines("dense") == here.lines("dense")
-        texts = [(tmp_path / of / "results.jsonl").read_text() for of in (name, "here")]
+        texts = [(tmp_path / folder / "results.jsonl").read_text() for folder in (name, "here")]
         assert texts[0] == texts[1]
 
 

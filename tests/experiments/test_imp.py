@@ -39,8 +39,8 @@ class Starts(Callback):
         if not path.exists():
             (optimizer,) = trainer.optimizers
             momentum = [state["momentum_buffer"] for state in optimizer.state.values()]
-            found = {"step": trainer.global_step, "lr": optimizer.param_groups[0]["lr"], "momentum": momentum}
-            torch.save({**found, "weights": pl_module.state_dict()}, path)
+            beginning = {"step": trainer.global_step, "lr": optimizer.param_groups[0]["lr"], "momentum": momentum}
+            torch.save({**beginning, "weights": pl_module.state_dict()}, path)
 
 
 class Pruning:
@@ -132,8 +132,8 @@ def test_every_level_removes_the_exact_count_of_the_smallest_weights_that_the_on
 
 
 def test_a_ticket_says_where_it_came_from(pruned):
-    found = ticket(pruned[1] / "seed-1/level-2")
-    assert found.provenance["found_by"] == {
+    loaded = ticket(pruned[1] / "seed-1/level-2")
+    assert loaded.provenance["found_by"] == {
         "method": "IterativePruning",
         "scope": "Scope()",
         "level": 2,
@@ -145,20 +145,20 @@ def test_a_ticket_says_where_it_came_from(pruned):
 
 def test_the_shuffled_control_keeps_as_many_in_each_layer_from_the_same_start(pruned):
     folder = pruned[1] / "seed-1"
-    own, other = ticket(folder / "level-2"), ticket(folder / "level-2-shuffled")
-    assert other.table() == own.table() and other.hamming(own) > 0.1
+    level, control = ticket(folder / "level-2"), ticket(folder / "level-2-shuffled")
+    assert control.table() == level.table() and control.hamming(level) > 0.1
     start, snapshot = began(folder / "level-2-shuffled"), checkpoint(folder / "level-0/snapshots/step=5.ckpt")
-    assert same(start["weights"], masked(snapshot["state_dict"], other))
+    assert same(start["weights"], masked(snapshot["state_dict"], control))
     assert start["step"] == 5 and start["momentum"] == []
 
 
 def test_the_reinitialised_control_trains_the_ticket_s_masks_from_step_0_in_a_network_of_another_seed(pruned):
     folder = pruned[1] / "seed-1"
-    own, other = ticket(folder / "level-2"), ticket(folder / "level-2-reinitialised")
-    assert own.hamming(other) == 0
+    level, control = ticket(folder / "level-2"), ticket(folder / "level-2-reinitialised")
+    assert level.hamming(control) == 0
     torch.manual_seed(1 + imp.REINITIALISED)
     start = began(folder / "level-2-reinitialised")
-    assert same(start["weights"], masked(Net().state_dict(), own)) and start["step"] == 0
+    assert same(start["weights"], masked(Net().state_dict(), level)) and start["step"] == 0
     rows = json.loads((folder / "level-2-reinitialised/results.jsonl").read_text().splitlines()[0])
     assert rows["seeds"] == [1] and rows["method"] == "IterativePruning reinitialised"
 
@@ -182,12 +182,12 @@ def test_the_optimizer_s_state_is_that_of_the_snapshot_where_it_is_asked_for(tmp
     folder = tmp_path / "seed-1"
     states = checkpoint(folder / "level-0/snapshots/step=5.ckpt")["optimizer_states"][0]["state"]
     for level in (1, 2):
-        own = ticket(folder / f"level-{level}").masks
+        masks = ticket(folder / f"level-{level}").masks
         names = [name for name, _ in Net().named_parameters()]
-        for place, found in enumerate(began(folder / f"level-{level}")["momentum"]):
-            momentum = states[place]["momentum_buffer"]
-            mask = own.get(names[place])
-            assert torch.equal(found, momentum if mask is None else torch.where(mask, momentum, 0.0))
+        for number, buffer in enumerate(began(folder / f"level-{level}")["momentum"]):
+            momentum = states[number]["momentum_buffer"]
+            mask = masks.get(names[number])
+            assert torch.equal(buffer, momentum if mask is None else torch.where(mask, momentum, 0.0))
 
 
 @pytest.mark.parametrize("rewind", ["weights", "learning_rate"])
@@ -289,8 +289,8 @@ def test_curves_lie_on_an_axis_of_levels_beside_the_figure(pruned):
 )
 def test_killed_anywhere_and_started_again_it_ends_as_the_unbroken_run(tmp_path, monkeypatch, at, rewind):
     def run(out):
-        given = {"rewind_step": 5, "rewind": rewind, "levels": 2}
-        return pruning(Dies, lambda: ExactResume(interval=2), **given, seeds=(1, 2)).run(None, out=out)
+        settings = {"rewind_step": 5, "rewind": rewind, "levels": 2}
+        return pruning(Dies, lambda: ExactResume(interval=2), **settings, seeds=(1, 2)).run(None, out=out)
 
     unbroken = run(tmp_path / "unbroken")
     out = tmp_path / "killed"
@@ -312,7 +312,7 @@ def test_killed_anywhere_and_started_again_it_ends_as_the_unbroken_run(tmp_path,
     assert (out / "results.jsonl").read_text() == (tmp_path / "unbroken/results.jsonl").read_text()
     for seed in (1, 2):
         for level in (0, 1, 2):
-            folders = [of / f"seed-{seed}/level-{level}" for of in (out, tmp_path / "unbroken")]
+            folders = [root / f"seed-{seed}/level-{level}" for root in (out, tmp_path / "unbroken")]
             assert same(*map(end, folders))
 
 
@@ -509,12 +509,12 @@ def test_on_two_ranks_every_level_has_the_same_masks_and_rewound_weights_on_both
     snapshot = checkpoint(folder / "level-0/snapshots/step=5.ckpt")["state_dict"]
     kept = sum(SIZES.values())
     for name in ("level-1", "level-1-shuffled", "level-2", "level-2-shuffled"):
-        one, other = (torch.load(folder / name / f"rank-{rank}.pt", weights_only=True) for rank in (0, 1))
-        found = ticket(folder / name)
-        assert same(one["masks"], found.masks) and same(other["masks"], found.masks)
-        assert same(one["weights"], masked(snapshot, found)) and same(other["weights"], one["weights"])
-        assert one["step"] == other["step"] == 5 and not torch.equal(one["batch"], other["batch"])
-        assert same(one["ended"], other["ended"]) and not same(one["ended"], one["weights"])
+        one, second = (torch.load(folder / name / f"rank-{rank}.pt", weights_only=True) for rank in (0, 1))
+        loaded = ticket(folder / name)
+        assert same(one["masks"], loaded.masks) and same(second["masks"], loaded.masks)
+        assert same(one["weights"], masked(snapshot, loaded)) and same(second["weights"], one["weights"])
+        assert one["step"] == second["step"] == 5 and not torch.equal(one["batch"], second["batch"])
+        assert same(one["ended"], second["ended"]) and not same(one["ended"], one["weights"])
         kept = kept if name.endswith("shuffled") else kept - round(0.3 * kept)
-        assert count(found.masks)[0] == kept
-        assert all((one["ended"][of][~mask] == 0).all() for of, mask in found.masks.items())
+        assert count(loaded.masks)[0] == kept
+        assert all((one["ended"][name_of_weight][~mask] == 0).all() for name_of_weight, mask in loaded.masks.items())

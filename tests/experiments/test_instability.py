@@ -88,22 +88,22 @@ def test_a_child_with_the_parent_s_own_seed_is_the_parent(parent, tmp_path, step
 
 def test_children_of_a_checkpoint_differ_in_their_noise_and_in_nothing_else(analysed):
     _, out = analysed
-    found = [json.loads((out / f"seed-{seed}/conditions.json").read_text()) for seed in (1, 2, 3)]
+    conditions = [json.loads((out / f"seed-{seed}/conditions.json").read_text()) for seed in (1, 2, 3)]
     for key in ("start_step", "end_step", "weights", "optimizers", "schedulers", "hparams", "precision", "world_size"):
-        assert found[0][key] == found[1][key] == found[2][key], key
-    assert found[0]["start_step"] == 5 and found[0]["end_step"] == STEPS
-    assert found[0]["optimizers"][0]["lr"] == 0.025 and found[0]["optimizers"][0]["momentum"] == 0.9
+        assert conditions[0][key] == conditions[1][key] == conditions[2][key], key
+    assert conditions[0]["start_step"] == 5 and conditions[0]["end_step"] == STEPS
+    assert conditions[0]["optimizers"][0]["lr"] == 0.025 and conditions[0]["optimizers"][0]["momentum"] == 0.9
     for key in ("batches", "end_weights"):
-        assert len({str(of[key]) for of in found}) == 3, key
+        assert len({str(condition[key]) for condition in conditions}) == 3, key
 
 
 def test_without_a_checkpoint_all_children_begin_with_one_initialisation(tmp_path):
     report = Analysis(seeds=(1, 2)).run(None, out=tmp_path)
     begin = torch.load(tmp_path / "start/start.ckpt", weights_only=True)
     assert begin["global_step"] == 0
-    found = [json.loads((tmp_path / f"seed-{seed}/conditions.json").read_text()) for seed in (1, 2)]
-    assert found[0]["weights"] == found[1]["weights"] and found[0]["start_step"] == 0
-    assert found[0]["end_step"] == STEPS and report.distances[0, 1]["l2"] > 0
+    conditions = [json.loads((tmp_path / f"seed-{seed}/conditions.json").read_text()) for seed in (1, 2)]
+    assert conditions[0]["weights"] == conditions[1]["weights"] and conditions[0]["start_step"] == 0
+    assert conditions[0]["end_step"] == STEPS and report.distances[0, 1]["l2"] > 0
 
 
 def test_three_seeds_make_three_pairs_and_a_report_of_everything(analysed, parent):
@@ -127,9 +127,9 @@ def test_three_seeds_make_three_pairs_and_a_report_of_everything(analysed, paren
 def test_a_child_s_end_of_the_line_is_what_the_child_itself_measured(analysed):
     report, out = analysed
     rows = [json.loads(line) for line in (out / "seed-1/results.jsonl").read_text().splitlines()]
-    (own,) = (row["value"] for row in rows if row["metric"] == "test_loss")
+    (measured,) = (row["value"] for row in rows if row["metric"] == "test_loss")
     assert report.curves["raw"][0, 1]["test_loss"][-1] == report.curves["raw"][0, 2]["test_loss"][-1]
-    assert report.curves["raw"][0, 1]["test_loss"][-1] == pytest.approx(own, rel=1e-6)
+    assert report.curves["raw"][0, 1]["test_loss"][-1] == pytest.approx(measured, rel=1e-6)
 
 
 def test_curves_lie_on_an_alpha_axis_beside_hyper_parameters(analysed):
@@ -154,7 +154,7 @@ def test_all_layers_together_are_the_whole_line(analysed):
     layers = {kind: curves[0, 1] for kind, curves in report.curves.items() if isinstance(kind, Layer)}
     (last,) = {layer.name for layer in layers if layer.extent == "cumulative"} - {"net.0", "net.1"}
     for host in (0, 1):
-        whole = [report.curves["raw"][0, 1]["test_loss"][place] for place in (0, 2, 4)]
+        whole = [report.curves["raw"][0, 1]["test_loss"][number] for number in (0, 2, 4)]
         assert layers[Layer(last, host, "cumulative")]["test_loss"] == pytest.approx(whole, rel=1e-6)
     alone = layers[Layer("net.0", 0, "single")]["test_loss"]
     assert alone[-1] == pytest.approx(report.curves["raw"][0, 1]["test_loss"][-1], rel=1e-6)  # alpha 1: the host itself
@@ -317,10 +317,10 @@ def test_an_order_that_is_fixed_after_the_first_epoch_is_said(tmp_path):
         def train_dataloader(self):
             loader = super().train_dataloader()
             real = loader.set_epoch
-            own = loader.seed
+            seed_before = loader.seed
 
             def set_epoch(epoch):
-                loader.seed = 0 if epoch else own
+                loader.seed = 0 if epoch else seed_before
                 real(epoch)
 
             loader.set_epoch = set_epoch
@@ -446,8 +446,8 @@ def test_children_trained_at_once_are_those_trained_one_after_another(parent, tm
 
 def test_lines_say_how_far_they_are(analysed, capsys, tmp_path):
     report, _ = analysed
-    said = " ".join(report.sentences())
+    sentences = " ".join(report.sentences())
     assert re.fullmatch(
         r"(un)?(stable|decided): mean error barrier \d\.\d{4}; .*\. Standard error of an error on these 24 samples: .*",
-        said,
+        sentences,
     )

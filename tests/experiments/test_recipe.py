@@ -95,9 +95,9 @@ def test_every_stage_runs_once_in_order_and_sees_the_files_of_those_before(finis
     for name in NAMES:
         assert (FOLDER / name / "done").is_file()
         assert not (FOLDER / name / "resume.ckpt").exists()
-    found, trained = (Ticket.load(FOLDER / name / "ticket.safetensors") for name in ("2-platon", "3-ticket"))
-    assert found.hamming(trained) == 0
-    assert found.sparsity == 0.5
+    pruned, trained = (Ticket.load(FOLDER / name / "ticket.safetensors") for name in ("2-platon", "3-ticket"))
+    assert pruned.hamming(trained) == 0
+    assert pruned.sparsity == 0.5
     assert json.loads((FOLDER / "3-ticket/child.json").read_text())["fingerprint"]["inputs"].keys() == {
         f"{FOLDER}/1-dense/snapshots/step=0.ckpt",
         f"{FOLDER}/2-platon/ticket.safetensors",
@@ -280,13 +280,13 @@ def test_the_summary_over_seeds_has_mean_and_standard_deviation(started, ran, ca
     rows = [json.loads(line) for line in Path("runs/recipe/results.jsonl").read_text().splitlines()]
     losses = {row["seeds"][0]: row["value"] for row in rows if row["metric"] == "test_loss"}
     assert losses.keys() == {3, 5} and losses[3] != losses[5]
-    found = summary["1-dense"]["test_loss"]
-    assert found["values"] == [losses[3], losses[5]] and found["n"] == 2
-    assert found["mean"] == pytest.approx((losses[3] + losses[5]) / 2, abs=1e-12)
-    assert found["sd"] == pytest.approx(abs(losses[3] - losses[5]) / 2**0.5, abs=1e-12)
+    summarised = summary["1-dense"]["test_loss"]
+    assert summarised["values"] == [losses[3], losses[5]] and summarised["n"] == 2
+    assert summarised["mean"] == pytest.approx((losses[3] + losses[5]) / 2, abs=1e-12)
+    assert summarised["sd"] == pytest.approx(abs(losses[3] - losses[5]) / 2**0.5, abs=1e-12)
     assert json.loads(Path("runs/recipe/summary.json").read_text()) == summary
     out = capsys.readouterr().out
-    assert f"{found['mean']:.4f} ± {found['sd']:.4f}" in out
+    assert f"{summarised['mean']:.4f} ± {summarised['sd']:.4f}" in out
     assert statistics.fmean(losses.values()) != losses[3]
 
 
@@ -366,8 +366,8 @@ def test_a_stage_may_be_an_analysis_which_goes_on_where_it_was_killed_and_is_ref
 def when_stable(threshold):
     """A sweep, and a fit that saves at the step that it finds."""
     sweep = {"steps": [4, 8], "parents": [3], "seeds": [1, 2, 3], "alphas": [0, 0.5, 1], "threshold": threshold}
-    found = named("Snapshots", steps=["${stable_step:1-when}"])
-    return {"1-when.sweep": fit(sweep=sweep), "2-once-stable.fit": fit(found)}
+    snapshots = named("Snapshots", steps=["${stable_step:1-when}"])
+    return {"1-when.sweep": fit(sweep=sweep), "2-once-stable.fit": fit(snapshots)}
 
 
 def test_the_step_from_which_on_a_network_is_stable_reaches_later_stages(started, ran):

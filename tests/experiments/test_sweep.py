@@ -43,10 +43,10 @@ def test_every_network_is_judged_at_every_step_of_every_parent(swept):
     report, out = swept
     for network in ("dense", "magnitude"):
         barriers = report.barriers(network)
-        assert list(barriers) == [0, 4, 8] and all(list(of) == [0, 1] for of in barriers.values())
-        assert all(list(pairs) == [(0, 1)] for of in barriers.values() for pairs in of.values())
-        assert {step: of.mean for step, of in report.judged(network).items()} == {
-            step: judge(of).mean for step, of in barriers.items()
+        assert list(barriers) == [0, 4, 8] and all(list(by_parent) == [0, 1] for by_parent in barriers.values())
+        assert all(list(pairs) == [(0, 1)] for by_parent in barriers.values() for pairs in by_parent.values())
+        assert {step: by_parent.mean for step, by_parent in report.judged(network).items()} == {
+            step: judge(by_parent).mean for step, by_parent in barriers.items()
         }
     folders = {path.parent.relative_to(out).as_posix() for path in out.rglob("done")}
     assert {f"parent-1/magnitude-step-4/seed-{LATER + 2}", "parent-0/dense-step-8/lines", "parent-1/parent"} <= folders
@@ -76,7 +76,7 @@ def test_parents_begin_differently_and_their_children_have_different_noise(swept
         json.loads((out / f"parent-{parent}/dense-step-0/seed-{seed}/conditions.json").read_text())["batches"]
         for parent, seed in ((0, 1), (0, 2), (1, LATER + 1), (1, LATER + 2))
     ]
-    assert len({str(of) for of in batches}) == 4
+    assert len({str(hashes) for hashes in batches}) == 4
 
 
 def test_records_figures_and_curves_hold_what_was_found(swept):
@@ -85,12 +85,12 @@ def test_records_figures_and_curves_hold_what_was_found(swept):
     rows = rows_of(out)
     keys = {"stage", "method", "parent", "seeds", "step", "alpha", "sparsity", "metric", "value", "n", "device"}
     assert all(row.keys() == keys for row in rows)
-    found = {
+    recorded = {
         (row["stage"], row["parent"]): row["value"]
         for row in rows
         if row["metric"] == "error_barrier" and row["method"] == "raw"
     }
-    assert found["sweep/magnitude-step-8", 1] == report.barriers("magnitude")[8][1][0, 1] and len(found) == 12
+    assert recorded["sweep/magnitude-step-8", 1] == report.barriers("magnitude")[8][1][0, 1] and len(recorded) == 12
     assert {row["sparsity"] for row in rows if row["stage"] == "sweep/magnitude-step-0"} == {0.75}
     summary = json.loads((out / "summary.json").read_text())
     assert list(summary["networks"]) == ["dense", "magnitude"]
@@ -105,8 +105,8 @@ def test_records_figures_and_curves_hold_what_was_found(swept):
 def test_a_bisection_trains_only_what_it_asks_for_and_says_beforehand_how_much(tmp_path, capsys):
     steps = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10]
     report = sweep(steps=steps, search="bisect", threshold=0.9, parents=[0]).run(PROJECT, out=tmp_path)
-    said = capsys.readouterr().out
-    assert "At most 14 trainings of children, beside the parents' 1: 2 of each parent at up to 7 of 11 steps" in said
+    shown = capsys.readouterr().out
+    assert "At most 14 trainings of children, beside the parents' 1: 2 of each parent at up to 7 of 11 steps" in shown
     evaluated = list(report.reports["dense"])
     assert evaluated[0] == 0 and evaluated[-1] == 10 and len(evaluated) < len(steps)
     assert {path.name for path in (tmp_path / "parent-0").glob("dense-step-*")} == {
@@ -161,17 +161,17 @@ def test_what_is_done_is_not_done_again_and_more_steps_only_add_children(tmp_pat
 
 
 def test_parents_may_be_folders_of_snapshots(tmp_path):
-    own = sweep(parents=[0]).run(PROJECT, out=tmp_path / "own")
-    given = tmp_path / "own/parent-0/parent/snapshots"
-    (given / "step=4-v1.ckpt").write_text("of somebody else")
-    other = sweep(snapshots=[given], steps=[]).run(PROJECT, out=tmp_path / "given")
-    assert other.barriers("dense") == own.barriers("dense")
+    trained = sweep(parents=[0]).run(PROJECT, out=tmp_path / "own")
+    snapshots = tmp_path / "own/parent-0/parent/snapshots"
+    (snapshots / "step=4-v1.ckpt").write_text("of somebody else")
+    reused = sweep(snapshots=[snapshots], steps=[]).run(PROJECT, out=tmp_path / "given")
+    assert reused.barriers("dense") == trained.barriers("dense")
     with pytest.raises(LotteryError, match="Parent 0 has no snapshot of step 5"):
-        sweep(snapshots=[given], steps=[0, 5]).plan(PROJECT, tmp_path)
-    weights = torch.load(given / "step=0.ckpt", weights_only=True)["state_dict"]
-    torch.save({"state_dict": weights}, given / "step=0.ckpt")
+        sweep(snapshots=[snapshots], steps=[0, 5]).plan(PROJECT, tmp_path)
+    weights = torch.load(snapshots / "step=0.ckpt", weights_only=True)["state_dict"]
+    torch.save({"state_dict": weights}, snapshots / "step=0.ckpt")
     with pytest.raises(LotteryError, match="step=0.ckpt' holds weights but no optimizer and no loops to go on from"):
-        sweep(snapshots=[given], steps=[]).run(PROJECT, out=tmp_path / "weights")
+        sweep(snapshots=[snapshots], steps=[]).run(PROJECT, out=tmp_path / "weights")
 
 
 def test_a_child_that_diverged_leaves_its_step_undecided_and_the_others_judged(tmp_path, capsys):

@@ -91,11 +91,11 @@ OPTIMIZERS = {
 @contextmanager
 def says(pattern: str, times: int | None = None) -> Iterator[None]:
     """Some warning in the block matches; others (Lightning has its own) pass. ``pytest.warns`` re-raises those."""
-    with warnings.catch_warnings(record=True) as said:
+    with warnings.catch_warnings(record=True) as shown:
         warnings.simplefilter("always")
         yield
-    found = [one for one in said if re.search(pattern, str(one.message))]
-    assert found and times in (None, len(found)), [str(one.message) for one in said]
+    matching = [one for one in shown if re.search(pattern, str(one.message))]
+    assert matching and times in (None, len(matching)), [str(one.message) for one in shown]
 
 
 class Batches:
@@ -144,7 +144,7 @@ def plain_loader(n: int = 32, size: int = 8, shuffle: bool = False) -> DataLoade
 
 def trainer(folder: Path, *callbacks: object, **arguments: object) -> Trainer:
     """A quiet Trainer on the CPU: three epochs unless told otherwise."""
-    given = {
+    defaults = {
         "max_epochs": 3,
         "accelerator": "cpu",
         "devices": 1,
@@ -156,7 +156,7 @@ def trainer(folder: Path, *callbacks: object, **arguments: object) -> Trainer:
         "log_every_n_steps": 1,
         "callbacks": list(callbacks),
     }
-    return Trainer(**(given | arguments))
+    return Trainer(**(defaults | arguments))
 
 
 def fit(
