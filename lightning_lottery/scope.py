@@ -2,11 +2,12 @@
 
 import re
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
 from lightning_lottery.errors import LotteryError
@@ -15,13 +16,21 @@ DENSE_TYPES = ("Linear", "_ConvNd", "MultiheadAttention", "transformers.pytorch_
 """Module types whose weights are pruned by default: linear and convolution layers, packed attention projections."""
 
 
+FROZEN = "frozen (requires_grad=False)"
+UNTRAINED = "in no optimizer"
+
+
 class Candidate(NamedTuple):
-    """One parameter and whether a scope holds it: ``reason`` is empty where it does, else says why not."""
+    """One parameter and whether a scope holds it.
+
+    ``reason`` is empty where it does, else says why not; ``is_missed``: one would expect it in, as a frozen backbone.
+    """
 
     name: str
     parameter: nn.Parameter
     module_type: str
     reason: str
+    is_missed: bool
 
 
 @dataclass(frozen=True, repr=False)
@@ -30,8 +39,9 @@ class Scope:
 
     By default the weights of linear and convolution layers (Hugging Face's ``Conv1D`` and the packed projections of
     ``nn.MultiheadAttention`` included); never biases, norms or embeddings, nor a weight tied to an embedding, unless
-    asked for by ``biases`` or ``types``. A parameter with ``requires_grad=False`` is never in scope. Tied weights
-    count once, under the first of their names.
+    asked for by ``biases`` or ``types``. Never in scope is a parameter with ``requires_grad=False``, one that no
+    optimizer of the fit holds, and one from which a hook or parametrization computes the weight (weight norm, spectral
+    norm, ``torch.nn.utils.prune``). Tied weights count once, under the first of their names.
 
     Args:
         include: Patterns of qualified parameter names such as ``"encoder.*"``; ``*`` also matches dots, ``"re:..."`` is
@@ -72,13 +82,17 @@ class Scope:
         changed = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
         return f"Scope({', '.join(f'{name}={value!r}' for name, value in changed.items())})"
 
-    def select(self, module: nn.Module) -> dict[str, nn.Parameter]:
+    def select(self, module: nn.Module, trained: Iterable[nn.Parameter] | None = None) -> dict[str, nn.Parameter]:
         """The parameters in scope by name, in the order of ``named_parameters``.
+
+        Args:
+            module: Whose parameters.
+            trained: Those that optimizers hold; None where that is not known, and all may be trained.
 
         Raises:
             LotteryError: None is; or one in scope has no shape yet.
         """
-        candidates = self.explain(module)
+        candidates = self.explain(module, trained)
         selected = {candidate.name: candidate.parameter for candidate in candidates if not candidate.reason}
         if not selected:
             raise LotteryError(
@@ -89,39 +103,76 @@ class Scope:
                 raise LotteryError(f"'{name}' has no shape yet: run one batch through the lazy module before fitting.")
         return selected
 
-    def summary(self, module: nn.Module) -> str:
+    def summary(self, module: nn.Module, trained: Iterable[nn.Parameter] | None = None) -> str:
         """How much of a module is in scope, and for which reasons the rest is not, in one line."""
-        candidates = self.explain(module)
+        candidates = self.explain(module, trained)
         selected = [candidate.parameter for candidate in candidates if not candidate.reason]
         entries = sum(parameter.numel() for parameter in selected)
         share = f"{entries:,} of {size_of(module):,} weights in scope, in {len(selected)} parameters."
         return f"{share} {_left_out(candidates)}"
 
-    def explain(self, module: nn.Module) -> list[Candidate]:
-        """Every parameter once, in the order of ``named_parameters``, in scope or why not."""
+    def explain(self, module: nn.Module, trained: Iterable[nn.Parameter] | None = None) -> list[Candidate]:
+        """Every parameter once, in the order of ``named_parameters``: in scope, or why not; ``trained`` as above."""
         owners = _owners(module)
         aliases = ties(module)
+        ids = None if trained is None else {id(parameter) for parameter in trained}
         candidates = []
         for name, parameter in named_parameters(module).items():
             names = [name, *(alias for alias, first in aliases.items() if first == name)]
             owned_by = owners[id(parameter)]
-            reason = self._reason(names, parameter, owned_by)
-            candidates.append(Candidate(name, parameter, type(owned_by[0][1]).__name__, reason))
+            wanted = self._by_name(names)
+            reason = self._by_type(owned_by) or wanted or _by_parameter(parameter, owned_by)
+            if not reason and ids is not None and id(parameter) not in ids:
+                reason = UNTRAINED
+            missed = bool(reason) and not wanted and self._is_missed(name, parameter, owned_by, reason)
+            candidates.append(Candidate(name, parameter, type(owned_by[0][1]).__name__, reason, missed))
         return candidates
 
-    def _reason(self, names: list[str], parameter: nn.Parameter, owned_by: list[tuple[str, nn.Module]]) -> str:
+    def _by_type(self, owned_by: list[tuple[str, nn.Module]]) -> str:
         types = sorted({type(owner).__name__ for _, owner in owned_by})
         if not all(any(_is_a(owner, pattern) for pattern in self.types) for _, owner in owned_by):
             return f"owned by {' and '.join(types)}"
-        if not self.biases and any(re.search("(^|_)bias(_|$)", leaf) for leaf, _ in owned_by):
-            return "bias"
+        return "bias" if not self.biases and any(_is_bias(leaf) for leaf, _ in owned_by) else ""
+
+    def _by_name(self, names: list[str]) -> str:
         if not any(_matches(name, pattern) for name in names for pattern in self.include):
             return "not included"
-        if excluding := [pattern for name in names for pattern in self.exclude if _matches(name, pattern)]:
-            return f"excluded by '{excluding[0]}'"
-        if not parameter.requires_grad:
-            return "frozen (requires_grad=False)"
-        return "" if parameter.is_floating_point() else f"{parameter.dtype}, not real floating-point"
+        excluding = [pattern for name in names for pattern in self.exclude if _matches(name, pattern)]
+        return f"excluded by '{excluding[0]}'" if excluding else ""
+
+    def _is_missed(
+        self, name: str, parameter: nn.Parameter, owned_by: list[tuple[str, nn.Module]], reason: str
+    ) -> bool:
+        """Whether a parameter that is left out is of the kind that one thinks of as weights."""
+        if isinstance(parameter, UninitializedParameter) or not parameter.is_floating_point():
+            return False
+        if parameter.ndim < 2 or parameter.numel() == len(parameter):  # biases, scales, the magnitudes of a weight norm
+            return False
+        if self.types == DENSE_TYPES and reason.startswith("owned by"):
+            recurrent = any(isinstance(owner, (nn.RNNBase, nn.RNNCellBase)) for _, owner in owned_by)
+            # The weights of a mixture's experts; position embeddings, also of three dimensions, have a first one of 1.
+            experts = parameter.ndim == 3 and min(parameter.shape) > 1
+            return recurrent or experts or ".parametrizations." in f".{name}"
+        return reason == FROZEN or reason.startswith(("reparametrised", "stored as"))
+
+
+def _by_parameter(parameter: nn.Parameter, owned_by: list[tuple[str, nn.Module]]) -> str:
+    if not parameter.requires_grad:
+        return FROZEN
+    if not parameter.is_floating_point():
+        return f"{parameter.dtype}, not real floating-point"
+    if nn.Parameter not in type(parameter).__mro__:  # quantized tensors pose as Parameters, and are not set by entry
+        return f"stored as {type(parameter).__name__}"
+    if not isinstance(parameter, UninitializedParameter) and not parameter.numel():
+        return "empty"
+    # Old-style weight norm, spectral norm and torch.nn.utils.prune: a hook makes the attribute `weight` of `weight_v`.
+    if any(isinstance(vars(owner).get(leaf.rpartition("_")[0]), Tensor) for leaf, owner in owned_by):
+        return "reparametrised by a hook"
+    return ""
+
+
+def _is_bias(leaf: str) -> bool:
+    return bool(re.search("(^|_)bias(_|$)", leaf))
 
 
 def named_parameters(module: nn.Module) -> dict[str, nn.Parameter]:

@@ -1,5 +1,6 @@
 """Early-bird tickets: drawn while the network trains, as soon as the masks of its units have settled."""
 
+import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
@@ -13,7 +14,7 @@ from lightning_lottery.checks import check_word, check_words
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.functional.settling.rules import Rule
 from lightning_lottery.functional.settling.watch import Per, Probe, names_of
-from lightning_lottery.hooks.clock import StepClock, put_in_order, steps_of_fit
+from lightning_lottery.hooks.clock import StepClock, comes_later, put_in_order, refuse_another_module, steps_of_fit
 from lightning_lottery.hooks.late_freezing import LateFreezing
 from lightning_lottery.hooks.loggers import draw_to_all, folder_of, log_to_all
 from lightning_lottery.hooks.masked import check_agreement
@@ -122,6 +123,7 @@ class EarlyBird(NamedCallback):
 
     def _reset(self) -> None:
         self.clock.reset()
+        self._fitted: weakref.ref[LightningModule] | None = None
         self._watcher: UnitWatcher | None = None
         self._coefficients: list[Tensor] = []
         self._restored: Mapping[str, Any] | None = None
@@ -164,6 +166,8 @@ class EarlyBird(NamedCallback):
         if self._is_fitting:
             if trainer.global_step == 0:  # otherwise a second `fit` of the same Trainer, which goes on
                 self._reset()
+            refuse_another_module(self._fitted, pl_module, self.label)
+            self._fitted = weakref.ref(pl_module)
             refuse_sharding(trainer, self.label)
         if self.freezing is not None:
             self.freezing.join(trainer, pl_module, stage)
@@ -181,7 +185,8 @@ class EarlyBird(NamedCallback):
             self._acted = state["acted"]
         if self.freezing is not None and self._acted:
             self.freezing.installed = self.tickets[self._acted]  # its masks lie in its own state
-        self._find_times(trainer, pl_module, self._watcher)
+        if not comes_later(pl_module):
+            self._find_times(trainer, pl_module, self._watcher)
         units = ", ".join(f"{sum(sizes.values())} {kind}s" for kind, sizes in layers_by_kind(groups).items())
         by = f"{', '.join(map(str, self.sparsities))} by {', '.join(self.rules) or 'no rule'}"
         rank_zero_info(f"{self.label}: watches {units} at {by}.")
@@ -189,6 +194,8 @@ class EarlyBird(NamedCallback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._restored = None
+        if self._watcher is not None and comes_later(pl_module):
+            self._find_times(trainer, pl_module, self._watcher)
         start_clock(self.clock, trainer, self.label)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:

@@ -45,6 +45,7 @@ class MaskFreezing(MaskCallback):
     """
 
     role = "freezing"
+    follows_scope = False
 
     def __init__(
         self, ticket: str | os.PathLike[str] | Ticket, shuffle_seed: int | None = None, *, name: str | None = None

@@ -5,9 +5,10 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from lightning_lottery.checks import check_word
 from lightning_lottery.errors import LotteryError
@@ -18,8 +19,8 @@ from lightning_lottery.hooks.mask_callback import MaskCallback
 from lightning_lottery.hooks.masked import cloned
 from lightning_lottery.scope import Scope
 
-BODY = Scope(exclude=(r"re:(^|\.)(\w*_)?(classifier|head|pooler)(\.|$)",))
-"""The default scope without classifier, head and pooler, as in the authors' experiments."""
+BODY = Scope(exclude=(r"re:(^|\.)((\w*_)?(classifier|pooler)|(lm_)?head)(\.|$)",))
+"""The default scope without classifier, head and pooler, as in the authors' experiments; `projection_head` is in."""
 
 
 class PLATON(MaskCallback):
@@ -93,10 +94,12 @@ class PLATON(MaskCallback):
         self._averages: dict[str, Averages] = {}
         self._observed_from: int | None = None  # the first step that the averages hold
         self._without_gradient: set[str] = set()
-        self._is_manual = False
+        self._saw_gradients = False  # whether the present batch's optimizer step was given any that were not all zero
+        self._is_blind = True  # whether that is looked for: until a window has an observation
         self._has_warned = False
         self._counts: Tensor | None = None  # 1 where the present step's gradients are finite, else 0; None without any
-        self._unread: list[tuple[int, Tensor]] = []  # steps and their counts, on the device
+        self._unread: list[tuple[int, Tensor]] = []  # steps, whether finite and whether not all zero; on the device
+        self._silent: set[int] = set()  # steps of the present window whose gradients were all exactly zero
 
     def begin_method(self, trainer: Trainer, schedule: Schedule | None) -> None:
         first = max(2, self.interval)  # the step that folds in the first window with an observation
@@ -105,7 +108,6 @@ class PLATON(MaskCallback):
                 f"{self.label} sees its first window of {self.interval} steps at step {first}, but is to reach "
                 f"sparsity {schedule.final} at step {schedule.end}: shorten `interval`, or train longer."
             )
-        self._is_manual = not trainer.lightning_module.automatic_optimization
         # Copied into memory of the fit's device and dtype: tensors of a checkpoint are not written into.
         saved = self._averages
         self._averages = {}
@@ -115,18 +117,24 @@ class PLATON(MaskCallback):
                 for average, value in zip(self._averages[name], saved[name], strict=True):
                     average.copy_(value)
 
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        if self._is_blind and not self._saw_gradients:
+            self._saw_gradients = any(_has_entries(_dense(param.grad)) for param in self._masked.params.values())
+
     def observe(self, params: Mapping[str, nn.Parameter], step: int) -> None:
         grads = {name: _dense(param.grad) for name, param in params.items()}
         present = [grad for grad in grads.values() if grad is not None]
-        if not present and self._is_manual:
-            raise LotteryError(
-                f"{self.label} finds no gradient after the optimizer's step: in manual optimization call "
-                "`zero_grad()` before `backward()`, not after `step()`."
-            )
+        if self._is_blind:
+            if self._saw_gradients and not any(map(_has_entries, present)):
+                raise LotteryError(
+                    f"{self.label} finds no gradient at the batch's end, though the optimizer was given some: call "
+                    "`zero_grad()` before `backward()`, not after `step()`."
+                )
+            self._saw_gradients = False
         self._counts = None
         if present:  # else `training_step` gave no loss for this batch
-            self._counts = _all_finite(present)
-            self._unread.append((step, self._counts))
+            self._counts, is_any = _looked_at(present)
+            self._unread.append((step, torch.stack((self._counts, is_any))))
             missing = {name for name, grad in grads.items() if grad is None} - self._without_gradient
             if missing and bool(self._counts):
                 self._without_gradient |= missing
@@ -139,8 +147,14 @@ class PLATON(MaskCallback):
         # In the authors' order: the window that ends is folded in, then this step's observation opens the next. Where
         # masks are due it is `find_masks` that opens it, for until then scores stand in the window's memory.
         due = ends and self._is_due(step)
+        # A window of nothing but exact zeros, as a frozen phase gives, says nothing of the weights: averages stay.
+        is_window = ends and not self._silent.issuperset(range(max(1, step - self.interval), step))
+        if ends:
+            self._silent &= {step}
+            self._is_blind = self._is_blind or not is_window
         for averages in self._averages.values() if ends else ():
-            fold_(averages, interval=self.interval, beta1=self.beta1, beta2=self.beta2)
+            if is_window:
+                fold_(averages, interval=self.interval, beta1=self.beta1, beta2=self.beta2)
             if due:  # at once, while the averages are in the processor's cache
                 score(averages, out=averages.window)
         if not due:
@@ -174,7 +188,7 @@ class PLATON(MaskCallback):
             return {}
         fields = {field: {n: getattr(a, field) for n, a in self._averages.items()} for field in Averages._fields}
         averages = {field: cloned(tensors) for field, tensors in fields.items()}
-        return {"averages": averages, "observed_from": self._observed_from}
+        return {"averages": averages, "observed_from": self._observed_from, "silent": sorted(self._silent)}
 
     def load_method_state(self, state: Mapping[str, Any]) -> None:
         if "averages" not in state:
@@ -184,6 +198,7 @@ class PLATON(MaskCallback):
         fields = [state["averages"][field] for field in Averages._fields]
         self._averages = {name: Averages(*(tensors[name] for tensors in fields)) for name in self._masked.params}
         self._observed_from = state["observed_from"]
+        self._silent = set(state.get("silent", ()))  # earlier versions did not note them
 
     def _is_due(self, step: int) -> bool:
         """Only once a window that holds an observation was folded in: before, all scores are zero and say nothing."""
@@ -206,25 +221,36 @@ class PLATON(MaskCallback):
     def _read(self) -> None:
         """Take note of which steps were observed: once in a window where reading waits for a device."""
         # Stacked first: one transfer from the device, not one for each step.
-        finite = torch.stack([counts for _, counts in self._unread]).tolist() if self._unread else []
-        for (step, _), counts in zip(self._unread, finite, strict=True):
-            if counts:
+        looks = torch.stack([looked for _, looked in self._unread]).tolist() if self._unread else []
+        for (step, _), (is_finite, is_any) in zip(self._unread, looks, strict=True):
+            if is_finite and is_any:
                 self._observed_from = step if self._observed_from is None else self._observed_from
+                self._is_blind = False
+            elif is_finite:
+                self._silent.add(step)
             elif not self._has_warned:
                 rank_zero_warn(f"{self.label} does not observe step {step}: its gradients are not finite. Said once.")
                 self._has_warned = True
         self._unread = []
 
 
-def _all_finite(grads: list[Tensor]) -> Tensor:
-    """1 where every entry is finite, else 0: on the device, so that no step waits for it.
+def _looked_at(grads: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """Whether every entry is finite, and whether any is not zero, as 1 or 0: on the device, so that no step waits.
 
-    The largest absolute value tells. On the host sums are faster, but may overflow, so that one has to look again.
+    The largest absolute value tells. On the host sums are faster, but may overflow or cancel, so that one has to look
+    again.
     """
     if not _on_host(grads[0]):
-        return torch.nn.utils.get_total_norm(grads, torch.inf).isfinite().int()
-    finite = all(math.isfinite(grad.sum()) or bool(grad.isfinite().all()) for grad in grads)
-    return torch.tensor(int(finite), dtype=torch.int32)
+        largest = torch.nn.utils.get_total_norm(grads, torch.inf)
+        return largest.isfinite().int(), largest.ne(0).int()
+    sums = [float(grad.sum()) for grad in grads]
+    finite = all(math.isfinite(total) or bool(grad.isfinite().all()) for total, grad in zip(sums, grads, strict=True))
+    is_any = any(sums) or any(map(_has_entries, grads))
+    return torch.tensor(int(finite), dtype=torch.int32), torch.tensor(int(is_any), dtype=torch.int32)
+
+
+def _has_entries(grad: Tensor | None) -> bool:
+    return grad is not None and bool(grad.any())
 
 
 def _on_host(tensor: Tensor) -> bool:

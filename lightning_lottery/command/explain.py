@@ -14,6 +14,7 @@ from lightning_lottery.children.cli import BuiltCLI
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.experiments.sections import SECTIONS
 from lightning_lottery.functional.schedules import Schedule
+from lightning_lottery.hooks.clock import comes_later
 from lightning_lottery.hooks.mask_callback import MaskCallback
 from lightning_lottery.hooks.quiet import without_noise
 from lightning_lottery.scope import ties
@@ -35,8 +36,11 @@ class _Explainer(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.is_global_zero:
             console = _wide_console()
+            if comes_later(pl_module):
+                pl_module.on_fit_start()
             for callback in trainer.callbacks:  # type: ignore[attr-defined]
                 if isinstance(callback, MaskCallback):
+                    callback.plan(trainer, pl_module)
                     _print(callback, pl_module, console)
             console.print(NO_SPEED)
         raise _Explained
@@ -79,7 +83,7 @@ def _wide_console() -> Console:
 
 
 def _print(callback: MaskCallback, module: LightningModule, console: Console) -> None:
-    parameters = {entry.name: entry for entry in callback.scope.explain(module)}
+    parameters = {entry.name: entry for entry in callback.candidates(module)}
     masked = callback.parameters
     aliases = ties(module)
     scoped = sum(param.numel() for param in masked.values())
@@ -96,6 +100,8 @@ def _print(callback: MaskCallback, module: LightningModule, console: Console) ->
         shape = " x ".join(map(str, entry.parameter.shape))
         table.add_row(name + note, entry.module_type, shape, f"{entry.parameter.numel():,}", in_scope)
     console.print(table)
+    for sentence in callback.warnings(module):
+        console.print(sentence)
     if callback.resolved_schedule is not None:
         console.print(_schedule_table(callback.resolved_schedule, callback.interval, scoped))
     added = sum(param.numel() * callback.bytes_per_weight(param) for param in masked.values())

@@ -1,5 +1,6 @@
 """What callbacks ask of Lightning's loop: which step it is, how many there will be, who acts before whom."""
 
+import weakref
 from collections.abc import Mapping
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
@@ -138,12 +139,74 @@ def gradients_matter(trainer: Trainer, callback: Callback) -> bool:
     )
 
 
+def weights_may_be_written(trainer: Trainer) -> bool:
+    """Whether somebody may write weights between the optimizer's step and the next batch, as Lightning's loop allows.
+
+    Hooks of Lightning's callbacks and of ours do not; a project's may, and so may its loop in manual optimization.
+    """
+    module = trainer.lightning_module
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    foreign = [c for c in callbacks if type(c).__module__.partition(".")[0] not in ("lightning", "lightning_lottery")]
+    ends = ("on_train_batch_end", "on_before_zero_grad", "on_train_batch_start")
+    return (
+        not module.automatic_optimization
+        or not trainer.optimizers
+        or any(is_overridden(hook, module) for hook in ("optimizer_step", "lr_scheduler_step", *ends))
+        or any(is_overridden(hook, callback) for callback in foreign for hook in ends)
+    )
+
+
+def comes_later(module: LightningModule) -> bool:
+    """Whether a module may make its loaders in its own ``on_fit_start``: it comes after that of callbacks."""
+    return is_overridden("on_fit_start", module)
+
+
+def refuse_another_module(before: weakref.ref[LightningModule] | None, module: LightningModule, label: str) -> None:
+    """Refuse a Trainer that goes on with a module other than the one of its first fit.
+
+    Raises:
+        LotteryError: It is another one.
+    """
+    if before is not None and before() is not module:
+        raise LotteryError(
+            f"{label}: this Trainer has fitted another module before, whose steps and masks it would go on with: make "
+            "a new Trainer and new callbacks for each module."
+        )
+
+
 def steps_of_fit(trainer: Trainer, module: LightningModule) -> int | None:
-    """Optimizer steps of this fit as our clock counts them, or None where nobody knows beforehand."""
-    several = len(trainer.optimizers) > 1 and not module.automatic_optimization
-    if several and trainer.max_steps != -1:  # `max_steps` counts every optimizer's step
+    """Optimizer steps of this fit as our clock counts them, or None where nobody knows beforehand.
+
+    Raises:
+        LotteryError: The training loader has no batch.
+    """
+    if _counts_each_optimizer(trainer, module) or _accumulation_changes(trainer):
         return None
-    if any(isinstance(c, GradientAccumulationScheduler) and len(c.scheduling) > 1 for c in trainer.callbacks):  # type: ignore[attr-defined]
-        return None  # Lightning's estimate takes the first factor for all epochs
     steps = trainer.estimated_stepping_batches
+    if trainer.num_training_batches == 0 and trainer.limit_train_batches != 0:
+        raise LotteryError(
+            "The training loader has no batch, so there is nothing to prune by: has it fewer samples than one batch, "
+            "and `drop_last`?"
+        )
     return int(steps) if 0 < steps < float("inf") else None
+
+
+def why_unknown(trainer: Trainer, module: LightningModule) -> str:
+    """Why nobody knows the number of steps though ``max_steps`` may be set, and what to do; empty where that helps."""
+    if _counts_each_optimizer(trainer, module):
+        why = "With several optimizers in manual optimization `max_steps` counts the steps of each"
+    elif _accumulation_changes(trainer):
+        why = "Accumulation changes from epoch to epoch, which Lightning's estimate leaves out"
+    else:
+        return ""
+    return f"{why}: give `begin` and `end` as optimizer steps (int)."
+
+
+def _counts_each_optimizer(trainer: Trainer, module: LightningModule) -> bool:
+    return len(trainer.optimizers) > 1 and not module.automatic_optimization and trainer.max_steps != -1
+
+
+def _accumulation_changes(trainer: Trainer) -> bool:
+    """Whether Lightning's estimate, which takes the first factor for all epochs, is wrong."""
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    return any(isinstance(c, GradientAccumulationScheduler) and len(c.scheduling) > 1 for c in callbacks)

@@ -24,6 +24,7 @@ class LateFreezing(MaskCallback):
     """
 
     role = "late_freezing"
+    follows_scope = False
 
     def __init__(
         self, method: str, select: Callable[[nn.Module], dict[str, nn.Parameter]], *, name: str | None

@@ -1,12 +1,13 @@
 """When masks change: the one place for hooks, schedule, state and records of every callback that makes masks."""
 
 import os
+import weakref
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.trainer.states import TrainerFn, TrainerStatus
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 from torch.optim import LBFGS, Optimizer
@@ -17,13 +18,24 @@ from lightning_lottery.errors import LotteryError
 from lightning_lottery.files import hash_of_tensors
 from lightning_lottery.functional.masks import Masks, Scores, keep_top, overlap
 from lightning_lottery.functional.schedules import Schedule
-from lightning_lottery.hooks.clock import StepClock, gradients_matter, put_in_order, steps_of_fit
+from lightning_lottery.hooks.binding import Binding, refuse_shared_memory
+from lightning_lottery.hooks.clock import (
+    StepClock,
+    comes_later,
+    gradients_matter,
+    put_in_order,
+    refuse_another_module,
+    steps_of_fit,
+    weights_may_be_written,
+    why_unknown,
+)
+from lightning_lottery.hooks.left_out import copies, held_by, missed
 from lightning_lottery.hooks.loggers import folder_of, log_to_all
 from lightning_lottery.hooks.masked import Masked, check_agreement, cloned
 from lightning_lottery.hooks.named import NamedCallback
 from lightning_lottery.hooks.resuming import check_state, start_clock
 from lightning_lottery.hooks.strategies import refuse_sharding
-from lightning_lottery.scope import Scope, size_of, ties
+from lightning_lottery.scope import Candidate, Scope, named_parameters, size_of, ties
 from lightning_lottery.ticket import Ticket, ticket_of, versions
 
 STATE_VERSION = 1
@@ -48,6 +60,9 @@ class MaskCallback(NamedCallback):
 
     frozen: ClassVar[bool] = True
     """A removed weight stays exactly zero: weights are masked at every step, gradients where that matters."""
+
+    follows_scope: ClassVar[bool] = True
+    """Whether the scope says which parameters get masks; otherwise a ticket does."""
 
     lottery_order: ClassVar[int] = 1
     """Acts after all callbacks that may write weights."""
@@ -74,12 +89,19 @@ class MaskCallback(NamedCallback):
         self.per: Literal["all", "tensor"] = per
         self.clock = StepClock()
         self._is_fitting = True
+        self._hooks: list[RemovableHandle] = []
         self._reset()
 
     def _reset(self) -> None:
         self.clock.reset()
         self._masked = Masked()
-        self._hooks: list[RemovableHandle] = []
+        self._unhook()
+        self._binding: Binding | None = None
+        self._fitted: weakref.ref[LightningModule] | None = None
+        self._trained: list[nn.Parameter] | None = None  # what optimizers hold, where there are any
+        self._is_planned = False
+        self._may_be_written = True  # whether weights may change between the optimizer's step and the batch's end
+        self._is_unsure = True  # whether somebody may have written weights since the last batch
         self._ties: dict[str, str] = {}
         self._model_size = 0
         self._resolved: Schedule | None = None
@@ -104,7 +126,13 @@ class MaskCallback(NamedCallback):
 
     def find_masks(self, params: Mapping[str, nn.Parameter], sparsity: float, within: Masks | None) -> Masks:
         """The masks that are due now; removed entries come back only where ``within`` is None."""
-        return keep_top(self.scores(params, self.step), sparsity, within=within, per=self.per)
+        scores = self.scores(params, self.step)
+        if scores.keys() != params.keys():
+            odd = sorted(scores.keys() ^ params.keys())
+            raise LotteryError(
+                f"{self.label}: `scores` gives one tensor for each weight in scope, which '{odd[0]}' is not."
+            )
+        return keep_top(scores, sparsity, within=within, per=self.per)
 
     def method_state(self) -> dict[str, Any]:
         """The method's own state for a checkpoint: tensors by parameter name, and primitives."""
@@ -115,11 +143,28 @@ class MaskCallback(NamedCallback):
 
     def select(self, module: nn.Module) -> dict[str, nn.Parameter]:
         """The parameters that get masks, by name."""
-        return self.scope.select(module)
+        return self.scope.select(module, self._trained)
 
     def summary(self, module: nn.Module) -> str:
         """What gets masks and what does not, for the log."""
-        return self.scope.summary(module)
+        return self.scope.summary(module, self._trained)
+
+    def candidates(self, module: nn.Module) -> list[Candidate]:
+        """Every parameter of the fit's module, in scope or why not; optimizers are known once a fit has begun."""
+        return self.scope.explain(module, self._trained)
+
+    def warnings(self, module: nn.Module) -> list[str]:
+        """What is not pruned though one would expect it to be, in sentences."""
+        if not self.follows_scope:
+            return []
+        candidates = self.candidates(module)
+        twins = copies(module, candidates)
+        left_out = missed(candidates, size_of(module), apart_from=twins)
+        return ([f"{self.label} {left_out}"] if left_out else []) + [
+            f"{self.label}: '{copy}' is built as '{original}' is and is not trained, so it is not masked. Where it is "
+            "what validation uses, a dense network is measured. Exclude it in `scope` if that is meant."
+            for copy, original in twins.items()
+        ]
 
     def starting_masks(self, params: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
         """The masks before the first optimizer step: everything is kept."""
@@ -197,6 +242,7 @@ class MaskCallback(NamedCallback):
             return
         if trainer.global_step == 0:  # otherwise a second `fit` of the same Trainer, which goes on
             self._reset()
+        refuse_another_module(self._fitted, pl_module, self.label)
         refuse_sharding(trainer, self.label)
         if any(pruner.name == self.name for pruner in self._pruners_beside(trainer)):
             raise LotteryError(
@@ -204,23 +250,22 @@ class MaskCallback(NamedCallback):
             )
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        params = self.select(pl_module)
+        self._fitted = weakref.ref(pl_module)
+        self._refuse_optimizers(trainer)
+        # Without `configure_optimizers` Lightning puts one in that holds nothing: a module then steps its own.
+        self._trained = held_by(trainer.optimizers) or None
+        if self._restored is not None and self.follows_scope:
+            params = self._saved_params(pl_module, self._restored)
+        else:
+            params = self.select(pl_module)
         self._ties = ties(pl_module)
         self._model_size = size_of(pl_module)
         for pruner in self._pruners_beside(trainer):
             if shared := sorted(params.keys() & pruner.parameters.keys()):
                 raise LotteryError(f"{pruner.label} and {self.label} both mask '{shared[0]}': part their scopes.")
-        if self.frozen and params and any(isinstance(optimizer, LBFGS) for optimizer in trainer.optimizers):
-            raise LotteryError(
-                f"{self.label} cannot freeze weights under LBFGS, whose history mixes all of them: "
-                "use an optimizer with state per weight."
-            )
-        if any(not isinstance(optimizer, Optimizer) for optimizer in trainer.optimizers):
-            raise LotteryError(
-                f"{self.label} needs optimizers of torch.optim.Optimizer's kind, whose steps have hooks."
-            )
-        if self._resolved is None and self.schedule is not None and self._restored is None:
-            self._resolved = self._resolve(self.schedule, trainer, pl_module)
+        refuse_shared_memory(pl_module, params, self.label)
+        self._binding = Binding(pl_module, params, self.label)
+        self._binding.watch(trainer.optimizers, self.candidates(pl_module) if self.follows_scope else ())
         # A second `fit` of the same Trainer goes on with the masks that it has.
         known = self._masked.masks if self._masked.masks.keys() == params.keys() else self.starting_masks(params)
         self._masked = Masked(known, params)
@@ -228,15 +273,39 @@ class MaskCallback(NamedCallback):
             self._restore(self._restored)
         self._weights_hash.setdefault("initial_weights", hash_of_tensors(params))
         rank_zero_info(f"{self.label}: {self.summary(pl_module)}")
-        self.begin_method(trainer, self._resolved)
+        for sentence in self.warnings(pl_module):
+            rank_zero_warn(sentence)
+        self._is_planned = False
+        if not comes_later(pl_module):
+            self.plan(trainer, pl_module)
         if self.frozen:
             self._make_true(trainer)  # now for the sanity check, again when the optimizer's state is restored
 
+    def plan(self, trainer: Trainer, module: LightningModule) -> None:
+        """Put the schedule into the optimizer steps of this fit and refuse what cannot end in it, before any step.
+
+        In ``on_fit_start``; where a module makes its loaders in that hook of its own, in ``on_train_start``.
+        """
+        if self._is_planned:
+            return
+        if self._resolved is None and self.schedule is not None:
+            self._resolved = self._resolve(self.schedule, trainer, module)
+        if self._resolved is not None and self._resolved.end > 0 and self._trained is None:
+            raise LotteryError(
+                f"{self.label} counts optimizer steps, and Lightning knows no optimizer of this fit: return it from "
+                "`configure_optimizers`, and step it by `self.optimizers()`."
+            )
+        self.begin_method(trainer, self._resolved)
+        self._is_planned = True
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._follow(trainer)
+        self.plan(trainer, pl_module)
         is_new = self.clock.is_new
         self._restored = None
         self._is_shown = False
         start_clock(self.clock, trainer, self.label)
+        self._may_be_written = weights_may_be_written(trainer)
         if not self.frozen:
             return
         self._make_true(trainer)
@@ -245,9 +314,17 @@ class MaskCallback(NamedCallback):
             self._update(trainer)
         else:
             self._log(trainer, self.sparsity, {})
-        # Right after the step, not at the batch's end: nobody between may see or save a revived weight.
-        for optimizer in trainer.optimizers:
-            self._hooks.append(optimizer.register_step_post_hook(lambda *_: self._masked.mask_weights_()))
+        self._hook(trainer)
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._is_unsure = True  # many a project loads weights at an epoch's start
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        self._follow(trainer)
+        # The module's own `on_train_batch_end` comes after ours.
+        if (self._may_be_written or self._is_unsure) and self._is_promised:
+            self._masked.mask_weights_()
+        self._is_unsure = False
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         if not self.frozen:
@@ -260,23 +337,43 @@ class MaskCallback(NamedCallback):
             self._remembers_removed = True
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        self._follow(trainer)
         if not self.clock.tick(trainer):
+            self._mask_again()
             return
         self.observe(self._masked.params, self.step)
         if self._is_due(self.step):
             self._update(trainer)
         elif self._is_held:
             self._make_true(trainer)
+        else:
+            self._mask_again()
         # For the progress bar alone: loggers got it when it changed.
         if not self._is_shown:
             pl_module.log(self._key("sparsity/scope"), self.sparsity, prog_bar=True, logger=False)
             self._is_shown = True
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.frozen and trainer.state.fn == TrainerFn.FITTING:
+        if trainer.state.fn != TrainerFn.FITTING:
+            return
+        self._follow(trainer)
+        if self.frozen:
             self._audit(trainer)
+        elif self._is_held:
+            self._make_true(trainer)
+
+    def on_validation_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        # Once more before the first batch: a module may have swapped weights in a hook of its own, which comes later.
+        if batch_idx == dataloader_idx == 0 and trainer.state.fn == TrainerFn.FITTING and self._is_promised:
+            self._masked.mask_weights_()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._is_unsure = True  # who swapped weights for validation swaps them back
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._follow(trainer)
         if self.frozen:
             self._audit(trainer)
         self._masked.mask_weights_()
@@ -291,7 +388,9 @@ class MaskCallback(NamedCallback):
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._masked.mask_weights_()  # whatever else wrote weights in its `on_train_end`
         folder = folder_of(trainer)  # collective: asked for on every rank
-        if trainer.fast_dev_run:  # type: ignore[attr-defined]
+        if self.clock.is_new:  # not where a finished fit is resumed: that has a clock
+            rank_zero_warn(f"{self.label}: this fit had no batch to train on, so there is no ticket.")
+        elif trainer.fast_dev_run:  # type: ignore[attr-defined]
             rank_zero_info(f"{self.label} writes no ticket in a fast_dev_run.")
         elif trainer.is_global_zero:
             path = folder / self._ticket_file
@@ -301,15 +400,17 @@ class MaskCallback(NamedCallback):
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Mask what is saved: another callback may have put averaged weights there."""
         self._forget_removed(trainer)  # what Lightning's strategies save shares its memory
-        if self.frozen or self._is_held:
+        if self._is_promised:
             self._masked.mask_checkpoint(checkpoint, self._ties)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._hash_weights()
-        for hook in self._hooks:
-            hook.remove()
-        self._hooks = []
+        self._unhook()
+        self._binding = self._trained = None
         self._masked = self._masked.without_params()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self._unhook()  # `teardown` does not come: the optimizer may live on, in a fit that is not ours
 
     # State.
 
@@ -339,9 +440,18 @@ class MaskCallback(NamedCallback):
         in_steps = isinstance(schedule.begin, int) and isinstance(schedule.end, int)
         try:
             cut_short = trainer.fast_dev_run and in_steps  # type: ignore[attr-defined]
-            return schedule.resolve(None if cut_short else steps_of_fit(trainer, pl_module))
+            steps = None if cut_short else steps_of_fit(trainer, pl_module)
+            if steps is None and not in_steps and (why := why_unknown(trainer, pl_module)):
+                raise LotteryError(
+                    f"{schedule} asks for fractions of the fit, but it has no known number of optimizer steps. {why}"
+                )
+            return schedule.resolve(steps)
         except LotteryError as error:
             raise LotteryError(f"{self.label}: {error}") from error
+
+    def _saved_params(self, module: LightningModule, state: Mapping[str, Any]) -> dict[str, nn.Parameter]:
+        """The parameters that a checkpoint has masks of, whatever is frozen by now; what is missing `_restore` says."""
+        return {name: param for name, param in named_parameters(module).items() if name in state["masks"]}
 
     def _restore(self, state: Mapping[str, Any]) -> None:
         """Take over a checkpoint's state, known to be of this method and scope, once the parameters are known."""
@@ -365,6 +475,11 @@ class MaskCallback(NamedCallback):
     def _is_held(self) -> bool:
         """Whether masks that may regrow have reached their final sparsity, which every later step then keeps."""
         return not self.frozen and self._resolved is not None and self.step >= self._resolved.end
+
+    @property
+    def _is_promised(self) -> bool:
+        """Whether removed weights are zero whenever somebody looks."""
+        return self.frozen or self._is_held
 
     def _is_due(self, step: int) -> bool:
         """Whether a new mask is to be found after this step."""
@@ -405,6 +520,73 @@ class MaskCallback(NamedCallback):
             self._masked.clear_optimizer_state_(trainer.optimizers)
         self._masked.mask_weights_()
         self._masked.mask_averages_(trainer.callbacks)  # type: ignore[attr-defined]
+
+    def _mask_again(self) -> None:
+        """At a batch's end, where a hook right after the optimizer's step does not suffice."""
+        if self.frozen and self._may_be_written:
+            self._masked.mask_weights_()
+
+    # What others replace.
+
+    def _refuse_optimizers(self, trainer: Trainer) -> None:
+        if any(not isinstance(optimizer, Optimizer) for optimizer in trainer.optimizers):
+            raise LotteryError(
+                f"{self.label} needs optimizers of torch.optim.Optimizer's kind, whose steps have hooks."
+            )
+        if self.frozen and any(isinstance(optimizer, LBFGS) for optimizer in trainer.optimizers):
+            raise LotteryError(
+                f"{self.label} cannot freeze weights under LBFGS, whose history mixes all of them: "
+                "use an optimizer with state per weight."
+            )
+
+    def _follow(self, trainer: Trainer) -> None:
+        """Go with parameters and optimizers that were replaced, and say what is trained now and not pruned."""
+        if self._binding is None:
+            raise LotteryError(
+                f"{self.label} was added to the Trainer's callbacks when the fit had begun, too late to prepare: give "
+                "it to the Trainer, or return it from `configure_callbacks`."
+            )
+        params = self._binding.find_replaced()
+        if params is not None:
+            self._masked = Masked(self._masked.masks, params)
+            if self._is_promised:
+                self._make_true(trainer)
+        is_changed, joined = self._binding.look(trainer.optimizers)
+        if is_changed:
+            self._refuse_optimizers(trainer)
+            if self._hooks:
+                self._hook(trainer)
+        if (params is not None or is_changed) and self._trained is not None:
+            held = {id(param) for param in held_by(trainer.optimizers)}
+            if lost := [name for name, param in self._masked.params.items() if id(param) not in held]:
+                rank_zero_warn(f"{self.label}: no optimizer holds '{lost[0]}' any more ({len(lost)} in all).")
+        if joined:
+            share = sum(param.numel() for param in joined.values()) / self._model_size
+            rank_zero_warn(
+                f"{self.label} does not prune '{next(iter(joined))}', which is trained from step {self.step} on "
+                f"({len(joined)} parameters, {share:.0%} of the model): its scope was settled when the fit began. To "
+                "prune them, unfreeze them before `fit`, or prune in a second fit."
+            )
+
+    def _hook(self, trainer: Trainer) -> None:
+        """Mask weights right after the step, not at the batch's end: nobody between may see or save a revived one."""
+        if not self.frozen:
+            return
+        self._unhook()
+        fitting = weakref.ref(trainer)
+
+        def mask(*_: Any) -> None:
+            # An optimizer may outlive its fit: one that ended in an exception does not mask the next.
+            state = trainer.state if (trainer := fitting()) else None
+            if state is not None and (state.fn, state.status) == (TrainerFn.FITTING, TrainerStatus.RUNNING):
+                self._masked.mask_weights_()
+
+        self._hooks = [optimizer.register_step_post_hook(mask) for optimizer in trainer.optimizers]
+
+    def _unhook(self) -> None:
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks = []
 
     def _audit(self, trainer: Trainer) -> None:
         """Count removed weights that are not zero, log the count, and zero them."""

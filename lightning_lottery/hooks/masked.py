@@ -61,8 +61,9 @@ class Masked:
             for optimizer in optimizers:
                 for name, param in self.params.items():
                     for key, value in optimizer.state.get(param, {}).items():
-                        # What has the weight's shape is of its entries; a scalar weight's 'step' only looks so.
-                        if key != "step" and isinstance(value, Tensor) and value.shape == param.shape:
+                        # What has the weight's shape is of its entries; a scalar weight's 'step' only looks so. Low-bit
+                        # optimizers keep kinds of tensors that cannot be set by entry; gradients are masked there.
+                        if key != "step" and type(value) in (Tensor, nn.Parameter) and value.shape == param.shape:
                             zero_removed_(value, self.masks[name])
 
     @torch.no_grad()

@@ -264,7 +264,7 @@ def test_after_every_update_the_density_is_exact_ties_or_not(method, dead, tmp_p
                     self.get_parameter(name).zero_()
 
         def loss(self, batch):
-            return super().loss(batch) * 0
+            return super().loss(batch)
 
         def configure_optimizers(self):
             return torch.optim.SGD([p for p in self.parameters() if p.requires_grad], 0.1)
