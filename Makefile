@@ -18,6 +18,7 @@ test: .venv/.installed-test
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -n 2 $(PYTEST_ARGS)
 
+# Whole products and campaigns (marked `torture`), or a part as in `make torture PYTEST_ARGS=tests/foreign`.
 torture: .venv/.installed-test
 	$(BIN)/python -m pytest -m torture $(PYTEST_ARGS)
 

@@ -16,6 +16,7 @@ from lightning_lottery.functional.settling.rules import Rule
 from lightning_lottery.functional.settling.watch import Per, Probe, names_of
 from lightning_lottery.hooks.clock import StepClock, comes_later, put_in_order, refuse_another_module, steps_of_fit
 from lightning_lottery.hooks.late_freezing import LateFreezing
+from lightning_lottery.hooks.left_out import held_by
 from lightning_lottery.hooks.loggers import draw_to_all, folder_of, log_to_all
 from lightning_lottery.hooks.masked import check_agreement
 from lightning_lottery.hooks.named import NamedCallback
@@ -275,7 +276,7 @@ class EarlyBird(NamedCallback):
                 "callbacks, or read scores='weights'."
             )
         slimmed = {name: group for callback in slimming for name, group in callback.groups.items()}
-        groups = in_order(slimmed if slimming else groups_of(module, self.patterns))
+        groups = in_order(slimmed if slimming else self._trained(trainer, module))
         kinds = layers_by_kind(groups)
         if missing := [kind for kind in self.watch or () if kind not in kinds]:
             raise LotteryError(
@@ -288,6 +289,26 @@ class EarlyBird(NamedCallback):
             self._coefficients = [coefficients[name].detach() for name in groups]
         open_attention_(module)
         return groups
+
+    def _trained(self, trainer: Trainer, module: LightningModule) -> dict[str, Group]:
+        """The groups whose readers an optimizer trains: a target network's or an average's units do not compete."""
+        groups = groups_of(module, self.patterns)
+        if not trainer.optimizers:
+            return groups
+        held = {id(parameter) for parameter in held_by(trainer.optimizers)}
+        trained = {
+            name: group
+            for name, group in groups.items()
+            if any(id(reader) in held for reader in readers(module, {name: group}).values())
+        }
+        if not trained:
+            raise LotteryError(
+                f"{self.label}: no optimizer trains what reads the units of '{next(iter(groups))}', or of any other of "
+                f"the {len(groups)} groups of {type(module).__name__}."
+            )
+        if left_out := [name for name in groups if name not in trained]:
+            rank_zero_info(f"{self.label}: leaves out units that are in no optimizer: {', '.join(left_out)}.")
+        return trained
 
     def _scores(self, module: nn.Module, watcher: UnitWatcher) -> Tensor:
         """The scores of all units in the watcher's order, on their device."""

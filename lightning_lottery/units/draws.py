@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 
 from lightning_lottery.checks import is_count
 from lightning_lottery.errors import LotteryError
@@ -165,8 +165,11 @@ def unit_ticket(model: nn.Module, groups: Groups, units: Units, provenance: Mapp
     Raises:
         LotteryError: A mask of no group, or of another size.
     """
-    aliases = ties(model)
-    masks = {aliases.get(name, name): mask for name, mask in parameter_masks(model, units, groups).items()}
+    aliases, masks = ties(model), dict[str, Tensor]()
+    for name, mask in parameter_masks(model, units, groups).items():
+        # A tied weight may read units under each of its names: then it loses both.
+        first = aliases.get(name, name)
+        masks[first] = masks[first] & mask if first in masks else mask
     return replace(ticket_of(masks, aliases, size_of(model), provenance), units=dict(units))
 
 
