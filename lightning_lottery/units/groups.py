@@ -5,7 +5,7 @@ together and their shapes agree.
 """
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -20,6 +20,7 @@ from lightning_lottery.units.parts import (
     Group,
     Part,
     acts_per_channel,
+    computed_tensors,
     owners_of,
     qualified,
     tensor_at,
@@ -93,6 +94,7 @@ class _Search:
         self.patterns = patterns
         self.modules = {plain_name(name): module for name, module in model.named_modules()}
         self.owners = owners_of(model)
+        self.computed = computed_tensors(model)
         self.groups: dict[str, Group] = {}
         self.refused: dict[str, str] = {}  # name of a block to the reason
 
@@ -111,7 +113,8 @@ class _Search:
     def try_row(self, search: Callable[[str, dict[str, str]], Group | None], name: str, row: Mapping[str, str]) -> None:
         """Look for the layers of one row of the patterns below one module."""
         layers = {role: qualified(name, path) for role, path in row.items()}
-        if not all(self.weight_name(layers[role]) for role in layers if role not in ("gate", "without")):
+        required = [layer for role, layer in layers.items() if role not in ("gate", "without")]
+        if not all(self.weight_name(layer) or self.made_of_others([layer]) for layer in required):
             return
         try:
             self.add(search(name, layers))
@@ -130,6 +133,12 @@ class _Search:
     def weight_name(self, layer: str) -> str | None:
         """The name of a layer's weight, also where the layer is no module of its own, as in ``in_proj_weight``."""
         return next((name for name in (f"{layer}.weight", f"{layer}_weight") if name in self.owners), None)
+
+    def made_of_others(self, layers: Iterable[str]) -> str:
+        """Which tensor of the layers cannot be cut, as it is computed from others; or ""."""
+        names = (f"{layer}{leaf}" for layer in layers for leaf in (".weight", "_weight", ".bias", "_bias"))
+        computed = next((name for name in names if name in self.computed), "")
+        return computed and f"'{computed}' is computed by a parametrization or a hook: remove that first"
 
     def linear_shape(self, layer: str) -> torch.Size | None:
         """(out, in) of a linear layer; None for anything else, such as a quantised or transposed one."""
@@ -175,6 +184,8 @@ class _Search:
             _NotRecognised: They could not be cut one by one.
         """
         module = layers.get("query", layers.get("qkv", "")).rpartition(".")[0]
+        if reason := self.made_of_others(layers.values()):
+            raise _NotRecognised(module, reason)
         shapes = {role: self.linear_shape(path) for role, path in layers.items() if self.weight_name(path)}
         linear = {role: shape for role, shape in shapes.items() if shape is not None}
         if len(linear) < len(shapes):
@@ -242,6 +253,8 @@ class _Search:
         Raises:
             _NotRecognised: They could not be cut one by one.
         """
+        if reason := self.made_of_others(layers.values()):
+            raise _NotRecognised(layers["up"], reason)
         up, down = self.linear_shape(layers["up"]), self.linear_shape(layers["down"])
         is_gated = "gate" in layers and self.weight_name(layers["gate"]) is not None
         gate = self.linear_shape(layers["gate"]) if is_gated else up
@@ -296,6 +309,9 @@ class _Search:
         elif isinstance(last, nn.Linear) and is_flattened and last.in_features % size == 0:
             block = last.in_features // size  # (C, H, W) flattened: each channel is H * W columns in a row
         if not block or scale.num_features != size:
+            return None
+        if reason := self.made_of_others((conv, norm, reader)):
+            self.refused.setdefault(conv, reason)
             return None
         # Running statistics too: they are cut with their channel.
         of_norm = [f"{norm}.{leaf}" for leaf in ("weight", "bias", "running_mean", "running_var")]

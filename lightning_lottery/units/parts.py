@@ -1,10 +1,12 @@
 """Where units lie: the tensors of a model, and the entries of them that belong to each unit."""
 
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from lightning_lottery.scope import plain_name, ties
 
@@ -13,6 +15,7 @@ KINDS = ("head", "neuron", "channel")
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+Module = TypeVar("Module", bound=nn.Module)
 _MIXES_CHANNELS = (nn.Softmax, nn.Softmax2d, nn.Softmin, nn.LogSoftmax, nn.GLU, nn.MultiheadAttention)
 
 
@@ -83,6 +86,31 @@ def tensor_at(owners: Mapping[str, tuple[nn.Module, str]], name: str) -> Tensor:
     module, leaf = owners[name]
     tensor: Tensor = getattr(module, leaf)
     return tensor
+
+
+def computed_tensors(model: nn.Module) -> set[str]:
+    """Names of tensors that are made of others: by a parametrization, or by a hook as of ``torch.nn.utils.prune``.
+
+    Example:
+        >>> net = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(2, 2)), nn.Linear(2, 2))
+        >>> computed_tensors(net)
+        {'0.weight'}
+    """
+    names = set[str]()
+    for name, module in model.named_modules():
+        # Old-style weight norm, spectral norm and pruning make the attribute `weight` of the parameter `weight_v`.
+        sources = {leaf.rpartition("_")[0] for leaf in module._parameters}
+        leaves = [leaf for leaf, value in vars(module).items() if isinstance(value, Tensor) and leaf in sources]
+        leaves += list(module.parametrizations) if is_parametrized(module) else []
+        names.update(plain_name(qualified(name, leaf)) for leaf in leaves)
+    return names
+
+
+def copy_of(model: Module) -> Module:
+    """A deep copy, also where a module holds a tensor with a graph, as hooks leave there; the copy's has none."""
+    held = [value for module in model.modules() for value in vars(module).values() if isinstance(value, Tensor)]
+    memo: dict[int, Any] = {id(tensor): tensor.detach().clone() for tensor in held if not tensor.is_leaf}
+    return deepcopy(model, memo)
 
 
 def shared_weights(model: nn.Module) -> dict[str, str]:

@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from os import PathLike
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,10 +15,18 @@ from lightning_lottery.scope import plain_name
 from lightning_lottery.ticket import Ticket
 from lightning_lottery.units.groups import groups_of, survey
 from lightning_lottery.units.open_attention import OpenAttention, open_attention_
-from lightning_lottery.units.parts import CONVOLUTIONS, Groups, owners_of, shared_weights, tensor_at
+from lightning_lottery.units.parts import (
+    CONVOLUTIONS,
+    Groups,
+    Module,
+    computed_tensors,
+    copy_of,
+    owners_of,
+    shared_weights,
+    tensor_at,
+)
 from lightning_lottery.units.scores import unit_masks, warn_of_last_unit
 
-Module = TypeVar("Module", bound=nn.Module)
 Units = Mapping[str, Tensor]
 """Name of a group to bool tensor of shape (size,): ``True`` is kept."""
 
@@ -73,12 +81,12 @@ def shrink(
     groups = groups_of(model) if groups is None else groups
     if ticket is not None:
         ticket = ticket if isinstance(ticket, Ticket) else Ticket.load(ticket)
-        units = _units_in(ticket, groups, prefix)
+        units = _units_in(ticket, model, groups, prefix)
     elif calibration is None:
         raise LotteryError("Fractions need `calibration`: batches on which the units are scored. Or give a ticket.")
     else:
         units = unit_masks(model, calibration, heads=heads, neurons=neurons, channels=channels, groups=groups)
-    small = deepcopy(model)
+    small = copy_of(model)
     shrink_(small, groups, units)
     for network in _pretrained_in(small):
         _update_config(network)
@@ -119,9 +127,11 @@ def shrink_(model: nn.Module, groups: Groups, units: Units) -> None:
     """Remove units of a model in place; a group that keeps none keeps its first, with zero weight.
 
     Raises:
-        LotteryError: A mask of no group, or of another size; or units in a weight that other modules share.
+        LotteryError: A mask of no group, or of another size; or units in a weight that other modules share, or that a
+            parametrization or hook computes.
     """
     _check_units(units, groups)
+    _refuse_computed(model, groups, units)
     _refuse_shared(model, groups, units)
     units = dict(units)
     for name in [name for name, mask in units.items() if not mask.any()]:
@@ -246,7 +256,7 @@ def _builds(config: Any, network: nn.Module, groups: Groups) -> bool:
     return shapes == shapes_of_twin and survey(twin).groups == groups
 
 
-def _units_in(ticket: Ticket, groups: Groups, prefix: str) -> dict[str, Tensor]:
+def _units_in(ticket: Ticket, model: nn.Module, groups: Groups, prefix: str) -> dict[str, Tensor]:
     if not ticket.units:
         raise LotteryError(
             "The ticket has masks of parameters only, which remove no head, neuron or channel: shrinking needs masks "
@@ -255,6 +265,9 @@ def _units_in(ticket: Ticket, groups: Groups, prefix: str) -> dict[str, Tensor]:
     if strangers := [name for name in ticket.units if not name.startswith(prefix)]:
         raise LotteryError(f"The ticket's unit '{strangers[0]}' does not begin with the prefix '{prefix}'.")
     units = {name.removeprefix(prefix): mask for name, mask in ticket.units.items()}
+    reasons = survey(model).unrecognised
+    if refused := [name for name in units if name not in groups and name in reasons]:
+        raise LotteryError(f"'{refused[0]}' cannot be shrunk, as it is not recognised: {reasons[refused[0]]}.")
     _check_units(units, groups)
     return units
 
@@ -272,6 +285,17 @@ def _check_units(units: Units, groups: Groups) -> None:
                 f"The mask of '{name}' is {mask.dtype} of shape {tuple(mask.shape)}, but the group has "
                 f"{groups[name].size} {groups[name].kind}s: give one bool for each."
             )
+
+
+def _refuse_computed(model: nn.Module, groups: Groups, units: Units) -> None:
+    """A tensor that a parametrization or hook makes of others would be made anew in its old shape."""
+    layers = {name.rpartition(".")[0]: name for name in computed_tensors(model)}
+    for name in units:
+        for part in groups[name].parts:
+            # Of the same layer is enough: with the weight computed, the bias alone would be cut.
+            if tensor := layers.get(part.parameter.rpartition(".")[0]):
+                reason = f"'{tensor}' is computed by a parametrization or a hook: remove that first"
+                raise LotteryError(f"'{name}' cannot be shrunk: {reason}.")
 
 
 def _refuse_shared(model: nn.Module, groups: Groups, units: Units) -> None:

@@ -1,19 +1,19 @@
 """Channels that convolutions share through residual connections, by the graph of ``torch-pruning``."""
 
-from copy import deepcopy
 from typing import Any
 
 from torch import Tensor, nn
 
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.scope import plain_name
-from lightning_lottery.units.parts import BATCH_NORMS, CONVOLUTIONS, Group, Part
+from lightning_lottery.units.parts import BATCH_NORMS, CONVOLUTIONS, Group, Part, computed_tensors, copy_of
 
 
 def coupled_channels(model: nn.Module, inputs: Tensor | tuple[Tensor, ...]) -> dict[str, Group]:
     """Channels that convolutions share, also through residual connections, by the graph of ``torch-pruning``.
 
-    Groups that reach an output of the model, or whose units do not lie in a row, are left out.
+    Groups that reach an output of the model, whose units do not lie in a row, or that hold a layer under a
+    parametrization or hook such as weight norm are left out.
 
     Args:
         model: A convolutional network that runs on ``inputs``.
@@ -28,14 +28,15 @@ def coupled_channels(model: nn.Module, inputs: Tensor | tuple[Tensor, ...]) -> d
         raise LotteryError(
             "Channels through residual connections need torch-pruning: pip install 'lightning_lottery[shrink]'."
         ) from error
-    twin = deepcopy(model).eval()  # the graph is made by a forward pass, which moves batch norm's statistics
+    twin = copy_of(model).eval()  # the graph is made by a forward pass, which moves batch norm's statistics
     names = {id(module): plain_name(name) for name, module in twin.named_modules()}
     graph = torch_pruning.DependencyGraph().build_dependency(twin, example_inputs=inputs)
+    computed = {name.rpartition(".")[0] for name in computed_tensors(model)}
     groups = {}
     for dependencies in graph.get_all_groups(root_module_types=list(CONVOLUTIONS)):
         name = names[id(dependencies[0].dep.target.module)]
         group = _group_from(name, dependencies, names, graph)
-        if group is not None:
+        if group is not None and not computed & {names.get(id(d.dep.target.module)) for d in dependencies}:
             groups[name] = group
     if not groups:
         raise LotteryError(f"{type(model).__name__} has no convolution whose channels could be removed.")

@@ -5,7 +5,6 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from copy import deepcopy
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,8 +15,8 @@ from lightning_lottery.checks import check_count
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.functional.train_mode import modes_kept
 from lightning_lottery.units.groups import survey
-from lightning_lottery.units.parts import Group
-from lightning_lottery.units.removal import KEPT, Module, cut_to_, is_pretrained
+from lightning_lottery.units.parts import Group, Module, copy_of
+from lightning_lottery.units.removal import KEPT, cut_to_, is_pretrained
 
 
 class Size(NamedTuple):
@@ -140,7 +139,7 @@ def load_shrunk(folder: str | os.PathLike[str], model: Module | None = None) -> 
             shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise LotteryError(f"There is no model at '{path}': {error}.") from error
-    small = deepcopy(model)
+    small = copy_of(model)
     cut_to_(small, {name: _size_in(shapes, group) for name, group in survey(model).groups.items()})
     try:
         load_model(small, path)

@@ -1,9 +1,11 @@
 """Small models of every known family, with weights that matter, and what tests of units do with them."""
 
 import copy
+import warnings
 from functools import partial
 
 import torch
+import torch.nn.utils.prune
 import torchvision
 from torch import nn
 
@@ -89,6 +91,21 @@ FAMILIES = {
     "TransformerEncoder": (encoder, lambda: torch.randn(3, 5, 16), {("head", 4): 2, ("neuron", 24): 2}),
     "ResNet-20": (partial(resnet, 20), images, {("channel", 16): 3, ("channel", 32): 3, ("channel", 64): 3}),
     "VGG-like": (vgg_like, images, {("channel", 6): 1, ("channel", 8): 1}),
+}
+
+
+def _old_weight_norm(layer):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        return nn.utils.weight_norm(layer)
+
+
+REPARAMETRISATIONS = {
+    "weight norm": nn.utils.parametrizations.weight_norm,
+    "spectral norm": nn.utils.parametrizations.spectral_norm,
+    "old weight norm": _old_weight_norm,
+    "old spectral norm": nn.utils.spectral_norm,
+    "torch's prune": partial(nn.utils.prune.l1_unstructured, name="weight", amount=0.5),
 }
 
 

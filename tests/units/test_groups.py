@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from helpers.models import FAMILIES, LLAMA, ROW, Fused, encoder, text, vgg_like
+from helpers.models import FAMILIES, LLAMA, REPARAMETRISATIONS, ROW, Fused, encoder, text, vgg_like
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.units.groups import groups_of, survey
 from lightning_lottery.units.parts import Part, owners_of
@@ -102,6 +102,37 @@ def test_what_looks_like_a_block_and_is_not_recognised_is_named():
 def test_a_block_whose_units_depend_on_each_other_or_do_not_fit_is_not_taken(model, patterns, reason):
     with pytest.raises(LotteryError, match=f"has no block.*{reason}"):
         groups_of(model, patterns)
+
+
+@pytest.mark.parametrize("norm", REPARAMETRISATIONS)
+def test_every_group_with_a_layer_whose_weight_is_computed_is_left_out_and_the_layer_named(norm):
+    layers = {
+        "TransformerEncoder": ("layers.1.linear2", "layers.0.self_attn.out_proj"),
+        "VGG-like": ("2", "7"),
+    }
+    for family, names in layers.items():
+        for name in names:
+            model = FAMILIES[family][0]()
+            before = groups_of(model)
+            REPARAMETRISATIONS[norm](model.get_submodule(name))
+            groups, unrecognised = survey(model)
+            holding = {n for n, g in before.items() if name in {p.parameter.rpartition(".")[0] for p in g.parts}}
+            assert holding
+            assert groups == {n: g for n, g in before.items() if n not in holding}
+            assert unrecognised.keys() == holding
+            assert all(f"'{name}.weight' is computed by" in reason for reason in unrecognised.values())
+            if groups:
+                with pytest.warns(UserWarning, match=f"Left alone.*'{name}.weight' is computed"):
+                    groups_of(model)
+
+
+def test_a_bias_alone_that_is_computed_keeps_its_layer_whole():
+    model = encoder()
+    nn.utils.prune.l1_unstructured(model.layers[0].linear1, "bias", 0.5)
+    nn.utils.prune.l1_unstructured(model.layers[1].self_attn, "in_proj_weight", 0.5)
+    groups, unrecognised = survey(model)
+    assert list(groups) == ["layers.0.self_attn", "layers.1.linear1"]
+    assert unrecognised.keys() == {"layers.0.linear1", "layers.1.self_attn"}
 
 
 def test_a_chain_ends_where_channels_mix_or_the_next_layer_is_unknown():

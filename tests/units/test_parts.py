@@ -3,10 +3,13 @@ import torch
 from torch import nn
 
 from helpers.blocks import Blocks
+from helpers.models import REPARAMETRISATIONS
 from lightning_lottery.units.parts import (
     Group,
     Part,
     acts_per_channel,
+    computed_tensors,
+    copy_of,
     owners_of,
     qualified,
     shared_weights,
@@ -71,3 +74,17 @@ def test_a_parameter_is_shared_where_two_modules_hold_it_not_where_one_module_ha
     module.extra = nn.Linear(8, 3)
     module.extra.weight = module.head.weight
     assert shared_weights(module) == {"extra.weight": "head.weight"}
+
+
+@pytest.mark.parametrize("norm", REPARAMETRISATIONS)
+def test_a_tensor_that_is_made_of_others_is_named_and_a_copy_computes_what_the_model_does(norm):
+    net = nn.Sequential(nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 3))
+    net[0].remembered = torch.ones(2)  # a tensor that nothing makes anew
+    assert computed_tensors(net) == set()
+    REPARAMETRISATIONS[norm](net[2])
+    assert computed_tensors(net) == {"2.weight"}
+    x = torch.randn(4, 3)
+    expected = net.eval()(x)  # old-style hooks leave a weight with a graph, which deepcopy refuses
+    twin = copy_of(net)
+    torch.testing.assert_close(twin(x), expected)
+    assert not {id(p) for p in twin.parameters()} & {id(p) for p in net.parameters()}

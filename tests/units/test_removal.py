@@ -6,6 +6,7 @@ from torch import nn
 
 from helpers.models import (
     FAMILIES,
+    REPARAMETRISATIONS,
     Fused,
     encoder,
     half,
@@ -17,6 +18,7 @@ from helpers.models import (
     state,
     text,
     timm_vit,
+    vgg_like,
 )
 from helpers.states import same
 from lightning_lottery.errors import LotteryError
@@ -134,6 +136,36 @@ def test_a_weight_tied_to_another_module_is_not_cut():
     model[1].weight = model[0].layers[0].linear2.weight
     with pytest.raises(LotteryError, match="'0.layers.0.linear1' cannot be shrunk: '1.weight' is tied"):
         shrink(model, Ticket({}, units={"0.layers.0.linear1": torch.arange(24) < 3}))
+
+
+@pytest.mark.parametrize("norm", REPARAMETRISATIONS)
+@pytest.mark.filterwarnings("ignore:Left alone")
+def test_units_of_a_layer_whose_weight_is_computed_are_refused_by_its_name(norm):
+    whole = vgg_like()
+    plain = groups_of(whole)
+    for layer, group in (("2", "2"), ("2", "0.0"), ("7", "2")):
+        model = vgg_like()
+        REPARAMETRISATIONS[norm](model.get_submodule(layer))
+        output(model.eval(), images())
+        ticket = Ticket({}, units={group: torch.arange(plain[group].size) < 2})
+        with pytest.raises(LotteryError, match=f"'{layer}.weight' is computed by a parametrization or a hook"):
+            shrink(model, ticket)
+        with pytest.raises(LotteryError, match=f"'{group}' cannot be shrunk: '{layer}.weight' is computed"):
+            shrink(model, ticket, groups=plain)
+
+
+@pytest.mark.parametrize("norm", REPARAMETRISATIONS)
+@pytest.mark.filterwarnings("ignore:Left alone")
+def test_what_is_cut_beside_a_layer_whose_weight_is_computed_computes_what_the_masked_model_does(norm):
+    torch.manual_seed(0)
+    model, inputs = randomised(vgg_like()), images()
+    REPARAMETRISATIONS[norm](model[7])
+    with torch.enable_grad():
+        model(inputs)
+    units = {"0.0": torch.arange(6) < 2}
+    small = shrink(model, Ticket({}, units=units))
+    model[2].weight.data[:, 2:] = 0
+    torch.testing.assert_close(output(small, inputs), output(model, inputs))
 
 
 def test_the_ticket_of_a_lightning_module_fits_it_and_with_a_prefix_the_network_inside(tmp_path):

@@ -3,7 +3,7 @@ import torch
 import torchvision
 from torch import nn
 
-from helpers.models import images, vgg_like
+from helpers.models import REPARAMETRISATIONS, images, vgg_like
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.units.residual import coupled_channels
 
@@ -28,3 +28,14 @@ def test_without_torch_pruning_the_extra_is_named(monkeypatch):
 def test_a_network_without_convolutions_has_no_channels_to_couple():
     with pytest.raises(LotteryError, match="Sequential has no convolution whose channels could be removed"):
         coupled_channels(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2)), torch.zeros(1, 4))
+
+
+@pytest.mark.parametrize("norm", REPARAMETRISATIONS)
+def test_channels_of_a_layer_whose_weight_is_computed_are_left_out(norm):
+    model = torchvision.models.resnet18(num_classes=3)
+    REPARAMETRISATIONS[norm](model.layer4[1].conv1)
+    model(torch.randn(2, 3, 32, 32))
+    groups = coupled_channels(model, torch.randn(1, 3, 32, 32))
+    layers = {part.parameter.rpartition(".")[0] for group in groups.values() for part in group.parts}
+    assert "conv1" in groups
+    assert not any("layer4.1.conv1" in layer for layer in layers)
