@@ -6,13 +6,14 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.functional.schedules import Schedule
 from lightning_lottery.functional.scores import Loss, Weights, grasp, snip
-from lightning_lottery.hooks.one_shot import OneShot
+from lightning_lottery.hooks.one_shot import OneShot, first_line
 from lightning_lottery.hooks.scoring import cast, state_of, training_batches, untouched, with_state
 from lightning_lottery.scope import Scope
 
@@ -49,21 +50,51 @@ class _ByLoss(OneShot):
         return {**super().settings(), "train_mode": self.train_mode}
 
     def scores(self, params: Mapping[str, nn.Parameter], step: int) -> dict[str, Tensor]:
-        assert self._trainer is not None
         # At least float32: gradients of half precision would tie, or vanish.
-        dtype = reduce(torch.promote_types, (param.dtype for param in params.values()), torch.float32)
+        wide = reduce(torch.promote_types, (param.dtype for param in params.values()), torch.float32)
+        # A detector has a loss in training mode only; a module that casts its own input runs in its own dtypes only.
+        ways = [(wide, self.train_mode), (wide, True), (None, self.train_mode), (None, True)]
+        errors: list[Exception] = []
+        for way in dict.fromkeys(ways):
+            try:
+                scores = self._scores(params, *way)
+            except torch.OutOfMemoryError:
+                raise
+            except Exception as error:  # the project's own code runs here
+                errors.append(error)
+                continue
+            if errors:
+                dtype, train_mode = way
+                mode = "training mode, as `train_mode=True` asks for" if train_mode else "evaluation mode"
+                dtypes = "" if dtype else ", in the dtypes of the module's own weights"
+                first = "training" if self.train_mode else "evaluation"
+                rank_zero_warn(
+                    f"{self.label}: `training_step` fails in {first} mode and {str(wide).removeprefix('torch.')} "
+                    f"({first_line(errors[0])}), so scores are those of {mode}{dtypes}."
+                )
+            self._refuse_zeros(scores)
+            return scores
+        if isinstance(errors[0], LotteryError):
+            raise errors[0]
+        raise LotteryError(
+            f"{self.label} scores by the module's `training_step`, which fails: {first_line(errors[0])}. Prune later, "
+            "by `at_step`, try the other `train_mode`, or prune by SynFlow, which needs no loss."
+        ) from errors[0]
+
+    def _scores(
+        self, params: Mapping[str, nn.Parameter], dtype: torch.dtype | None, train_mode: bool
+    ) -> dict[str, Tensor]:
+        assert self._trainer is not None
         with untouched(self._trainer, dtype) as module:
             for child in module.modules():
                 # Never from evaluation to training mode: a frozen norm stays frozen. Dropout would score at random.
-                child.training &= self.train_mode and not isinstance(child, _DropoutNd)
-            state = state_of(module, dtype)
+                child.training &= train_mode and not isinstance(child, _DropoutNd)
+            state = state_of(module, dtype or torch.float32)
             batches = [cast(batch, dtype) for batch in training_batches(self._trainer, self.batches)]
             weights = {name: state[name] for name in params}
-            scores = type(self).method(self._loss(module, state, dtype), weights, batches, average=self._average)
-        self._refuse_zeros(scores)
-        return scores
+            return type(self).method(self._loss(module, state, dtype), weights, batches, average=self._average)
 
-    def _loss(self, module: LightningModule, state: Weights, dtype: torch.dtype) -> Loss:
+    def _loss(self, module: LightningModule, state: Weights, dtype: torch.dtype | None) -> Loss:
         step = with_state(module, "training_step", dtype)
 
         def loss(weights: Weights, arguments: Mapping[str, Any]) -> Tensor:

@@ -11,14 +11,23 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils.parametrize import is_parametrized
 
 from lightning_lottery.checks import check_count, check_word
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.functional.masks import Masks
 from lightning_lottery.functional.schedules import Schedule
 from lightning_lottery.functional.scores import Weights, iterative_masks, synflow, widest_dtype
-from lightning_lottery.hooks.one_shot import OneShot
-from lightning_lottery.hooks.scoring import cast, state_of, tensors_in, training_batches, untouched, with_state
+from lightning_lottery.hooks.one_shot import OneShot, first_line
+from lightning_lottery.hooks.scoring import (
+    cast,
+    optimizers_untouched,
+    state_of,
+    tensors_in,
+    training_batches,
+    untouched,
+    with_state,
+)
 from lightning_lottery.scope import Scope, plain_name
 
 
@@ -110,23 +119,37 @@ class SynFlow(OneShot):
 
     def find_masks(self, params: Mapping[str, nn.Parameter], sparsity: float, within: Masks | None) -> Masks:
         """The masks of the last iteration."""
-        device = next(iter(params.values())).device
-        if (dtype := widest_dtype(device)) != torch.float64:
-            rank_zero_warn(f"{self.label}: {device} has no float64, so scores are computed in scaled float32.")
-        try:
-            return self._last_masks(dtype, params, sparsity, within)
-        except RuntimeError as error:
-            # torch has no error class for mixed dtypes: "expected scalar type Float but found Double" and its like.
-            if dtype != torch.float64 or "double" not in str(error).lower():
+        first = next(iter(params.values()))
+        if (widest := widest_dtype(first.device)) != torch.float64:
+            rank_zero_warn(f"{self.label}: {first.device} has no float64, so scores are computed in scaled float32.")
+        errors: list[Exception] = []
+        for dtype in dict.fromkeys((widest, torch.float32, None)):
+            try:
+                masks = self._last_masks(dtype, params, sparsity, within)
+            except (LotteryError, torch.OutOfMemoryError):
                 raise
-            rank_zero_warn(
-                f"{self.label}: the module does not run in float64 ('{str(error).splitlines()[0]}'), so scores are "
-                "computed in scaled float32. It has tensors that are no buffers, or a `.float()`."
-            )
-        return self._last_masks(torch.float32, params, sparsity, within)
+            except Exception as error:  # the project's own code runs here
+                errors.append(error)
+                # torch has no error class for mixed dtypes: "expected scalar type Float but found Double" and its like.
+                if not re.search("double|float|half|dtype", str(error).lower()):
+                    break
+                continue
+            if errors:
+                instead = "scaled float32" if dtype else "the dtypes of its own weights"
+                rank_zero_warn(
+                    f"{self.label}: the module does not run in {str(widest).removeprefix('torch.')} "
+                    f"('{first_line(errors[0])}'), so scores are computed in {instead}. It has tensors that are no "
+                    "buffers, or casts to a dtype."
+                )
+            return masks
+        example = "what `input_fn` gives" if self.input_fn else "a sample of the first training batch"
+        raise LotteryError(
+            f"{self.label} runs the module's `forward` on {example}, and it fails: {first_line(errors[0])}. Give an "
+            "`input_fn` that makes what `forward` takes."
+        ) from errors[0]
 
     def _last_masks(
-        self, dtype: torch.dtype, params: Mapping[str, nn.Parameter], sparsity: float, within: Masks | None
+        self, dtype: torch.dtype | None, params: Mapping[str, nn.Parameter], sparsity: float, within: Masks | None
     ) -> Masks:
         assert self._trainer is not None
         with untouched(self._trainer, dtype) as module:
@@ -151,16 +174,20 @@ class SynFlow(OneShot):
                     rank_zero_info(f"{self.label}: {done} of {self.iterations} iterations of scoring and removing.")
         return masks
 
-    def _feed(self, flow: "Flow", module: LightningModule, dtype: torch.dtype) -> None:
+    def _feed(self, flow: "Flow", module: LightningModule, dtype: torch.dtype | None) -> None:
         """Give the flow its input, the same on every rank."""
         assert self._trainer is not None
         drawn = training_batches(self._trainer, self.batches if self.input == "mean" else 1)
-        batches = [cast(arguments["batch"], dtype) for arguments in drawn]
         if self.input_fn is not None:
-            flow.inputs = cast(self.input_fn(module, batches[0]), dtype)
+            flow.inputs = cast(self.input_fn(module, cast(drawn[0]["batch"], dtype)), dtype)
             return
-        samples = [self._first_tensor(batch) for batch in batches]
-        flow.inputs = samples[0][:1]
+        samples: list[Arguments] = []
+        for arguments in (cast(each, dtype) for each in drawn):
+            with optimizers_untouched(self._trainer):
+                sample = flow.arguments_of_forward(module, list(arguments.values()))
+            samples.append(sample or ((self._first_tensor(arguments["batch"]),), {}))
+            self._first_tensor(samples[-1])
+        flow.inputs = flow.one_of(samples[0])
         received = flow.received(samples if self.input == "mean" else [flow.inputs])
         if not received:
             raise LotteryError(f"{self.label} finds no layer that sees the input of `forward`: give an `input_fn`.")
@@ -173,7 +200,7 @@ class SynFlow(OneShot):
 
     def _first_tensor(self, batch: Any) -> Tensor:
         """The input in a batch: its first tensor, refused unless it is floating-point."""
-        first = next(tensors_in(batch), None)
+        first = next(tensors_in(batch), None)  # of a list of images the first one
         if first is None or not first.is_floating_point() or first.ndim == 0:
             beginning = "no tensor" if first is None else f"{first.dtype} of shape {tuple(first.shape)}"
             raise LotteryError(
@@ -190,19 +217,26 @@ class Flow:
 
     Args:
         module: Whose ``forward`` is run, in evaluation mode.
-        dtype: What it runs in.
+        dtype: What it runs in; None: what its parameters have.
         neutral: Whether mean and bias of batch norm are zero; else both are absolute values.
         bypass: Class names of layers that hand their input on.
     """
 
-    def __init__(self, module: nn.Module, dtype: torch.dtype, *, neutral: bool, bypass: Sequence[str]) -> None:
+    def __init__(self, module: nn.Module, dtype: torch.dtype | None, *, neutral: bool, bypass: Sequence[str]) -> None:
         self.inputs: Any = ()
-        """What ``forward`` gets: a tensor, a tuple of arguments, or a mapping of named ones."""
-        self.state = state_of(module.eval(), dtype)
+        """What ``forward`` gets: a tensor, a tuple of arguments, a mapping of named ones, or a pair of both."""
+        dtypes = {param.dtype for param in module.parameters() if param.is_floating_point()}
+        self._largest = min(torch.finfo(each).max for each in ([dtype] if dtype else dtypes))
+        self.state = state_of(module.eval(), dtype or torch.float32)
         self._dtype = dtype
         self._additive = _make_positive_(module, self.state, neutral)
         self._call = with_state(module, "__call__", dtype)
-        self._layers = [child for child in module.modules() if any(p.ndim > 1 for p in child.parameters(recurse=False))]
+        self._failed: Exception | None = None  # how `training_step` ended before it called `forward`
+        self._layers = [
+            child
+            for child in module.modules()
+            if is_parametrized(child) or any(p.ndim > 1 for p in child.parameters(recurse=False))
+        ]
         self._first: list[nn.Module] = []
         self._scale = 1.0
         self._scores: dict[str, Tensor] = {}
@@ -237,7 +271,7 @@ class Flow:
         # One memory for all iterations: a hundred rounds of new memory for every weight cost more than the products.
         self._scores = self._scores or {name: torch.empty_like(weight) for name, weight in weights.items()}
         # A quarter of the exponent's range at a time, no further than is needed: far down the smallest scores vanish.
-        octaves = int(math.log2(torch.finfo(self._dtype).max)) // 4
+        octaves = int(math.log2(self._largest)) // 4
         for exponent in range(4):
             scale = 2.0 ** -(octaves * exponent)
             scores = synflow(lambda lent, scale=scale: self(lent, scale), weights, out=self._scores)  # type: ignore[misc]
@@ -249,13 +283,52 @@ class Flow:
             "layers, or holds weights that are not finite."
         )
 
-    def received(self, samples: Sequence[Tensor]) -> list[Tensor]:
+    def arguments_of_forward(self, module: nn.Module, arguments: Sequence[Any]) -> "Arguments | None":
+        """What ``training_step`` calls ``forward`` with first; None where it fails before, or never does."""
+        seen: list[Arguments] = []
+
+        def note(*args: Any, **kwargs: Any) -> None:
+            seen.append((args, kwargs))
+            raise _Seen
+
+        attributes = dict(vars(module))
+        # In the module itself, where both `self(x)` and `self.forward(x)` look; a hook sees the first way alone.
+        vars(module)["forward"] = note
+        try:
+            with torch.no_grad():
+                with_state(module, "training_step", self._dtype)(self.state, *arguments)
+        except (_Seen, Exception) as error:
+            self._failed = None if isinstance(error, _Seen) else error
+        finally:
+            vars(module).pop("forward")
+            vars(module).update({name: value for name, value in attributes.items() if name == "forward"})
+        return seen[0] if seen else None
+
+    def one_of(self, batch: "Arguments") -> "Arguments":
+        """The arguments of one sample, or all where the network does not run on one, as on one node of a graph."""
+        sample = _first_sample(batch)
+        try:
+            with torch.no_grad():
+                self._call(self.state, *sample[0], **sample[1])
+        except torch.OutOfMemoryError:
+            raise
+        except Exception:
+            try:
+                with torch.no_grad():
+                    self._call(self.state, *batch[0], **batch[1])
+            except Exception as error:
+                # What went wrong first is the cause: then this was not what `forward` takes.
+                raise self._failed or error from None
+            return batch
+        return sample
+
+    def received(self, samples: Sequence["Arguments"]) -> list[Tensor]:
         """The input of each first layer, as the sum over ``samples`` of its absolute means; of one sample's shape.
 
         A first layer has weights, and its input has passed no other layer that has. Whatever the module does to its own
         input, such as normalising it, has happened by then.
         """
-        self._first = list(self._inputs_of(self._layers, samples[0][:1]))
+        self._first = list(self._inputs_of(self._layers, _as_arguments(self.inputs)))
         with torch.no_grad():
             inputs = [self._inputs_of(self._first, sample) for sample in samples]
         return [torch.stack([by_layer[layer] for by_layer in inputs]).sum(0) for layer in self._first]
@@ -270,7 +343,7 @@ class Flow:
         for layer in replacements:
             layer.register_forward_pre_hook(lend)
 
-    def _inputs_of(self, layers: Sequence[nn.Module], sample: Tensor) -> dict[nn.Module, Tensor]:
+    def _inputs_of(self, layers: Sequence[nn.Module], sample: "Arguments") -> dict[nn.Module, Tensor]:
         """The absolute mean over the batch of each layer's input, for those ``layers`` that see the network's input."""
         inputs: dict[nn.Module, Tensor] = {}
 
@@ -279,7 +352,7 @@ class Flow:
                 inputs[layer] = args[0].detach().abs().mean(0, keepdim=True)
 
         hooks = [layer.register_forward_pre_hook(keep) for layer in layers]
-        self._call(self.state, sample)
+        self._call(self.state, *sample[0], **sample[1])
         for hook in hooks:
             hook.remove()
         return inputs
@@ -291,7 +364,32 @@ def _is_input(args: tuple[Any, ...]) -> bool:
     return bool(args) and isinstance(args[0], Tensor) and args[0].is_floating_point() and not args[0].requires_grad
 
 
-def _as_arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+Arguments = tuple[tuple[Any, ...], dict[str, Any]]
+"""Positional and named ones of a call."""
+
+
+class _Seen(BaseException):
+    """``training_step`` has called the module; no ``except Exception`` of a project stops it."""
+
+
+def _first_sample(arguments: Arguments) -> Arguments:
+    """The same arguments of the batch's first sample alone: of tensors and lists that are as long as the batch."""
+    args, kwargs = arguments
+    batch = next(value for value in (*args, *kwargs.values()) if next(tensors_in(value), None) is not None)
+    size = len(batch) if not isinstance(batch, Mapping) else len(next(tensors_in(batch)))
+
+    def cut(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {key: cut(item) for key, item in value.items()}
+        is_batch = isinstance(value, list) or (isinstance(value, Tensor) and value.ndim > 0)
+        return value[:1] if is_batch and len(value) == size else value
+
+    return tuple(map(cut, args)), cut(kwargs)
+
+
+def _as_arguments(inputs: Any) -> Arguments:
+    if isinstance(inputs, tuple) and len(inputs) == 2 and type(inputs[0]) is tuple and type(inputs[1]) is dict:
+        return inputs[0], inputs[1]
     if isinstance(inputs, Mapping):
         return (), dict(inputs)
     return (tuple(inputs), {}) if isinstance(inputs, (tuple, list)) else ((inputs,), {})
@@ -300,8 +398,14 @@ def _as_arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
 @torch.no_grad()
 def _make_positive_(module: nn.Module, state: Mapping[str, Tensor], neutral: bool) -> list[str]:
     """Absolute parameters and running means, in place; gives the names of what is added in the network."""
-    for name, _ in module.named_parameters():
-        state[plain_name(name)].abs_()
+    for name, param in module.named_parameters():
+        if param.is_floating_point():  # of a complex one or a bool one it is not the same kind of number
+            state[plain_name(name)].abs_()
+    # A weight's spectral norm is a product with these two buffers, of any sign until they are absolute.
+    for name in state:
+        old = re.fullmatch(r"(.*)_[uv]", name)
+        if (old and f"{old[1]}_orig" in state) or re.search(r"\bparametrizations\.\w+\.\d+\._[uv]$", name):
+            state[name].abs_()
     # By name, for torch marks no parameter as one that is added: 'bias', 'attn.in_proj_bias', 'bias_ih_l0'.
     additive = [name for name in state if re.search(r"(^|[._])bias(_|$)", name)]
     for path, child in module.named_modules():

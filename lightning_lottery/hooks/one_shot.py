@@ -14,7 +14,12 @@ from lightning_lottery.functional.schedules import Constant, Schedule
 from lightning_lottery.functional.scores import Weights
 from lightning_lottery.hooks.clock import steps_of_fit
 from lightning_lottery.hooks.mask_callback import MaskCallback
-from lightning_lottery.scope import Scope
+from lightning_lottery.scope import Scope, named_parameters
+
+
+def first_line(error: Exception) -> str:
+    """What a foreign error says, short enough for a sentence."""
+    return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
 class OneShot(MaskCallback):
@@ -78,8 +83,20 @@ class OneShot(MaskCallback):
         return {name: total / batches_of_all_ranks for name, total in sums.items()}
 
     def _refuse_zeros(self, scores: Weights) -> None:
-        if not any(bool(score.any()) for score in scores.values()):
-            raise LotteryError(
-                f"{self.label}: every score at step {self.step} is zero, so nothing tells one weight from another. No "
-                "gradient reaches the scope: look at the loss, or at layers that cancel it."
-            )
+        if any(bool(score.any()) for score in scores.values()):
+            return
+        assert self._trainer is not None
+        params = named_parameters(self._trainer.lightning_module)
+        # Also outside of the scope, as a head may be; biases begin as zeros in any network.
+        zero = [name for name, param in params.items() if param.ndim > 1 and not bool(param.detach().any())]
+        why = (
+            f"'{zero[0]}' is all zero, as last layers often begin: its own scores are zero, and it lets no gradient "
+            f"through to what is before it. Prune after a step, by `at_step={self.step + 1}`"
+            if zero
+            else "No gradient reaches the scope: look at the loss, or at layers that cancel it"
+        )
+        if not zero and getattr(self, "train_mode", True) is False:
+            why += "; in training mode, by `train_mode=True`, another part of the network may run"
+        raise LotteryError(
+            f"{self.label}: every score at step {self.step} is zero, so nothing tells one weight from another. {why}."
+        )

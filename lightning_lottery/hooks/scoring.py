@@ -19,19 +19,22 @@ from torch.nn.parameter import UninitializedParameter
 from torch.utils import checkpoint as checkpointing
 
 from lightning_lottery.errors import LotteryError
+from lightning_lottery.hooks.copies import Copies
 from lightning_lottery.hooks.private import pretend_dtype_, training_arguments, training_loader, without_iterator
 from lightning_lottery.hooks.quiet import without_logging
 from lightning_lottery.scope import named_parameters, plain_name
 
+_REGISTERS = vars(nn.Module()).keys()
+
 
 @contextmanager
-def untouched(trainer: Trainer, dtype: torch.dtype) -> Iterator[LightningModule]:
+def untouched(trainer: Trainer, dtype: torch.dtype | None) -> Iterator[LightningModule]:
     """Lend the fit's module for scoring in ``dtype``: whatever the block does to it is undone, also if it raises.
 
-    The block works on copies of every attribute that could change in place: modes, hooks, counters, lists, metrics. It
-    must call the module through ``with_state``, which stands in for parameters and buffers. Random numbers go on
-    afterwards as if nothing had been drawn, nothing is logged; inside, code runs uncompiled and without autocast, with
-    kernels that can be differentiated twice, and activation checkpoints keep their activations.
+    The block works on copies of every attribute that could change in place, as ``Copies`` makes them. It must call the
+    module through ``with_state``, which stands in for parameters and buffers. Random numbers go on afterwards as if
+    nothing had been drawn, nothing is logged; inside, code runs uncompiled and without autocast, with kernels that can
+    be differentiated twice, and activation checkpoints keep their activations. A ``dtype`` of None: the module's own.
     """
     module, device = trainer.lightning_module, trainer.strategy.root_device
     # Shallow on purpose: restored, they bring back the very objects, which optimizers and hooks know by identity.
@@ -51,13 +54,18 @@ def untouched(trainer: Trainer, dtype: torch.dtype) -> Iterator[LightningModule]
         stack.enter_context(_activations_kept())
         if any(isinstance(child, nn.RNNBase) for child in module.modules()):
             stack.enter_context(torch.backends.cudnn.flags(enabled=False))  # its RNNs have no backward in eval mode
+        copies = Copies(shared=(*module.modules(), *module.parameters(), *module.buffers()))
         for child, values in attributes:
-            vars(child).update({name: _copy_of_value(value) for name, value in values.items()})
+            vars(child).update(
+                # A module's registers are flat: what they hold is lent, or visited by itself.
+                {name: copy(v) if name in _REGISTERS else copies.of_attribute(v) for name, v in values.items()}
+            )
             if isinstance(child, LightningModule):
                 stack.enter_context(without_logging(child))
-                pretend_dtype_(child, dtype)
+                pretend_dtype_(child, dtype or child.dtype)
         # A module may also write to `self.logger.experiment` itself, which muting `log` does not reach.
         trainer.loggers = [DummyLogger() for _ in loggers]
+        copies.warn()
         yield module
 
 
@@ -71,36 +79,68 @@ def state_of(module: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:
     for name, parameter in named_parameters(module).items():
         if isinstance(parameter, UninitializedParameter):
             raise LotteryError(f"'{name}' has no shape yet: run one batch through the lazy module before fitting.")
-        state[name] = nn.Parameter(_copied(parameter, dtype), parameter.is_floating_point())
+        differentiable = parameter.is_floating_point() or parameter.is_complex()
+        state[name] = nn.Parameter(_copied(parameter, dtype), differentiable)
     return {**state, **{plain_name(name): _copied(buffer, dtype) for name, buffer in module.named_buffers()}}
 
 
-def with_state(module: nn.Module, method: str, dtype: torch.dtype) -> Callable[..., Any]:
+def with_state(module: nn.Module, method: str, dtype: torch.dtype | None) -> Callable[..., Any]:
     """A method of the module as a function of its state: ``f(state, *args, **kwargs)``; names as ``state_of`` gives.
 
-    Tensors that the method makes without naming a dtype, such as ``torch.zeros(3)``, get ``dtype``. To be made and
-    called inside one block of ``untouched``.
+    Tensors that the method makes without naming a dtype, such as ``torch.zeros(3)``, get ``dtype``. Where it is None,
+    every tensor of the state is lent in the dtype that the module's has, and gradients come back in the state's. To be
+    made and called inside one block of ``untouched``.
     """
     # `torch.func.functional_call` does the same, but looks up every name anew at each call: a tenth of a ResNet-20's
     # forward and backward pass, of which SynFlow makes a hundred.
     owners = _owners_of_tensors(module)
+    recurrent = [child for child in module.modules() if isinstance(child, nn.RNNBase)]
+
+    def renew_lists() -> None:
+        for child in recurrent:  # they compute with a list of their parameters, which no lending reaches
+            child._flat_weights = [getattr(child, name, None) for name in child._flat_weights_names]
 
     def call(state: Mapping[str, Tensor], *args: Any, **kwargs: Any) -> Any:
         # A tied weight stands in several modules: all of them must be lent the same tensor, or its gradient is a part.
         swaps = [(tensors, leaf, tensors[leaf], lent) for name, lent in state.items() for tensors, leaf in owners[name]]
         default = torch.get_default_dtype()
         try:
-            torch.set_default_dtype(dtype)
-            for tensors, leaf, _, lent in swaps:
+            torch.set_default_dtype(dtype or default)
+            for tensors, leaf, tensor, lent in swaps:
                 # Into the dictionary itself: `setattr` refuses a plain tensor where a Parameter is registered.
-                tensors[leaf] = lent
+                tensors[leaf] = lent if dtype else lent.to(tensor.dtype)
+            renew_lists()
             return getattr(module, method)(*args, **kwargs)
         finally:
             for tensors, leaf, tensor, _ in swaps:
                 tensors[leaf] = tensor
+            renew_lists()
             torch.set_default_dtype(default)
 
     return call
+
+
+@contextmanager
+def optimizers_untouched(trainer: Trainer) -> Iterator[None]:
+    """For a ``training_step`` that may ask optimizers itself: one that is to step raises, gradients come back."""
+    groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
+    params = [param for group in groups for param in group["params"]]
+    before = [(param, param.grad, param.requires_grad) for param in params]
+    hooks = [optimizer.register_step_pre_hook(_refuse_step) for optimizer in trainer.optimizers]
+    try:
+        for param in params:
+            param.grad = None  # so that a `zero_grad` in place finds none
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for param, gradient, wants_one in before:
+            param.requires_grad_(wants_one)
+            param.grad = gradient
+
+
+def _refuse_step(*_: Any) -> None:
+    raise RuntimeError("an optimizer steps while the network is scored")
 
 
 def _owners_of_tensors(module: nn.Module) -> dict[str, list[tuple[dict[str, Any], str]]]:
@@ -117,9 +157,9 @@ def _owners_of_tensors(module: nn.Module) -> dict[str, list[tuple[dict[str, Any]
     return owners
 
 
-def cast(value: Any, dtype: torch.dtype, scale: float = 1.0) -> Any:
-    """The same with every floating-point tensor inside in ``dtype``, times ``scale``."""
-    return apply_to_collection(value, Tensor, lambda t: t.to(dtype) * scale if t.is_floating_point() else t)
+def cast(value: Any, dtype: torch.dtype | None, scale: float = 1.0) -> Any:
+    """The same with every floating-point tensor inside in ``dtype`` (None: its own), times ``scale``."""
+    return apply_to_collection(value, Tensor, lambda t: t.to(dtype or t.dtype) * scale if t.is_floating_point() else t)
 
 
 def training_batches(trainer: Trainer, n: int) -> list[OrderedDict[str, Any]]:
@@ -144,7 +184,9 @@ def training_batches(trainer: Trainer, n: int) -> list[OrderedDict[str, Any]]:
         for generator, state in generators:
             generator.set_state(state)
     if not drawn:
-        raise LotteryError("The training loader gave no batch to score with.")
+        raise LotteryError(
+            "The training loader gave no batch to score with: it is empty, or `drop_last` or a limit leaves it none."
+        )
     return [training_arguments(trainer, batch, index) for index, batch in enumerate(drawn)]
 
 
@@ -168,12 +210,6 @@ def _restore(attributes: list[tuple[nn.Module, dict[str, Any]]]) -> None:
 
 def _copied(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     return tensor.detach().to(dtype if tensor.is_floating_point() else tensor.dtype, copy=True)
-
-
-def _copy_of_value(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return value.detach().clone()
-    return copy(value) if isinstance(value, (list, dict, set)) else value
 
 
 @contextmanager

@@ -118,8 +118,11 @@ def test_an_error_of_the_module_s_own_is_not_taken_for_one_of_float64(tmp_path):
         def forward(self, x):
             raise RuntimeError("in the middle")
 
-    with pytest.raises(RuntimeError, match="in the middle"):
+    with pytest.raises(
+        LotteryError, match="SynFlow runs .* fails: RuntimeError: in the middle. Give an `input_fn`"
+    ) as told:
         fit(tmp_path, SynFlow(0.8), module=Plain(first=Fails()))
+    assert isinstance(told.value.__cause__, RuntimeError)
 
 
 def test_a_flow_that_is_zero_everywhere_is_refused(tmp_path):
@@ -260,7 +263,7 @@ def test_first_layers_receive_what_replaces_their_input_after_the_modules_own_no
     net = Normalising()
     samples = [torch.rand(3, 4, dtype=torch.float64), torch.rand(5, 4, dtype=torch.float64)]
     flow = flow_of(net, samples[0][:1])
-    received = flow.received(samples)
+    received = flow.received([((sample,), {}) for sample in samples])
     assert len(received) == 2
     expected = sum(((x - 5) / 2).abs().mean(0, keepdim=True) for x in samples)
     torch.testing.assert_close(received[0], expected)

@@ -1,12 +1,14 @@
 """Scoring leaves no trace, whether it ends or breaks."""
 
 import random
+from collections import deque
 
 import numpy as np
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import CSVLogger
+from torch import nn
 from torch.utils.data import DataLoader
 from torchmetrics.classification import MulticlassAccuracy
 
@@ -103,7 +105,7 @@ def test_scoring_leaves_no_trace_whether_it_ends_or_breaks(make, breaks, tmp_pat
     callback.find_masks = find_masks
     logger = CSVLogger(tmp_path, name="", version="")
     if breaks:
-        with pytest.raises(RuntimeError, match="in the middle"):
+        with pytest.raises(LotteryError, match="RuntimeError: in the middle"):
             fit(tmp_path, callback, module=module, logger=logger)
     else:
         fit(tmp_path, callback, module=module, logger=logger)
@@ -199,3 +201,45 @@ def test_a_loader_that_cannot_be_begun_anew_is_refused(tmp_path):
     stream = (batch for batch in Batches(batches=100))
     with pytest.raises(LotteryError, match="of type generator, cannot be copied"):
         fit(tmp_path, SNIP(0.5, scope=BODY), train=stream, max_steps=3, max_epochs=-1)
+
+
+class Counted:
+    def __init__(self) -> None:
+        self.steps, self.recent = 0, [[]]
+
+
+class Replays(Odd):
+    """Learns from what it remembers, wherever that is kept."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.replay, self.outputs, self.env = deque(maxlen=5), {"train": [[]]}, Counted()
+        self.teacher = [nn.Linear(6, 3)]
+
+    def training_step(self, batch, batch_idx):
+        self.replay.append(batch[0])
+        self.outputs["train"][0].append(batch_idx)
+        self.env.steps += 1
+        self.env.recent[0].append(batch_idx)
+        with torch.no_grad():
+            self.teacher[0].weight.mul_(0.9)
+        remembered = self.env.steps + len(self.outputs["train"][0]) + len(self.env.recent[0])
+        taught = self.teacher[0](self.replay[0]).square().mean()
+        return super().training_step(batch, batch_idx) * (1 + remembered / 10 + taught.detach())
+
+
+@pytest.mark.parametrize("make", [SynFlow, SNIP, GraSP])
+def test_a_run_that_is_scored_and_loses_nothing_is_the_dense_run_bit_for_bit(make, tmp_path):
+    ends = []
+    for callbacks in ((), (make(1e-9, at_step=5),)):
+        torch.manual_seed(0)
+        ends.append(fit(tmp_path, *callbacks, module=Replays()).lightning_module)
+    dense, scored = ends
+    assert hash_of_tensors(dense.state_dict()) == hash_of_tensors(scored.state_dict())
+    assert dense.env.steps == scored.env.steps == 12 and len(scored.env.recent[0]) == 12
+
+
+def test_without_a_batch_scoring_says_so(tmp_path):
+    with pytest.raises(LotteryError, match="gave no batch to score with"):
+        fitted = fit(tmp_path, module=Odd())
+        training_batches(fitted, 0)
