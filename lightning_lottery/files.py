@@ -1,13 +1,15 @@
-"""Files: written whole or not at all, known by a hash, in folders that one process holds."""
+"""Files: written whole or not at all, here or under a URL, known by a hash, in folders that one process holds."""
 
 import csv
+import glob
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from hashlib import blake2b
 from io import BytesIO, StringIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
@@ -18,7 +20,66 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-def write_whole(path: Path, content: bytes, what: str) -> None:
+try:
+    import fcntl
+except ImportError:  # Windows, where a file that somebody has open cannot be removed anyway
+    fcntl = None  # type: ignore[assignment]
+
+
+@dataclass(frozen=True)
+class Remote:
+    """A folder or file that fsspec reaches under a URL: ``s3://bucket/run``; as much of a ``Path`` as writing takes."""
+
+    url: str
+
+    def __truediv__(self, name: str) -> "Remote":
+        return Remote(f"{self.url.rstrip('/')}/{name}")
+
+    def __str__(self) -> str:
+        return self.url
+
+
+Location = Path | Remote
+"""Where files go: a folder or file of this machine, or one under a URL."""
+
+
+def location(path: "str | os.PathLike[str] | Remote") -> Location:
+    """A path, or what a URL names: ``s3://bucket/run`` is no local folder of that name.
+
+    Raises:
+        LotteryError: fsspec does not know the URL's protocol, or lacks the package for it.
+    """
+    if isinstance(path, Remote) or ":" not in (text := os.fspath(path)):
+        return path if isinstance(path, Remote) else Path(path)
+    from fsspec.core import url_to_fs
+    from fsspec.utils import get_protocol
+
+    protocol = get_protocol(text)
+    if protocol == "file" and not text.startswith("file:"):  # a colon in a name, or a drive
+        return Path(text)
+    try:
+        inner = url_to_fs(text)[1]
+    except (ImportError, ValueError) as error:
+        raise LotteryError(f"'{text}' cannot be written to: {error}") from error
+    return Path(inner) if protocol in ("file", "local") else Remote(text)
+
+
+def opened(path: Location) -> IO[bytes]:
+    """A file to read from its beginning.
+
+    Raises:
+        OSError: It is not there, or cannot be read.
+    """
+    if isinstance(path, Path):
+        return open(path, "rb")
+    from fsspec.core import url_to_fs
+
+    system, inner = url_to_fs(path.url)
+    file: IO[bytes] = system.open(inner, "rb")
+    return file
+
+
+def write_whole(path: Location, content: bytes, what: str) -> None:
     """Write a file so that no reader ever sees a part of it.
 
     Args:
@@ -29,37 +90,90 @@ def write_whole(path: Path, content: bytes, what: str) -> None:
     Raises:
         LotteryError: It cannot be written (full disk, no permission); nothing is left behind.
     """
-    with written_beside(path, what) as partial, open(partial, "wb") as file:
+    with written_whole(path, what) as file:
         file.write(content)
 
 
 @contextmanager
-def written_beside(path: Path, what: str) -> Iterator[Path]:
-    """The path of a file to write beside ``path``: forced to the disk and renamed when the block ends.
+def written_whole(path: Location, what: str) -> Iterator[IO[bytes]]:
+    """A file to write that takes its name when the block ends: no reader ever sees a part of it.
+
+    On this machine it is written beside its target, forced to the disk and renamed. A store under a URL has no such
+    rename; there the file is put when it is complete, by fsspec's transaction: object stores (S3, GCS, Azure) show an
+    upload only then, other file systems (SFTP, SMB) rename. What a kill leaves of an unfinished upload expires as the
+    store has it.
 
     Args:
-        path: Where the file is to be; its folder is made.
+        path: Where; its folder is made.
         what: What the file is, for the refusal: "ticket".
 
     Raises:
-        LotteryError: It cannot be written; nothing is left behind.
+        LotteryError: It cannot be written; nothing is left behind, and an older file of the name stays.
     """
-    # In the same folder: a rename within one file system replaces the target in one step, across two it copies.
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield partial
-        with open(partial, "r+b") as file:
-            os.fsync(file.fileno())  # else a crash after the rename may leave an empty file under the final name
-        os.replace(partial, path)
+        with _put(path) if isinstance(path, Remote) else _written_beside(path) as file:
+            yield file
     except OSError as error:
         raise LotteryError(f"The {what} '{path}' could not be written: {error.strerror or error}.") from error
+
+
+@contextmanager
+def _written_beside(path: Path) -> Iterator[IO[bytes]]:
+    # In the same folder: a rename within one file system replaces the target in one step, across two it copies.
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(path.parent, path.name)
+    try:
+        with open(partial, "wb") as file:
+            with suppress(OSError):  # some network file systems have no locks
+                _hold(file)
+            yield file
+        with open(partial, "r+b") as file:  # by its name: who was given that may have put another file there
+            os.fsync(file.fileno())  # else a crash after the rename may leave an empty file under the final name
+        os.replace(partial, path)
     finally:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
 
 
-def write_table(path: Path, rows: Sequence[Mapping[str, Any]], what: str, *, columns: Sequence[str] = ()) -> None:
+@contextmanager
+def _put(path: Remote) -> Iterator[IO[bytes]]:
+    from fsspec.core import url_to_fs
+
+    try:
+        # A file system's object has one transaction at a time, and fsspec shares the object: the end of ours would
+        # commit what another thread, such as Lightning's AsyncCheckpointIO, has half written.
+        system, inner = url_to_fs(path.url, skip_instance_cache=True)
+        system.makedirs(inner.rsplit("/", 1)[0], exist_ok=True)
+        with system.transaction, system.open(inner, "wb") as file:
+            yield file
+    except OSError:
+        raise
+    except Exception as error:  # what else a store's own client raises: no credentials, no bucket, no connection
+        raise OSError(str(error)) from error
+
+
+def remove_leftovers(folder: Path, name: str = "*") -> None:
+    """Remove what killed processes left of files they were writing; what a living one is writing stays.
+
+    Args:
+        folder: Where the files were to be.
+        name: Of which file; default: of all in the folder.
+    """
+    for partial in folder.glob(f".{name if name == '*' else glob.escape(name)}.*.partial"):
+        with suppress(OSError):
+            with open(partial, "r+b") as file:
+                _hold(file)  # fails where its writer lives
+            partial.unlink()
+
+
+def _hold(file: IO[bytes]) -> None:
+    """Lock a file as long as it is open; the system gives it free when the process dies, in whatever way."""
+    if fcntl is not None:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def write_table(path: Location, rows: Sequence[Mapping[str, Any]], what: str, *, columns: Sequence[str] = ()) -> None:
     """Write rows as CSV, a column for every key; a list in a cell is written with spaces between its values.
 
     Args:
@@ -79,7 +193,7 @@ def write_table(path: Path, rows: Sequence[Mapping[str, Any]], what: str, *, col
     write_whole(path, text.getvalue().encode(), what)
 
 
-def write_image(path: Path, figure: "Figure") -> None:
+def write_image(path: Location, figure: "Figure") -> None:
     """Write a figure as PNG.
 
     Raises:

@@ -8,7 +8,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,12 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from lightning_lottery.errors import LotteryError
-from lightning_lottery.files import write_whole
+from lightning_lottery.files import Location, Remote, location, opened, write_whole
 from lightning_lottery.functional.masks import count, density, hamming, shuffle
 from lightning_lottery.scope import named_parameters, plain_name, ties
 
 FORMAT = "lightning_lottery.ticket"
 VERSION = 1
+LONGEST_HEADER = 100_000_000  # of a safetensors file, in bytes
 
 
 class Layer(NamedTuple):
@@ -181,7 +181,7 @@ class Ticket:
         ordered = {name: masks[name] for name in self.masks}
         return replace(self, masks=ordered, units={}, provenance={**self.provenance, "shuffle_seed": seed})
 
-    def save(self, path: str | os.PathLike[str]) -> None:
+    def save(self, path: str | os.PathLike[str] | Remote) -> None:
         """Write the ticket as safetensors, masks packed to bits; the file appears whole or not at all.
 
         Raises:
@@ -204,27 +204,16 @@ class Ticket:
         except TypeError as error:
             raise LotteryError(f"The provenance of a ticket is plain JSON values: {error}.") from error
         content = json.dumps({"digest": _digest(text, packed), "ticket": text})  # one key: safetensors shuffles several
-        write_whole(Path(path), save(packed, {FORMAT: content}), what="ticket")
+        write_whole(location(path), save(packed, {FORMAT: content}), what="ticket")
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> "Ticket":
+    def load(cls, path: str | os.PathLike[str] | Remote) -> "Ticket":
         """Read a ticket; nothing in the file is executed.
 
         Raises:
             LotteryError: No such file, not a ticket, truncated or changed since it was written, or a newer format.
         """
-        from safetensors import SafetensorError, safe_open
-
-        if not Path(path).is_file():
-            raise LotteryError(f"There is no ticket at '{path}'.")
-        try:
-            with safe_open(path, framework="numpy") as file:
-                metadata = file.metadata() or {}
-                packed = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-        except (SafetensorError, OSError) as error:
-            raise LotteryError(f"'{path}' is not a ticket, or a truncated one: {error}.") from error
-        if FORMAT not in metadata:
-            raise LotteryError(f"'{path}' is a safetensors file, but not a ticket of lightning_lottery.")
+        metadata, packed = _read(location(path))
         try:
             content = json.loads(metadata[FORMAT])
             header = json.loads(content["ticket"])
@@ -281,6 +270,32 @@ def _all_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
     """Parameters under every one of their names."""
     params = named_parameters(module)
     return params | {alias: params[name] for alias, name in ties(module).items()}
+
+
+def _read(path: Location) -> tuple[dict[str, str], dict[str, np.ndarray]]:
+    """What a safetensors file says and holds; one that says nothing of a ticket is read no further."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    try:
+        with opened(path) as file:
+            start = file.read(8)
+            header = file.read(min(int.from_bytes(start, "little"), LONGEST_HEADER))
+            metadata = json.loads(header).get("__metadata__")
+            if not isinstance(metadata, dict) or FORMAT not in metadata:
+                raise LotteryError(f"'{path}' is a safetensors file, but not a ticket of lightning_lottery.")
+            return metadata, load(start + header + file.read())
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise LotteryError(f"There is no ticket at '{path}'.") from error
+    except (
+        SafetensorError,
+        OSError,
+        UnicodeDecodeError,
+        json.JSONDecodeError,
+        AttributeError,
+        RecursionError,
+    ) as error:
+        raise LotteryError(f"'{path}' is not a ticket, or a truncated one: {error}.") from error
 
 
 def _strip(name: str, prefix: str) -> str | None:

@@ -1,12 +1,15 @@
-"""Files that are whole or not there: tables and figures."""
+"""Files that are whole or not there: tables and figures, here or under a URL."""
 
 import csv
+import fcntl
+from pathlib import Path
 
+import fsspec
 import pytest
 from matplotlib.figure import Figure
 
 from lightning_lottery import LotteryError
-from lightning_lottery.files import write_image, write_table
+from lightning_lottery.files import Remote, location, opened, remove_leftovers, write_image, write_table, write_whole
 
 
 def test_a_table_has_a_column_for_every_key_and_lists_in_one_cell(tmp_path):
@@ -37,3 +40,50 @@ def test_what_cannot_be_written_is_refused_by_its_name_and_leaves_nothing(tmp_pa
         with pytest.raises(LotteryError, match="The (norms|figure) '.*' could not be written"):
             write(tmp_path / "file" / "t.csv")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_location_is_a_path_here_or_a_url_and_never_a_folder_called_as_a_url(tmp_path):
+    for path in ("run", tmp_path / "a: b", str(tmp_path / "step=1:2")):
+        assert location(path) == Path(path)
+    for url in (f"file://{tmp_path}", f"file:{tmp_path}", f"local://{tmp_path}"):
+        assert location(url) == tmp_path
+    bucket = location("memory://bucket/run/")
+    assert bucket == Remote("memory://bucket/run/") and location(bucket) is bucket
+    assert str(bucket / "snapshots" / "a.ckpt") == "memory://bucket/run/snapshots/a.ckpt"
+
+
+def test_a_url_of_no_known_kind_is_refused_by_name():
+    with pytest.raises(LotteryError, match="'nowhere://a' cannot be written to: Protocol not known: nowhere"):
+        location("nowhere://a")
+
+
+def test_what_is_written_under_a_url_is_read_from_there_and_from_nowhere_else(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = location("memory://files/run")
+    write_whole(folder / "a", b"first", "text")
+    write_whole(folder / "a", b"second", "text")
+    write_table(folder / "deep" / "t.csv", [{"a": 1}], "norms")
+    write_image(folder / "f.png", Figure())
+    assert opened(folder / "a").read() == b"second" and opened(folder / "deep" / "t.csv").read() == b"a\r\n1\r\n"
+    assert len(fsspec.filesystem("memory").find("files/run")) == 3 and not list(tmp_path.iterdir())
+
+
+def test_whatever_a_store_raises_is_one_sentence_with_the_url(monkeypatch):
+    def refuses(*_, **__):
+        raise RuntimeError("no credentials")
+
+    monkeypatch.setattr("fsspec.implementations.memory.MemoryFileSystem._open", refuses)
+    with pytest.raises(LotteryError, match="The text 'memory://files/b' could not be written: no credentials"):
+        write_whole(location("memory://files/b"), b"", "text")
+
+
+def test_a_write_removes_what_killed_writers_left_of_its_file_alone_and_leaves_living_ones_theirs(tmp_path):
+    killed, living, unlike = (tmp_path / f".{name}.partial" for name in ("a[1].12", "a[1].13", "b.12"))
+    for left in (killed, living, unlike, tmp_path / "mine.partial"):
+        left.write_bytes(b"half")
+    with open(living, "r+b") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        write_whole(tmp_path / "a[1]", b"whole", "text")
+        assert sorted(path.name for path in tmp_path.glob(".*")) == [living.name, unlike.name]
+        remove_leftovers(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [living.name, "a[1]", "mine.partial"]

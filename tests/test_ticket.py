@@ -299,7 +299,8 @@ def disk_full_when_writing(monkeypatch):
     @contextmanager
     def half(path, mode):
         with open(path, mode) as file:
-            yield SimpleNamespace(write=lambda content: file.write(content[: len(content) // 2]) and no_space())
+            write = lambda content: file.write(content[: len(content) // 2]) and no_space()  # noqa: E731
+            yield SimpleNamespace(write=write, fileno=file.fileno)
 
     monkeypatch.setattr(files, "open", half, raising=False)
 

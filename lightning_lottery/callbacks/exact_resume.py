@@ -6,12 +6,20 @@ from typing import Any
 
 import numpy as np
 import torch
+from lightning.fabric.utilities.data import sized_len
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_lottery.checks import check_count
 from lightning_lottery.functional.counters import mix64
-from lightning_lottery.hooks.private import restore_loader, validates_after_this_batch
+from lightning_lottery.hooks.private import (
+    begin_epoch,
+    leave_finished_epoch,
+    loader_states_in,
+    restore_loader,
+    training_loader,
+    validates_after_this_batch,
+)
 from lightning_lottery.hooks.saving import SavingCallback
 
 
@@ -20,9 +28,13 @@ class ExactResume(SavingCallback):
 
     Randomness is reseeded before every batch from (seed, batch, rank), so there is no random state to save; every
     ``interval`` optimizer steps, and at the end, ``resume.ckpt`` is written into the run's folder, whole or not at all,
-    after the validation where one is due. Resume with ``trainer.fit(..., ckpt_path=".../resume.ckpt")``. The whole run
-    equals the unbroken one bit for bit where batch k of the training loader is a function of (seed, epoch, k), as in
-    the zoo's loaders; a plain ``DataLoader`` starts its epoch anew, which is said once.
+    after the validation where one is due. Resume with ``trainer.fit(..., ckpt_path=".../resume.ckpt")``, and with
+    ``weights_only=False`` where hyper-parameters hold modules or classes, which is said before the first step. The
+    whole run equals the unbroken one bit for bit where the training loader has a length and a state, as torchdata's
+    ``StatefulDataLoader``, or batch k is a function of (seed, epoch, k), as in the zoo's loaders; a plain
+    ``DataLoader`` starts its epoch anew, which is said once.
+
+    Where the run's folder is a URL (``s3://...``), the file is put there by fsspec.
 
     Args:
         interval: Optimizer steps between checkpoints, >= 1.
@@ -44,24 +56,44 @@ class ExactResume(SavingCallback):
 
     def _reset(self) -> None:
         super()._reset()
-        self._is_due = self._resumed = False
+        self._is_due = self._resumed = self._begins_epoch = False
+        self._loader_states: list[dict[str, Any]] | None = None
+
+    @property
+    def file(self) -> str:
+        return self.named("resume") + ".ckpt"
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.clock.start(trainer)
         restore_loader(trainer)
-        loader = trainer.train_dataloader
-        if self._resumed and trainer.ckpt_path is not None and not hasattr(loader, "load_state_dict"):
+        if self._loader_states is not None:
+            self._begins_epoch = leave_finished_epoch(trainer, self._loader_states)
+        self._loader_states = None
+        loaders = training_loader(trainer).flattened
+        lost = [loader for loader in loaders if not hasattr(loader, "load_state_dict") or sized_len(loader) is None]
+        if self._resumed and trainer.ckpt_path is not None and lost:
+            # What has no length is read a batch ahead, and its state says so.
             rank_zero_warn(
-                f"The training loader ({type(loader).__name__}) cannot go on in the middle of an epoch: the callbacks' "
-                "state is exact, but the order of the data is not the unbroken run's."
+                f"The training loader ({type(lost[0]).__name__}) cannot go on in the middle of an epoch: the "
+                "callbacks' state is exact, but the order of the data is not the unbroken run's."
             )
 
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # What loaders draw for an epoch is a function of it, too: no batch has been seeded yet where a fit goes on.
+        self._seed(trainer.current_epoch, trainer.global_rank, 1)
+        if self._begins_epoch:
+            begin_epoch(trainer)
+        self._begins_epoch = False
+
     def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
-        seed = self.seed if self.seed is not None else int(os.environ.get("PL_GLOBAL_SEED", 0))
         # By the batch's number over all epochs, which Lightning saves and restores: a resumed batch draws what it would
-        # have drawn. The rank keeps dropout of different samples apart. With the carry, as every version has drawn: a
-        # run that was broken off under an older one goes on as it would have.
-        mixed = mix64(seed, trainer.fit_loop.total_batch_idx, trainer.global_rank, carry=True)
+        # have drawn. The rank keeps dropout of different samples apart.
+        self._seed(trainer.fit_loop.total_batch_idx, trainer.global_rank)
+
+    def _seed(self, *numbers: int) -> None:
+        seed = self.seed if self.seed is not None else int(os.environ.get("PL_GLOBAL_SEED", 0))
+        # With the carry, as every version has drawn: a run that was broken off under an older one goes on as it would.
+        mixed = mix64(seed, *numbers, carry=True)
         torch.manual_seed(mixed)
         random.seed(mixed)
         np.random.seed(mixed % 2**32)
@@ -86,10 +118,14 @@ class ExactResume(SavingCallback):
         if self.clock.step % self.interval:
             self._save(trainer)
 
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        if self._is_fitting:
+            self._loader_states = loader_states_in(checkpoint)
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
         self._resumed = self._resumed or self._is_fitting
 
     def _save(self, trainer: Trainer) -> None:
         self._is_due = False
-        self.save(trainer, self.named("resume") + ".ckpt")
+        self.save(trainer)

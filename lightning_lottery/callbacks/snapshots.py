@@ -36,6 +36,10 @@ class Snapshots(SavingCallback):
         super().__init__(name)
         self.steps = tuple(sorted(set(steps)))
 
+    @property
+    def file(self) -> str:
+        return f"{self.named('snapshots')}/step={{step}}.ckpt"
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.clock.start(trainer)
         if trainer.global_step == 0:
@@ -51,7 +55,7 @@ class Snapshots(SavingCallback):
 
     def _save(self, trainer: Trainer) -> None:
         if self.clock.step in self.steps:
-            self.save(trainer, f"{self.named('snapshots')}/step={self.clock.step}.ckpt")
+            self.save(trainer)
 
 
 def log_spaced(last: int, points: int) -> list[int]:

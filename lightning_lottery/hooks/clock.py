@@ -10,6 +10,7 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch.optim import ASGD, SGD, Adadelta, Adagrad, Adam, Adamax, AdamW, NAdam, RAdam, RMSprop, Rprop
 
 from lightning_lottery.errors import LotteryError
+from lightning_lottery.files import location
 
 
 class StepClock:
@@ -89,19 +90,20 @@ class ActsLate(Protocol):
 
 
 def put_in_order(callback: Callback, trainer: Trainer) -> None:
-    """What our callbacks do first in ``setup``: check whose Trainer this is, and sort its callbacks.
+    """What our callbacks do first in ``setup``: check whose Trainer this is and where it writes, sort its callbacks.
 
     Masks are made after everything else that writes weights, snapshots are taken after that, and only then come the
     Checkpoint callbacks, which Lightning keeps last. A new list: Lightning is iterating over the old one.
 
     Raises:
-        LotteryError: The Trainer is of the ``pytorch_lightning`` package.
+        LotteryError: The Trainer is of the ``pytorch_lightning`` package, or its root is a URL of no known kind.
     """
     if not isinstance(trainer, Trainer):
         raise LotteryError(
             f"{type(callback).__name__} is a callback for `lightning`, and this Trainer is of the package "
             f"`{type(trainer).__module__.split('.')[0]}`: import `lightning.pytorch` instead, everywhere alike."
         )
+    location(trainer.default_root_dir)  # refuses it
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
     trainer.callbacks = sorted(callbacks, key=_order)  # type: ignore[attr-defined]
 

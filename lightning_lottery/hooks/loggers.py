@@ -1,12 +1,12 @@
 """Where what callbacks measure goes: scalars and figures to a Trainer's loggers, files into its folder."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from lightning.pytorch import Trainer
 
+from lightning_lottery.files import Location, location
 from lightning_lottery.hooks.private import batches_that_stepped
 
 if TYPE_CHECKING:
@@ -30,9 +30,9 @@ def draw_to_all(trainer: Trainer, key: str, figure: "Figure", step: int) -> None
             draw(key, figure, step)
 
 
-def folder_of(trainer: Trainer) -> Path:
+def folder_of(trainer: Trainer) -> Location:
     """Where a Trainer's files go. Collective: asked for on every rank."""
-    return Path(trainer.log_dir or trainer.default_root_dir)  # `log_dir` is broadcast from rank 0 (Lightning 2.6.6)
+    return location(trainer.log_dir or trainer.default_root_dir)  # `log_dir` is broadcast from rank 0 (Lightning 2.6.6)
 
 
 def device_of(trainer: Trainer) -> str:

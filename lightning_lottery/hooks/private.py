@@ -7,11 +7,13 @@ Checked on Lightning 2.6.6.
 """
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import copy
+from itertools import islice
 from typing import Any, TypeVar
 
 import torch
+from lightning.fabric.utilities.data import sized_len
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies.launchers.multiprocessing import _MultiProcessingLauncher
 from lightning.pytorch.trainer.call import _call_callback_hooks, _call_lightning_module_hook, _call_strategy_hook
@@ -50,6 +52,60 @@ def restore_loader(trainer: Trainer) -> None:
     if loop._combined_loader_states_to_load and loop._data_fetcher is not None:
         loop._load_combined_loader_states()
         iter(loop._data_fetcher)  # the iterator that it has began before the position was known
+
+
+def loader_states_in(checkpoint: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Where the training loaders with state were, as a checkpoint holds it."""
+    states: list[dict[str, Any]] = checkpoint["loops"]["fit_loop"]["state_dict"].get("combined_loader", [])
+    return states
+
+
+def leave_finished_epoch(trainer: Trainer, states: Sequence[Mapping[str, Any]]) -> bool:
+    """Where a fit goes on from an epoch's last step, let that epoch be over; asked in ``on_train_start``.
+
+    Lightning goes on as in its middle: a loader whose state says "n of n batches" gives none, and the next epoch is
+    over before its first batch; ``on_train_epoch_start`` is not called; and the next epoch is not counted as begun, so
+    that a second resume repeats batches. Lightning 2.6.6, ``_FitLoop.reset`` and ``_TrainingEpochLoop.reset``.
+
+    Args:
+        trainer: Of the fit.
+        states: What ``loader_states_in`` gave.
+
+    Returns:
+        Whether the next epoch begins at once: ``begin_epoch`` is to be called in its ``on_train_epoch_start``.
+    """
+    loop, epoch = trainer.fit_loop, trainer.fit_loop.epoch_loop
+    if not epoch.batch_progress.is_last_batch:
+        return False
+    _use_up(training_loader(trainer), states)
+    if not (loop.restarted_mid_epoch and epoch.restarted_on_train_batch_end):
+        return False  # the end of the epoch is still to come, after its validation
+    epoch.batch_progress.increment_completed()
+    for progress in (epoch.batch_progress, epoch.scheduler_progress, epoch.automatic_optimization.optim_progress):
+        progress.reset_on_run()
+    epoch.val_loop.batch_progress.total.reset()
+    epoch.reset_restart_stage()
+    loop.reset_restart_stage()
+    return True
+
+
+def _use_up(loaders: CombinedLoader, states: Sequence[Mapping[str, Any]]) -> None:
+    """Let no loader that stands at the end of an epoch hold on to its place there: its next iteration begins one."""
+    assert loaders._iterator is not None
+    length, remaining = sized_len(loaders), iter(states)
+    for loader, iterator in zip(loaders.flattened, loaders._iterator.iterators, strict=True):
+        if not hasattr(loader, "load_state_dict") or (state := next(remaining, None)) is None:
+            continue
+        # "0 of n": it has begun the next epoch already, and begins it again. One that is not as long as the epoch is
+        # somewhere in its middle: it is cut short, or goes round.
+        if list(islice(iterator, 1)) and sized_len(loader) == length:
+            loader.load_state_dict(state)
+
+
+def begin_epoch(trainer: Trainer) -> None:
+    """Begin the training loaders anew, as Lightning does at the beginning of every epoch but the first of a fit."""
+    assert trainer.fit_loop._data_fetcher is not None
+    iter(trainer.fit_loop._data_fetcher)
 
 
 def training_loader(trainer: Trainer) -> CombinedLoader:

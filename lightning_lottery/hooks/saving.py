@@ -1,16 +1,27 @@
 """Checkpoints that are whole or absent, and the callbacks that write them at optimizer steps."""
 
-from contextlib import nullcontext
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from typing import Any, ClassVar
 
+import torch
+from lightning.fabric.plugins.io import TorchCheckpointIO
+from lightning.fabric.utilities.data import AttributeDict
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.plugins.io import AsyncCheckpointIO, CheckpointIO
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_warn
+from torch.serialization import get_unsafe_globals_in_checkpoint
 
-from lightning_lottery.files import written_beside
+from lightning_lottery.errors import LotteryError
+from lightning_lottery.files import Location, location, remove_leftovers, written_whole
 from lightning_lottery.hooks.clock import StepClock, put_in_order
 from lightning_lottery.hooks.loggers import folder_of
 from lightning_lottery.hooks.named import NamedCallback
+from lightning_lottery.hooks.strategies import refuse_sharding
 
 
 class SavingCallback(NamedCallback):
@@ -27,8 +38,21 @@ class SavingCallback(NamedCallback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         put_in_order(self, trainer)
         self._is_fitting = stage == TrainerFn.FITTING
-        if self._is_fitting and trainer.global_step == 0:
+        if not self._is_fitting:
+            return
+        refuse_sharding(trainer, self.label)
+        if trainer.global_step == 0:
             self._reset()
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        target = folder_of(trainer) / self.file.format(step="K")  # collective: asked for on every rank
+        if trainer.is_global_zero:  # here, and where the run that this one goes on from was killed
+            for path in (target, *([location(trainer.ckpt_path)] if trainer.ckpt_path else [])):
+                if isinstance(path, Path):
+                    remove_leftovers(path.parent)
+        savers = [c for c in trainer.callbacks if isinstance(c, SavingCallback)]  # type: ignore[attr-defined]
+        if trainer.ckpt_path is None and savers[:1] == [self]:
+            self._say_what_does_not_load(trainer, target)
 
     def _reset(self) -> None:
         self.clock.reset()
@@ -40,26 +64,108 @@ class SavingCallback(NamedCallback):
         if self._is_fitting:
             self.clock.load_state_dict(state_dict)
 
-    def save(self, trainer: Trainer, path: str) -> None:
-        """Save a whole checkpoint under this path in the run's folder; nothing in a fast_dev_run. Collective."""
+    @property
+    def file(self) -> str:
+        """What it writes in the run's folder; ``{step}`` stands for the optimizer step."""
+        raise NotImplementedError
+
+    def save(self, trainer: Trainer) -> None:
+        """Save a whole checkpoint in the run's folder; nothing in a fast_dev_run. Collective."""
         folder = folder_of(trainer)  # collective: asked for on every rank
         if not trainer.fast_dev_run:  # type: ignore[attr-defined]
-            save_whole(trainer, folder / path)
+            save_whole(trainer, folder / self.file.format(step=self.clock.step))
+
+    def _say_what_does_not_load(self, trainer: Trainer, target: Location) -> None:
+        if names := untrusted_hyperparameters(trainer):
+            rank_zero_warn(
+                f"The hyper-parameters {', '.join(names)}, which this run's checkpoints hold, are modules or of other "
+                "classes that torch loads only where asked to: resume by "
+                f"trainer.fit(..., ckpt_path='{target}', weights_only=False), or leave them out by "
+                f"save_hyperparameters(ignore={names})."
+            )
 
 
-def save_whole(trainer: Trainer, path: Path) -> None:
-    """Save a checkpoint so that no reader ever sees a part of it. Collective: called on every rank.
+def untrusted_hyperparameters(trainer: Trainer) -> list[str]:
+    """Names of hyper-parameters, of module and data, with which a checkpoint loads only with ``weights_only=False``.
+
+    Raises:
+        LotteryError: One cannot be saved at all.
+    """
+    parts = [part for part in (trainer.lightning_module, trainer.datamodule) if part is not None]  # type: ignore[attr-defined]
+    names = dict[str, None]()  # in their order, each once
+    for part in parts:
+        for name, value in part.hparams.items():
+            file = BytesIO()
+            try:
+                torch.save(value, file)
+            except Exception as error:  # whatever a value's own way to be pickled raises
+                raise LotteryError(
+                    f"The hyper-parameter '{name}' of {type(part).__name__} cannot be saved in a checkpoint ({error}): "
+                    f"leave it out by save_hyperparameters(ignore=['{name}'])."
+                ) from error
+            file.seek(0)
+            # A configuration of OmegaConf is saved as one, whatever is in it.
+            if get_unsafe_globals_in_checkpoint(file) or not isinstance(part.hparams, AttributeDict):
+                names[name] = None
+    return list(names)
+
+
+def save_whole(trainer: Trainer, path: Location) -> None:
+    """Save a checkpoint so that no reader ever sees a part of it; it is there on return. Collective: on every rank.
+
+    The Trainer's plugin writes it, but an asynchronous one is passed by: by the one that it wraps, at once.
 
     Raises:
         LotteryError: It cannot be written.
     """
-    if trainer.is_global_zero:
-        for leftover in path.parent.glob(f".{path.name}*.partial"):  # of runs that were killed while they wrote
-            leftover.unlink(missing_ok=True)
-    # Every rank takes part in collecting the states, only the first one writes a file.
-    with written_beside(path, "checkpoint") if trainer.is_global_zero else nullcontext(path) as target:
-        try:
-            trainer.save_checkpoint(target, weights_only=False)
-        except RuntimeError as error:  # torch's zip writer turns a full disk into one
-            raise OSError(str(error)) from error
-    trainer.strategy.barrier()  # no rank goes on, and maybe ends, before the file has its name
+    strategy = trainer.strategy
+    plugin = strategy.checkpoint_io
+    strategy.checkpoint_io = _WholeIO(plugin)
+    try:
+        # Every rank takes part in collecting the states, only the first one writes a file; no rank goes on, and maybe
+        # ends, before the file has its name.
+        trainer.save_checkpoint(str(path), weights_only=False)
+    finally:
+        strategy.checkpoint_io = plugin
+
+
+class _WholeIO(TorchCheckpointIO):
+    """Writes as another plugin would, whole or not at all.
+
+    Lightning's own plugin is not asked to: it writes into the temporary folder, where a kill leaves the file for ever,
+    and a move to another file system shows the target in parts (2.6.6).
+    """
+
+    def __init__(self, plugin: CheckpointIO) -> None:
+        while isinstance(plugin, AsyncCheckpointIO) and plugin.checkpoint_io is not None:
+            plugin = plugin.checkpoint_io
+        self.plugin = plugin
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        target = location(path)
+        if type(self.plugin) is TorchCheckpointIO:
+            with written_whole(target, "checkpoint") as file, _full_disks_as_such():
+                torch.save(checkpoint, file)
+        elif isinstance(target, Path):
+            with written_whole(target, "checkpoint") as file, _full_disks_as_such():
+                self._save_by_plugin(checkpoint, file.name, storage_options)
+                if not os.path.getsize(file.name):
+                    raise OSError(f"{type(self.plugin).__name__} returns before it has written it")
+        else:
+            self._save_by_plugin(checkpoint, path, storage_options)
+
+    def _save_by_plugin(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any) -> None:
+        self.plugin.save_checkpoint(checkpoint, path, storage_options)
+        inner: Any = self.plugin
+        while (inner := getattr(inner, "checkpoint_io", None)) is not None:
+            if isinstance(inner, AsyncCheckpointIO):
+                inner.teardown()  # waits until it is written
+
+
+@contextmanager
+def _full_disks_as_such() -> Iterator[None]:
+    """Raise the failed write itself, not the RuntimeError of torch's zip writer, which stumbles over what it left."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise error.__context__ if isinstance(error.__context__, OSError) else OSError(str(error)) from error

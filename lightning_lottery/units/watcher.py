@@ -1,7 +1,6 @@
 """Units watched while a network trains: scores wait on their device, then rules judge the masks made of them."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -9,7 +8,7 @@ from torch import Tensor
 
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.figures.settling import mask_distances, norms_with_draws
-from lightning_lottery.files import write_image, write_table
+from lightning_lottery.files import Location, write_image, write_table
 from lightning_lottery.functional.settling.detector import Settled
 from lightning_lottery.functional.settling.rules import Rule
 from lightning_lottery.functional.settling.watch import Per, Probe, Watch
@@ -152,7 +151,7 @@ class UnitWatcher:
 
     # Keeping.
 
-    def write(self, folder: Path, steps: Mapping[str, int]) -> "dict[str, Figure]":
+    def write(self, folder: Location, steps: Mapping[str, int]) -> "dict[str, Figure]":
         """Write ``norms.csv``, ``probes.csv`` and the figures ``norms.png`` and ``distances.png``.
 
         Args:

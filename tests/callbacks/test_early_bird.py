@@ -6,6 +6,7 @@ import json
 import sys
 from pathlib import Path
 
+import fsspec
 import pytest
 import torch
 import yaml
@@ -106,6 +107,19 @@ def test_live_detection_is_detection_replayed_from_the_logged_coefficients(tmp_p
     drawn = {(name, t.provenance["step"]) for name, t in callback.tickets.items() if t.provenance["settled"]}
     assert drawn == draws
     assert len({step for _, step in draws}) > 2
+
+
+def test_under_a_url_lies_what_a_folder_holds_and_nothing_here(tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    for url in (tmp_path / "run", f"memory://{tmp_path.name}"):
+        torch.manual_seed(0)
+        fit(url, NetworkSlimming(), bird(), module=Blocks(), **LONG)
+    folder, store = tmp_path / "run" / "early_bird", fsspec.filesystem("memory")
+    files = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert {"first.safetensors", "norms.csv", "probes.csv", "distances.png"} <= files.keys()
+    assert {name: store.cat_file(f"{tmp_path.name}/early_bird/{name}") for name in files} == files
+    assert len(store.find(tmp_path.name)) == len(files) and not list((tmp_path / "here").iterdir())
 
 
 def test_a_ticket_holds_the_masks_of_all_units_at_the_step_of_its_draw_and_says_why(tmp_path):

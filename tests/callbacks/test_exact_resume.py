@@ -2,7 +2,9 @@
 
 import os
 import sys
+import warnings
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 import torch
@@ -11,7 +13,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from helpers.callbacks import CALLBACKS
 from helpers.processes import TESTS, run
-from helpers.projects import fit
+from helpers.projects import Batches, Odd, fit, plain_loader, says
 from helpers.states import KeepEveryResume, ending, same
 from lightning_lottery import ExactResume, LotteryError
 
@@ -59,12 +61,132 @@ def test_curves_of_a_resumed_run_equal_the_unbroken_runs(step, tmp_path):
 
 
 @pytest.mark.parametrize("kills", [6])
-def test_a_run_killed_at_random_moments_ends_as_the_unbroken_one(kills, tmp_path):
-    elsewhere = next((path for path in ("/dev/shm", "/run") if os.access(path, os.W_OK)), str(tmp_path))
-    assert os.stat(elsewhere).st_dev != os.stat(tmp_path).st_dev or elsewhere == str(tmp_path)
+def test_a_run_killed_at_random_moments_ends_as_the_unbroken_one_and_leaves_no_half_file(kills, tmp_path):
+    device = next((path for path in ("/dev/shm", "/run") if os.access(path, os.W_OK)), str(tmp_path))
+    assert os.stat(device).st_dev != os.stat(tmp_path).st_dev or device == str(tmp_path)
     script = TESTS / "helpers" / "kills.py"
-    done = run(sys.executable, str(script), str(tmp_path / "run"), str(kills), TMPDIR=elsewhere)
-    assert done.returncode == 0 and done.stdout.endswith("ok\n"), done.stderr[-3000:]
+    with TemporaryDirectory(dir=device) as elsewhere:
+        done = run(sys.executable, str(script), str(tmp_path / "run"), str(kills), TMPDIR=elsewhere)
+        assert done.returncode == 0 and done.stdout.endswith("ok\n"), done.stderr[-3000:]
+        assert not [path for path in Path(elsewhere).rglob("*") if path.is_file()]
+    assert not list(tmp_path.rglob("*.partial"))
+
+
+class SaysAll(Batches):
+    """Says "n of n" where an epoch is over."""
+
+    def state_dict(self):
+        return {"batch": self._next}
+
+
+class CountsEpochs:
+    """Knows its epoch by itself, and that a new one begins when it is iterated over anew."""
+
+    def __init__(self):
+        self.epoch, self.next, self.place = -1, 0, None
+
+    def __len__(self):
+        return 4
+
+    def state_dict(self):
+        return {"epoch": self.epoch, "batch": self.next}
+
+    def load_state_dict(self, state):
+        self.place = state["epoch"], state["batch"]
+
+    def __iter__(self):
+        (self.epoch, start), self.place = self.place or (self.epoch + 1, 0), None
+        batches = Batches()
+        batches.set_epoch(self.epoch)
+        batches.load_state_dict({"batch": start})
+        for self.next, batch in enumerate(batches, start + 1):
+            yield batch
+
+
+class RollsOver(CountsEpochs):
+    """Says "0 of n" of the next epoch where one is over."""
+
+    def state_dict(self):
+        return {"epoch": self.epoch + (self.next == 4), "batch": self.next % 4}
+
+
+def torchdata_loader():
+    stateful = pytest.importorskip("torchdata.stateful_dataloader", reason="torchdata's StatefulDataLoader is missing")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="'set_vital' is deprecated")  # torchdata 0.11 on a newer torch
+        return stateful.StatefulDataLoader(plain_loader().dataset, batch_size=8, shuffle=True)
+
+
+class TwoLoaders(Odd):
+    def training_step(self, batch, batch_idx):
+        return super().training_step(batch["long"], batch_idx) + self.loss(batch["short"])
+
+
+class EpochDiary(Callback):
+    def __init__(self):
+        self.epochs = []
+
+    def on_train_epoch_start(self, trainer, _):
+        self.epochs.append((trainer.current_epoch, trainer.global_step))
+
+
+LOADERS = {
+    "n of n": (Odd, SaysAll, {}),
+    "0 of n": (Odd, Batches, {}),
+    "its own epochs": (Odd, CountsEpochs, {}),
+    "its own epochs, rolled over": (Odd, RollsOver, {}),
+    "torchdata": (Odd, torchdata_loader, {}),
+    "two, one of which goes round": (TwoLoaders, lambda: {"long": SaysAll(), "short": SaysAll(3, seed=5)}, {}),
+    "cut short": (Odd, lambda: SaysAll(batches=6), {"limit_train_batches": 4}),
+    "max_steps": (Odd, SaysAll, {"max_steps": 12, "max_epochs": -1}),
+}
+
+
+@pytest.mark.parametrize("validates", [0, 1])
+@pytest.mark.parametrize("kind", LOADERS)
+def test_no_batch_is_lost_or_repeated_around_an_epochs_end_whatever_a_loader_calls_it(kind, validates, tmp_path):
+    module, loader, arguments = LOADERS[kind]
+
+    arguments = {**arguments, "limit_val_batches": validates, "num_sanity_val_steps": 0}
+
+    def live(name, ckpt=None, keeps=False):
+        resume, diary = ExactResume(interval=1 if keeps else 100), EpochDiary()
+        keep = [KeepEveryResume(tmp_path / name, tmp_path / name / "points")] if keeps else []
+        callbacks, ckpt = (resume, diary, *keep), ckpt and tmp_path / ckpt
+        fitted = fit(tmp_path / name, *callbacks, module=module(), train=loader(), ckpt=ckpt, **arguments)
+        return ending(fitted, resume), diary.epochs
+
+    whole, epochs = live("whole", keeps=True)
+    assert whole["step"] == 12 and epochs == [(0, 0), (1, 4), (2, 8)]
+    resumed = live("second", "whole/points/4.ckpt", keeps=True)
+    assert same(resumed[0], whole) and resumed[1] == epochs[1:]
+    for ckpt in ("whole/points/5.ckpt", "second/points/6.ckpt", "second/points/8.ckpt"):  # the last two: killed again
+        resumed = live("later", ckpt)
+        assert same(resumed[0], whole) and resumed[1] == epochs[2:], ckpt
+
+
+@pytest.mark.parametrize("point", [4, 8])
+def test_a_plain_shuffled_loader_goes_on_exactly_from_an_epochs_end(point, tmp_path):
+    def live(name, ckpt=None):
+        resume, keep = ExactResume(interval=1), KeepEveryResume(tmp_path / name, tmp_path / "points")
+        train = plain_loader(shuffle=True)
+        return ending(fit(tmp_path / name, resume, keep, train=train, limit_val_batches=0, ckpt=ckpt), resume)
+
+    whole = live("whole")
+    with says("The training loader .DataLoader. cannot go on in the middle of an epoch", times=1):
+        assert same(live("resumed", ckpt=tmp_path / "points" / f"{point}.ckpt"), whole)
+
+
+def test_a_loader_without_a_length_is_said_to_be_read_ahead(tmp_path):
+    class Endless(SaysAll):
+        __len__ = None
+
+        def __iter__(self):
+            return iter(Batches())
+
+    fit(tmp_path, ExactResume(interval=6), train=Endless(), limit_val_batches=0, max_steps=6)
+    with says("The training loader .Endless. cannot go on in the middle of an epoch", times=1):
+        fit(tmp_path, ExactResume(), train=Endless(), limit_val_batches=0, ckpt=tmp_path / "resume.ckpt")
 
 
 def test_a_checkpoint_of_before_there_were_names_resumes_bit_for_bit(tmp_path):

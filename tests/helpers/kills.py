@@ -46,7 +46,29 @@ def live() -> None:
     os.replace(FOLDER / "ending.partial", FOLDER / "ending")
 
 
+def die_in_a_write() -> None:
+    """One life that ends in the middle of its third checkpoint."""
+    save, saved = torch.save, []
+
+    def half(content: object, file: object) -> None:
+        if isinstance(content, dict) and "state_dict" in content:
+            saved.append(True)
+        if len(saved) == 3:
+            file.write(b"half")
+            file.flush()
+            os.kill(os.getpid(), signal.SIGKILL)
+        save(content, file)
+
+    torch.save = half
+    live()
+
+
 FOLDER.mkdir(exist_ok=True)
+if (child := os.fork()) == 0:
+    die_in_a_write()
+assert os.waitpid(child, 0)[1] == signal.SIGKILL
+assert torch.load(RESUME, weights_only=True)["global_step"] == 2
+assert [path.read_bytes() for path in FOLDER.glob(".*.partial")] == [b"half"]
 chance = random.Random(0)
 kills = 0
 while not (FOLDER / "ending").exists():

@@ -6,7 +6,7 @@ from lightning.pytorch import strategies
 
 from helpers.callbacks import ONE_OF_EACH
 from helpers.projects import Odd, trainer
-from lightning_lottery import LotteryError, NetworkSlimming
+from lightning_lottery import ExactResume, LotteryError, NetworkSlimming, Snapshots
 from lightning_lottery.hooks.strategies import refuse_sharding, refuse_spawning
 
 SHARDED = "FSDP, ModelParallelStrategy, DeepSpeed"
@@ -33,6 +33,16 @@ def test_strategies_that_shard_parameters_are_refused_by_name(make, strategy, tm
 def test_slimming_refuses_strategies_that_shard_parameters_by_name(strategy, tmp_path):
     with pytest.raises(MisconfigurationException, match=strategy):
         NetworkSlimming().setup(sharding(tmp_path, strategy), Odd(), "fit")
+
+
+@every_sharded
+@pytest.mark.parametrize("callback", [ExactResume(), Snapshots([0], name="first")], ids=lambda callback: callback.label)
+def test_whoever_writes_checkpoints_refuses_strategies_that_shard_them(callback, strategy, tmp_path):
+    with pytest.raises(
+        MisconfigurationException, match=f"^{callback.label} needs whole parameters .* {strategy} shards"
+    ):
+        callback.setup(sharding(tmp_path, strategy), Odd(), "fit")
+    callback.setup(sharding(tmp_path, strategy), Odd(), "test")  # where nothing is written
 
 
 @every_sharded
