@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 
+ERROR = "error"
+"""File in a child's folder: the sentence that it failed with."""
+
 
 @dataclass(frozen=True)
 class Child:
@@ -69,6 +72,7 @@ class Child:
             LotteryError: The folder belongs to a different configuration, or to other input files: the difference;
                 or another process is training in it.
         """
+        (self.folder / ERROR).unlink(missing_ok=True)
         if not self.is_done and not self.is_started:
             self.discard()  # nothing was trained: whatever was asked for before no longer matters
         elif difference := self._differences(with_inputs=True):

@@ -1,5 +1,6 @@
 """Lightning's command line: a project's YAML and options resolved, built or run; mistakes told in one sentence."""
 
+import re
 from argparse import ArgumentError
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -28,6 +29,14 @@ UNION_NOISE = (
 
 BASE_CLASS_NOISE = ("Problem with given class_path 'lightning.Callback'", "Not a valid subclass of Callback")
 """What it goes on to say of an argument of a callback: that the base class does not have it either."""
+
+NO_CLASS = re.compile(r"class_path 'lightning\.Lightning(Data)?Module'")
+"""In what it says of a section that names no class, whose keys it then looks for in the base class."""
+
+CLASSES_MISSING = (
+    " If a program's own LightningCLI(Model, Data) saved this file, it names no classes: say them beside --config, "
+    "--model package.Model --data package.Data."
+)
 
 Sections = Mapping[str, type]
 """Name of a section of a YAML, beside what ``fit`` reads, to the dataclass whose fields are its keys."""
@@ -67,6 +76,8 @@ class LotteryCLI(LightningCLI):
         self._trainer_arguments = trainer
         subcommand = arguments[0] if arguments else None
         self._subcommands = {subcommand} if subcommand in COMMANDS else set(COMMANDS)
+        if arguments:
+            arguments = [arguments[0], *_classes_in(arguments), *arguments[1:]]
         super().__init__(
             parser_kwargs={"parser_mode": "omegaconf", "exit_on_error": False, "allow_abbrev": False},
             save_config_kwargs={"overwrite": True},
@@ -186,7 +197,19 @@ def _refusing() -> Iterator[None]:
             raise mistake from None
         raise LotteryError(f"The configuration cannot be resolved: {str(error).splitlines()[0]}.") from error
     except ArgumentError as error:
-        raise LotteryError(_in_one_sentence(str(error))) from error
+        sentence = _in_one_sentence(str(error))
+        raise LotteryError(sentence + (CLASSES_MISSING if NO_CLASS.search(sentence) else "")) from error
+
+
+def _classes_in(arguments: Sequence[str]) -> list[str]:
+    """The options that name the module's and the data's class.
+
+    Given before ``--config`` as well, they are the classes of a file that names none; a file that does still wins
+    over these, and is overridden by what follows it.
+    """
+    pairs = list(zip(arguments, [*arguments[1:], ""], strict=True))
+    apart = [word for option, name in pairs if option in ("--model", "--data") for word in (option, name)]
+    return apart + [word for word in arguments if word.startswith(("--model=", "--data="))]
 
 
 def _in_one_sentence(message: str) -> str:

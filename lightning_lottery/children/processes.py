@@ -15,7 +15,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from lightning_lottery.children.child import Child
+from lightning_lottery.children.child import ERROR, Child
 from lightning_lottery.children.environment import TIED, environment_of_child
 from lightning_lottery.errors import LotteryError
 
@@ -58,7 +58,7 @@ def run_one(child: Child, name: str, console: Console) -> None:
         raise
     if _has_failed(child, code):
         _leave_progress_bar(console)
-        raise LotteryError(_failure(name, code))
+        raise LotteryError(_failure(name, child, code))
     if code:
         console.print(f"{name}: {_success(code)}")
 
@@ -116,7 +116,7 @@ def follow(
                     del running[slot]
                     free.append(slot)
                     if failed := _has_failed(child, code):
-                        failures.append(f"{_failure(name, code)} (see {child.folder / 'child.log'})")
+                        failures.append(f"{_failure(name, child, code)} (see {child.folder / 'child.log'})")
                     bars.end(bar, "failed" if failed else _success(code), failed=failed)
     if failures:
         raise LotteryError(" ".join(failures))
@@ -231,9 +231,11 @@ def _success(code: int) -> str:
     return f"done, but its process ended with exit code {code} afterwards" if code else "done"
 
 
-def _failure(name: str, code: int) -> str:
+def _failure(name: str, child: Child, code: int) -> str:
     if code < 0:
         return f"{name} was ended by {signal.Signals(-code).name}: the same command goes on from here."
+    with suppress(FileNotFoundError):  # it ended before it could say why
+        return f"{name} failed: {(child.folder / ERROR).read_text().rstrip('.')}. What is done stays."
     return f"{name} failed with exit code {code}; what is done stays."
 
 

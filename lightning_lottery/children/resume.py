@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from lightning.pytorch.utilities import rank_zero_info
 
-from lightning_lottery.children.child import Child, Row, entered
+from lightning_lottery.children.child import ERROR, Child, Row, entered
 from lightning_lottery.children.environment import RESUME_FROM
 
 Work = Callable[[Child, str], list[Row] | None]
@@ -39,9 +39,23 @@ def do_child(folder: Path, commands: Mapping[str, Work], *, wait: bool = False) 
             rows = commands[child.command](child, resume)
             if rows is not None:
                 child.finish(rows)
+    except Exception as error:
+        if is_first_rank:  # for whoever started it, and sees no more of it than the exit code
+            (folder / ERROR).write_text(_sentence(error))
+        raise
     finally:
         if is_first_rank:
             os.environ.pop(RESUME_FROM, None)
+
+
+def _sentence(error: Exception) -> str:
+    """A refusal in its own words; of another exception the type and the first line, as below a traceback."""
+    from lightning_lottery.children.cli import mistake_in  # the parser takes long to import
+
+    if (mistake := mistake_in(error)) is not None:
+        return str(mistake)
+    first, *_ = str(error).splitlines() or [""]
+    return f"{type(error).__name__}: {first}"
 
 
 def _newest_that_loads(folder: Path) -> str:

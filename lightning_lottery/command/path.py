@@ -27,13 +27,17 @@ def judge_checkpoints(arguments: Sequence[str]) -> None:
     parser = parser_of("path", path, skip=(*FROM_PROJECT, *IN_PYTHON_ONLY, *SAID_OTHERWISE))
     parser.add_argument("ckpt_paths", nargs="+", help="Lightning checkpoints or plain state dicts, at least two")
     parser.add_argument("--config", required=True, help="the project: fit's YAML")
+    for section in ("model", "data"):
+        parser.add_argument(f"--{section}", default=None, help="package.Class, where the YAML names none")
     aligned = "also the line to each second network with its units in the order of the first's (git re-basin)"
     parser.add_argument("--align", action="store_true", help=aligned)
     parser.add_argument("--predict", default=None, help="package.module:function of predicted classes, to compare them")
     parser.add_argument("--out", default="runs/path", help="folder for records, figures and curves")
     options = parsed(parser, arguments).as_dict()
     out, predict = Path(options.pop("out")), options.pop("predict")
-    fit = ["fit", "--seed_everything", "0", "--config", options.pop("config")]
+    named = {f"--{section}": options.pop(section) for section in ("model", "data")}
+    classes = [word for option, name in named.items() if name for word in (option, name)]
+    fit = ["fit", "--seed_everything", "0", *classes, "--config", options.pop("config")]
     with without_noise():
         project = BuiltCLI(fit, sections=SECTIONS, trainer=lambda _: WITHOUT_CALLBACKS)
         report = path(

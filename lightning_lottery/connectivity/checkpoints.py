@@ -1,6 +1,7 @@
 """Checkpoints of finished networks: their weights, found to fit a module, and the masks that they were trained with."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 from pickle import UnpicklingError
@@ -48,8 +49,10 @@ def read_state(ckpt_path: Path, module: nn.Module, *, allow_diverged: bool = Fal
         LotteryError: No such file, not loadable without pickle, names or shapes that differ, or NaN.
     """
     loaded = load_plain(ckpt_path, "cpu")
-    state = tensor_entries(loaded.get("state_dict", loaded)) if isinstance(loaded, dict) else {}
-    expected = tensor_entries(module.state_dict())
+    entries = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else {}
+    state, expected = tensor_entries(entries), tensor_entries(module.state_dict())
+    if state.keys() != expected.keys():
+        state = _as_loaded(entries, module) or state
     odd = sorted(state.keys() ^ expected.keys())
     odd += [f"{name} (shape)" for name in state.keys() & expected.keys() if state[name].shape != expected[name].shape]
     if odd:
@@ -64,6 +67,26 @@ def read_state(ckpt_path: Path, module: nn.Module, *, allow_diverged: bool = Fal
     if broken and not allow_diverged:
         raise LotteryError(f"'{ckpt_path}' holds NaN or infinite weights in {', '.join(broken[:4])}.")
     return state
+
+
+def _as_loaded(entries: Mapping[str, Any], module: nn.Module) -> dict[str, Tensor] | None:
+    """The state of a module that has loaded another version's, which may lack or rename entries; None if it refuses."""
+    with weights_kept(module):
+        try:
+            module.load_state_dict(entries)
+        except RuntimeError:
+            return None
+        return {name: value.clone() for name, value in tensor_entries(module.state_dict()).items()}
+
+
+@contextmanager
+def weights_kept(module: nn.Module) -> Iterator[None]:
+    """Weights and buffers are afterwards what they were before."""
+    before = {name: value.clone() for name, value in tensor_entries(module.state_dict()).items()}
+    try:
+        yield
+    finally:
+        module.load_state_dict(before, strict=False)  # not strict: what `get_extra_state` keeps is not among them
 
 
 def tensor_entries(state: Mapping[str, Any]) -> dict[str, Tensor]:

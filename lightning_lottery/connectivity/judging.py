@@ -14,6 +14,21 @@ ALPHAS = tuple(float(alpha) for alpha in np.linspace(0, 1, 21))
 """Where a line is evaluated by default: both ends and the middle among them."""
 
 
+def check_monitor(line: Sequence[Mapping[str, float]], monitor: str, mode: str) -> None:
+    """Refuse what cannot be judged, given all that a module logs at each place.
+
+    Raises:
+        LotteryError: It does not log the monitor, or an accuracy in percent.
+    """
+    if monitor not in line[0]:
+        raise LotteryError(f"The module does not log '{monitor}'; it logs {', '.join(sorted(line[0]))}.")
+    if mode == "max" and (highest := max(point[monitor] for point in line)) > 1:
+        raise LotteryError(
+            f"'{monitor}' goes up to {highest:.4g}: with mode='max' it must be a fraction in [0, 1]. "
+            "Log it as a fraction, or judge an error or a loss with mode='min'."
+        )
+
+
 @dataclass(frozen=True)
 class Judging:
     """Which metric is judged, where on the line, and against what: arguments of ``path``, by the same names.

@@ -11,10 +11,9 @@ from torch import Tensor
 
 from lightning_lottery.connectivity.checkpoints import tensor_entries
 from lightning_lottery.connectivity.evaluation import Evaluator, Setting, forward_of
-from lightning_lottery.connectivity.judging import Judging
+from lightning_lottery.connectivity.judging import Judging, check_monitor
 from lightning_lottery.connectivity.report import EXTENTS, Curve, Layer, Pair
-from lightning_lottery.errors import LotteryError
-from lightning_lottery.functional.connectivity import State, interpolate_, recalibrate_batch_norm_
+from lightning_lottery.functional.connectivity import State, interpolate_, real, recalibrate_batch_norm_
 from lightning_lottery.hooks.quiet import without_logging
 from lightning_lottery.scope import ties
 
@@ -96,20 +95,13 @@ class Lines:
 
     def _curve(self, line: Sequence[Mapping[str, float]]) -> Curve:
         monitor = self.judging.monitor
-        if monitor not in line[0]:
-            raise LotteryError(f"The module does not log '{monitor}'; it logs {', '.join(sorted(line[0]))}.")
-        curve = {name: [point[name] for point in line] for name in line[0]}
-        if self.judging.mode == "max" and (highest := max(curve[monitor])) > 1:
-            raise LotteryError(
-                f"'{monitor}' goes up to {highest:.4g}: with mode='max' it must be a fraction in [0, 1]. "
-                "Log it as a fraction, or judge an error or a loss with mode='min'."
-            )
-        return curve
+        check_monitor(line, monitor, self.judging.mode)
+        return {name: [point[name] for point in line] for name in line[0]}
 
 
 def _is_finite(state: State) -> bool:
     """Whether the tensors of a state are; a buffer may hold minus infinity, as attention masks do."""
-    return all(not (tensor.isnan().any() or tensor.isposinf().any()) for tensor in state.values())
+    return all(not (tensor.isnan().any() or tensor.isposinf().any()) for tensor in map(real, state.values()))
 
 
 def with_aliases(layers: Mapping[str, Sequence[str]], target: torch.nn.Module) -> dict[str, tuple[str, ...]]:

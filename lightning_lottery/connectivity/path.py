@@ -2,8 +2,8 @@
 
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import combinations, islice
 from pathlib import Path
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from lightning_lottery.connectivity.aligning import Aligner, Moved, aligner_of
 from lightning_lottery.connectivity.batches import Batches, loader_of, split_of
-from lightning_lottery.connectivity.checkpoints import check_masks, read_state, tensor_entries, write_in_form_of
+from lightning_lottery.connectivity.checkpoints import check_masks, read_state, weights_kept, write_in_form_of
 from lightning_lottery.connectivity.evaluation import Evaluator
 from lightning_lottery.connectivity.judging import ALPHAS, Judging
 from lightning_lottery.connectivity.lines import Lines, layer_ends, with_aliases
@@ -87,7 +87,7 @@ def path(
     beside = (len(names) if predict else 0) + (save_midpoint is not None)
     lines, aligner, layers = _prepare(networks, module, data, trainer, judging, align, memory, beside)
     midpoint: dict[str, float] = {}
-    with closing(lines.evaluate), _weights_kept(networks.target):
+    with closing(lines.evaluate), weights_kept(networks.target):
         curves, moved, in_first_order = _measure(networks, lines, aligner, layers)
         predictions = [lines.predictions(state, predict) for state in networks.states] if predict else []
         if save_midpoint is not None:
@@ -238,13 +238,3 @@ def _distances(networks: _Networks, pair: Pair, predictions: Sequence[Tensor], t
         one, two = (predictions[number] for number in pair)
         between["disagreement"] = sum_over_ranks(int((one != two).sum()), trainer) / sum_over_ranks(len(one), trainer)
     return between
-
-
-@contextmanager
-def _weights_kept(module: nn.Module) -> Iterator[None]:
-    """Weights and buffers are afterwards what they were before."""
-    before = {name: value.clone() for name, value in tensor_entries(module.state_dict()).items()}
-    try:
-        yield
-    finally:
-        module.load_state_dict(before, strict=False)  # not strict: what `get_extra_state` keeps is not among them

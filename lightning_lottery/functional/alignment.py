@@ -99,7 +99,7 @@ def permute(state: State, couplings: Couplings, orders: Orders) -> dict[str, Ten
 
 
 def average(states: Sequence[State]) -> dict[str, Tensor]:
-    """The mean of several states, computed in float64; what is not floating-point comes from the first.
+    """The mean of several states, computed in float64; what is neither floating-point nor complex comes from the first.
 
     Example:
         >>> average([{"w": torch.tensor([1.0])}, {"w": torch.tensor([2.0])}])
@@ -108,8 +108,10 @@ def average(states: Sequence[State]) -> dict[str, Tensor]:
     Source: Wortsman et al. 2022 (model soups), the uniform soup.
     """
     return {
-        name: torch.stack([state[name].double() for state in states]).mean(0).to(tensor.dtype)
-        if tensor.is_floating_point()
+        name: torch.stack([state[name].to(torch.promote_types(tensor.dtype, torch.float64)) for state in states])
+        .mean(0)
+        .to(tensor.dtype)
+        if tensor.is_floating_point() or tensor.is_complex()
         else tensor.clone()
         for name, tensor in states[0].items()
     }

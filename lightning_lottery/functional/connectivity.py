@@ -15,10 +15,11 @@ State = Mapping[str, Tensor]
 
 
 def interpolate_(target: State, a: State, b: State, alpha: float) -> None:
-    """Set ``target`` to ``alpha * a + (1 - alpha) * b``, in place; buffers that are not floating-point come from ``a``.
+    """Set ``target`` to ``alpha * a + (1 - alpha) * b``, in place.
 
-    Computed in at least float32. Exactly ``a`` at 1, exactly ``b`` at 0, and wherever they are equal their common
-    value: two equal networks stay what they are all along the line.
+    What is neither floating-point nor complex comes from ``a``. Computed in at least float32. Exactly ``a`` at 1,
+    exactly ``b`` at 0, and wherever they are equal their common value: two equal networks stay what they are all along
+    the line.
 
     Args:
         target: What is written: tensors of the same names and shapes, on any device.
@@ -35,12 +36,13 @@ def interpolate_(target: State, a: State, b: State, alpha: float) -> None:
     Source: Frankle et al. 2020, section 2; buffers of batch norm are interpolated as weights are.
     """
     with torch.no_grad():
-        for name, tensor in target.items():
+        for name in target:
+            tensor = real(target[name])
             if not tensor.is_floating_point():
                 tensor.copy_(a[name])
                 continue
             dtype = torch.promote_types(tensor.dtype, torch.float32)
-            end, start = (state[name].to(device=tensor.device, dtype=dtype) for state in (a, b))
+            end, start = (real(state[name]).to(device=tensor.device, dtype=dtype) for state in (a, b))
             # `lerp` adds a multiple of end - start to the nearer one: exact at both, and wherever they are equal.
             mixed = torch.lerp(start, end, alpha)
             # Except where both are infinite, as in a mask of attention: their difference is NaN. To compare takes long,
@@ -48,6 +50,11 @@ def interpolate_(target: State, a: State, b: State, alpha: float) -> None:
             if not mixed.sum().isfinite():
                 mixed = torch.where(end == start, end, mixed)
             tensor.copy_(mixed)
+
+
+def real(tensor: Tensor) -> Tensor:
+    """A tensor as real numbers, a view: real and imaginary part of complex ones along a last dimension."""
+    return torch.view_as_real(tensor) if tensor.is_complex() else tensor
 
 
 def error_barrier(values: Sequence[float]) -> float:
@@ -80,7 +87,7 @@ def excess(values: Sequence[float], alphas: Sequence[float]) -> float:
 
 
 def distances(a: State, b: State) -> dict[str, float]:
-    """Euclidean and cosine distance of two states' floating-point entries, all taken together, in float64.
+    """Euclidean and cosine distance of two states' floating-point and complex entries, all taken together, in float64.
 
     Returns:
         ``l2`` in [0, inf), ``cosine`` in [0, 2].
@@ -90,9 +97,10 @@ def distances(a: State, b: State) -> dict[str, float]:
         {'l2': 5.0, 'cosine': 1.0}
     """
     difference, product, length_a, length_b = 0.0, 0.0, 0.0, 0.0  # squares and an inner product, tensor by tensor
-    for name, tensor in a.items():
+    for name in a:
+        tensor = real(a[name])
         if tensor.is_floating_point():
-            x, y = tensor.double().flatten(), b[name].double().flatten().to(tensor.device)
+            x, y = tensor.double().flatten(), real(b[name]).double().flatten().to(tensor.device)
             difference += float((x - y).square().sum())
             product += float(x @ y)
             length_a += float(x @ x)

@@ -60,6 +60,25 @@ def test_what_was_resolved_resolves_to_itself(command_line):
     assert resolve(command_line(config)) == config
 
 
+class Wide(LightningModule):
+    def __init__(self, width: int = 4):
+        super().__init__()
+
+
+def test_a_file_that_names_no_class_is_read_for_the_class_named_beside_it(command_line):
+    arguments = command_line({"model": {"width": 5}})
+    with pytest.raises(LotteryError, match=r"names no classes: say them beside --config, --model package.Model --data"):
+        resolve(arguments)
+    model = {"class_path": "children.test_cli.Wide", "init_args": {"width": 5}}
+    named_last, with_sign = (["--model", model["class_path"]], [f"--model={model['class_path']}"])
+    assert resolve([*arguments, *named_last])["model"] == resolve([*arguments, *with_sign])["model"] == model
+    # A file that does name one is read as ever: the option overrides it.
+    assert resolve([*command_line({"model": named("children.test_cli.Broken")}), *named_last])["model"] == {
+        **model,
+        "init_args": {"width": 4},
+    }
+
+
 def test_interpolation_reads_the_environment(command_line, monkeypatch):
     monkeypatch.setenv("LOTTERY_RUN", "runs/here")
     config = resolve(command_line({**fit(), "ckpt_path": "${oc.env:LOTTERY_RUN}/1-dense/last.ckpt"}))

@@ -1,9 +1,12 @@
 import pytest
 import torch
+from torch import nn
 
 from helpers.lines import Judged, line_between, mlp, quadrants, saved, trained
 from helpers.projects import plain_loader, trainer
+from helpers.states import same
 from lightning_lottery import LotteryError
+from lightning_lottery.connectivity.checkpoints import read_state
 from lightning_lottery.connectivity.path import path
 
 
@@ -13,6 +16,17 @@ def test_masks_of_one_ticket_are_equal_whoever_held_them(tmp_path):
         masks = {"network.0.weight": torch.ones(32, 6, dtype=torch.bool)}
         torch.save({"state_dict": torch.load(file), "callbacks": {f"lightning_lottery.{role}": {"masks": masks}}}, file)
     path(Judged(mlp()), quadrants(), files, trainer=trainer(tmp_path))
+
+
+def test_what_the_module_itself_loads_is_of_that_model(tmp_path):
+    # Written before batch norm counted its batches: torch's own loading puts in what is missing.
+    module = nn.Sequential(nn.Linear(6, 4), nn.BatchNorm1d(4))
+    whole = {name: value.clone() for name, value in module.state_dict().items()}
+    torch.save({name: value + 1 for name, value in whole.items() if "num_batches" not in name}, tmp_path / "old.pt")
+    state = read_state(tmp_path / "old.pt", module)
+    assert state.keys() == whole.keys() and state["1.num_batches_tracked"] == 0
+    assert all(torch.equal(state[name], whole[name] + 1) for name, _ in module.named_parameters())
+    assert same(module.state_dict(), whole)
 
 
 class TestRefusals:

@@ -61,6 +61,28 @@ def test_metric_objects_forget_the_batches_that_recalibrated(tmp_path):
         path(Judged(network), quadrants(), files, trainer=trainer(tmp_path), recalibrate=4)
 
 
+class Complex(Judged):
+    """Rotary frequencies as a complex buffer, and a complex weight."""
+
+    def __init__(self, network, phase: float) -> None:
+        super().__init__(network)
+        self.register_buffer("freqs_cis", torch.polar(torch.ones(4), torch.arange(4.0)))
+        self.mixing = nn.Parameter(torch.full((2,), complex(0, phase)))
+
+    def test_step(self, batch, batch_idx):
+        super().test_step(batch, batch_idx)
+        self.log("test_imaginary", self.mixing.imag.mean())
+
+
+def test_complex_buffers_stay_and_complex_weights_lie_on_the_line(tmp_path):
+    files = []
+    for phase in (0.0, 1.0):
+        files.append(tmp_path / f"{phase}.pt")
+        torch.save(Complex(mlp(), phase).state_dict(), files[-1])
+    report = path(Complex(mlp(), 5.0), quadrants(), files, trainer=trainer(tmp_path), alphas=(0, 0.25, 1))
+    assert report.curves["raw"][0, 1]["test_imaginary"] == [1.0, 0.75, 0.0]
+
+
 class Tied(LightningModule):
     """An embedding that the output shares, as language models have."""
 

@@ -439,7 +439,8 @@ def test_children_trained_at_once_are_those_trained_one_after_another(parent, tm
         tmp_path / "broken", "fit", {**config, "make_module": {"function": "helpers.projects:none", "source": ""}}
     )
     whole = Child(tmp_path / "whole", "fit", config, {}, TicketOptions())
-    with pytest.raises(LotteryError, match=r"broken failed with exit code 2; what is done stays. \(see .*child.log\)"):
+    told = r"broken failed: There is no function 'none' in 'helpers.projects'. What is done stays. \(see .*child.log\)"
+    with pytest.raises(LotteryError, match=told):
         run_together([("broken", broken), ("whole", whole)], quiet, jobs=2)
     assert whole.is_done and "no function 'none'" in (tmp_path / "broken/child.log").read_text()
 

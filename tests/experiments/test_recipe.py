@@ -215,7 +215,9 @@ def test_a_process_killed_in_the_middle_goes_on_as_if_it_had_not(finished, ran, 
 
 def test_a_stage_in_which_nothing_was_trained_may_be_changed(started, ran, capsys):
     folder = started({"1-platon.fit": fit(platon(sparsity=1.8))})
-    with pytest.raises(LotteryError, match="failed with exit code 2"):
+    with pytest.raises(
+        LotteryError, match=r"failed: `sparsity` is the fraction removed, in \[0, 1\), got 1.8. What is done stays."
+    ):
         recipe.run_recipe(folder)
     assert "`sparsity` is the fraction removed, in [0, 1), got 1.8." in capsys.readouterr().err
     write(folder, {"1-platon.fit": fit(platon())})
@@ -226,7 +228,7 @@ def test_a_stage_in_which_nothing_was_trained_may_be_changed(started, ran, capsy
 def test_what_ran_before_a_failure_stays_done(started, ran):
     folder = started({"1-dense.fit": fit(), "2-platon.fit": fit(platon(end=9000))})
     for _ in range(2):
-        with pytest.raises(LotteryError, match=r"2-platon \(2/2\) failed with exit code 2; what is done stays"):
+        with pytest.raises(LotteryError, match=r"2-platon \(2/2\) failed: PLATON: .* What is done stays"):
             recipe.run_recipe(folder)
     assert ran == ["1-dense", "2-platon", "2-platon"]
     assert not Path("runs/recipe/summary.json").exists()

@@ -142,3 +142,8 @@ def test_a_mean_is_that_of_all_states_in_their_own_type_and_counts_are_the_first
     assert orders["n"] == 4 and orders["n"].data_ptr() != states[0]["n"].data_ptr()
     tenth = {"w": torch.full((5,), 0.1)}
     assert torch.equal(average([tenth] * 3)["w"], tenth["w"])
+
+
+def test_a_mean_of_complex_numbers_is_complex():
+    (mean,) = average([{"w": torch.tensor([2 + 4j])}, {"w": torch.tensor([0j])}]).values()
+    assert mean == 1 + 2j and mean.dtype == torch.complex64

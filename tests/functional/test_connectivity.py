@@ -165,3 +165,11 @@ def test_infinities_that_both_networks_share_stay():
 def test_places_outside_the_line_or_without_both_ends_are_refused(alphas):
     with pytest.raises(LotteryError, match="both ends 0 and 1"):
         check_alphas(alphas)
+
+
+def test_a_complex_number_is_two_real_ones_to_lines_and_distances():
+    numbers = torch.tensor([3 + 4j]), torch.tensor([0j])
+    mixed = {"w": torch.empty(1, dtype=torch.complex64)}
+    interpolate_(mixed, {"w": numbers[0]}, {"w": numbers[1]}, alpha=0.5)
+    assert mixed["w"] == 1.5 + 2j
+    assert distances({"w": numbers[0]}, {"w": numbers[1]})["l2"] == 5
