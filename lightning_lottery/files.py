@@ -2,6 +2,8 @@
 
 import csv
 import glob
+import importlib
+import importlib.util
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -19,11 +21,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch import Tensor
 
-
-try:
-    import fcntl
-except ImportError:  # Windows, where a file that somebody has open cannot be removed anyway
-    fcntl = None  # type: ignore[assignment]
+# Not there on Windows, where a file that somebody has open cannot be removed anyway.
+_FCNTL: Any = importlib.import_module("fcntl") if importlib.util.find_spec("fcntl") else None
 
 
 @dataclass(frozen=True)
@@ -169,8 +168,8 @@ def remove_leftovers(folder: Path, name: str = "*") -> None:
 
 def _hold(file: IO[bytes]) -> None:
     """Lock a file as long as it is open; the system gives it free when the process dies, in whatever way."""
-    if fcntl is not None:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    if _FCNTL is not None:
+        _FCNTL.flock(file, _FCNTL.LOCK_EX | _FCNTL.LOCK_NB)
 
 
 def write_table(path: Location, rows: Sequence[Mapping[str, Any]], what: str, *, columns: Sequence[str] = ()) -> None:

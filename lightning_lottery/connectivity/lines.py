@@ -13,7 +13,7 @@ from lightning_lottery.connectivity.checkpoints import tensor_entries
 from lightning_lottery.connectivity.evaluation import Evaluator, Setting, forward_of
 from lightning_lottery.connectivity.judging import Judging, check_monitor
 from lightning_lottery.connectivity.report import EXTENTS, Curve, Layer, Pair
-from lightning_lottery.functional.connectivity import State, interpolate_, real, recalibrate_batch_norm_
+from lightning_lottery.functional.connectivity import State, interpolate_, recalibrate_batch_norm_
 from lightning_lottery.hooks.quiet import without_logging
 from lightning_lottery.scope import ties
 
@@ -101,7 +101,7 @@ class Lines:
 
 def _is_finite(state: State) -> bool:
     """Whether the tensors of a state are; a buffer may hold minus infinity, as attention masks do."""
-    return all(not (tensor.isnan().any() or tensor.isposinf().any()) for tensor in map(real, state.values()))
+    return all(not (tensor.isnan().any() or tensor.isposinf().any()) for tensor in map(as_real, state.values()))
 
 
 def with_aliases(layers: Mapping[str, Sequence[str]], target: torch.nn.Module) -> dict[str, tuple[str, ...]]:

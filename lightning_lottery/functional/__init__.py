@@ -8,6 +8,7 @@ from lightning_lottery.functional.alignment import average as average
 from lightning_lottery.functional.alignment import match_weights as match_weights
 from lightning_lottery.functional.alignment import permute as permute
 from lightning_lottery.functional.connectivity import State as State
+from lightning_lottery.functional.connectivity import as_real as as_real
 from lightning_lottery.functional.connectivity import check_alphas as check_alphas
 from lightning_lottery.functional.connectivity import distances as distances
 from lightning_lottery.functional.connectivity import error_barrier as error_barrier

@@ -37,12 +37,12 @@ def interpolate_(target: State, a: State, b: State, alpha: float) -> None:
     """
     with torch.no_grad():
         for name in target:
-            tensor = real(target[name])
+            tensor = as_real(target[name])
             if not tensor.is_floating_point():
                 tensor.copy_(a[name])
                 continue
             dtype = torch.promote_types(tensor.dtype, torch.float32)
-            end, start = (real(state[name]).to(device=tensor.device, dtype=dtype) for state in (a, b))
+            end, start = (as_real(state[name]).to(device=tensor.device, dtype=dtype) for state in (a, b))
             # `lerp` adds a multiple of end - start to the nearer one: exact at both, and wherever they are equal.
             mixed = torch.lerp(start, end, alpha)
             # Except where both are infinite, as in a mask of attention: their difference is NaN. To compare takes long,
@@ -52,7 +52,7 @@ def interpolate_(target: State, a: State, b: State, alpha: float) -> None:
             tensor.copy_(mixed)
 
 
-def real(tensor: Tensor) -> Tensor:
+def as_real(tensor: Tensor) -> Tensor:
     """A tensor as real numbers, a view: real and imaginary part of complex ones along a last dimension."""
     return torch.view_as_real(tensor) if tensor.is_complex() else tensor
 
@@ -98,9 +98,9 @@ def distances(a: State, b: State) -> dict[str, float]:
     """
     difference, product, length_a, length_b = 0.0, 0.0, 0.0, 0.0  # squares and an inner product, tensor by tensor
     for name in a:
-        tensor = real(a[name])
+        tensor = as_real(a[name])
         if tensor.is_floating_point():
-            x, y = tensor.double().flatten(), real(b[name]).double().flatten().to(tensor.device)
+            x, y = tensor.double().flatten(), as_real(b[name]).double().flatten().to(tensor.device)
             difference += float((x - y).square().sum())
             product += float(x @ y)
             length_a += float(x @ x)

@@ -59,7 +59,7 @@ class Copies:
         if isinstance(value, (Tensor, np.ndarray)):
             return self._keep(value, self._of_array(value))
         if isinstance(value, tuple):
-            items = map(self._copied, value)
+            items = list(map(self._copied, value))
             return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
         if isinstance(value, (list, set, deque)):
             twin = self._keep(value, copy(value))

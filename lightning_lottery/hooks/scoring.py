@@ -62,7 +62,8 @@ def untouched(trainer: Trainer, dtype: torch.dtype | None) -> Iterator[Lightning
             )
             if isinstance(child, LightningModule):
                 stack.enter_context(without_logging(child))
-                pretend_dtype_(child, dtype or child.dtype)
+                if dtype is not None:
+                    pretend_dtype_(child, dtype)
         # A module may also write to `self.logger.experiment` itself, which muting `log` does not reach.
         trainer.loggers = [DummyLogger() for _ in loggers]
         copies.warn()
