@@ -165,10 +165,18 @@ def _by_parameter(parameter: nn.Parameter, owned_by: list[tuple[str, nn.Module]]
         return f"stored as {type(parameter).__name__}"
     if not isinstance(parameter, UninitializedParameter) and not parameter.numel():
         return "empty"
-    # Old-style weight norm, spectral norm and torch.nn.utils.prune: a hook makes the attribute `weight` of `weight_v`.
-    if any(isinstance(vars(owner).get(leaf.rpartition("_")[0]), Tensor) for leaf, owner in owned_by):
+    if any(leaf.rpartition("_")[0] in made_by_hooks(owner) for leaf, owner in owned_by):
         return "reparametrised by a hook"
     return ""
+
+
+def made_by_hooks(module: nn.Module) -> list[str]:
+    """Attributes of a module that a hook makes of its parameters at each call, as ``weight`` of ``weight_v``.
+
+    Old-style weight norm and spectral norm do so, and ``torch.nn.utils.prune``.
+    """
+    sources = {leaf.rpartition("_")[0] for leaf in module._parameters}
+    return [leaf for leaf, value in vars(module).items() if isinstance(value, Tensor) and leaf in sources]
 
 
 def _is_bias(leaf: str) -> bool:

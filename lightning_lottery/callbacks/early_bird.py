@@ -293,9 +293,9 @@ class EarlyBird(NamedCallback):
     def _trained(self, trainer: Trainer, module: LightningModule) -> dict[str, Group]:
         """The groups whose readers an optimizer trains: a target network's or an average's units do not compete."""
         groups = groups_of(module, self.patterns)
-        if not trainer.optimizers:
-            return groups
         held = {id(parameter) for parameter in held_by(trainer.optimizers)}
+        if not held:  # a module that steps an optimizer of its own
+            return groups
         trained = {
             name: group
             for name, group in groups.items()

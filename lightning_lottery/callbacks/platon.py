@@ -94,8 +94,8 @@ class PLATON(MaskCallback):
         self._averages: dict[str, Averages] = {}
         self._observed_from: int | None = None  # the first step that the averages hold
         self._without_gradient: set[str] = set()
-        self._saw_gradients = False  # whether the present batch's optimizer step was given any that were not all zero
-        self._is_blind = True  # whether that is looked for: until a window has an observation
+        self._saw_gradients = False  # whether the present batch's optimizer step was given any
+        self._is_blind = True  # whether exact zeros count as none there: until a window has an observation
         self._has_warned = False
         self._counts: Tensor | None = None  # 1 where the present step's gradients are finite, else 0; None without any
         self._unread: list[tuple[int, Tensor]] = []  # steps, whether finite and whether not all zero; on the device
@@ -118,19 +118,20 @@ class PLATON(MaskCallback):
                     average.copy_(value)
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        if self._is_blind and not self._saw_gradients:
-            self._saw_gradients = any(_has_entries(_dense(param.grad)) for param in self._masked.params.values())
+        if not self._saw_gradients:
+            grads = (_dense(param.grad) for param in self._masked.params.values() if param.grad is not None)
+            # Without looking at entries it ends at the first gradient, and costs nothing.
+            self._saw_gradients = any(not self._is_blind or _has_entries(grad) for grad in grads)
 
     def observe(self, params: Mapping[str, nn.Parameter], step: int) -> None:
         grads = {name: _dense(param.grad) for name, param in params.items()}
         present = [grad for grad in grads.values() if grad is not None]
-        if self._is_blind:
-            if self._saw_gradients and not any(map(_has_entries, present)):
-                raise LotteryError(
-                    f"{self.label} finds no gradient at the batch's end, though the optimizer was given some: call "
-                    "`zero_grad()` before `backward()`, not after `step()`."
-                )
-            self._saw_gradients = False
+        if self._saw_gradients and not (any(map(_has_entries, present)) if self._is_blind else present):
+            raise LotteryError(
+                f"{self.label} finds no gradient at the batch's end, though the optimizer was given some: call "
+                "`zero_grad()` before `backward()`, not after `step()`."
+            )
+        self._saw_gradients = False
         self._counts = None
         if present:  # else `training_step` gave no loss for this batch
             self._counts, is_any = _looked_at(present)

@@ -49,6 +49,10 @@ class _ByLoss(OneShot):
         """As of every callback, and in which mode."""
         return {**super().settings(), "train_mode": self.train_mode}
 
+    def _hint_of_zeros(self) -> str:
+        hint = "; in training mode, by `train_mode=True`, another part of the network may run"
+        return "" if self.train_mode else hint
+
     def scores(self, params: Mapping[str, nn.Parameter], step: int) -> dict[str, Tensor]:
         # At least float32: gradients of half precision would tie, or vanish.
         wide = reduce(torch.promote_types, (param.dtype for param in params.values()), torch.float32)

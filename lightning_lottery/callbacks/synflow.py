@@ -179,7 +179,7 @@ class SynFlow(OneShot):
         assert self._trainer is not None
         drawn = training_batches(self._trainer, self.batches if self.input == "mean" else 1)
         if self.input_fn is not None:
-            flow.inputs = cast(self.input_fn(module, cast(drawn[0]["batch"], dtype)), dtype)
+            flow.inputs = as_arguments(cast(self.input_fn(module, cast(drawn[0]["batch"], dtype)), dtype))
             return
         samples: list[Arguments] = []
         for arguments in (cast(each, dtype) for each in drawn):
@@ -223,8 +223,8 @@ class Flow:
     """
 
     def __init__(self, module: nn.Module, dtype: torch.dtype | None, *, neutral: bool, bypass: Sequence[str]) -> None:
-        self.inputs: Any = ()
-        """What ``forward`` gets: a tensor, a tuple of arguments, a mapping of named ones, or a pair of both."""
+        self.inputs: Arguments = ((), {})
+        """What ``forward`` gets."""
         dtypes = {param.dtype for param in module.parameters() if param.is_floating_point()}
         self._largest = min(torch.finfo(each).max for each in ([dtype] if dtype else dtypes))
         self.state = state_of(module.eval(), dtype or torch.float32)
@@ -253,7 +253,7 @@ class Flow:
         self._scale = scale
         state = {**self.state, **weights}
         state.update({name: state[name] * scale for name in self._additive if scale != 1})
-        args, kwargs = _as_arguments(self.inputs)
+        args, kwargs = self.inputs
         outputs = self._call(state, *cast(args, self._dtype, scale), **cast(kwargs, self._dtype, scale))
         sums = [output.sum() for output in tensors_in(outputs) if output.is_floating_point()]
         if not sums:
@@ -328,7 +328,7 @@ class Flow:
         A first layer has weights, and its input has passed no other layer that has. Whatever the module does to its own
         input, such as normalising it, has happened by then.
         """
-        self._first = list(self._inputs_of(self._layers, _as_arguments(self.inputs)))
+        self._first = list(self._inputs_of(self._layers, self.inputs))
         with torch.no_grad():
             inputs = [self._inputs_of(self._first, sample) for sample in samples]
         return [torch.stack([by_layer[layer] for by_layer in inputs]).sum(0) for layer in self._first]
@@ -387,9 +387,8 @@ def _first_sample(arguments: Arguments) -> Arguments:
     return tuple(map(cut, args)), cut(kwargs)
 
 
-def _as_arguments(inputs: Any) -> Arguments:
-    if isinstance(inputs, tuple) and len(inputs) == 2 and type(inputs[0]) is tuple and type(inputs[1]) is dict:
-        return inputs[0], inputs[1]
+def as_arguments(inputs: Any) -> Arguments:
+    """What an ``input_fn`` gives: a tensor, a sequence of arguments, or a mapping of named ones."""
     if isinstance(inputs, Mapping):
         return (), dict(inputs)
     return (tuple(inputs), {}) if isinstance(inputs, (tuple, list)) else ((inputs,), {})

@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.hooks.left_out import held_by
-from lightning_lottery.scope import FROZEN, UNTRAINED, Candidate, named_parameters, plain_name
+from lightning_lottery.scope import FROZEN, UNTRAINED, Candidate, named_parameters, ties
 
 
 class Binding:
@@ -35,17 +35,16 @@ class Binding:
 
     def _bind(self, params: Mapping[str, nn.Parameter]) -> None:
         self.params = dict(params)
-        names = {id(param): name for name, param in params.items()}
+        ids = {id(param) for param in params.values()}
+        self._ties = self._ties_of(params)
         modules = dict(self._module.named_modules(remove_duplicate=False))
         self._places: list[tuple[Mapping[str, Any], str, object]] = []  # who holds what under which attribute
-        self._leaves: list[tuple[str, Mapping[str, Any], str]] = []
         edges: set[tuple[str, str]] = set()
         for path, child in modules.items():
             for leaf, param in child._parameters.items():
-                if param is None or id(param) not in names:
+                if param is None or id(param) not in ids:
                     continue
                 self._places.append((child._parameters, leaf, param))
-                self._leaves.append((names[id(param)], child._parameters, leaf))
                 parts = path.split(".") if path else []
                 edges.update((".".join(parts[:depth]), part) for depth, part in enumerate(parts))
         self._places += [
@@ -68,22 +67,17 @@ class Binding:
                     f"{self._label} masks '{name}' of shape {tuple(param.shape)}, and in the middle of the fit it was "
                     f"replaced: it is {shape} now. Change layers before `fit`, or begin a new one."
                 )
-        tied = {}
-        for path, child in self._module.named_modules(remove_duplicate=False):
-            for leaf, param in child._parameters.items():
-                tied[plain_name(f"{path}.{leaf}" if path else leaf)] = param
-        names = {id(param): name for name, param in before.items()}
-        for holder, leaf, held in self._places:
-            replaced = holder.get(leaf)
-            if isinstance(held, nn.Parameter) and isinstance(replaced, nn.Parameter):
-                name = names[id(held)]
-                if replaced is not held and replaced is not present[name]:
-                    raise LotteryError(
-                        f"{self._label}: in the middle of the fit '{name}' was replaced under one of its names only, "
-                        "so that it is tied no more. Tie it again, or do without tying."
-                    )
+        if untied := self._ties.keys() - self._ties_of(before).keys():
+            raise LotteryError(
+                f"{self._label}: in the middle of the fit '{min(untied)}' was replaced alone, so that it is tied to "
+                f"'{self._ties[min(untied)]}' no more. Tie it again, or do without tying."
+            )
         self._bind({name: present[name] for name in before})
         return self.params
+
+    def _ties_of(self, params: Mapping[str, nn.Parameter]) -> dict[str, str]:
+        """Further names of tied parameters of ours, each to the first one, as the module is now."""
+        return {alias: first for alias, first in ties(self._module).items() if first in params}
 
     # Optimizers.
 

@@ -152,7 +152,6 @@ def weights_may_be_written(trainer: Trainer) -> bool:
     ends = ("on_train_batch_end", "on_before_zero_grad", "on_train_batch_start")
     return (
         not module.automatic_optimization
-        or not trainer.optimizers
         or any(is_overridden(hook, module) for hook in ("optimizer_step", "lr_scheduler_step", *ends))
         or any(is_overridden(hook, callback) for callback in foreign for hook in ends)
     )

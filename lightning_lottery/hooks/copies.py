@@ -43,7 +43,11 @@ class Copies:
         """A copy of one attribute of a module; a tensor whatever its size."""
         if isinstance(value, Tensor) and id(value) not in self._copies:
             return value.detach().clone()
-        return self._copied(value)
+        try:
+            return self._copied(value)
+        except RecursionError:
+            self._shared.add("containers of a thousand levels")
+            return value
 
     def warn(self) -> None:
         """Say what is shared though it may change, if there is anything."""

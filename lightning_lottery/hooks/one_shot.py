@@ -82,6 +82,10 @@ class OneShot(MaskCallback):
         self._sum_over_ranks_((*sums.values(), batches_of_all_ranks))
         return {name: total / batches_of_all_ranks for name, total in sums.items()}
 
+    def _hint_of_zeros(self) -> str:
+        """What else a method knows that may help where every score is zero: the end of a sentence."""
+        return ""
+
     def _refuse_zeros(self, scores: Weights) -> None:
         if any(bool(score.any()) for score in scores.values()):
             return
@@ -93,10 +97,8 @@ class OneShot(MaskCallback):
             f"'{zero[0]}' is all zero, as last layers often begin: its own scores are zero, and it lets no gradient "
             f"through to what is before it. Prune after a step, by `at_step={self.step + 1}`"
             if zero
-            else "No gradient reaches the scope: look at the loss, or at layers that cancel it"
+            else f"No gradient reaches the scope: look at the loss, or at layers that cancel it{self._hint_of_zeros()}"
         )
-        if not zero and getattr(self, "train_mode", True) is False:
-            why += "; in training mode, by `train_mode=True`, another part of the network may run"
         raise LotteryError(
             f"{self.label}: every score at step {self.step} is zero, so nothing tells one weight from another. {why}."
         )

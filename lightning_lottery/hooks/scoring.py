@@ -95,11 +95,6 @@ def with_state(module: nn.Module, method: str, dtype: torch.dtype | None) -> Cal
     # `torch.func.functional_call` does the same, but looks up every name anew at each call: a tenth of a ResNet-20's
     # forward and backward pass, of which SynFlow makes a hundred.
     owners = _owners_of_tensors(module)
-    recurrent = [child for child in module.modules() if isinstance(child, nn.RNNBase)]
-
-    def renew_lists() -> None:
-        for child in recurrent:  # they compute with a list of their parameters, which no lending reaches
-            child._flat_weights = [getattr(child, name, None) for name in child._flat_weights_names]
 
     def call(state: Mapping[str, Tensor], *args: Any, **kwargs: Any) -> Any:
         # A tied weight stands in several modules: all of them must be lent the same tensor, or its gradient is a part.
@@ -110,12 +105,10 @@ def with_state(module: nn.Module, method: str, dtype: torch.dtype | None) -> Cal
             for tensors, leaf, tensor, lent in swaps:
                 # Into the dictionary itself: `setattr` refuses a plain tensor where a Parameter is registered.
                 tensors[leaf] = lent if dtype else lent.to(tensor.dtype)
-            renew_lists()
             return getattr(module, method)(*args, **kwargs)
         finally:
             for tensors, leaf, tensor, _ in swaps:
                 tensors[leaf] = tensor
-            renew_lists()
             torch.set_default_dtype(default)
 
     return call

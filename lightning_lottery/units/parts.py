@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
-from lightning_lottery.scope import plain_name, ties
+from lightning_lottery.scope import made_by_hooks, plain_name, ties
 
 KINDS = ("head", "neuron", "channel")
 """Of units, in the order in which they are listed and scored."""
@@ -98,10 +98,7 @@ def computed_tensors(model: nn.Module) -> set[str]:
     """
     names = set[str]()
     for name, module in model.named_modules():
-        # Old-style weight norm, spectral norm and pruning make the attribute `weight` of the parameter `weight_v`.
-        sources = {leaf.rpartition("_")[0] for leaf in module._parameters}
-        leaves = [leaf for leaf, value in vars(module).items() if isinstance(value, Tensor) and leaf in sources]
-        leaves += list(module.parametrizations) if is_parametrized(module) else []
+        leaves = made_by_hooks(module) + (list(module.parametrizations) if is_parametrized(module) else [])
         names.update(plain_name(qualified(name, leaf)) for leaf in leaves)
     return names
 

@@ -9,7 +9,7 @@ from helpers.one_shot import AtStep, Plain, Tokens, first_batches, net_of, ones_
 from helpers.projects import Batches, fit, says
 from lightning_lottery import LotteryError, SynFlow
 from lightning_lottery.callbacks import synflow as synflow_module
-from lightning_lottery.callbacks.synflow import Flow
+from lightning_lottery.callbacks.synflow import Flow, as_arguments
 from lightning_lottery.functional import count, hamming, iterative_masks, synflow
 
 
@@ -188,7 +188,7 @@ def prunable(flow: Flow) -> dict[str, torch.Tensor]:
 
 def flow_of(net: nn.Module, x: torch.Tensor, dtype=torch.float64, **arguments) -> Flow:
     flow = Flow(net, dtype, **({"neutral": True, "bypass": ()} | arguments))
-    flow.inputs = x
+    flow.inputs = as_arguments(x)
     return flow
 
 

@@ -6,15 +6,9 @@ import pytest
 
 from foreign.oracle import CALLBACKS, OF_WEIGHTS, covering, differences_where_nothing_is_removed, outcome, product
 
-NOT_YET = pytest.mark.xfail(raises=TypeError, strict=False, reason="SynFlow's own input is not a list")
-
 
 def each(cells):
-    marked = [
-        pytest.param(cell, id=" - ".join(cell), marks=[NOT_YET] if cell[::2] == ("list inputs", "SynFlow") else [])
-        for cell in cells
-    ]
-    return pytest.mark.parametrize("cell", marked)
+    return pytest.mark.parametrize("cell", cells, ids=" - ".join)
 
 
 @pytest.mark.parametrize("callbacks", [CALLBACKS, OF_WEIGHTS], ids=["all", "of weights"])

@@ -183,7 +183,7 @@ def test_a_weight_that_is_tied_no_more_is_refused():
     binding = Binding(module, {"a.weight": module.a.weight}, "SNIP")
     assert binding.find_replaced() is None
     module.load_state_dict({k: v.clone() for k, v in module.state_dict().items()}, assign=True)
-    with pytest.raises(LotteryError, match="tied no more"):
+    with pytest.raises(LotteryError, match="'b.weight' was replaced alone, so that it is tied to 'a.weight' no more"):
         binding.find_replaced()
     module.a.weight = module.b.weight
     assert binding.find_replaced() == {"a.weight": module.b.weight}
@@ -340,7 +340,26 @@ def test_platon_refuses_gradients_that_are_gone_at_the_batch_s_end(to_none, tmp_
     assert len(module.seen) == 1
 
 
-class Decoder(Project):
+@pytest.mark.filterwarnings("ignore:.training_step. returned .None")
+def test_platon_refuses_gradients_that_are_gone_later_on_and_takes_a_batch_without_a_loss(tmp_path):
+    class NoLoss(Project):
+        def training_step(self, batch, batch_idx):
+            return super().training_step(batch, batch_idx) if self.global_step != 6 else None
+
+    class ClearsLater(Project):
+        def optimizer_step(self, epoch, batch_idx, optimizer, closure=None):
+            optimizer.step(closure=closure)
+            if self.global_step > 6:
+                optimizer.zero_grad()
+
+    fit(tmp_path, callback := PLATON(0.5, begin=0, end=8, interval=2), module=NoLoss())
+    assert callback.sparsity == 0.5
+    with pytest.raises(LotteryError, match="finds no gradient at the batch's end"):
+        fit(tmp_path, PLATON(0.5, begin=0, end=8, interval=2), module=(module := ClearsLater()))
+    assert len(module.seen) == 8  # in `optimizer_step` the step under way is not counted yet
+
+
+class BuildsLate(Project):
     """Loaders that are made in the module's own ``on_fit_start``, after that of callbacks."""
 
     def on_fit_start(self):
@@ -352,7 +371,7 @@ class Decoder(Project):
 
 @every
 def test_loaders_made_in_on_fit_start(make, tmp_path):
-    module = Decoder()
+    module = BuildsLate()
     callback = PLATON(0.5, interval=2) if make is CALLBACKS["PLATON"] else make()
     trainer(tmp_path, callback).fit(module, val_dataloaders=Batches())
     assert module.zeros() == callback.sparsity == 0.5
