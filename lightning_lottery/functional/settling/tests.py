@@ -1,5 +1,6 @@
 """Is a series stationary? Norms of masks, moving averages, and the tests of a slope, a trend, a unit root."""
 
+import math
 import warnings
 from typing import Literal
 
@@ -77,6 +78,9 @@ def nuclear_norm(matrix: Tensor) -> Tensor:
 def moving_average(series: Series, length: int) -> Series:
     """Mean of every ``length`` values in a row: ``len(series) - length + 1`` of them, float64.
 
+    Each comes from the exact sum, so that averages of the same values are equal on every processor: trend tests count
+    ties.
+
     Raises:
         LotteryError: ``length`` below 1 or above that of the series.
 
@@ -84,12 +88,13 @@ def moving_average(series: Series, length: int) -> Series:
         >>> moving_average(np.array([1.0, 3.0, 5.0]), 2)
         array([2., 4.])
 
-    Source: the case study's notebook, to the last bit: where norms repeat, rounding alone decides between averages that
-    should be equal, and with it a little of Mann and Kendall's p-value.
+    Source: the case study's notebook, but for the last bit: there the processor's rounding decides between averages
+    that should be equal, and with it a little of Mann and Kendall's p-value.
     """
     if not 1 <= length <= len(series):
         raise LotteryError(f"Cannot average {length} values in a row of a series of {len(series)}.")
-    return np.convolve(series, np.full(length, 1 / length), mode="valid")
+    values = np.asarray(series, dtype=np.float64).tolist()
+    return np.array([math.fsum(values[i : i + length]) / length for i in range(len(values) - length + 1)])
 
 
 def slope_hac(series: Series, lags: int) -> tuple[float, float]:

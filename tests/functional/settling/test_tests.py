@@ -1,4 +1,5 @@
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -67,6 +68,10 @@ def test_a_moving_average_is_the_mean_of_each_run_and_refuses_a_run_longer_than_
     assert moving_average(series, 3).tolist() == pytest.approx([sum(series[i : i + 3]) / 3 for i in range(5)])
     assert moving_average(series, 1).tolist() == series.tolist()
     assert moving_average(series, 7).tolist() == pytest.approx([13.0])
+    # Correctly rounded, whatever the processor: averages of the same values are equal.
+    norms = np.random.default_rng(0).choice([22.1, 22.3, 23.7], 300)
+    exact = [float(sum(map(Fraction, norms[i : i + 200].tolist()), Fraction(0))) / 200 for i in range(101)]
+    assert moving_average(norms, 200).tolist() == exact
     for length in (0, 8):
         with pytest.raises(LotteryError, match="series of 7"):
             moving_average(series, length)
