@@ -62,7 +62,7 @@ class MaskFreezing(MaskCallback):
 
     def _reset(self) -> None:
         super()._reset()
-        self._masked = Masked(self._ticket.distinct)
+        self._upkeep.masked = Masked(self._ticket.distinct)
         self._fitting: dict[str, Tensor] = {}  # the ticket's masks under the first names that the module has for them
 
     def select(self, module: nn.Module) -> dict[str, nn.Parameter]:

@@ -11,6 +11,7 @@ from torch.optim import ASGD, SGD, Adadelta, Adagrad, Adam, Adamax, AdamW, NAdam
 
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.files import location
+from lightning_lottery.functional.schedules import Schedule
 
 
 class StepClock:
@@ -201,6 +202,31 @@ def why_unknown(trainer: Trainer, module: LightningModule) -> str:
     else:
         return ""
     return f"{why}: give `begin` and `end` as optimizer steps (int)."
+
+
+def resolve(schedule: Schedule, trainer: Trainer, module: LightningModule, label: str) -> Schedule:
+    """A schedule in the optimizer steps of this fit; a fast_dev_run may end before it.
+
+    Args:
+        schedule: In steps or fractions of the fit.
+        trainer: The fit's.
+        module: The fit's.
+        label: What messages call the callback.
+
+    Raises:
+        LotteryError: Fractions of a fit of unknown length; what ``Schedule.resolve`` refuses.
+    """
+    in_steps = isinstance(schedule.begin, int) and isinstance(schedule.end, int)
+    try:
+        cut_short = trainer.fast_dev_run and in_steps  # type: ignore[attr-defined]
+        steps = None if cut_short else steps_of_fit(trainer, module)
+        if steps is None and not in_steps and (why := why_unknown(trainer, module)):
+            raise LotteryError(
+                f"{schedule} asks for fractions of the fit, but it has no known number of optimizer steps. {why}"
+            )
+        return schedule.resolve(steps)
+    except LotteryError as error:
+        raise LotteryError(f"{label}: {error}") from error
 
 
 def _counts_each_optimizer(trainer: Trainer, module: LightningModule) -> bool:

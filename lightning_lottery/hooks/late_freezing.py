@@ -95,4 +95,4 @@ class LateFreezing(MaskCallback):
 
     def forget(self) -> None:
         """Nothing is masked any more: the units are cut out of the module, and whoever saves now saves what is left."""
-        self._masked, self.installed = Masked(), None
+        self._upkeep.masked, self.installed = Masked(), None

@@ -7,34 +7,31 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.trainer.states import TrainerFn, TrainerStatus
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
-from torch.optim import LBFGS, Optimizer
-from torch.utils.hooks import RemovableHandle
+from torch.optim import Optimizer
 
 from lightning_lottery.checks import check_count, check_word
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.files import hash_of_tensors
 from lightning_lottery.functional.masks import Masks, Scores, keep_top, overlap
 from lightning_lottery.functional.schedules import Schedule
-from lightning_lottery.hooks.binding import Binding, refuse_shared_memory
 from lightning_lottery.hooks.clock import (
     StepClock,
     comes_later,
     gradients_matter,
     put_in_order,
     refuse_another_module,
-    steps_of_fit,
-    weights_may_be_written,
-    why_unknown,
+    resolve,
 )
-from lightning_lottery.hooks.left_out import copies, held_by, missed
+from lightning_lottery.hooks.left_out import copies, missed
 from lightning_lottery.hooks.loggers import folder_of, log_to_all
 from lightning_lottery.hooks.masked import Masked, check_agreement, cloned
 from lightning_lottery.hooks.named import NamedCallback
 from lightning_lottery.hooks.resuming import check_state, start_clock
 from lightning_lottery.hooks.strategies import refuse_sharding
+from lightning_lottery.hooks.upkeep import Upkeep
 from lightning_lottery.scope import Candidate, Scope, named_parameters, size_of, ties
 from lightning_lottery.ticket import Ticket, ticket_of, versions
 
@@ -89,19 +86,13 @@ class MaskCallback(NamedCallback):
         self.per: Literal["all", "tensor"] = per
         self.clock = StepClock()
         self._is_fitting = True
-        self._hooks: list[RemovableHandle] = []
         self._reset()
 
     def _reset(self) -> None:
         self.clock.reset()
-        self._masked = Masked()
-        self._unhook()
-        self._binding: Binding | None = None
+        self._upkeep = Upkeep(self.label, frozen=self.frozen)
         self._fitted: weakref.ref[LightningModule] | None = None
-        self._trained: list[nn.Parameter] | None = None  # what optimizers hold, where there are any
         self._is_planned = False
-        self._may_be_written = True  # whether weights may change between the optimizer's step and the batch's end
-        self._is_unsure = True  # whether somebody may have written weights since the last batch
         self._ties: dict[str, str] = {}
         self._model_size = 0
         self._resolved: Schedule | None = None
@@ -109,7 +100,6 @@ class MaskCallback(NamedCallback):
         self._restored: Mapping[str, Any] | None = None
         self._weights_hash: dict[str, str] = {}
         self._dead: set[str] = set()
-        self._remembers_removed = False  # whether an optimizer saw gradients of removed weights
         self._is_shown = False
 
     # What a method says.
@@ -143,15 +133,15 @@ class MaskCallback(NamedCallback):
 
     def select(self, module: nn.Module) -> dict[str, nn.Parameter]:
         """The parameters that get masks, by name."""
-        return self.scope.select(module, self._trained)
+        return self.scope.select(module, self._upkeep.trained)
 
     def summary(self, module: nn.Module) -> str:
         """What gets masks and what does not, for the log."""
-        return self.scope.summary(module, self._trained)
+        return self.scope.summary(module, self._upkeep.trained)
 
     def candidates(self, module: nn.Module) -> list[Candidate]:
         """Every parameter of the fit's module, in scope or why not; optimizers are known once a fit has begun."""
-        return self.scope.explain(module, self._trained)
+        return self.scope.explain(module, self._upkeep.trained)
 
     def warnings(self, module: nn.Module) -> list[str]:
         """What is not pruned though one would expect it to be, in sentences."""
@@ -219,6 +209,10 @@ class MaskCallback(NamedCallback):
         """The schedule in optimizer steps, once a fit has begun."""
         return self._resolved
 
+    @property
+    def _masked(self) -> Masked:
+        return self._upkeep.masked
+
     def ticket(self) -> Ticket:
         """The present masks and their provenance.
 
@@ -251,9 +245,7 @@ class MaskCallback(NamedCallback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._fitted = weakref.ref(pl_module)
-        self._refuse_optimizers(trainer)
-        # Without `configure_optimizers` Lightning puts one in that holds nothing: a module then steps its own.
-        self._trained = held_by(trainer.optimizers) or None
+        self._upkeep.meet(trainer.optimizers)
         if self._restored is not None and self.follows_scope:
             params = self._saved_params(pl_module, self._restored)
         else:
@@ -263,12 +255,12 @@ class MaskCallback(NamedCallback):
         for pruner in self._pruners_beside(trainer):
             if shared := sorted(params.keys() & pruner.parameters.keys()):
                 raise LotteryError(f"{pruner.label} and {self.label} both mask '{shared[0]}': part their scopes.")
-        refuse_shared_memory(pl_module, params, self.label)
-        self._binding = Binding(pl_module, params, self.label)
-        self._binding.watch(trainer.optimizers, self.candidates(pl_module) if self.follows_scope else ())
+        self._upkeep.bind(
+            pl_module, params, trainer.optimizers, self.candidates(pl_module) if self.follows_scope else ()
+        )
         # A second `fit` of the same Trainer goes on with the masks that it has.
         known = self._masked.masks if self._masked.masks.keys() == params.keys() else self.starting_masks(params)
-        self._masked = Masked(known, params)
+        self._upkeep.masked = Masked(known, params)
         if self._restored is not None:
             self._restore(self._restored)
         self._weights_hash.setdefault("initial_weights", hash_of_tensors(params))
@@ -279,7 +271,7 @@ class MaskCallback(NamedCallback):
         if not comes_later(pl_module):
             self.plan(trainer, pl_module)
         if self.frozen:
-            self._make_true(trainer)  # now for the sanity check, again when the optimizer's state is restored
+            self._upkeep.make_true(trainer)  # now for the sanity check, again when the optimizer's state is restored
 
     def plan(self, trainer: Trainer, module: LightningModule) -> None:
         """Put the schedule into the optimizer steps of this fit and refuse what cannot end in it, before any step.
@@ -290,7 +282,7 @@ class MaskCallback(NamedCallback):
             return
         if self._resolved is None and self.schedule is not None:
             self._resolved = self._resolve(self.schedule, trainer, module)
-        if self._resolved is not None and self._resolved.end > 0 and self._trained is None:
+        if self._resolved is not None and self._resolved.end > 0 and self._upkeep.trained is None:
             raise LotteryError(
                 f"{self.label} counts optimizer steps, and Lightning knows no optimizer of this fit: return it from "
                 "`configure_optimizers`, and step it by `self.optimizers()`."
@@ -299,32 +291,29 @@ class MaskCallback(NamedCallback):
         self._is_planned = True
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._follow(trainer)
+        self._upkeep.follow(trainer, self.step, is_promised=self._is_promised)
         self.plan(trainer, pl_module)
         is_new = self.clock.is_new
         self._restored = None
         self._is_shown = False
         start_clock(self.clock, trainer, self.label)
-        self._may_be_written = weights_may_be_written(trainer)
+        self._upkeep.begin(trainer)
         if not self.frozen:
             return
-        self._make_true(trainer)
+        self._upkeep.make_true(trainer)
         # The schedule may ask for sparsity before any batch of ours: at step 0, or in a run that is further on.
         if is_new and self._resolved is not None and self._resolved(self.step) > 0:
             self._update(trainer)
         else:
             self._log(trainer, self.sparsity, {})
-        self._hook(trainer)
+        self._upkeep.hook(trainer)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._is_unsure = True  # many a project loads weights at an epoch's start
+        self._upkeep.is_unsure = True  # many a project loads weights at an epoch's start
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        self._follow(trainer)
-        # The module's own `on_train_batch_end` comes after ours.
-        if (self._may_be_written or self._is_unsure) and self._is_promised:
-            self._masked.mask_weights_()
-        self._is_unsure = False
+        self._upkeep.follow(trainer, self.step, is_promised=self._is_promised)
+        self._upkeep.before_batch(is_promised=self._is_promised)
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         if not self.frozen:
@@ -334,20 +323,20 @@ class MaskCallback(NamedCallback):
         if does_more or gradients_matter(trainer, self):
             self._masked.mask_gradients_()
         else:
-            self._remembers_removed = True
+            self._upkeep.remembers_removed = True
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        self._follow(trainer)
+        self._upkeep.follow(trainer, self.step, is_promised=self._is_promised)
         if not self.clock.tick(trainer):
-            self._mask_again()
+            self._upkeep.after_batch()
             return
         self.observe(self._masked.params, self.step)
         if self._is_due(self.step):
             self._update(trainer)
         elif self._is_held:
-            self._make_true(trainer)
+            self._upkeep.make_true(trainer)
         else:
-            self._mask_again()
+            self._upkeep.after_batch()
         # For the progress bar alone: loggers got it when it changed.
         if not self._is_shown:
             pl_module.log(self._key("sparsity/scope"), self.sparsity, prog_bar=True, logger=False)
@@ -356,11 +345,11 @@ class MaskCallback(NamedCallback):
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.state.fn != TrainerFn.FITTING:
             return
-        self._follow(trainer)
+        self._upkeep.follow(trainer, self.step, is_promised=self._is_promised)
         if self.frozen:
-            self._audit(trainer)
+            self._to_loggers(trainer, {"mask/revived": self._upkeep.audit(trainer)})
         elif self._is_held:
-            self._make_true(trainer)
+            self._upkeep.make_true(trainer)
 
     def on_validation_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
@@ -370,12 +359,12 @@ class MaskCallback(NamedCallback):
             self._masked.mask_weights_()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._is_unsure = True  # who swapped weights for validation swaps them back
+        self._upkeep.is_unsure = True  # who swapped weights for validation swaps them back
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._follow(trainer)
+        self._upkeep.follow(trainer, self.step, is_promised=self._is_promised)
         if self.frozen:
-            self._audit(trainer)
+            self._to_loggers(trainer, {"mask/revived": self._upkeep.audit(trainer)})
         self._masked.mask_weights_()
         schedule = self._resolved
         if schedule is None or self._target == schedule.final or trainer.fast_dev_run:  # type: ignore[attr-defined]
@@ -399,18 +388,16 @@ class MaskCallback(NamedCallback):
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Mask what is saved: another callback may have put averaged weights there."""
-        self._forget_removed(trainer)  # what Lightning's strategies save shares its memory
+        self._upkeep.forget_removed(trainer)  # what Lightning's strategies save shares its memory
         if self._is_promised:
             self._masked.mask_checkpoint(checkpoint, self._ties)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._hash_weights()
-        self._unhook()
-        self._binding = self._trained = None
-        self._masked = self._masked.without_params()
+        self._upkeep.end()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        self._unhook()  # `teardown` does not come: the optimizer may live on, in a fit that is not ours
+        self._upkeep.unhook()  # `teardown` does not come: the optimizer may live on, in a fit that is not ours
 
     # State.
 
@@ -436,18 +423,7 @@ class MaskCallback(NamedCallback):
             self._restored = state_dict
 
     def _resolve(self, schedule: Schedule, trainer: Trainer, pl_module: LightningModule) -> Schedule:
-        """The schedule in the optimizer steps of this fit; a fast_dev_run may end before it."""
-        in_steps = isinstance(schedule.begin, int) and isinstance(schedule.end, int)
-        try:
-            cut_short = trainer.fast_dev_run and in_steps  # type: ignore[attr-defined]
-            steps = None if cut_short else steps_of_fit(trainer, pl_module)
-            if steps is None and not in_steps and (why := why_unknown(trainer, pl_module)):
-                raise LotteryError(
-                    f"{schedule} asks for fractions of the fit, but it has no known number of optimizer steps. {why}"
-                )
-            return schedule.resolve(steps)
-        except LotteryError as error:
-            raise LotteryError(f"{self.label}: {error}") from error
+        return resolve(schedule, trainer, pl_module, self.label)
 
     def _saved_params(self, module: LightningModule, state: Mapping[str, Any]) -> dict[str, nn.Parameter]:
         """The parameters that a checkpoint has masks of, whatever is frozen by now; what is missing `_restore` says."""
@@ -465,7 +441,7 @@ class MaskCallback(NamedCallback):
         self._target = state["target"]
         if self.schedule is not None:  # in the steps of the fit it began in: a longer one does not bring weights back
             self._resolved = self.schedule.over(*state["between"])
-        self._masked = Masked({name: saved[name].clone() for name in params}, params)
+        self._upkeep.masked = Masked({name: saved[name].clone() for name in params}, params)
         self._weights_hash = dict(state["weights_hash"])
         self.load_method_state(state)
 
@@ -510,101 +486,9 @@ class MaskCallback(NamedCallback):
         """Take over masks that every rank has found alike, made for the sparsity ``target``."""
         check_agreement(trainer, masks, f"{self.label} at step {self.step}")
         self._target = target
-        self._masked = Masked(masks, self._masked.params)
-        self._make_true(trainer)
+        self._upkeep.masked = Masked(masks, self._masked.params)
+        self._upkeep.make_true(trainer)
         self._is_shown = False
-
-    def _make_true(self, trainer: Trainer) -> None:
-        """Make everything that keeps weights agree with the masks."""
-        if self.frozen:
-            self._masked.clear_optimizer_state_(trainer.optimizers)
-        self._masked.mask_weights_()
-        self._masked.mask_averages_(trainer.callbacks)  # type: ignore[attr-defined]
-
-    def _mask_again(self) -> None:
-        """At a batch's end, where a hook right after the optimizer's step does not suffice."""
-        if self.frozen and self._may_be_written:
-            self._masked.mask_weights_()
-
-    # What others replace.
-
-    def _refuse_optimizers(self, trainer: Trainer) -> None:
-        if any(not isinstance(optimizer, Optimizer) for optimizer in trainer.optimizers):
-            raise LotteryError(
-                f"{self.label} needs optimizers of torch.optim.Optimizer's kind, whose steps have hooks."
-            )
-        if self.frozen and any(isinstance(optimizer, LBFGS) for optimizer in trainer.optimizers):
-            raise LotteryError(
-                f"{self.label} cannot freeze weights under LBFGS, whose history mixes all of them: "
-                "use an optimizer with state per weight."
-            )
-
-    def _follow(self, trainer: Trainer) -> None:
-        """Go with parameters and optimizers that were replaced, and say what is trained now and not pruned."""
-        if self._binding is None:
-            raise LotteryError(
-                f"{self.label} was added to the Trainer's callbacks when the fit had begun, too late to prepare: give "
-                "it to the Trainer, or return it from `configure_callbacks`."
-            )
-        params = self._binding.find_replaced()
-        if params is not None:
-            self._masked = Masked(self._masked.masks, params)
-            if self._is_promised:
-                self._make_true(trainer)
-        is_changed, joined = self._binding.look(trainer.optimizers)
-        if is_changed:
-            self._refuse_optimizers(trainer)
-            if self._hooks:
-                self._hook(trainer)
-        if (params is not None or is_changed) and self._trained is not None:
-            held = {id(param) for param in held_by(trainer.optimizers)}
-            if lost := [name for name, param in self._masked.params.items() if id(param) not in held]:
-                rank_zero_warn(f"{self.label}: no optimizer holds '{lost[0]}' any more ({len(lost)} in all).")
-        if joined:
-            share = sum(param.numel() for param in joined.values()) / self._model_size
-            rank_zero_warn(
-                f"{self.label} does not prune '{next(iter(joined))}', which is trained from step {self.step} on "
-                f"({len(joined)} parameters, {share:.0%} of the model): its scope was settled when the fit began. To "
-                "prune them, unfreeze them before `fit`, or prune in a second fit."
-            )
-
-    def _hook(self, trainer: Trainer) -> None:
-        """Mask weights right after the step, not at the batch's end: nobody between may see or save a revived one."""
-        if not self.frozen:
-            return
-        self._unhook()
-        fitting = weakref.ref(trainer)
-
-        def mask(*_: Any) -> None:
-            # An optimizer may outlive its fit: one that ended in an exception does not mask the next.
-            state = trainer.state if (trainer := fitting()) else None
-            if state is not None and (state.fn, state.status) == (TrainerFn.FITTING, TrainerStatus.RUNNING):
-                self._masked.mask_weights_()
-
-        self._hooks = [optimizer.register_step_post_hook(mask) for optimizer in trainer.optimizers]
-
-    def _unhook(self) -> None:
-        for hook in self._hooks:
-            hook.remove()
-        self._hooks = []
-
-    def _audit(self, trainer: Trainer) -> None:
-        """Count removed weights that are not zero, log the count, and zero them."""
-        self._forget_removed(trainer)
-        revived = self._masked.revived()
-        self._to_loggers(trainer, {"mask/revived": sum(revived.values())})
-        if revived:
-            rank_zero_warn(
-                f"{self.label} found {sum(revived.values())} removed weights revived in {', '.join(revived)}, "
-                "and zeroed them."
-            )
-            self._masked.mask_weights_()
-
-    def _forget_removed(self, trainer: Trainer) -> None:
-        """Before anybody looks at the optimizers' state: as if gradients had been masked in every step."""
-        if self._remembers_removed:
-            self._masked.clear_optimizer_state_(trainer.optimizers)
-            self._remembers_removed = False
 
     # Records.
 
