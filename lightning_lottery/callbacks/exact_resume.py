@@ -56,12 +56,21 @@ class ExactResume(SavingCallback):
 
     def _reset(self) -> None:
         super()._reset()
-        self._is_due = self._resumed = self._begins_epoch = False
+        self._is_due = self._is_wanted = self._resumed = self._begins_epoch = False
         self._loader_states: list[dict[str, Any]] | None = None
 
     @property
     def file(self) -> str:
         return self.named("resume") + ".ckpt"
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether ``save_at_next_step`` asked for a checkpoint that is not written yet."""
+        return self._is_wanted
+
+    def save_at_next_step(self) -> None:
+        """Save at the next optimizer step, whatever the interval; after the validation where one is due."""
+        self._is_wanted = True
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.clock.start(trainer)
@@ -99,7 +108,7 @@ class ExactResume(SavingCallback):
         np.random.seed(mixed % 2**32)
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
-        if self.clock.tick(trainer) and self.clock.step % self.interval == 0:
+        if self.clock.tick(trainer) and (self._is_wanted or self.clock.step % self.interval == 0):
             self._is_due = True
             # A checkpoint from before a validation that Lightning runs after this batch would leave it out on resume:
             # `on_validation_end` saves instead.
@@ -127,5 +136,5 @@ class ExactResume(SavingCallback):
         self._resumed = self._resumed or self._is_fitting
 
     def _save(self, trainer: Trainer) -> None:
-        self._is_due = False
+        self._is_due = self._is_wanted = False
         self.save(trainer)

@@ -4,6 +4,7 @@ SLURM is no engine: it does children after this process has ended, by the script
 """
 
 import os
+import signal
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -16,6 +17,7 @@ from lightning_lottery.children.child import Child, Row
 from lightning_lottery.children.environment import DASK, JOBS, environment
 from lightning_lottery.children.processes import run_one, run_together
 from lightning_lottery.children.resume import do_child
+from lightning_lottery.children.signals import Ended
 from lightning_lottery.errors import LotteryError
 
 Named = Sequence[tuple[str, Child]]
@@ -73,4 +75,9 @@ def _in_this_process(children: Named, console: Console, *, here: Mapping[str, Pr
         # The child's own project: of a sweep's starts, each network's is pruned by another callback.
         works = {command: partial(work, project=child.project) for command, work in here.items()}
         with isolate_rng(), environment(**seed):
-            do_child(child.folder, works)
+            try:
+                do_child(child.folder, works)
+            except Ended as end:
+                if end.number == signal.SIGINT:
+                    raise KeyboardInterrupt from end  # as whoever calls this, a notebook or a script, expects Ctrl-C
+                raise

@@ -1,5 +1,6 @@
 """What a child does that trains: Lightning's subcommand on somebody's project, resumable, with records."""
 
+import signal
 from collections.abc import Mapping, Sized
 from pathlib import Path
 from time import monotonic
@@ -23,6 +24,7 @@ from lightning_lottery.children.options import (
     TicketOptions,
 )
 from lightning_lottery.children.project import Built, Project, project_of
+from lightning_lottery.children.signals import Ended, heed, is_asked, take_back, wait_for_step, wait_no_more
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.hooks.clock import put_in_order
 from lightning_lottery.hooks.loggers import device_of
@@ -53,6 +55,7 @@ def train(child: Child, resume: str, project: Project | None = None) -> list[Row
             callbacks += [validated, conditions, _Progress(folder)]
             if not any(isinstance(callback, ExactResume) for callback in callbacks):
                 callbacks.append(ExactResume())
+            callbacks.insert(0, _EndsAtStep())
         return callbacks
 
     with without_noise():
@@ -88,6 +91,7 @@ def _run(child: Child, built: Built, checkpoint: str | None) -> None:
     """Run the child's subcommand."""
     if child.command in ("fit", "start"):
         built.trainer.fit(built.model, datamodule=built.datamodule, ckpt_path=checkpoint)
+        heed()  # a signal that came with the last step
         # Lightning 2.6.6 leaves the process at Ctrl-C; where a version only returns, the fit must not count as done.
         if built.trainer.interrupted:
             raise KeyboardInterrupt
@@ -133,6 +137,43 @@ class _SavesStart(Callback):
                 f"{pruners[-1].label} has not pruned to its end at step {pruners[-1].step}: take one that prunes at "
                 "once, such as SynFlow, SNIP, or MagnitudePruning(Constant(0.8, begin=0))."
             )
+
+
+class _EndsAtStep(Callback):
+    """Ends the fit, where a signal asked for it, once the next optimizer step is saved; on all ranks alike.
+
+    It stands first: at a step's end it asks for the checkpoint before ``ExactResume`` decides, and it leaves before
+    anything of the next batch, when all of the last one has reached loggers and other callbacks.
+    """
+
+    def __init__(self) -> None:
+        self._saver: ExactResume | None = None
+
+    def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        take_back()  # from Lightning
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        wait_for_step()
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        if self._saver is not None and not self._saver.is_wanted:
+            heed()
+            raise Ended(signal.SIGTERM)  # another rank was asked
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        if self._saver is None and trainer.strategy.reduce_boolean_decision(is_asked(), all=False):
+            callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+            self._saver = next(callback for callback in callbacks if isinstance(callback, ExactResume))
+            self._saver.save_at_next_step()
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        wait_no_more()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        wait_no_more()
+        launcher: Any = trainer.strategy.launcher
+        if isinstance(exception, Ended) and self._saver is None and hasattr(launcher, "kill"):
+            launcher.kill(signal.SIGTERM)  # heeded at once, by this rank alone: the others would wait for it
 
 
 class _Progress(Callback):

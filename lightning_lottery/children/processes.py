@@ -17,6 +17,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 
 from lightning_lottery.children.child import ERROR, Child
 from lightning_lottery.children.environment import TIED, environment_of_child
+from lightning_lottery.children.signals import ENDING, STOPS, Ended, ended_by
 from lightning_lottery.errors import LotteryError
 
 MANY = 8
@@ -29,14 +30,14 @@ Poll = Callable[[], int | None]
 def run_child(child: Child) -> int:
     """Run a prepared child by its command, in a process of its own; its exit code, or minus the signal that ended it.
 
-    Ctrl-C reaches the child as well: it is given the time to shut down.
+    A signal that asks this process to end is passed on, and the child given the time to shut down.
     """
-    with started(_command(child), environment_of_child(python_path())) as process:
-        try:
-            return process.wait()
-        except KeyboardInterrupt:
-            process.wait()
-            raise
+    with (
+        ended_by(*STOPS),
+        started(_command(child), environment_of_child(python_path())) as process,
+        _passing_on([process]),
+    ):
+        return process.wait()
 
 
 def run_one(child: Child, name: str, console: Console) -> None:
@@ -52,11 +53,11 @@ def run_one(child: Child, name: str, console: Console) -> None:
     console.rule(f"{name}: goes on from its last checkpoint" if child.is_started else name)
     try:
         code = run_child(child)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Ended):
         _leave_progress_bar(console)
         console.print(f"{name}: interrupted. The same command goes on from here.")
         raise
-    if _has_failed(child, code):
+    if _has_failed(child):
         _leave_progress_bar(console)
         raise LotteryError(_failure(name, child, code))
     if code:
@@ -71,16 +72,15 @@ def run_together(children: Sequence[tuple[str, Child]], console: Console, *, job
     Raises:
         LotteryError: One is refused, or some failed: which.
     """
-    with ExitStack() as running:
+    processes: list[subprocess.Popen[bytes]] = []
+    with ended_by(*STOPS), ExitStack() as running, _passing_on(processes):
 
         def launch(child: Child, slot: int) -> Poll:
             variables = environment_of_child(python_path()) | _share(slot, jobs)
             with open(child.folder / "child.log", "ab") as log:
                 output = {"stdout": log, "stderr": subprocess.STDOUT}
-                process = running.enter_context(started(_command(child), variables, **output))
-            # Called before the process is killed: Ctrl-C has reached it as well, and it may be writing a checkpoint.
-            running.callback(process.wait)
-            return process.poll
+                processes.append(running.enter_context(started(_command(child), variables, **output)))
+            return processes[-1].poll
 
         follow(children, launch, jobs, console)
 
@@ -115,7 +115,7 @@ def follow(
                 if (code := poll()) is not None:
                     del running[slot]
                     free.append(slot)
-                    if failed := _has_failed(child, code):
+                    if failed := _has_failed(child):
                         failures.append(f"{_failure(name, child, code)} (see {child.folder / 'child.log'})")
                     bars.end(bar, "failed" if failed else _success(code), failed=failed)
     if failures:
@@ -183,6 +183,25 @@ def started(command: Sequence[str], variables: Mapping[str, str], **output: Any)
             process.kill()  # where it still runs: a second Ctrl-C
 
 
+@contextmanager
+def _passing_on(processes: Sequence["subprocess.Popen[bytes]"]) -> Iterator[None]:
+    """Where the block is left by a signal, have these processes end by it as well; by any exception, wait for them.
+
+    Another signal meanwhile ends the waiting: whoever started the processes then kills them.
+    """
+    try:
+        yield
+    except BaseException as error:
+        number = error.number if isinstance(error, Ended) else signal.SIGINT
+        if isinstance(error, (Ended, KeyboardInterrupt)):
+            for process in processes:  # all, before any is waited for
+                with suppress(ValueError):  # Windows, where Ctrl-C has reached them by itself
+                    process.send_signal(number)
+        for process in processes:
+            process.wait()
+        raise
+
+
 def end_with_starter() -> None:
     """In a child: end at once when the process that started it is gone, as if killed, to be resumed by another."""
     with suppress(OSError):  # a closed input ties to nothing
@@ -222,9 +241,9 @@ def _devices() -> list[str]:
     return [str(number) for number in range(torch.cuda.device_count())]
 
 
-def _has_failed(child: Child, code: int) -> bool:
-    # A child that wrote everything has not, however its process ended: what comes after `done` is its shutting down.
-    return code != 0 and not child.is_done
+def _has_failed(child: Child) -> bool:
+    # Whatever its exit code: what comes after `done` is its shutting down, and 0 is also how a project leaves early.
+    return not child.is_done
 
 
 def _success(code: int) -> str:
@@ -232,10 +251,13 @@ def _success(code: int) -> str:
 
 
 def _failure(name: str, child: Child, code: int) -> str:
-    if code < 0:
-        return f"{name} was ended by {signal.Signals(-code).name}: the same command goes on from here."
+    if code < 0 or code - 128 in ENDING:  # killed, or ended by itself because it was asked to
+        number = signal.Signals(-code if code < 0 else code - 128)
+        return f"{name} was ended by {number.name}: the same command goes on from here."
     with suppress(FileNotFoundError):  # it ended before it could say why
         return f"{name} failed: {(child.folder / ERROR).read_text().rstrip('.')}. What is done stays."
+    if not code:
+        return f"{name} ended with exit code 0, but did not finish; what is done stays."
     return f"{name} failed with exit code {code}; what is done stays."
 
 

@@ -1,6 +1,7 @@
 """Do a child in this process: from its beginning, or where it was killed from its newest checkpoint."""
 
 import os
+import signal
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -9,6 +10,9 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_lottery.children.child import ERROR, Child, Row, entered
 from lightning_lottery.children.environment import RESUME_FROM
+from lightning_lottery.children.signals import ENDING, Ended, ended_by, heed
+from lightning_lottery.children.slurm import requeue
+from lightning_lottery.errors import LotteryError
 
 Work = Callable[[Child, str], list[Row] | None]
 """What a command does: given the child and the checkpoint to resume from (or ""), its records; None on other ranks."""
@@ -24,28 +28,50 @@ def do_child(folder: Path, commands: Mapping[str, Work], *, wait: bool = False) 
 
     Raises:
         LotteryError: The folder holds no child, another process is in it, or its configuration is refused.
+        Ended: A signal asked this process to end; the child goes on from there.
     """
     child = Child.load(folder)
     is_first_rank = RESUME_FROM not in os.environ
-    try:
-        with entered(folder, wait=wait):
-            if child.is_done:
-                rank_zero_info(f"{folder} is done.")
-                return
-            resume = _newest_that_loads(folder)
-            if is_first_rank and not resume:
-                # Anew, with the hashes of files that earlier children have written since the folder was prepared.
-                child.specify()
+    with ended_by(*ENDING):
+        try:
+            _do(child, commands, wait)
+        except Ended as end:
+            # Further ranks end with the first, by agreement. Where one had an exit code, Lightning (2.6.6) would kill
+            # the first rank at once, whatever that is about to say.
+            if is_first_rank:
+                if end.number not in (signal.SIGINT, signal.SIGTERM):  # SIGUSR1, which Windows has not
+                    requeue()
+                raise
+        except Exception as error:
+            heed()  # a terminal's Ctrl-C has ended this child's helpers as well: what it stumbled over is no mistake
+            if is_first_rank:  # for whoever started it, and sees no more of it than the exit code
+                (folder / ERROR).write_text(_sentence(error))
+            raise
+        finally:
+            if is_first_rank:
+                os.environ.pop(RESUME_FROM, None)
+
+
+def _do(child: Child, commands: Mapping[str, Work], wait: bool) -> None:
+    is_first_rank = RESUME_FROM not in os.environ
+    with entered(child.folder, wait=wait):
+        if child.is_done:
+            rank_zero_info(f"{child.folder} is done.")
+            return
+        resume = _newest_that_loads(child.folder)
+        if is_first_rank and not resume:
+            # Anew, with the hashes of files that earlier children have written since the folder was prepared.
+            child.specify()
+        try:
             rows = commands[child.command](child, resume)
-            if rows is not None:
-                child.finish(rows)
-    except Exception as error:
-        if is_first_rank:  # for whoever started it, and sees no more of it than the exit code
-            (folder / ERROR).write_text(_sentence(error))
-        raise
-    finally:
-        if is_first_rank:
-            os.environ.pop(RESUME_FROM, None)
+        except SystemExit as leaving:
+            if leaving.code:
+                raise
+            raise LotteryError(
+                f"'{child.folder}' is not done: the project left its process by `sys.exit()` in the middle of it."
+            ) from leaving
+        if rows is not None:
+            child.finish(rows)
 
 
 def _sentence(error: Exception) -> str:

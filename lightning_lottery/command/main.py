@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from importlib.metadata import version
 
+from lightning_lottery.children.signals import Ended
 from lightning_lottery.errors import LotteryError
 
 LIGHTNINGS = ("fit", "validate", "test", "predict")
@@ -57,6 +58,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _answer(list(sys.argv[1:] if arguments is None else arguments))
     except KeyboardInterrupt:
         raise SystemExit(130) from None
+    except Ended as end:
+        print(f"lightning-lottery: {end}", file=sys.stderr)  # noqa: T201
+        raise SystemExit(end.code) from None
     except LotteryError as error:
         _refuse(error)
     except Exception as error:

@@ -1,7 +1,9 @@
 """What a child does that trains: its options, what it leaves, and its records."""
 
 import json
+import os
 import signal
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -10,13 +12,16 @@ from lightning.pytorch import Callback
 from torch.utils.data import DataLoader
 
 from helpers.children import ROW_KEYS
-from helpers.factories import STEPS, Net, closures, make_data
+from helpers.factories import STEPS, Net, closures, make_data, weights
 from helpers.projects import trainer
+from helpers.slow_children import QUIET
 from helpers.stages import dies, in_this_process, named
 from helpers.states import same
-from lightning_lottery import LotteryError, Scope, Ticket
+from lightning_lottery import ExactResume, LotteryError, Scope, Ticket
 from lightning_lottery.children import fit as training
+from lightning_lottery.children import signals
 from lightning_lottery.children.child import Child
+from lightning_lottery.children.engine import engine_of
 from lightning_lottery.children.factories import FactoryProject
 from lightning_lottery.children.fit import train
 from lightning_lottery.children.options import DenseLevelOptions, SnapshotOptions, StartOptions, TicketOptions
@@ -111,6 +116,70 @@ def test_an_interrupt_is_one_and_no_end_of_the_fit(tmp_path):
     with pytest.raises((KeyboardInterrupt, SystemExit)):
         train(child, "", closures(Interrupts).with_seed(3))
     assert not (child.folder / "last.ckpt").exists() and not child.is_done
+
+
+@pytest.mark.parametrize("step", [2, 3, 4, 12])  # the next one: within an epoch, its last, a new one's first, none
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGUSR1"])
+def test_a_signal_ends_a_child_once_the_step_is_saved_and_it_goes_on_as_if_there_had_been_none(
+    child, unbroken, monkeypatch, capsys, name, step
+):
+    child.prepare()
+    with monkeypatch.context() as patch:
+        patch.setenv("DIES_AT", str(step))
+        patch.setenv("DIES_BY", name)
+        handlers = {number: signal.getsignal(number) for number in signals.ENDING}
+        assert in_this_process(child) == 128 + signal.Signals[name]
+        assert handlers == {number: signal.getsignal(number) for number in signals.ENDING}
+    assert f"lightning-lottery: ended by {name}: the same command goes on from here." in capsys.readouterr().err
+    assert not child.is_done and not (child.folder / "last.ckpt").exists()
+    assert torch.load(child.folder / "resume.ckpt", weights_only=True)["global_step"] == min(step + 1, 12)
+    assert in_this_process(child) == 0 and child.is_done
+    assert same(weights(child.folder), weights(unbroken.folder))
+    assert child.records() == [{**row, "stage": "child"} for row in unbroken.records()]
+
+
+def test_a_signal_outside_of_the_steps_of_a_fit_is_heeded_at_once(child, monkeypatch):
+    child.prepare()
+    monkeypatch.setattr(training, "_test", lambda built: os.kill(os.getpid(), signal.SIGTERM))
+    assert in_this_process(child) == 128 + signal.SIGTERM
+    assert not child.is_done and child.is_started
+
+
+def test_a_signal_ends_a_child_of_this_process_as_ctrl_c_ends_a_notebook_s_cell(tmp_path):
+    class Asked(Callback):
+        def on_train_batch_end(self, trainer, *_):
+            if trainer.global_step == 2:
+                os.kill(os.getpid(), number)
+
+    for number, leaves in ((signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, signals.Ended)):
+        project = closures(Asked).with_seed(3)
+        child = Child(tmp_path / f"{number}", "fit", {**project.config(), "ckpt_path": None}, project=project)
+        with pytest.raises(leaves):
+            engine_of(here={"fit": train})([("child", child)], QUIET)
+        assert torch.load(child.folder / "resume.ckpt", weights_only=True)["global_step"] == 3
+
+
+def test_ranks_end_together_where_one_of_them_was_asked(tmp_path):
+    ends, saver = training._EndsAtStep(), ExactResume()
+    asked = [False]
+    strategy = SimpleNamespace(reduce_boolean_decision=lambda decision, all: decision or asked[0])
+    trainer = SimpleNamespace(callbacks=[ends, saver], strategy=strategy)
+    ends.on_train_batch_end(trainer)
+    ends.on_train_batch_start(trainer)
+    asked[0] = True  # another rank was
+    ends.on_train_batch_end(trainer)
+    assert saver.is_wanted
+    ends.on_train_batch_start(trainer)  # not saved yet: within an accumulation
+    saver._is_wanted = False
+    with pytest.raises(signals.Ended):
+        ends.on_train_batch_start(trainer)
+
+
+def test_a_project_that_leaves_its_process_is_not_done(child, monkeypatch, capsys):
+    child.prepare()
+    monkeypatch.setattr(training, "_test", lambda built: sys.exit())
+    assert in_this_process(child) == 2
+    assert "is not done: the project left its process by `sys.exit()`" in capsys.readouterr().err
 
 
 def test_the_last_validation_s_metrics_go_on_from_a_checkpoint():

@@ -8,15 +8,17 @@ from io import StringIO
 from types import SimpleNamespace
 
 import pytest
+import torch
 from rich.console import Console
 
 from helpers.factories import STEPS
-from helpers.slow_children import kill_after_five_steps, slow_child, steps_of
+from helpers.slow_children import QUIET, kill_after_five_steps, slow_child, steps_of
 from helpers.stages import in_this_process
 from lightning_lottery import LotteryError
 from lightning_lottery.children import environment, processes
 from lightning_lottery.children.child import Child
 from lightning_lottery.children.processes import run_child
+from lightning_lottery.children.signals import Ended
 
 
 def test_the_exit_code_of_a_child_is_that_of_its_process(tmp_path, capfd):
@@ -40,23 +42,93 @@ def test_a_child_that_wrote_everything_is_done_however_its_process_ended(child, 
     assert [child.is_done for _, child in children] == [True, False]
 
 
-def test_an_interrupted_child_is_given_the_time_to_shut_down(child, monkeypatch):
+class Process:
+    """Stands for a child's process: what is done with it is written down; its first waiting is interrupted."""
+
+    def __init__(self, interrupt, calls):
+        self.interrupt, self.calls = interrupt, calls
+
+    def wait(self):
+        self.calls.append("wait")
+        if self.calls == ["wait"]:
+            self.interrupt()
+        return 1
+
+    def send_signal(self, number):
+        self.calls.append(number)
+
+    def kill(self):
+        self.calls.append("kill")
+
+
+def ctrl_c():
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("interrupt", "passed_on", "leaves"),
+    [
+        (ctrl_c, signal.SIGINT, KeyboardInterrupt),
+        (lambda: os.kill(os.getpid(), signal.SIGTERM), signal.SIGTERM, Ended),
+        (lambda: os.kill(os.getpid(), signal.SIGUSR1), signal.SIGUSR1, Ended),
+    ],
+)
+def test_a_signal_is_passed_on_to_the_child_which_is_given_the_time_to_shut_down(
+    child, monkeypatch, interrupt, passed_on, leaves
+):
     calls = []
-
-    class Process:
-        def wait(self):
-            calls.append("wait")
-            if len(calls) == 1:
-                raise KeyboardInterrupt
-            return 1
-
-        def kill(self):
-            calls.append("kill")
-
-    monkeypatch.setattr(processes.subprocess, "Popen", lambda command, env, stdin: nullcontext(Process()))
-    with pytest.raises(KeyboardInterrupt):
+    process = Process(interrupt, calls)
+    monkeypatch.setattr(processes.subprocess, "Popen", lambda command, env, stdin: nullcontext(process))
+    with pytest.raises(leaves):
         run_child(child)
-    assert calls == ["wait", "wait", "kill"]
+    assert calls == ["wait", passed_on, "wait", "kill"]
+
+
+def test_a_signal_reaches_all_of_several_children_before_one_is_waited_for():
+    calls = []
+    several = [Process(None, calls), Process(None, calls)]
+    with pytest.raises(Ended), processes._passing_on(several):
+        calls.append("begins")
+        raise Ended(signal.SIGTERM)
+    assert calls == ["begins", signal.SIGTERM, signal.SIGTERM, "wait", "wait"]
+
+
+def test_a_child_that_left_without_being_done_has_failed_whatever_its_exit_code(child, config, tmp_path, monkeypatch):
+    for code, message in (
+        (0, "^dense ended with exit code 0, but did not finish"),
+        (128 + signal.SIGTERM, "^dense was ended by SIGTERM: the same command goes on from here"),
+        (-signal.SIGTERM, "^dense was ended by SIGTERM: the same command goes on from here"),
+        (3, "^dense failed with exit code 3"),
+    ):
+        monkeypatch.setattr(processes, "run_child", lambda child, code=code: code)
+        with pytest.raises(LotteryError, match=message):
+            processes.run_one(child, "dense", QUIET)
+        with pytest.raises(LotteryError, match=message):
+            processes.follow([("dense", child)], lambda child, slot, code=code: lambda: code, 1, QUIET)
+
+
+@pytest.mark.parametrize(("jobs", "number"), [(1, signal.SIGINT), (2, signal.SIGTERM)])
+def test_whoever_starts_children_passes_a_signal_on_and_they_end_at_their_next_step(parent, tmp_path, jobs, number):
+    child = slow_child(tmp_path / "child", parent)
+    script = f"""
+from pathlib import Path; import sys
+from rich.console import Console
+from lightning_lottery.children.child import Child
+from lightning_lottery.children.engine import engine_of
+engine_of({jobs})([("slow", Child.load(Path(sys.argv[1])))], Console())
+"""
+    variables = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen([sys.executable, "-c", script, child.folder], env=variables) as starter:
+        while len(steps_of(child)) < 5:
+            time.sleep(0.05)
+        starter.send_signal(number)
+        assert starter.wait(timeout=120) in (128 + number, -number)
+    taken = steps_of(child)
+    assert len(taken) < STEPS and not child.is_done
+    saved = torch.load(child.folder / "resume.ckpt", weights_only=True)["global_step"]
+    assert saved == taken[-1]  # nothing is lost
+    assert in_this_process(child) == 0 and child.is_done
+    assert steps_of(child) == list(range(1, STEPS + 1))
 
 
 def test_a_child_is_tied_to_a_pipe_and_to_no_other_input(monkeypatch):

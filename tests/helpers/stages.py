@@ -90,15 +90,16 @@ class Died(BaseException):
 
 
 class DiesAt(Callback):
-    """Ends the fit after the step that ``DIES_AT`` names: by SIGKILL where ``DIES_BY`` says so, else by ``Died``."""
+    """Ends the fit after the step that ``DIES_AT`` names: by the signal that ``DIES_BY`` names, else by ``Died``."""
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         if trainer.global_step == int(os.environ.get("DIES_AT", -1)):
             for logger in trainer.loggers:
                 logger.experiment.flush()  # as it would have been now and then in a longer run
-            if os.environ.get("DIES_BY") == "SIGKILL":
-                os.kill(os.getpid(), signal.SIGKILL)
-            raise Died
+            if by := os.environ.get("DIES_BY"):
+                os.kill(os.getpid(), signal.Signals[by])
+            else:
+                raise Died
 
 
 class Dies(Callback):
