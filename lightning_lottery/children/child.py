@@ -25,6 +25,9 @@ Row = dict[str, Any]
 ERROR = "error"
 """File in a child's folder: the sentence that it failed with."""
 
+TRIAL = "trial"
+"""Command, and name of the folder, of a child that trains nothing, done and removed before others are trained."""
+
 
 @dataclass(frozen=True)
 class Child:
@@ -120,8 +123,9 @@ class Child:
 
     @property
     def is_started(self) -> bool:
-        """Whether there is something to go on from: a checkpoint, or children of its own."""
-        return (self.folder / "resume.ckpt").is_file() or any(self.folder.glob("*/**/child.json"))
+        """Whether there is something to go on from: a checkpoint, or children of its own that train."""
+        inner = (path.parent.name for path in self.folder.glob("*/**/child.json"))
+        return (self.folder / "resume.ckpt").is_file() or any(name != TRIAL for name in inner)
 
     @property
     def is_stale(self) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
@@ -19,6 +20,8 @@ from lightning_lottery.children.level import with_level, with_snapshots
 from lightning_lottery.children.options import (
     DenseLevelOptions,
     LevelOptions,
+    LinesTrialOptions,
+    RecordsTrialOptions,
     SnapshotOptions,
     StartOptions,
     TicketOptions,
@@ -31,7 +34,7 @@ from lightning_lottery.hooks.loggers import device_of
 from lightning_lottery.hooks.mask_callback import MaskCallback
 from lightning_lottery.hooks.private import batches_that_stepped_in
 from lightning_lottery.hooks.quiet import without_noise
-from lightning_lottery.hooks.saving import save_whole
+from lightning_lottery.hooks.saving import PlainHyperparameters, save_whole
 from lightning_lottery.hooks.strategies import refuse_spawning
 
 
@@ -51,6 +54,8 @@ def train(child: Child, resume: str, project: Project | None = None) -> list[Row
 
     def with_those_of_the_child(callbacks: list[Callback]) -> list[Callback]:
         callbacks = _with_options(child, callbacks, resumed=bool(resume))
+        if is_fit:
+            callbacks.append(PlainHyperparameters())  # or no child could go on from what another leaves
         if child.command == "fit":
             callbacks += [validated, conditions, _Progress(folder)]
             if not any(isinstance(callback, ExactResume) for callback in callbacks):
@@ -78,6 +83,8 @@ def _with_options(child: Child, callbacks: list[Callback], *, resumed: bool) -> 
     match child.options:
         case StartOptions(prunes=prunes):
             return [*callbacks, _SavesStart(child.folder, prunes)]
+        case LinesTrialOptions() | RecordsTrialOptions():
+            return [*only_bars(callbacks), _SavesStart(child.folder, prunes=False)]
         case TicketOptions(ticket=str(ticket)):
             return [*callbacks, MaskFreezing(ticket)]
         case SnapshotOptions(snapshots=steps):
@@ -85,6 +92,11 @@ def _with_options(child: Child, callbacks: list[Callback], *, resumed: bool) -> 
         case DenseLevelOptions() | LevelOptions() as level:
             return with_level(callbacks, level, resumed=resumed)
     return [*callbacks]
+
+
+def only_bars(callbacks: list[Callback]) -> list[Callback]:
+    """Of a project's callbacks those that evaluation keeps: others would mask, average or save."""
+    return [callback for callback in callbacks if isinstance(callback, ProgressBar)]
 
 
 def _run(child: Child, built: Built, checkpoint: str | None) -> None:
@@ -225,11 +237,16 @@ def _rows(child: Child, trainer: Trainer, validated: Mapping[str, float]) -> lis
         **child.labels,
     }
     metrics = trainer.callback_metrics.items()
-    measured = {name: float(value) for name, value in metrics if name.startswith(("val", "test"))}
+    measured = {name: float(value) for name, value in metrics if is_recorded(name)}
     return [
         {**row, "metric": name, "value": value, "n": _samples(trainer, name), "device": device_of(trainer)}
         for name, value in sorted({"sparsity": row["sparsity"], **measured, **validated}.items())
     ]
+
+
+def is_recorded(metric: str) -> bool:
+    """Whether records have a metric that was logged: those of a validation or a test do."""
+    return metric.startswith(("val", "test"))
 
 
 def _logger(folder: Path, resume: str) -> TensorBoardLogger:

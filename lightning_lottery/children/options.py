@@ -115,7 +115,34 @@ class LinesOptions:
     is_null_control: bool = False
 
 
-Options = TicketOptions | StartOptions | SnapshotOptions | DenseLevelOptions | LevelOptions | LinesOptions
+@dataclass(frozen=True)
+class LinesTrialOptions:
+    """A trial, before anything is trained, of what judges lines: fields as in ``LinesOptions``."""
+
+    monitor: str
+    mode: Literal["max", "min"]
+    recalibrate: int
+    predict: str | None
+
+
+@dataclass(frozen=True)
+class RecordsTrialOptions:
+    """A trial, before anything is trained, of whether children will record the metric that is judged."""
+
+    monitor: str
+    mode: Literal["max", "min"]
+
+
+Options = (
+    TicketOptions
+    | StartOptions
+    | SnapshotOptions
+    | DenseLevelOptions
+    | LevelOptions
+    | LinesOptions
+    | LinesTrialOptions
+    | RecordsTrialOptions
+)
 
 
 def plain(options: Options | None) -> dict[str, Any]:

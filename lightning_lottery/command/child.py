@@ -4,12 +4,14 @@ from argparse import ArgumentParser
 from collections.abc import Sequence
 from pathlib import Path
 
+from lightning_lottery.children.child import TRIAL
 from lightning_lottery.children.cli import COMMANDS
 from lightning_lottery.children.fit import train
 from lightning_lottery.children.processes import end_with_starter
 from lightning_lottery.children.resume import Work, do_child
 from lightning_lottery.experiments.sections import SECTIONS, run_section
 from lightning_lottery.experiments.siblings import judge_lines
+from lightning_lottery.experiments.trial import try_out
 
 
 def child(arguments: Sequence[str]) -> None:
@@ -20,5 +22,5 @@ def child(arguments: Sequence[str]) -> None:
     parser.add_argument("--wait", action="store_true", help="wait where another process is in the folder")
     options = parser.parse_args(list(arguments))
     works: dict[str, Work] = {command: train for command in (*COMMANDS, "start")}
-    works |= {"lines": judge_lines, **dict.fromkeys(SECTIONS, run_section)}
+    works |= {"lines": judge_lines, TRIAL: try_out, **dict.fromkeys(SECTIONS, run_section)}
     do_child(Path(options.folder), works, wait=options.wait)

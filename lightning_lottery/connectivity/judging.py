@@ -21,7 +21,7 @@ def check_monitor(line: Sequence[Mapping[str, float]], monitor: str, mode: str) 
         LotteryError: It does not log the monitor, or an accuracy in percent.
     """
     if monitor not in line[0]:
-        raise LotteryError(f"The module does not log '{monitor}'; it logs {', '.join(sorted(line[0]))}.")
+        raise LotteryError(f"The module does not log '{monitor}'; it logs {', '.join(sorted(line[0])) or 'nothing'}.")
     if mode == "max" and (highest := max(point[monitor] for point in line)) > 1:
         raise LotteryError(
             f"'{monitor}' goes up to {highest:.4g}: with mode='max' it must be a fraction in [0, 1]. "

@@ -26,6 +26,9 @@ from lightning_lottery.functional.alignment import average
 from lightning_lottery.functional.connectivity import State, distances, has_batch_norm, layers_of
 from lightning_lottery.hooks.loggers import device_of
 
+FURTHER = 15
+"""Batches of a trial after the first, where that one does not tell a fraction from percent."""
+
 
 def path(
     module: LightningModule,
@@ -105,6 +108,56 @@ def path(
     )
 
 
+def check_evaluation(
+    module: LightningModule,
+    data: Any,
+    ckpt_path: str | os.PathLike[str],
+    *,
+    trainer: Trainer,
+    judging: Judging,
+    predict: Callable[[LightningModule, Any], Tensor] | None = None,
+) -> None:
+    """Refuse, before anything is trained, what ``path`` would refuse of the networks that are to be trained.
+
+    One batch is evaluated; where an accuracy is 0 on it, some more, as a 0 does not tell a fraction from percent.
+
+    Args:
+        module: As for ``path``; it keeps the weights that it had.
+        data: As for ``path``.
+        ckpt_path: A checkpoint of a fit of this module.
+        trainer: As for ``path``; its limits of batches are lowered.
+        judging: How the networks will be judged.
+        predict: As for ``path``.
+
+    Raises:
+        LotteryError: A checkpoint that does not load or does not fit the module; no step, no loader or several, a
+            monitor that is not logged or in percent, no training batches to recalibrate with.
+    """
+    networks = _read_networks((str(ckpt_path),), module, trainer, "", aligned=False, allow_diverged=True)
+    (state,) = networks.states
+    split = split_of(module, data)
+    loader = iter(loader_of(module, data, split, trainer))
+    training = _training_batches(module, data, trainer, min(judging.recalibrate, 1))
+    batches, limit = list(islice(loader, 1)), getattr(trainer, f"limit_{split}_batches")
+    for further in (0, FURTHER):
+        batches += islice(loader, further)
+        setattr(trainer, f"limit_{split}_batches", at_most(limit, len(batches)))
+        evaluator = Evaluator(module, trainer, Batches(batches, **_ranks(trainer)), split, data=data)
+        lines = Lines(evaluator, "", judging, training)
+        with closing(evaluator), weights_kept(module):
+            curve = lines.between(state, state, [1.0], recalibrated=bool(training))
+            if predict is not None:
+                lines.predictions(state, predict)
+        if judging.mode == "min" or curve[judging.monitor] != [0.0]:
+            return
+
+
+def at_most(limit: float, batches: int) -> float:
+    """A Trainer's limit of batches, lowered to so many; one that evaluates none stays so."""
+    # Lightning's rule: an int limits the number of batches, a float is a fraction of them.
+    return batches if limit and isinstance(limit, float) else min(limit, batches)
+
+
 @dataclass(frozen=True)
 class _Networks:
     """The networks that are judged; ``names`` are the paths of their checkpoints."""
@@ -172,12 +225,8 @@ def _prepare(
     """
     split = split_of(module, data)
     loader = loader_of(module, data, split, trainer)
-    batches = Batches(loader, rank=trainer.global_rank, world_size=trainer.world_size, memory=memory)
-    training: list[Any] = []
-    if judging.recalibrate and has_batch_norm(module):
-        # A loader that is given as the data holds what is evaluated: training batches come from the module then.
-        source = data if isinstance(data, LightningDataModule) else None
-        training = list(islice(loader_of(module, source, "train", trainer), judging.recalibrate))
+    batches = Batches(loader, **_ranks(trainer), memory=memory)
+    training = _training_batches(module, data, trainer, judging.recalibrate)
     aligner = aligner_of(module, networks.submodule, networks.states[0], data, loader, split) if align else None
     layers = with_aliases(layers_of(networks.target), networks.target) if judging.layer_alphas else {}
     of_pair = len(judging.alphas) * (1 + bool(training) + align)
@@ -185,6 +234,19 @@ def _prepare(
     evaluations = len(networks.pairs) * of_pair + beside
     evaluator = Evaluator(module, trainer, batches, split, data=data, evaluations=evaluations)
     return Lines(evaluator, networks.submodule, judging, training), aligner, layers
+
+
+def _ranks(trainer: Trainer) -> dict[str, int]:
+    return {"rank": trainer.global_rank, "world_size": trainer.world_size}
+
+
+def _training_batches(module: LightningModule, data: Any, trainer: Trainer, number: int) -> list[Any]:
+    """The first batches of the training loader, for batch norm's statistics; none where there is no batch norm."""
+    if not number or not has_batch_norm(module):
+        return []
+    # A loader that is given as the data holds what is evaluated: training batches come from the module then.
+    source = data if isinstance(data, LightningDataModule) else None
+    return list(islice(loader_of(module, source, "train", trainer), number))
 
 
 def _measure(

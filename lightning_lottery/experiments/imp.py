@@ -9,15 +9,16 @@ from typing import Any, Literal
 from rich.console import Console
 
 from lightning_lottery.checks import check_count, check_different, check_word
-from lightning_lottery.children.child import Child, Row
+from lightning_lottery.children.child import TRIAL, Child, Row
 from lightning_lottery.children.engine import engine_of
 from lightning_lottery.children.fit import train
-from lightning_lottery.children.options import Begin, DenseLevelOptions, LevelOptions, Prune
+from lightning_lottery.children.options import Begin, DenseLevelOptions, LevelOptions, Prune, RecordsTrialOptions
 from lightning_lottery.children.project import Project
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.experiments.imp_report import ImpReport, row_of
 from lightning_lottery.experiments.plan import Plan, check_checkpoint, check_not_importing, child_of
 from lightning_lottery.experiments.report import show, write
+from lightning_lottery.experiments.trial import try_before, try_out
 from lightning_lottery.functional.iterative import check_prune_fraction, levels_to
 from lightning_lottery.functional.matching import check_margin
 from lightning_lottery.scope import Scope
@@ -149,7 +150,10 @@ class IterativePruning:
         check_not_importing()
         folder, console = Path(out), Console()
         plan = self.plan(project, folder, ckpt_path, redo=redo, labels=labels)
-        do = engine_of(jobs, dask, None if project.is_importable else {"fit": train})
+        do = engine_of(jobs, dask, None if project.is_importable else {"fit": train, TRIAL: try_out})
+        begin = None if ckpt_path is None else str(ckpt_path)
+        trial = RecordsTrialOptions(self.monitor, self.mode)
+        try_before(plan.waves[0], project.with_seed(self.seeds[0]), folder, begin, trial, do, console)
         number, total = 0, len(plan.children)
         for level, children in enumerate(plan.waves):
             if level:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from rich.console import Console
 
+from lightning_lottery.children.child import TRIAL
 from lightning_lottery.children.engine import ProjectWork, engine_of
 from lightning_lottery.children.factories import address_of
 from lightning_lottery.children.fingerprint import leaves
@@ -20,6 +21,7 @@ from lightning_lottery.errors import LotteryError
 from lightning_lottery.experiments.plan import Plan, check_checkpoint, check_not_importing
 from lightning_lottery.experiments.report import show, write
 from lightning_lottery.experiments.siblings import Family, Predict, Siblings, check_seeds, judge_lines
+from lightning_lottery.experiments.trial import try_before, try_out
 from lightning_lottery.hooks.mask_callback import MaskCallback
 
 
@@ -114,7 +116,8 @@ class InstabilityAnalysis:
         """
         check_not_importing()
         folder, console = Path(out), Console()
-        siblings = self._siblings(project, folder, ckpt_path, labels or {})
+        family, begin = self._family(project), None if ckpt_path is None else str(ckpt_path)
+        siblings = self._siblings(family, folder, ckpt_path, labels or {})
         _plan_of(siblings).discard(redo, folder)
         siblings.discard_stale_lines()
         predict = self.predict if callable(self.predict) else None
@@ -122,7 +125,10 @@ class InstabilityAnalysis:
         if pruned.is_importable and predict is not None and not address_of(predict):
             raise LotteryError("`predict` is called in a process of its own: give a function at the top of a file.")
         here: dict[str, ProjectWork] = {"start": train, "fit": train, "lines": partial(judge_lines, predict=predict)}
+        here[TRIAL] = partial(try_out, predict=predict)
         do = engine_of(jobs, dask, None if pruned.is_importable else here)
+        trained = [child for wave in siblings.waves for child in wave]
+        try_before(trained, project, folder, begin, family.trial, do, console)
         if siblings.start is not None:
             do([("the common beginning", siblings.start)], console)
         total = len(self.seeds)
@@ -157,19 +163,21 @@ class InstabilityAnalysis:
         Raises:
             LotteryError: As ``run``, as far as it can be known before anything is trained.
         """
-        plan = _plan_of(self._siblings(project, Path(out), ckpt_path, labels or {}))
+        plan = _plan_of(self._siblings(self._family(project), Path(out), ckpt_path, labels or {}))
         plan.discard(redo, Path(out))
         return plan
 
+    def _family(self, project: Project) -> Family:
+        predict = address_of(self.predict) if callable(self.predict) else self.predict
+        return Family(project, self.judging, predict)
+
     def _siblings(
-        self, project: Project, folder: Path, ckpt_path: str | os.PathLike[str] | None, labels: Mapping[str, Any]
+        self, family: Family, folder: Path, ckpt_path: str | os.PathLike[str] | None, labels: Mapping[str, Any]
     ) -> Siblings:
         if ckpt_path is not None:
             check_checkpoint(Path(ckpt_path))
-        predict = address_of(self.predict) if callable(self.predict) else self.predict
         begin = None if ckpt_path is None else str(ckpt_path)
         ticket = None if self.ticket is None else str(self.ticket)
-        family = Family(project, self.judging, predict)
         return family.siblings(folder, begin, self.seeds, labels, ticket=ticket, pruner=self.pruner)
 
 

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, LightningModule
-from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch import LightningModule
 
 from lightning_lottery.children.child import Child, Row
 from lightning_lottery.children.conditions import check_contract
 from lightning_lottery.children.factories import imported
-from lightning_lottery.children.options import LinesOptions, StartOptions, TicketOptions
+from lightning_lottery.children.fit import only_bars
+from lightning_lottery.children.options import LinesOptions, LinesTrialOptions, StartOptions, TicketOptions
 from lightning_lottery.children.project import Project, project_of
 from lightning_lottery.connectivity.judging import Judging
 from lightning_lottery.connectivity.path import path
@@ -131,6 +131,12 @@ class Family:
         ]
         return Siblings(start, children, self._lines(folder / "lines", children))
 
+    @property
+    def trial(self) -> LinesTrialOptions:
+        """What is tried before anything is trained."""
+        judging = self.judging
+        return LinesTrialOptions(judging.monitor, judging.mode, judging.recalibrate, self.predict)
+
     def _lines(self, folder: Path, children: Sequence[Child]) -> Child:
         judging = self.judging
         options = LinesOptions(
@@ -159,7 +165,7 @@ def judge_lines(
     if predict is None and options.predict:
         predict = imported(options.predict)
     with without_noise():
-        built = (project or project_of(child.config)).build(child.folder, "fit", False, _only_bars)
+        built = (project or project_of(child.config)).build(child.folder, "fit", False, only_bars)
         refuse_spawning(built.trainer)
         report = path(
             built.model,
@@ -195,8 +201,3 @@ def _names(seeds: Sequence[int]) -> list[str]:
     if len(set(seeds)) == len(seeds):
         return [f"seed-{seed}" for seed in seeds]
     return [f"seed-{seed}-{number}" for number, seed in enumerate(seeds, start=1)]
-
-
-def _only_bars(callbacks: list[Callback]) -> list[Callback]:
-    """Of a project's callbacks those that evaluation keeps: others would mask, average or save."""
-    return [callback for callback in callbacks if isinstance(callback, ProgressBar)]

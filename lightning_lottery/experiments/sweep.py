@@ -11,7 +11,7 @@ from typing import Any, Literal
 from rich.console import Console
 
 from lightning_lottery.checks import check_different, check_word
-from lightning_lottery.children.child import Child
+from lightning_lottery.children.child import TRIAL, Child
 from lightning_lottery.children.engine import Engine, engine_of
 from lightning_lottery.children.fit import train
 from lightning_lottery.children.options import SnapshotOptions
@@ -23,6 +23,7 @@ from lightning_lottery.experiments.report import show, write
 from lightning_lottery.experiments.siblings import Family, check_seeds, judge_lines
 from lightning_lottery.experiments.sweep_report import DENSE, SweepReport, summary_in
 from lightning_lottery.experiments.sweep_search import PARENT, Cell, Searches, children_in, with_steps_before
+from lightning_lottery.experiments.trial import try_before, try_out
 from lightning_lottery.functional.matching import check_margin
 from lightning_lottery.functional.search import Bisection, Grid
 from lightning_lottery.hooks.mask_callback import MaskCallback
@@ -149,10 +150,11 @@ class InstabilitySweep:
         summaries = {name: summary_in(Path(folder_beside)) for name, folder_beside in self.beside.items()}
         Plan(children_in(folder), []).discard(redo, folder)
         projects = [project, *(project.with_pruner(pruner) for pruner in self.pruners.values())]
-        here = {"start": train, "fit": train, "lines": judge_lines}
+        here = {"start": train, "fit": train, "lines": judge_lines, TRIAL: try_out}
         do = engine_of(jobs, dask, None if all(each.is_importable for each in projects) else here)
         console.print(searches.announcement(), soft_wrap=True)
         searches.discard_shorter_parents()
+        self._try_before(searches, project, folder, do, console)
         do([(f"parent {child.config['seed_everything']}", child) for child in searches.parents], console)
         searches.check_snapshots()
         cells: list[Cell] = []
@@ -185,6 +187,15 @@ class InstabilitySweep:
         searches = self._searches(project, folder, labels)
         Plan(children_in(folder), []).discard(redo, folder)  # first: the waves depend on what is done
         return Plan(children_in(folder), searches.waves())
+
+    def _try_before(self, searches: Searches, project: Project, folder: Path, do: Engine, console: Console) -> None:
+        """A trial, where parents or children of the first round are still to be trained."""
+        first = [cell.siblings for cell in searches.next_cells(searches.report([]))]
+        trained = [child for siblings in first for wave in siblings.waves for child in wave]
+        snapshot = next(iter(searches.snapshots.values())) / f"step={searches.steps[0]}.ckpt"
+        begin = None if searches.parents else str(snapshot)
+        trial = Family(project, self.judging).trial
+        try_before([*searches.parents, *trained], project, folder, begin, trial, do, console)
 
     def _searches(self, project: Project, folder: Path, labels: Mapping[str, Any] | None) -> Searches:
         labels = {"stage": "sweep", **(labels or {})}

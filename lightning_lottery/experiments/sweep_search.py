@@ -63,6 +63,11 @@ class Searches:
     cell: Callable[[str, int, int], Cell]
 
     @property
+    def steps(self) -> Sequence[int]:
+        """The candidates, rising."""
+        return next(iter(self.searches.values())).steps
+
+    @property
     def most(self) -> int:
         """How many children may be trained, beside the parents."""
         return sum(search.trainings(self.children, len(self.snapshots)) for search in self.searches.values())
@@ -131,7 +136,7 @@ class Searches:
         Raises:
             LotteryError: There is one.
         """
-        steps = next(iter(self.searches.values())).steps
+        steps = self.steps
         for child in self.parents:
             end = json.loads((child.folder / "conditions.json").read_text())["end_step"]
             if steps[-1] >= end:

@@ -10,10 +10,10 @@ from typing import Any, ClassVar
 import torch
 from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.fabric.utilities.data import AttributeDict
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.plugins.io import AsyncCheckpointIO, CheckpointIO
 from lightning.pytorch.trainer.states import TrainerFn
-from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch.serialization import get_unsafe_globals_in_checkpoint
 
 from lightning_lottery.errors import LotteryError
@@ -51,7 +51,8 @@ class SavingCallback(NamedCallback):
                 if isinstance(path, Path):
                     remove_leftovers(path.parent)
         savers = [c for c in trainer.callbacks if isinstance(c, SavingCallback)]  # type: ignore[attr-defined]
-        if trainer.ckpt_path is None and savers[:1] == [self]:
+        is_plain = any(isinstance(c, PlainHyperparameters) for c in trainer.callbacks)  # type: ignore[attr-defined]
+        if trainer.ckpt_path is None and savers[:1] == [self] and not is_plain:
             self._say_what_does_not_load(trainer, target)
 
     def _reset(self) -> None:
@@ -83,6 +84,35 @@ class SavingCallback(NamedCallback):
                 f"trainer.fit(..., ckpt_path='{target}', weights_only=False), or leave them out by "
                 f"save_hyperparameters(ignore={names})."
             )
+
+
+class PlainHyperparameters(Callback):
+    """Leaves out of all checkpoints of a fit the hyper-parameters with which they would not load as plain values.
+
+    To go on with a fit takes none: they only say how ``load_from_checkpoint`` builds the module.
+    """
+
+    def __init__(self) -> None:
+        self.left_out: list[str] = []
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Find them, before any checkpoint is written."""
+        self.left_out = untrusted_hyperparameters(trainer)
+        if self.left_out:
+            named = ", ".join(f"{name}=..." for name in self.left_out)
+            rank_zero_info(
+                f"Checkpoints leave out the hyper-parameters {', '.join(self.left_out)}, which are modules or of other "
+                f"classes: load_from_checkpoint(path, {named}) builds the module."
+            )
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Leave them out, of the module and of the data."""
+        for part in (LightningModule, LightningDataModule):
+            values = checkpoint.get(part.CHECKPOINT_HYPER_PARAMS_KEY, {})
+            if values and self.left_out:
+                kept = {name: value for name, value in values.items() if name not in self.left_out}
+                checkpoint[part.CHECKPOINT_HYPER_PARAMS_KEY] = kept
+                checkpoint.pop(part.CHECKPOINT_HYPER_PARAMS_TYPE, None)  # OmegaConf's own class, no plain one
 
 
 def untrusted_hyperparameters(trainer: Trainer) -> list[str]:

@@ -8,7 +8,9 @@ from lightning_lottery.children.options import (
     DenseLevelOptions,
     LevelOptions,
     LinesOptions,
+    LinesTrialOptions,
     Prune,
+    RecordsTrialOptions,
     SnapshotOptions,
     StartOptions,
     TicketOptions,
@@ -29,9 +31,10 @@ OPTIONS = [
     LevelOptions(2, PRUNE, None, shuffle_seed=3),
     LinesOptions(**LINES, alphas=(0.0, 0.5, 1.0), layer_alphas=(), checkpoints=("a", "b")),
 ]
+TRIALS = [LinesTrialOptions("test_acc", "max", 3, "package.module:predict"), RecordsTrialOptions("test_loss", "min")]
 
 
-@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize("options", OPTIONS + TRIALS)
 def test_options_are_read_back_from_json_as_they_were(options):
     assert read_options(json.loads(json.dumps(plain(options)))) == options
 

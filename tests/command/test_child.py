@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from helpers.stages import fit
-from lightning_lottery.children.child import Child
+from lightning_lottery.children.child import TRIAL, Child
 from lightning_lottery.children.cli import COMMANDS, resolve
 from lightning_lottery.command.main import main
 from lightning_lottery.experiments.sections import SECTIONS
@@ -23,7 +23,7 @@ def test_the_folder_and_whether_to_wait_are_handed_on_with_the_work_of_every_com
     main(["child", "a/folder", "--wait"])
     ((folder, works), first), (_, second) = handed_on
     assert str(folder) == os.path.join("a", "folder") and first == {"wait": False} and second == {"wait": True}
-    assert {*works} == {*COMMANDS, "start", "lines", *SECTIONS}
+    assert {*works} == {*COMMANDS, "start", "lines", TRIAL, *SECTIONS}
 
 
 def test_a_folder_that_holds_no_child_is_refused(refused):

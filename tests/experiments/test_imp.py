@@ -327,13 +327,14 @@ def test_what_is_done_is_not_done_again_and_more_levels_or_seeds_only_add_childr
 
     monkeypatch.setattr(engine, "do_child", noted)
     pruning(levels=1).run(None, out=tmp_path)
-    assert done == ["seed-1/level-0", "seed-1/level-1"]
+    trial = f"{tmp_path.name}/trial"
+    assert done == [trial, "seed-1/level-0", "seed-1/level-1"]
     done.clear()
     pruning(levels=2).run(None, out=tmp_path)
     assert done == ["seed-1/level-2"]
     done.clear()
     pruning(levels=2, seeds=(1, 2)).run(None, out=tmp_path)
-    assert done == [f"seed-2/level-{n}" for n in (0, 1, 2)]
+    assert done == [trial, *(f"seed-2/level-{n}" for n in (0, 1, 2))]
     done.clear()
     pruning(levels=2, seeds=(1, 2)).run(None, out=tmp_path, redo=["level-1"])
     assert done == ["seed-1/level-1", "seed-2/level-1", "seed-1/level-2", "seed-2/level-2"]
@@ -356,7 +357,14 @@ def test_a_stage_of_a_recipe_goes_on_at_the_level_where_it_was_killed(tmp_path, 
     monkeypatch.setattr(processes, "run_child", lambda child: run_child(child, dies="seed-4/level-1"))
     with pytest.raises(Died):
         recipe.run_recipe(folder)
-    assert ran == ["seed-0/1-imp", "seed-3/level-0", "seed-4/level-0", "seed-3/level-1", "seed-4/level-1"]
+    assert ran == [
+        "seed-0/1-imp",
+        "1-imp/trial",
+        "seed-3/level-0",
+        "seed-4/level-0",
+        "seed-3/level-1",
+        "seed-4/level-1",
+    ]
     ran.clear()
     monkeypatch.setattr(processes, "run_child", run_child)
     summary = recipe.run_recipe(folder)
@@ -432,10 +440,16 @@ class TestRefusals:
         with pytest.raises(LotteryError, match="Level 1: `prune_fraction` 0.001 removes none of the 144 entries"):
             pruning(prune_fraction=0.001).run(None, out=tmp_path)
 
-    def test_a_metric_that_is_not_logged_after_level_0(self, tmp_path):
+    def test_a_metric_that_is_not_logged_before_level_0_and_where_that_cannot_be_tried_after_it(
+        self, tmp_path, monkeypatch
+    ):
+        with pytest.raises(LotteryError, match="does not log 'f1'; it logs test_acc, test_loss"):
+            pruning(monitor="f1").run(None, out=tmp_path)
+        assert not (tmp_path / "seed-1").exists()
+        monkeypatch.setattr(imp, "try_before", lambda *_: None)
         with pytest.raises(LotteryError, match="does not log 'f1', it logs sparsity, test_acc, test_loss"):
             pruning(monitor="f1").run(None, out=tmp_path)
-        assert not (tmp_path / "seed-1/level-1").exists()
+        assert (tmp_path / "seed-1/level-0").exists() and not (tmp_path / "seed-1/level-1").exists()
 
     def test_a_scope_that_matches_nothing_and_a_project_that_prunes_by_itself(self, tmp_path):
         with pytest.raises(LotteryError, match="matches none of the 6 parameters"):

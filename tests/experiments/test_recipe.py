@@ -334,7 +334,7 @@ def test_a_stage_may_be_an_analysis_which_goes_on_where_it_was_killed_and_is_ref
     folder = started(STABLE)
     summary = recipe.run_recipe(folder)
     children = ["seed-1", "seed-2", "lines"]
-    assert ran == ["1-dense", "2-platon", "3-stable", *children, "4-ticket", *children]
+    assert ran == ["1-dense", "2-platon", "3-stable", "trial", *children, "4-ticket", "trial", *children]
     assert summary["3-stable"]["error_barrier"]["n"] == 1 and summary["3-stable"]["test_acc"]["n"] == 2
     assert summary["3-stable"]["sparsity"]["mean"] == 0 < summary["4-ticket"]["sparsity"]["mean"]
     assert "error_barrier" in capsys.readouterr().out
@@ -349,10 +349,10 @@ def test_a_stage_may_be_an_analysis_which_goes_on_where_it_was_killed_and_is_ref
     with monkeypatch.context() as patch, pytest.raises(Died):
         patch.setenv("DIES_AT", "7")
         recipe.run_recipe(folder)
-    assert ran == ["4-ticket", "seed-1"]
+    assert ran == ["4-ticket", "trial", "seed-1"]
     ran.clear()
     recipe.run_recipe(folder)
-    assert ran == ["4-ticket", *children]
+    assert ran == ["4-ticket", "trial", *children]
     assert (FOLDER / "4-ticket/results.jsonl").read_text() == unbroken
     write(folder, {"3-stable.instability": instability(seeds=[1, 2], threshold=0.05)})
     ran.clear()
@@ -413,4 +413,6 @@ def test_what_is_done_again_takes_along_the_stages_that_name_the_step_it_finds(s
     recipe.run_recipe("recipe")
     ran.clear()
     recipe.run_recipe("recipe", redo=["1-when"])
-    assert ran[0] == "1-when" and ran[-1] == "2-once-stable" and len(ran) == 2 + 1 + 2 * 4
+    assert (
+        ran[0] == "1-when" and ran[-1] == "2-once-stable" and len(ran) == 2 + 1 + 1 + 2 * 4
+    )  # stages, trial, parent, children and lines

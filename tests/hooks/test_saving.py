@@ -14,13 +14,14 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.plugins.io import AsyncCheckpointIO, TorchCheckpointIO
 from lightning.pytorch.plugins.io.wrapper import _WrappingCheckpointIO
 from lightning.pytorch.utilities.seed import isolate_rng
+from omegaconf import OmegaConf
 
 from helpers.callbacks import CALLBACKS
 from helpers.projects import Batches, Odd, fit, says, trainer
 from helpers.states import ending, same
 from lightning_lottery import ExactResume, LotteryError, Snapshots, Ticket
 from lightning_lottery.files import location
-from lightning_lottery.hooks.saving import save_whole, untrusted_hyperparameters
+from lightning_lottery.hooks.saving import PlainHyperparameters, save_whole, untrusted_hyperparameters
 
 RUN = {"resume.ckpt", "snapshots/step=0.ckpt", "snapshots/step=5.ckpt", "ticket.safetensors"}
 
@@ -242,6 +243,30 @@ def test_hyperparameters_that_only_load_where_trusted_are_said_with_the_call_bef
     resumed = trainer(tmp_path / "again", ExactResume())  # and says no more: a warning would fail this test
     resumed.fit(Holds(), Batches(), Batches(batches=1), ckpt_path=tmp_path / "resume.ckpt", weights_only=False)
     assert resumed.global_step == 12
+
+
+def test_checkpoints_without_them_are_gone_on_from_as_plain_values_and_nothing_else_is_missing(tmp_path, caplog):
+    class Configured(Odd):
+        """Its hyper-parameters are a configuration of OmegaConf."""
+
+        def __init__(self):
+            super().__init__()
+            self._set_hparams(OmegaConf.create({"optimizer": "adamw", "wide": 12}))
+
+    for number, (make, kept) in enumerate(
+        [(lambda: Holds(torch.nn.ReLU), {"optimizer": "adamw", "width": 12}), (Configured, {})]
+    ):
+        path = tmp_path / str(number)
+        fit(path, PlainHyperparameters(), ExactResume(), module=make())  # and a warning would fail this test
+        loaded = torch.load(path / "resume.ckpt", weights_only=True)
+        assert loaded["hyper_parameters"] == kept and loaded["global_step"] == 12
+        resumed = trainer(path, PlainHyperparameters(), ExactResume(), max_epochs=4)
+        resumed.fit(make(), Batches(), Batches(batches=1), ckpt_path=path / "resume.ckpt")
+        assert resumed.global_step == 16
+    assert "leave out the hyper-parameters net, which are modules or of other classes" in caplog.text
+    assert "load_from_checkpoint(path, net=...) builds the module" in caplog.text
+    fit(tmp_path / "plain", PlainHyperparameters(), ExactResume())
+    assert torch.load(tmp_path / "plain/resume.ckpt", weights_only=True)["hyper_parameters"] == Odd().hparams
 
 
 def test_which_hyperparameters_are_not_plain_is_found_in_module_and_data(tmp_path):
