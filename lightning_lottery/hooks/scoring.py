@@ -1,6 +1,5 @@
 """What scoring asks of a module and its Trainer, and leaves as it was: calls with other weights, training batches."""
 
-import random
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -8,7 +7,6 @@ from copy import copy
 from itertools import islice
 from typing import Any
 
-import numpy as np
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.loggers.logger import DummyLogger
@@ -19,6 +17,7 @@ from torch.nn.parameter import UninitializedParameter
 from torch.utils import checkpoint as checkpointing
 
 from lightning_lottery.errors import LotteryError
+from lightning_lottery.functional.random_numbers import random_numbers_kept
 from lightning_lottery.hooks.copies import Copies
 from lightning_lottery.hooks.private import pretend_dtype_, training_arguments, training_loader, without_iterator
 from lightning_lottery.hooks.quiet import without_logging
@@ -44,7 +43,7 @@ def untouched(trainer: Trainer, dtype: torch.dtype | None) -> Iterator[Lightning
         # First in, last out: whatever is undone below is undone on the copies, then the attributes come back.
         stack.callback(_restore, attributes)
         stack.callback(setattr, trainer, "loggers", loggers)
-        stack.enter_context(_random_numbers_as_before(device))
+        stack.enter_context(random_numbers_kept(device))
         # Autocast would round matrix products to half precision, whatever ``dtype`` is.
         stack.enter_context(torch.autocast(device.type, enabled=False))
         stack.enter_context(torch.enable_grad())
@@ -204,18 +203,6 @@ def _restore(attributes: list[tuple[nn.Module, dict[str, Any]]]) -> None:
 
 def _copied(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     return tensor.detach().to(dtype if tensor.is_floating_point() else tensor.dtype, copy=True)
-
-
-@contextmanager
-def _random_numbers_as_before(device: torch.device) -> Iterator[None]:
-    state, numpy_state = random.getstate(), np.random.get_state()
-    accelerators = [device] if device.type == "cuda" else []
-    try:
-        with torch.random.fork_rng(accelerators):
-            yield
-    finally:
-        random.setstate(state)
-        np.random.set_state(numpy_state)
 
 
 @contextmanager

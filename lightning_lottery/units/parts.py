@@ -49,7 +49,7 @@ class Group:
         producers: Where they are made: weights and biases, also those of the batch norm behind a convolution, and its
             running statistics, which are buffers.
         consumers: Where they are read: the weight of the output projection, the second linear layer, the next
-            convolution, along dimension 1. Zero there is a unit that does nothing.
+            convolution, along the dimension of what they read. Zero there is a unit that does nothing.
         counts: Qualified names of attributes of modules that are proportional to ``size``, such as ``num_heads``.
     """
 
@@ -108,6 +108,21 @@ def copy_of(model: Module) -> Module:
     held = [value for module in model.modules() for value in vars(module).values() if isinstance(value, Tensor)]
     memo: dict[int, Any] = {id(tensor): tensor.detach().clone() for tensor in held if not tensor.is_leaf}
     return deepcopy(model, memo)
+
+
+def is_transposed(module: nn.Module | None) -> bool:
+    """Whether it is the linear layer of GPT-2, ``Conv1D`` of transformers, whose weight is (in, out)."""
+    return type(module).__name__ == "Conv1D" and {"nf", "nx"} <= vars(module).keys()
+
+
+def is_pretrained(module: nn.Module) -> bool:
+    """Whether a module is a model of Hugging Face's transformers, without importing them."""
+    return any(cls.__name__ == "PreTrainedModel" for cls in type(module).__mro__)
+
+
+def is_chain(module: nn.Module | None) -> bool:
+    """Whether its children run one after another and nothing else happens: a subclass may have its own ``forward``."""
+    return isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward
 
 
 def shared_weights(model: nn.Module) -> dict[str, str]:

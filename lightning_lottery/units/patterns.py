@@ -6,7 +6,7 @@ from typing import Any
 from lightning_lottery.errors import LotteryError
 
 PATTERNS: dict[str, list[Any]] = {
-    "head": [  # paths of the projections, from the block's module down
+    "head": [  # paths of the projections, from the block's module down; a `type` is the class of one of them
         {"query": "self.query", "key": "self.key", "value": "self.value", "output": "output.dense"},
         {"query": "attention.query", "key": "attention.key", "value": "attention.value", "output": "output.dense"},
         {"query": "q_proj", "key": "k_proj", "value": "v_proj", "output": "o_proj"},
@@ -14,12 +14,16 @@ PATTERNS: dict[str, list[Any]] = {
         {"query": "q_lin", "key": "k_lin", "value": "v_lin", "output": "out_lin"},
         {"qkv": "qkv", "gate": "gate", "output": "proj"},
         {"qkv": "in_proj", "output": "out_proj"},
+        # Of GPT-2; others that have its names and plain linear layers compute the width of a head anew.
+        {"qkv": "c_attn", "output": "c_proj", "type": "Conv1D"},
     ],
     "neuron": [  # a `gate` is taken where there is one; a module `without` must not be there
         {"up": "intermediate.dense", "down": "output.dense"},
         {"up": "fc1", "down": "fc2", "without": "norm"},
         {"up": "fc1_x", "gate": "fc1_g", "down": "fc2", "without": "norm"},
         {"up": "up_proj", "gate": "gate_proj", "down": "down_proj"},
+        {"up": "pwconv1", "down": "pwconv2"},
+        {"up": "c_fc", "down": "c_proj"},
         {"up": "lin1", "down": "lin2"},
         {"up": "linear1", "down": "linear2"},
         {"up": "mlp.0", "down": "mlp.3"},
@@ -39,7 +43,7 @@ PATTERNS: dict[str, list[Any]] = {
         "num_key_value_heads",
         "num_kv_heads",
     ],
-    "head_widths": ["all_head_size", "attn_dim", "inner_dim", "dim"],  # number of heads times head_dim
+    "head_widths": ["all_head_size", "attn_dim", "inner_dim", "split_size", "dim"],  # number of heads times head_dim
     # Attributes of the module that holds a feed-forward network:
     "neuron_counts": ["intermediate_size", "hidden_features"],
 }
@@ -49,7 +53,7 @@ REQUIRED_ROLES = {"head": ("output",), "neuron": ("up", "down"), "channel": ("co
 """The roles that every row under a kind names."""
 
 _OPTIONAL_ROLES = {
-    "head": ("query", "key", "value", "qkv", "gate"),
+    "head": ("query", "key", "value", "qkv", "gate", "type"),
     "neuron": ("gate", "without"),
     "channel": ("without",),
 }

@@ -21,6 +21,8 @@ from lightning_lottery.units.parts import (
     Module,
     computed_tensors,
     copy_of,
+    is_pretrained,
+    is_transposed,
     owners_of,
     shared_weights,
     tensor_at,
@@ -218,11 +220,6 @@ def _first(kept: int, size: int) -> Tensor:
     return torch.arange(size, device="cpu") < kept
 
 
-def is_pretrained(module: nn.Module) -> bool:
-    """Whether a module is a model of Hugging Face's transformers, without importing them."""
-    return any(cls.__name__ == "PreTrainedModel" for cls in type(module).__mro__)
-
-
 def _sizes_by_key(config: Any, groups: Groups) -> dict[str, int]:
     """Sizes of the groups under a configuration's own keys, as far as all groups of a kind have one size."""
     heads, neurons = ({g for g in groups.values() if g.kind == kind} for kind in ("head", "neuron"))
@@ -230,6 +227,7 @@ def _sizes_by_key(config: Any, groups: Groups) -> dict[str, int]:
     sizes_by_key = {
         "intermediate_size": {group.size for group in neurons},
         "hidden_dim": {group.size for group in neurons},
+        "n_inner": {group.size for group in neurons},
         "num_key_value_heads": {group.size for group in heads},
         "num_attention_heads": {group.size * group.consumers[0].block // head_dims[group] for group in heads},
         "head_dim": set(head_dims.values()),
@@ -331,6 +329,8 @@ def _slice(module: nn.Module, leaf: str, dim: int, keep: Tensor) -> None:
         module.register_buffer(leaf, smaller, persistent=leaf not in module._non_persistent_buffers_set)
     if leaf == "weight" and isinstance(module, nn.Linear):
         module.out_features, module.in_features = smaller.shape
+    elif leaf == "weight" and is_transposed(module):
+        module.nx, module.nf = smaller.shape
     elif leaf == "weight" and isinstance(module, CONVOLUTIONS):
         depthwise = module.groups == module.in_channels == module.out_channels
         module.groups = smaller.shape[0] if depthwise else module.groups

@@ -15,8 +15,8 @@ from lightning_lottery.checks import check_count
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.functional.train_mode import modes_kept
 from lightning_lottery.units.groups import survey
-from lightning_lottery.units.parts import Group, Module, copy_of
-from lightning_lottery.units.removal import KEPT, cut_to_, is_pretrained
+from lightning_lottery.units.parts import Group, Module, copy_of, is_pretrained
+from lightning_lottery.units.removal import KEPT, cut_to_
 
 
 class Size(NamedTuple):

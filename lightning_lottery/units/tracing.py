@@ -13,18 +13,13 @@ from typing import Any, NamedTuple
 from torch import Tensor, fx, nn
 
 from lightning_lottery.scope import plain_name
+from lightning_lottery.units.forwards import ELEMENTWISE, PER_CHANNEL
 from lightning_lottery.units.groups import Survey, survey
 from lightning_lottery.units.index_sets import CONSTANT, IndexSets, Unknown
 from lightning_lottery.units.parts import BATCH_NORMS, CONVOLUTIONS, Group, acts_per_channel, owners_of
 
-# Functions and methods by name, as the graph calls them ("iadd" is `+=`).
-_PER_CHANNEL = frozenset(
-    ("relu", "relu_", "relu6", "gelu", "silu", "elu", "selu", "leaky_relu", "hardswish", "hardtanh", "hardsigmoid")
-    + ("softplus", "mish", "sigmoid", "tanh", "abs", "neg", "exp", "clamp", "dropout", "dropout2d", "contiguous")
-    + ("clone", "float", "double", "half", "to", "detach")
-)
+# Functions and methods by name, as the graph calls them.
 _POOLING = frozenset(f"{kind}_pool{n}d" for kind in ("max", "avg", "adaptive_avg", "adaptive_max") for n in (1, 2, 3))
-_ELEMENTWISE = frozenset(("add", "iadd", "add_", "sub", "isub", "sub_", "mul", "imul", "mul_", "truediv"))
 _GIVES_NO_CHANNELS = frozenset(("size", "dim", "getattr", "numel"))  # "getattr" is `x.shape`
 
 
@@ -204,7 +199,7 @@ class _Trace:
         first = values[0]
         if name in _FUNCTIONS:
             self.values[node] = _FUNCTIONS[name](self, *arguments)
-        elif name in _ELEMENTWISE and len(arguments) == 2:
+        elif name in ELEMENTWISE and len(arguments) == 2:
             self.values[node] = self.joined(values)
         elif first is not None and len(values) == 1 and _keeps_channels(name, first):
             self.values[node] = first
@@ -277,7 +272,7 @@ _FUNCTIONS: dict[str, Callable[..., _Value]] = {
 
 def _keeps_channels(name: str, value: _Value) -> bool:
     """Whether a function of one value acts on each of its channels by itself."""
-    return name in _PER_CHANNEL | _ELEMENTWISE or (name in _POOLING and value.dims_behind > 0)
+    return name in PER_CHANNEL | ELEMENTWISE or (name in _POOLING and value.dims_behind > 0)
 
 
 def _flattened(value: _Value) -> _Value:

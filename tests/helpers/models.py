@@ -21,7 +21,7 @@ def text(name, **settings):
 
     config = {"vocab_size": 30, "max_position_embeddings": 16, **settings}
     return getattr(transformers, name)(
-        getattr(transformers, f"{name.split('For')[0].removesuffix('Model')}Config")(**config)
+        getattr(transformers, f"{name.split('For')[0].removesuffix('Model').removesuffix('LMHead')}Config")(**config)
     )
 
 

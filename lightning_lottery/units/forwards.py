@@ -1,0 +1,236 @@
+"""What a module's own ``forward`` does with its layers: recorded, not run, and one module deep.
+
+Names say that two layers belong together, and not whether something else reads what lies between them. A ``forward``
+says it: it is traced symbolically, where every module inside is one opaque step, except those that only run their
+children one after another.
+"""
+
+import warnings
+from collections import deque
+from collections.abc import Collection, Sequence
+from copy import copy
+from typing import Any, NamedTuple
+
+from torch import fx, nn
+
+from lightning_lottery.functional.random_numbers import random_numbers_kept
+from lightning_lottery.scope import plain_name
+from lightning_lottery.units.parts import (
+    BATCH_NORMS,
+    CONVOLUTIONS,
+    acts_per_channel,
+    is_chain,
+    is_transposed,
+)
+
+# Functions and methods by name, as the graph calls them ("iadd" is `+=`).
+PER_CHANNEL = frozenset(
+    ("relu", "relu_", "relu6", "gelu", "silu", "elu", "selu", "leaky_relu", "hardswish", "hardtanh", "hardsigmoid")
+    + ("softplus", "mish", "sigmoid", "tanh", "abs", "neg", "exp", "clamp", "dropout", "dropout2d", "contiguous")
+    + ("clone", "float", "double", "half", "to", "detach")
+)
+ELEMENTWISE = frozenset(("add", "iadd", "add_", "sub", "isub", "sub_", "mul", "imul", "mul_", "truediv"))
+_MIXING = frozenset(
+    ("softmax", "log_softmax", "softmin", "layer_norm", "group_norm", "instance_norm", "rms_norm", "normalize", "norm")
+    + ("sum", "mean", "var", "std", "amax", "amin", "max", "min", "cumsum", "sort", "topk", "flip", "roll", "getattr")
+)
+_NUMBERS = frozenset(("size", "dim", "numel", "stride"))
+_NUMBER_ATTRIBUTES = frozenset(("shape", "device", "dtype", "ndim", "is_cuda", "requires_grad"))
+
+
+class Flow(NamedTuple):
+    """What becomes of the units that some layers make: names of layers, each in the order in which they run.
+
+    Args:
+        readers: Linear layers and convolutions that read them.
+        norms: Batch norms that they go through before.
+        leak: What else gets them, or what else a reader or norm gets; "" where nothing does.
+    """
+
+    readers: tuple[str, ...]
+    norms: tuple[str, ...]
+    leak: str
+
+
+class Forwards:
+    """The forwards of a model's modules, each traced when a layer that it runs is asked for.
+
+    Args:
+        model: Any module; it is not changed, and no random number is drawn.
+
+    Example:
+        >>> net = nn.Sequential(nn.Linear(2, 8), nn.ReLU(), nn.Linear(8, 8), nn.Softmax(-1), nn.Linear(8, 2))
+        >>> Forwards(net).flow(["0"])
+        Flow(readers=('2',), norms=(), leak='')
+        >>> Forwards(net).flow(["2"])
+        Flow(readers=(), norms=(), leak="'3'")
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._modules = {plain_name(name): module for name, module in model.named_modules()}
+        self._names = {id(module): name for name, module in self._modules.items()}
+        # Under all names of a module: where two others run it, the forward of one is not all that happens to it.
+        everywhere = dict(model.named_modules(remove_duplicate=False))
+        self._runners: dict[int, list[list[nn.Module]]] = {}
+        for path, module in everywhere.items():
+            self._runners.setdefault(id(module), []).append(_runners(path, everywhere))
+        self._traces: dict[int, list[_Trace]] = {}
+
+    def flow(self, makers: Sequence[str], reader: str | None = None) -> Flow | None:
+        """What the layers make, followed to what reads it.
+
+        Args:
+            makers: Names of layers whose units belong together, unit by unit.
+            reader: The layer that reads them, where names say that already: operations that are not known are then
+                taken to act on each unit by itself, unless they have parameters. Otherwise they count as a leak.
+
+        Returns:
+            None where no forward is known that runs all of these layers.
+        """
+        layers = [*makers, *([] if reader is None else [reader])]
+        if not self._modules.keys() >= set(layers):
+            return None
+        ids = {id(self._modules[name]) for name in makers}
+        first, *others = [runners for name in layers for runners in self._runners[id(self._modules[name])]]
+        for runner in first:
+            if any(runner not in runners for runners in others):
+                continue
+            # In training and in evaluation mode a forward may do different things: what one of them does counts.
+            traces = [trace for trace in self._traced(runner) if ids & trace.called]
+            if flows := [trace.follow(ids, self._names, reader is not None) for trace in traces]:
+                return next((flow for flow in flows if flow.leak or flow != flows[0]), flows[0])
+        return None
+
+    def _traced(self, runner: nn.Module) -> "list[_Trace]":
+        if id(runner) not in self._traces:
+            self._traces[id(runner)] = _traces_of(runner)
+        return self._traces[id(runner)]
+
+
+class _Trace:
+    """One recorded forward."""
+
+    def __init__(self, root: nn.Module, graph: fx.Graph) -> None:
+        self.nodes = list(graph.nodes)
+        self.title = type(root).__name__
+        self.modules = {node: root.get_submodule(node.target) for node in self.nodes if node.op == "call_module"}
+        self.called = {id(module) for module in self.modules.values()}
+        # Those whose weights the forward reads by itself, as in `linear(x, self.fc.weight.t())`, by `id`.
+        read = [node for node in self.nodes if node.op == "get_attr" and not all(_is_number(u, ()) for u in node.users)]
+        self.read_directly = {id(root.get_submodule(node.target.rpartition(".")[0])) for node in read}
+
+    def follow(self, makers: Collection[int], names: dict[int, str], is_known_block: bool) -> Flow:
+        """Go through the nodes in the order in which they run, from the makers to what reads them."""
+        units, numbers = set[fx.Node](), set[fx.Node]()
+        readers, norms = dict[int, None](), dict[int, None]()
+        makes_channels = any(isinstance(m, CONVOLUTIONS) for m in self.modules.values() if id(m) in makers)
+        for node in self.nodes:
+            inputs, module = node.all_input_nodes, self.modules.get(node)
+            gets_units = any(source in units for source in inputs)
+            if _is_number(node, numbers):
+                numbers.add(node)
+            elif id(module) in makers and not gets_units:
+                units.add(node)
+            elif not gets_units:
+                continue
+            elif isinstance(module, (nn.Linear, *CONVOLUTIONS)) or is_transposed(module):
+                readers[id(module)] = None
+                if id(module) in makers or len(inputs) > 1:
+                    return Flow((), (), f"'{names[id(module)]}'")
+            elif isinstance(module, BATCH_NORMS) and len(inputs) == 1:
+                norms[id(module)] = None
+                units.add(node)
+            elif self.acts_per_unit(node, units | numbers, is_known_block, makes_channels):
+                units.add(node)
+            else:
+                return Flow((), (), self.described(node, names))
+        for node, module in self.modules.items():
+            is_here = id(module) in readers or id(module) in norms
+            if is_here and (id(module) in self.read_directly or not units.intersection(node.all_input_nodes)):
+                return Flow((), (), f"'{names[id(module)]}', which does more than that,")
+        if directly := [names[key] for key in makers if key in self.read_directly]:
+            return Flow((), (), f"whoever reads the weight of '{directly[0]}'")
+        return Flow(tuple(names[key] for key in readers), tuple(names[key] for key in norms), "")
+
+    def acts_per_unit(
+        self, node: fx.Node, known: Collection[fx.Node], is_known_block: bool, makes_channels: bool
+    ) -> bool:
+        """Whether each unit of what an operation gives comes from that unit alone."""
+        if any(source not in known for source in node.all_input_nodes):
+            return False
+        if (module := self.modules.get(node)) is not None:
+            if is_known_block and not type(module).__module__.startswith("torch.nn."):
+                return not [*module.parameters(), *module.buffers()]
+            # Where units lie in the last dimension, pooling goes over them, and flattening puts others between them.
+            moves = isinstance(module, nn.Flatten) or type(module).__module__.endswith("pooling")
+            has_one_slope = isinstance(module, nn.PReLU) and module.num_parameters == 1
+            return has_one_slope or (acts_per_channel(module) and (makes_channels or not moves))
+        if node.op not in ("call_function", "call_method"):
+            return False
+        name = _name(node)
+        return name not in _MIXING if is_known_block else name in PER_CHANNEL | ELEMENTWISE
+
+    def described(self, node: fx.Node, names: dict[int, str]) -> str:
+        if (module := self.modules.get(node)) is not None:
+            return f"'{names.get(id(module), node.target)}'"
+        return f"the output of {self.title}" if node.op == "output" else f"`{_name(node)}`"
+
+
+class _OneDeep(fx.Tracer):
+    """Records what one module's forward does; of the modules inside, it looks into chains alone."""
+
+    proxy_buffer_attributes = True  # buffers that a forward writes are written in the record, not in the model
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return not is_chain(m)
+
+
+def _traces_of(runner: nn.Module) -> list[_Trace]:
+    """The forward in training and in evaluation mode; none where it cannot be traced."""
+    try:
+        with warnings.catch_warnings(), random_numbers_kept():
+            warnings.simplefilter("ignore")
+            traces = []
+            for mode in (True, False):
+                twin = _stand_in(runner)
+                twin.training = mode
+                traces.append(_Trace(twin, _OneDeep().trace(twin)))
+    except Exception:  # somebody's forward runs on proxies here: a branch on data can raise anything
+        return []
+    return traces
+
+
+def _stand_in(module: nn.Module) -> nn.Module:
+    """A module around the same children and tensors: what a forward stores in its module is stored there."""
+    twin = copy(module)
+    for key, value in vars(twin).items():
+        if isinstance(value, (dict, list, set, deque)):
+            vars(twin)[key] = copy(value)
+    return twin
+
+
+def _runners(path: str, modules: dict[str, nn.Module]) -> list[nn.Module]:
+    """Whose forward calls the module at ``path``: what it lies in, with the chains below that, the outermost first."""
+    runners = list[nn.Module]()
+    while path:
+        path = path.rpartition(".")[0]
+        module: Any = modules[path]
+        if is_chain(module) or type(module).forward is not nn.Module.forward:  # no list or dictionary of modules
+            runners.insert(0, module)
+        if runners and not is_chain(runners[0]):
+            break
+    return runners
+
+
+def _is_number(node: fx.Node, numbers: Collection[fx.Node]) -> bool:
+    """Whether an operation gives a size, a dtype or the like, or what is computed of such ``numbers`` alone."""
+    if node.op not in ("call_function", "call_method"):
+        return False
+    if _name(node) == "getattr":
+        return node.args[1] in _NUMBER_ATTRIBUTES
+    inputs = node.all_input_nodes
+    return _name(node) in _NUMBERS or bool(inputs and all(source in numbers for source in inputs))
+
+
+def _name(node: fx.Node) -> str:
+    return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
