@@ -63,7 +63,7 @@ class Forwards:
         >>> Forwards(net).flow(["0"])
         Flow(readers=('2',), norms=(), leak='')
         >>> Forwards(net).flow(["2"])
-        Flow(readers=(), norms=(), leak="'3'")
+        Flow(readers=(), norms=(), leak="'3' in Sequential")
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -136,27 +136,32 @@ class _Trace:
             elif isinstance(module, (nn.Linear, *CONVOLUTIONS)) or is_transposed(module):
                 readers[id(module)] = None
                 if id(module) in makers or len(inputs) > 1:
-                    return Flow((), (), f"'{names[id(module)]}'")
+                    return Flow((), (), self.described(node))
             elif isinstance(module, BATCH_NORMS) and len(inputs) == 1:
                 norms[id(module)] = None
                 units.add(node)
-            elif self.acts_per_unit(node, units | numbers, is_known_block, makes_channels):
+            elif self.acts_per_unit(node, units, numbers, is_known_block, makes_channels):
                 units.add(node)
             else:
-                return Flow((), (), self.described(node, names))
+                return Flow((), (), self.described(node))
         for node, module in self.modules.items():
             is_here = id(module) in readers or id(module) in norms
             if is_here and (id(module) in self.read_directly or not units.intersection(node.all_input_nodes)):
-                return Flow((), (), f"'{names[id(module)]}', which does more than that,")
+                return Flow((), (), f"'{names[id(module)]}', as does something else")
         if directly := [names[key] for key in makers if key in self.read_directly]:
-            return Flow((), (), f"whoever reads the weight of '{directly[0]}'")
+            return Flow((), (), f"what is computed with the weight of '{directly[0]}'")
         return Flow(tuple(names[key] for key in readers), tuple(names[key] for key in norms), "")
 
     def acts_per_unit(
-        self, node: fx.Node, known: Collection[fx.Node], is_known_block: bool, makes_channels: bool
+        self,
+        node: fx.Node,
+        units: Collection[fx.Node],
+        numbers: Collection[fx.Node],
+        is_known_block: bool,
+        makes_channels: bool,
     ) -> bool:
         """Whether each unit of what an operation gives comes from that unit alone."""
-        if any(source not in known for source in node.all_input_nodes):
+        if any(source not in units and source not in numbers for source in node.all_input_nodes):
             return False
         if (module := self.modules.get(node)) is not None:
             if is_known_block and not type(module).__module__.startswith("torch.nn."):
@@ -168,12 +173,14 @@ class _Trace:
         if node.op not in ("call_function", "call_method"):
             return False
         name = _name(node)
-        return name not in _MIXING if is_known_block else name in PER_CHANNEL | ELEMENTWISE
+        if name in ELEMENTWISE:  # by a size: that may be the number of units, which changes when some are removed
+            return all(source in units for source in node.all_input_nodes)
+        return name not in _MIXING if is_known_block else name in PER_CHANNEL
 
-    def described(self, node: fx.Node, names: dict[int, str]) -> str:
-        if (module := self.modules.get(node)) is not None:
-            return f"'{names.get(id(module), node.target)}'"
-        return f"the output of {self.title}" if node.op == "output" else f"`{_name(node)}`"
+    def described(self, node: fx.Node) -> str:
+        if node.op == "output":
+            return f"the output of {self.title}"
+        return f"'{node.target}' in {self.title}" if node.op == "call_module" else f"`{_name(node)}` in {self.title}"
 
 
 class _OneDeep(fx.Tracer):
@@ -228,8 +235,8 @@ def _is_number(node: fx.Node, numbers: Collection[fx.Node]) -> bool:
         return False
     if _name(node) == "getattr":
         return node.args[1] in _NUMBER_ATTRIBUTES
-    inputs = node.all_input_nodes
-    return _name(node) in _NUMBERS or bool(inputs and all(source in numbers for source in inputs))
+    inputs, computes = node.all_input_nodes, getattr(node.target, "__module__", "") in ("_operator", "builtins", "math")
+    return _name(node) in _NUMBERS or bool(computes and inputs and all(source in numbers for source in inputs))
 
 
 def _name(node: fx.Node) -> str:

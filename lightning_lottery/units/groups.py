@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.units.forwards import Forwards
@@ -25,7 +26,7 @@ from lightning_lottery.units.parts import (
     qualified,
     tensor_at,
 )
-from lightning_lottery.units.patterns import PATTERNS, REQUIRED_ROLES, merged_patterns
+from lightning_lottery.units.patterns import merged_patterns
 
 _CALLED_LIKE_A_BLOCK = ("attention", "attn", "mlp", "ffn", "feedforward")
 
@@ -55,19 +56,29 @@ def groups_of(model: nn.Module, patterns: Mapping[str, Sequence[Any]] | None = N
         {'self_attn': ('head', 2), 'linear1': ('neuron', 16)}
     """
     groups, unrecognised = survey(model, patterns)
-    reasons = "; ".join(f"'{name}' ({reason})" for name, reason in list(unrecognised.items())[:8])
-    reasons += f" and {len(unrecognised) - 8} more" if len(unrecognised) > 8 else ""
+    reasons = _listed(unrecognised)
     if not groups:
-        rows = [row for kind in REQUIRED_ROLES for row in PATTERNS[kind]]
-        searched = ", ".join(" + ".join(path for role, path in row.items() if role != "without") for row in rows)
+        reason = (
+            f"not recognised: {reasons}" if reasons else "no attention, feed-forward network or chain of known names"
+        )
         raise LotteryError(
-            f"{type(model).__name__} has no block that could be recognised. "
-            f"{f'Not recognised: {reasons}. ' if reasons else ''}Searched: {searched}, and "
-            "convolution + batch norm + layer in an nn.Sequential. Give `patterns` with the names that yours has."
+            f"{type(model).__name__} has no block that could be recognised ({reason}).\n"
+            "Name its layers, `groups_of(model, patterns={'neuron': [{'up': 'fc1', 'down': 'fc2'}]})`, likewise heads: "
+            "see README, which also says what is known."
         )
     if unrecognised:
-        warnings.warn(f"Left alone, because not recognised: {reasons}. Give `patterns` for their names.", stacklevel=2)
+        warnings.warn(f"Left alone: {reasons}. Where only names are unknown, give `patterns` for them.", stacklevel=2)
     return groups
+
+
+def _listed(unrecognised: Mapping[str, str]) -> str:
+    """What is left alone, by reason."""
+    names: dict[str, list[str]] = {}
+    for name, reason in unrecognised.items():
+        names.setdefault(reason, []).append(f"'{name}'")
+    more = {reason: f" and {len(alike) - 2} more" if len(alike) > 2 else "" for reason, alike in names.items()}
+    listed = [f"{', '.join(alike[:2])}{more[reason]} ({reason})" for reason, alike in names.items()]
+    return "; ".join(listed[:4]) + (f" and {len(listed) - 4} more reasons" if len(listed) > 4 else "")
 
 
 def survey(model: nn.Module, patterns: Mapping[str, Sequence[Any]] | None = None) -> Survey:
@@ -87,7 +98,7 @@ class _Search:
     """
 
     def __init__(self, model: nn.Module, patterns: dict[str, list[Any]]) -> None:
-        self.patterns = patterns
+        self.model, self.patterns = model, patterns
         self.layers = Layers(model)
         self.forwards = Forwards(model)
         self.groups: dict[str, Group] = {}
@@ -281,7 +292,7 @@ class _Search:
     # What is left.
 
     def unrecognised(self) -> dict[str, str]:
-        """What was refused, and modules whose class is called like a block and that hold a matrix outside of any."""
+        """What was refused, what is called like a block and holds matrices outside of any, and experts."""
         refused = {name: reason for name, reason in self.refused.items() if name not in self.groups}
         in_groups = {part.parameter for group in self.groups.values() for part in group.parts}
         candidates = [
@@ -294,10 +305,23 @@ class _Search:
             # The innermost is named: a `BertAttention` that holds a `BertSelfAttention` would be the same block twice.
             is_outer = any(inner.startswith(f"{name}.") for inner in (*candidates, *refused))
             is_refused = any(belongs_to(name, block) or belongs_to(block, name) for block in refused)
-            has_matrix = any(tensor_at(self.layers.owners, tensor).dim() == 2 for tensor in tensors)
-            if has_matrix and not in_groups & set(tensors) and not is_outer and not is_refused:
+            matrices = sum(tensor_at(self.layers.owners, tensor).dim() == 2 for tensor in tensors)
+            if matrices > 1 and not in_groups & set(tensors) and not is_outer and not is_refused:
                 refused[name] = type(self.layers.modules[name]).__name__
-        return refused
+        return refused | self.experts()
+
+    def experts(self) -> dict[str, str]:
+        """Modules that hold the weights of several experts in one parameter, with the share of the model in all."""
+        sizes: dict[str, int] = {}
+        for name, (module, leaf) in self.layers.owners.items():
+            tensor, is_torchs = getattr(module, leaf), type(module).__module__.startswith("torch.")
+            if isinstance(tensor, nn.Parameter) and not is_torchs and not is_lazy(tensor) and _holds_experts(tensor):
+                holder = name.rpartition(".")[0]
+                sizes[holder] = sizes.get(holder, 0) + tensor.numel()
+        whole = sum(tensor.numel() for tensor in self.model.parameters() if not is_lazy(tensor))
+        share = sum(sizes.values()) / whole if whole else 0
+        reason = f"several matrices in one 3-dimensional parameter, as of experts: {share:.0%} of the model"
+        return dict.fromkeys(sizes, reason) if share >= 0.01 else {}
 
 
 def _unrolled(name: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
@@ -311,3 +335,8 @@ def _unrolled(name: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
             yield from _unrolled(path, child)
         else:
             yield path, child
+
+
+def _holds_experts(parameter: nn.Parameter) -> bool:
+    """Whether it is three-dimensional and holds several matrices: (experts, out, in)."""
+    return parameter.dim() == 3 and all(length > 1 for length in parameter.shape)

@@ -55,6 +55,37 @@ def vgg_like():
     )
 
 
+def convnext(name):
+    sizes = {"hidden_sizes": [8, 16], "depths": [1, 2], "num_stages": 2, "patch_size": 2}
+    return text(name, vocab_size=1, max_position_embeddings=1, **sizes)
+
+
+def torchvision_convnext():
+    settings = torchvision.models.convnext.CNBlockConfig
+    return torchvision.models.ConvNeXt([settings(8, 16, 1), settings(16, None, 2)], num_classes=5)
+
+
+def timm_convnext(name="convnext_tiny"):
+    import timm
+
+    return timm.create_model(name, depths=(1, 1, 1, 1), dims=(8, 16, 16, 16), patch_size=1)
+
+
+class Mlp(nn.Module):
+    """Hidden layers as most people write them: in a row, in a list, one by one."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(5, 7), nn.BatchNorm1d(7), nn.ReLU(), nn.Dropout(), nn.Linear(7, 6))
+        self.more = nn.ModuleList([nn.Linear(6, 8, bias=False), nn.Linear(8, 4)])
+
+    def forward(self, x):
+        x = self.body(x).tanh()
+        for layer in self.more:
+            x = nn.functional.gelu(layer(x))
+        return x
+
+
 def ids():
     return torch.randint(2, 30, (3, 6))
 
@@ -89,6 +120,37 @@ FAMILIES = {
         {("head", 4): 2, ("neuron", 24): 2},
     ),
     "TransformerEncoder": (encoder, lambda: torch.randn(3, 5, 16), {("head", 4): 2, ("neuron", 24): 2}),
+    "BART": (
+        partial(
+            text,
+            "BartForConditionalGeneration",
+            d_model=16,
+            encoder_layers=1,
+            decoder_layers=1,
+            encoder_attention_heads=4,
+            decoder_attention_heads=4,
+            encoder_ffn_dim=24,
+            decoder_ffn_dim=24,
+            **LLAMA,
+        ),
+        ids,
+        {("head", 4): 3, ("neuron", 24): 2},
+    ),
+    "DINOv2": (partial(image, "Dinov2ForImageClassification"), images, {("head", 4): 2, ("neuron", 64): 2}),
+    "GPT-2": (
+        partial(text, "GPT2LMHeadModel", n_embd=16, n_layer=2, n_head=4, n_inner=24, **LLAMA),
+        ids,
+        {("head", 4): 2, ("neuron", 24): 2},
+    ),
+    "ConvNeXt": (partial(convnext, "ConvNextForImageClassification"), images, {("neuron", 32): 1, ("neuron", 64): 2}),
+    "torchvision ConvNeXt": (torchvision_convnext, images, {("neuron", 32): 1, ("neuron", 64): 2}),
+    "timm ConvNeXt": (timm_convnext, images, {("neuron", 32): 1, ("neuron", 64): 3}),
+    "plain MLP": (Mlp, lambda: torch.randn(3, 5), {("neuron", 7): 1, ("neuron", 6): 1, ("neuron", 8): 1}),
+    "torchvision ResNet": (
+        partial(torchvision.models.ResNet, torchvision.models.resnet.Bottleneck, [1, 1, 1, 1], 4, width_per_group=4),
+        partial(images, 32),
+        {("channel", 4): 2, ("channel", 8): 2, ("channel", 16): 2, ("channel", 32): 2},
+    ),
     "ResNet-20": (partial(resnet, 20), images, {("channel", 16): 3, ("channel", 32): 3, ("channel", 64): 3}),
     "VGG-like": (vgg_like, images, {("channel", 6): 1, ("channel", 8): 1}),
 }

@@ -1,7 +1,11 @@
+from functools import partial
+
 import lightning
 import pytest
 import torch
 import torchvision
+from hypothesis import event, given, settings
+from hypothesis import strategies as st
 from torch import nn
 
 from helpers.models import (
@@ -24,7 +28,7 @@ from helpers.states import same
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.ticket import Ticket
 from lightning_lottery.units.draws import unit_ticket
-from lightning_lottery.units.groups import groups_of
+from lightning_lottery.units.groups import groups_of, survey
 from lightning_lottery.units.removal import cut_out_, shrink
 from lightning_lottery.units.residual import coupled_channels
 from lightning_lottery.units.scores import loss_of
@@ -48,6 +52,62 @@ def test_a_shrunk_model_computes_what_the_masked_one_does(family, ragged):
     assert {name: group.size for name, group in groups_of(small).items()} == {n: int(u.sum()) for n, u in units.items()}
     assert sum(p.numel() for p in small.parameters()) < sum(p.numel() for p in model.parameters())
     assert same(before, state(model))
+
+
+WIDTHS = st.sampled_from([3, 4])
+BETWEEN = st.sampled_from(
+    [lambda width, make=make: make() for make in (nn.ReLU, nn.Tanh, nn.Dropout, nn.PReLU, nn.Identity, nn.Flatten)]
+    + [nn.BatchNorm1d, nn.LayerNorm, partial(nn.GroupNorm, 1), nn.PReLU]
+    + [lambda width: nn.Softmax(-1), lambda width: nn.MaxPool1d(3, 1, 1)]
+)
+
+
+@st.composite
+def chains(draw):
+    """Linear layers in a row and what may lie between them, some shared, some run again, some in an inner chain."""
+    width, layers, known = draw(WIDTHS), [], []
+    for _ in range(draw(st.integers(2, 5))):
+        again = [layer for layer in known if layer.in_features == width]
+        if again and draw(st.booleans()):
+            layer = draw(st.sampled_from(again))
+        else:
+            layer = nn.Linear(width, draw(WIDTHS), bias=draw(st.booleans()))
+            if again and layer.weight.shape == again[0].weight.shape and draw(st.booleans()):
+                layer.weight = again[0].weight
+        known.append(layer)
+        width = layer.out_features
+        part = [layer, *(make(width) for make in draw(st.lists(BETWEEN, max_size=2)))]
+        layers += [nn.Sequential(*part)] if draw(st.booleans()) else part
+    return nn.Sequential(*layers)
+
+
+@settings(max_examples=100, deadline=None)
+@given(chains(), st.integers(0, 2**16))
+def test_a_plain_chain_is_cut_so_that_it_computes_what_the_masked_one_does_or_not_at_all(model, seed):
+    torch.manual_seed(seed)
+    inputs = torch.randn(4, next(model.parameters()).shape[1], dtype=torch.float64)
+    randomised(model, 1.0).double()
+    groups = survey(model).groups
+    event(f"{len(groups)} groups")
+    if not groups:
+        return
+    units = half(groups)
+    try:
+        small = shrink(model, Ticket({}, units=units))
+    except LotteryError as refusal:
+        assert "is tied to" in str(refusal)
+        event("tied")
+        return
+    torch.testing.assert_close(output(small, inputs), output(masked(model, units, groups), inputs))
+
+
+def test_a_linear_layer_that_runs_twice_in_a_chain_is_not_cut():
+    again = nn.Linear(4, 4)
+    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), again, nn.ReLU(), again, nn.ReLU(), nn.Linear(4, 2))
+    with pytest.raises(LotteryError, match="no block"):
+        shrink(model, Ticket({}, units={"0": torch.arange(4) < 2}))
+    model[4] = nn.Linear(4, 4)
+    assert list(groups_of(model)) == ["0", "2", "4"]
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
