@@ -27,6 +27,7 @@ from lightning_lottery.units.coefficients import (
     fold_,
     folded,
     forget_compiled,
+    has_coefficients,
 )
 from lightning_lottery.units.groups import groups_of
 from lightning_lottery.units.open_attention import open_attention_
@@ -264,7 +265,7 @@ class NetworkSlimming(NamedCallback):
                 f"{self.label} cannot fold the coefficients of '{group.name}': the weight that reads its "
                 f"{group.kind}s is tied to another module's."
             )
-        if hasattr(layer, NAME):
+        if has_coefficients(layer):
             raise LotteryError(
                 f"'{group.name}' still has coefficients of a fit that was broken off: go on with its NetworkSlimming, "
                 "or call its `fold()` first."

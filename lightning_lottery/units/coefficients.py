@@ -8,8 +8,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from lightning_lottery.units.parts import is_transposed
+
 NAME = "slimming"
 """What the module of coefficients is called inside of the layer whose input it scales."""
+
+TRANSPOSED = "slimming_transposed"
+"""The same in a layer whose weight is (in, out): a state dict must say by itself which dimension they scale."""
 
 
 class Coefficients(nn.Module):
@@ -29,22 +34,27 @@ class Coefficients(nn.Module):
 
 def attach_(layer: nn.Module, size: int) -> RemovableHandle:
     """Let coefficients of 1 scale a layer's input from now on; the handle takes the hook off again."""
-    layer.add_module(NAME, Coefficients(size, layer.get_parameter("weight")))
+    layer.add_module(_name_in(layer), Coefficients(size, layer.get_parameter("weight")))
     return layer.register_forward_pre_hook(_scaled)
 
 
 def coefficients_of(layer: nn.Module) -> nn.Parameter:
     """Those that ``attach_`` gave the layer, of shape (size,)."""
-    return layer.get_submodule(NAME).get_parameter("weight")
+    return layer.get_submodule(_name_in(layer)).get_parameter("weight")
+
+
+def has_coefficients(layer: nn.Module) -> bool:
+    """Whether ``attach_`` gave the layer some that are not folded yet."""
+    return hasattr(layer, _name_in(layer))
 
 
 @torch.no_grad()
 def fold_(layer: nn.Module) -> None:
     """Multiply a layer's coefficients into its weight, and take them out."""
     weight, coefficients = layer.get_parameter("weight"), coefficients_of(layer)
-    weight.copy_(_scaled_columns(weight, coefficients))
+    weight.copy_(_scaled_entries(weight, coefficients, _name_in(layer)))
     coefficients.fill_(1)  # compiled code may still read them
-    delattr(layer, NAME)
+    delattr(layer, _name_in(layer))
 
 
 def folded(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -55,11 +65,13 @@ def folded(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         >>> folded(state)
         {'fc2.weight': tensor([[1.0000, 0.5000]])}
     """
-    plain = {key: value for key, value in state.items() if not key.endswith(f".{NAME}.weight")}
+    endings = {f".{name}.weight": name for name in (NAME, TRANSPOSED)}
+    plain = {key: value for key, value in state.items() if not key.endswith(tuple(endings))}
     for key in state.keys() - plain.keys():
-        weight = f"{key.removesuffix(f'{NAME}.weight')}weight"
+        ending, name = next(item for item in endings.items() if key.endswith(item[0]))
+        weight = f"{key.removesuffix(ending)}.weight"
         if weight in plain:
-            plain[weight] = _scaled_columns(plain[weight], state[key])
+            plain[weight] = _scaled_entries(plain[weight], state[key], name)
     return plain
 
 
@@ -70,11 +82,17 @@ def forget_compiled() -> None:
         torch.compiler.reset()
 
 
-def _scaled_columns(weight: Tensor, coefficients: Tensor) -> Tensor:
-    """A weight (out, in) whose columns are multiplied by the coefficient of the unit that they read."""
-    return weight * coefficients.to(weight).repeat_interleave(weight.shape[1] // len(coefficients))
+def _name_in(layer: nn.Module) -> str:
+    return TRANSPOSED if is_transposed(layer) else NAME
+
+
+def _scaled_entries(weight: Tensor, coefficients: Tensor, name: str) -> Tensor:
+    """A weight (out, in), or (in, out), whose inputs are multiplied by the coefficient of the unit that they are."""
+    columns = weight.t() if name == TRANSPOSED else weight
+    scaled = columns * coefficients.to(weight).repeat_interleave(columns.shape[1] // len(coefficients))
+    return scaled.t().contiguous() if name == TRANSPOSED else scaled
 
 
 def _scaled(layer: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
     """A layer's inputs, the first multiplied by its coefficients."""
-    return (getattr(layer, NAME)(args[0]), *args[1:])
+    return (layer.get_submodule(_name_in(layer))(args[0]), *args[1:])

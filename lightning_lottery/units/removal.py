@@ -330,7 +330,7 @@ def _slice(module: nn.Module, leaf: str, dim: int, keep: Tensor) -> None:
     if leaf == "weight" and isinstance(module, nn.Linear):
         module.out_features, module.in_features = smaller.shape
     elif leaf == "weight" and is_transposed(module):
-        module.nx, module.nf = smaller.shape
+        vars(module).update(nx=smaller.shape[0], nf=smaller.shape[1])
     elif leaf == "weight" and isinstance(module, CONVOLUTIONS):
         depthwise = module.groups == module.in_channels == module.out_channels
         module.groups = smaller.shape[0] if depthwise else module.groups
