@@ -2,6 +2,7 @@
 
 import os
 import random
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,8 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_lottery.checks import check_count
 from lightning_lottery.functional.counters import mix64
+from lightning_lottery.hooks.accumulated import accumulated, put_back_
+from lightning_lottery.hooks.loggers import folder_of
 from lightning_lottery.hooks.private import (
     begin_epoch,
     leave_finished_epoch,
@@ -20,7 +23,10 @@ from lightning_lottery.hooks.private import (
     training_loader,
     validates_after_this_batch,
 )
-from lightning_lottery.hooks.saving import SavingCallback
+from lightning_lottery.hooks.saving import SavingCallback, saved_whole
+
+_LOGGED = "lightning_lottery.logged"
+"""Where a checkpoint holds what its epoch had logged."""
 
 
 class ExactResume(SavingCallback):
@@ -28,11 +34,12 @@ class ExactResume(SavingCallback):
 
     Randomness is reseeded before every batch from (seed, batch, rank), so there is no random state to save; every
     ``interval`` optimizer steps, and at the end, ``resume.ckpt`` is written into the run's folder, whole or not at all,
-    after the validation where one is due. Resume with ``trainer.fit(..., ckpt_path=".../resume.ckpt")``, and with
-    ``weights_only=False`` where hyper-parameters hold modules or classes, which is said before the first step. The
-    whole run equals the unbroken one bit for bit where the training loader has a length and a state, as torchdata's
-    ``StatefulDataLoader``, or batch k is a function of (seed, epoch, k), as in the zoo's loaders; a plain
-    ``DataLoader`` starts its epoch anew, which is said once.
+    after the validation where one is due. It appears when loggers have what happened until then, and means over an
+    epoch go on where they were: a resumed run's curves are the unbroken run's. Resume with ``trainer.fit(...,
+    ckpt_path=".../resume.ckpt")``, and with ``weights_only=False`` where hyper-parameters hold modules or classes,
+    which is said before the first step. The whole run equals the unbroken one bit for bit where the training loader has
+    a length and a state, as torchdata's ``StatefulDataLoader``, or batch k is a function of (seed, epoch, k), as in the
+    zoo's loaders; a plain ``DataLoader`` starts its epoch anew, which is said once.
 
     Where the run's folder is a URL (``s3://...``), the file is put there by fsspec.
 
@@ -58,6 +65,8 @@ class ExactResume(SavingCallback):
         super()._reset()
         self._is_due = self._is_wanted = self._resumed = self._begins_epoch = False
         self._loader_states: list[dict[str, Any]] | None = None
+        self._logged: Any = None  # what the epoch had logged by the checkpoint
+        self._unnamed: ExitStack | None = None  # closed, it gives the newest checkpoint its name
 
     @property
     def file(self) -> str:
@@ -77,7 +86,9 @@ class ExactResume(SavingCallback):
         restore_loader(trainer)
         if self._loader_states is not None:
             self._begins_epoch = leave_finished_epoch(trainer, self._loader_states)
-        self._loader_states = None
+        if trainer.fit_loop.restarted_mid_epoch:
+            put_back_(trainer, self._logged)
+        self._loader_states = self._logged = None
         loaders = training_loader(trainer).flattened
         lost = [loader for loader in loaders if not hasattr(loader, "load_state_dict") or sized_len(loader) is None]
         if self._resumed and trainer.ckpt_path is not None and lost:
@@ -95,6 +106,7 @@ class ExactResume(SavingCallback):
         self._begins_epoch = False
 
     def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
+        self.publish(trainer)
         # By the batch's number over all epochs, which Lightning saves and restores: a resumed batch draws what it would
         # have drawn. The rank keeps dropout of different samples apart.
         self._seed(trainer.fit_loop.total_batch_idx, trainer.global_rank)
@@ -126,15 +138,47 @@ class ExactResume(SavingCallback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.clock.step % self.interval:
             self._save(trainer)
+        self.publish(trainer)
+        trainer.strategy.barrier()  # no rank ends before the file has its name
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        if (unnamed := self._unnamed) is not None:
+            self._unnamed = None
+            with suppress(_Abandoned), unnamed:
+                raise _Abandoned
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        checkpoint[_LOGGED] = accumulated(trainer)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         if self._is_fitting:
             self._loader_states = loader_states_in(checkpoint)
+            self._logged = checkpoint.get(_LOGGED)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
         self._resumed = self._resumed or self._is_fitting
 
     def _save(self, trainer: Trainer) -> None:
+        """Write the checkpoint, under no name yet. Collective."""
         self._is_due = self._is_wanted = False
-        self.save(trainer)
+        self.publish(trainer)  # a batch without a step may end in two
+        folder = folder_of(trainer)  # collective: asked for on every rank
+        if not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            self._unnamed = ExitStack()
+            self._unnamed.enter_context(saved_whole(trainer, folder / self.file))
+
+    def publish(self, trainer: Trainer) -> None:
+        """Give the newest checkpoint its name, once Lightning has logged that step: a kill before that repeats it.
+
+        It logs a step, and what an epoch's end measures, after all their hooks: at the next batch's start all is there.
+        """
+        if (unnamed := self._unnamed) is not None:
+            self._unnamed = None
+            for logger in trainer.loggers:
+                logger.save()
+            unnamed.close()
+
+
+class _Abandoned(Exception):
+    """Ends the writing of a checkpoint that is not to be."""

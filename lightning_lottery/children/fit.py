@@ -167,8 +167,9 @@ class _EndsAtStep(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         wait_for_step()
 
-    def on_train_batch_start(self, *_: Any) -> None:
+    def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
         if self._saver is not None and not self._saver.is_wanted:
+            self._saver.publish(trainer)
             heed()
             raise Ended(signal.SIGTERM)  # another rank was asked
 

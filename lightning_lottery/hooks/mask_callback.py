@@ -304,7 +304,7 @@ class MaskCallback(NamedCallback):
         # The schedule may ask for sparsity before any batch of ours: at step 0, or in a run that is further on.
         if is_new and self._resolved is not None and self._resolved(self.step) > 0:
             self._update(trainer)
-        else:
+        elif is_new:  # a fit that goes on has logged it
             self._log(trainer, self.sparsity, {})
         self._upkeep.hook(trainer)
 

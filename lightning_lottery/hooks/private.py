@@ -13,12 +13,14 @@ from itertools import islice
 from typing import Any, TypeVar
 
 import torch
+from lightning.fabric.utilities.apply_func import move_data_to_device
 from lightning.fabric.utilities.data import sized_len
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies.launchers.multiprocessing import _MultiProcessingLauncher
 from lightning.pytorch.trainer.call import _call_callback_hooks, _call_lightning_module_hook, _call_strategy_hook
 from lightning.pytorch.utilities import CombinedLoader
 from torch import nn
+from torchmetrics import Metric
 
 Loader = TypeVar("Loader")
 
@@ -137,6 +139,44 @@ def training_arguments(trainer: Trainer, batch: Any, index: int) -> "OrderedDict
 def before_transfer(trainer: Trainer, module: LightningModule, batch: Any) -> Any:
     """A batch as it is handed to the strategy, which moves it to the device."""
     return module._on_before_batch_transfer(trainer.precision_plugin.convert_input(batch), dataloader_idx=0)
+
+
+# What an epoch logs.
+
+
+def epoch_results(trainer: Trainer) -> Any:
+    """What the training loop accumulates of values logged with ``on_epoch``, by hook and name."""
+    return trainer.fit_loop.epoch_loop._results
+
+
+def results_of_validation(trainer: Trainer) -> Any:
+    """The same of the validation within a fit."""
+    return trainer.fit_loop.epoch_loop.val_loop._results
+
+
+def put_result_(result: Any, value: torch.Tensor, weight: torch.Tensor | None) -> None:
+    """Let one of ``epoch_results`` stand at a sum, and the weight to divide it by; it has no value of a step."""
+    result.value = value
+    if weight is not None:
+        result.cumulated_batch_size = weight
+    result._computed = result._forward_cache = None
+
+
+def go_on_with_results(trainer: Trainer) -> None:
+    """Keep what ``epoch_results`` hold, which the fit's first batch would reset; asked in ``on_train_start``."""
+    trainer._logger_connector._first_loop_iter = True  # the next batch is then no longer the first
+
+
+def state_of_metric(metric: Metric) -> dict[str, Any]:
+    """What a metric has seen: its states, and how many updates they are of. Checked on torchmetrics 1.9."""
+    return {"states": metric.metric_state, "updates": metric._update_count}
+
+
+def restore_metric_(metric: Metric, states: Mapping[str, Any], updates: int) -> None:
+    """Let a metric go on from what ``state_of_metric`` gave, on the metric's device."""
+    for name, value in states.items():
+        setattr(metric, name, move_data_to_device(value, metric.device))
+    metric._update_count, metric._computed = updates, None
 
 
 # The evaluation loop.

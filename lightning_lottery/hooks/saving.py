@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from io import BytesIO
 from pathlib import Path
 from typing import Any, ClassVar
@@ -143,6 +143,18 @@ def untrusted_hyperparameters(trainer: Trainer) -> list[str]:
 def save_whole(trainer: Trainer, path: Location) -> None:
     """Save a checkpoint so that no reader ever sees a part of it; it is there on return. Collective: on every rank.
 
+    Raises:
+        LotteryError: It cannot be written.
+    """
+    with saved_whole(trainer, path):
+        pass
+    trainer.strategy.barrier()  # no rank goes on, and maybe ends, before the file has its name
+
+
+@contextmanager
+def saved_whole(trainer: Trainer, path: Location) -> Iterator[None]:
+    """Save a checkpoint at the block's beginning; it takes its name at the end. Collective: on every rank.
+
     The Trainer's plugin writes it, but an asynchronous one is passed by: by the one that it wraps, at once.
 
     Raises:
@@ -150,39 +162,43 @@ def save_whole(trainer: Trainer, path: Location) -> None:
     """
     strategy = trainer.strategy
     plugin = strategy.checkpoint_io
-    strategy.checkpoint_io = _WholeIO(plugin)
-    try:
-        # Every rank takes part in collecting the states, only the first one writes a file; no rank goes on, and maybe
-        # ends, before the file has its name.
-        trainer.save_checkpoint(str(path), weights_only=False)
-    finally:
-        strategy.checkpoint_io = plugin
+    with ExitStack() as unnamed:
+        strategy.checkpoint_io = _WholeIO(plugin, unnamed)
+        try:
+            # Every rank takes part in collecting the states, only the first one writes a file.
+            trainer.save_checkpoint(str(path), weights_only=False)
+        finally:
+            strategy.checkpoint_io = plugin
+        yield
 
 
 class _WholeIO(TorchCheckpointIO):
-    """Writes as another plugin would, whole or not at all.
+    """Writes as another plugin would; the file takes its name, whole, when ``unnamed`` is closed.
 
     Lightning's own plugin is not asked to: it writes into the temporary folder, where a kill leaves the file for ever,
     and a move to another file system shows the target in parts (2.6.6).
     """
 
-    def __init__(self, plugin: CheckpointIO) -> None:
+    def __init__(self, plugin: CheckpointIO, unnamed: ExitStack) -> None:
+        self.unnamed = unnamed
         while isinstance(plugin, AsyncCheckpointIO) and plugin.checkpoint_io is not None:
             plugin = plugin.checkpoint_io
         self.plugin = plugin
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         target = location(path)
-        if type(self.plugin) is TorchCheckpointIO:
-            with written_whole(target, "checkpoint") as file, _full_disks_as_such():
+        is_torch = type(self.plugin) is TorchCheckpointIO
+        if not is_torch and not isinstance(target, Path):
+            self._save_by_plugin(checkpoint, path, storage_options)
+            return
+        file = self.unnamed.enter_context(written_whole(target, "checkpoint"))
+        with _full_disks_as_such():
+            if is_torch:
                 torch.save(checkpoint, file)
-        elif isinstance(target, Path):
-            with written_whole(target, "checkpoint") as file, _full_disks_as_such():
+            else:
                 self._save_by_plugin(checkpoint, file.name, storage_options)
                 if not os.path.getsize(file.name):
                     raise OSError(f"{type(self.plugin).__name__} returns before it has written it")
-        else:
-            self._save_by_plugin(checkpoint, path, storage_options)
 
     def _save_by_plugin(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any) -> None:
         self.plugin.save_checkpoint(checkpoint, path, storage_options)

@@ -24,11 +24,11 @@ RESUME = FOLDER / "resume.ckpt"
 
 
 class Diary(Callback):
-    """Writes down each step that is over, after everything else has acted on it."""
+    """Writes down each step that is over, as the next one begins."""
 
     lottery_order = 3
 
-    def on_train_batch_end(self, trainer, *_):
+    def on_train_batch_start(self, trainer, *_):
         with open(FOLDER / "diary", "a") as file:
             file.write(f"{trainer.global_step}\n")
         time.sleep(0.05)
@@ -85,7 +85,7 @@ while not (FOLDER / "ending").exists():
         over = (
             [int(line) for line in (FOLDER / "diary").read_text().splitlines()] if (FOLDER / "diary").exists() else []
         )
-        assert not over or step >= over[-1] - (over[-1] % 4 == 0), "more was lost than a step still being validated"
+        assert not over or step >= over[-1], "a step was lost that was over"
 assert kills >= KILLS // 2, f"only {kills} kills before the end: slow the steps down"
 if (child := os.fork()) == 0:
     FOLDER = FOLDER / "unbroken"

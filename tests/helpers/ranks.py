@@ -21,11 +21,18 @@ torch.set_num_threads(1)
 FOLDER = Path(sys.argv[1])
 
 
+class LogsMeans(Odd):
+    def training_step(self, batch, batch_idx):
+        loss = super().training_step(batch, batch_idx)
+        self.log("mean_loss", loss, on_step=False, on_epoch=True, sync_dist=True)
+        return loss
+
+
 def fit(folder: Path, *callbacks, ckpt=None, **given):
     seed_everything(1, verbose=False)
     arguments = {"devices": 2, "strategy": "ddp", "max_epochs": 3, "use_distributed_sampler": False}
     fitted = trainer(folder, *callbacks, **(arguments | given))
-    fitted.fit(Odd(), RankBatches(), RankBatches(batches=1, seed=9), ckpt_path=ckpt)
+    fitted.fit(LogsMeans(), RankBatches(), RankBatches(batches=1, seed=9), ckpt_path=ckpt)
     return fitted
 
 
@@ -44,11 +51,13 @@ def laws(name: str, folder: Path) -> None:
     assert equal_on_ranks(hash_of_tensors(dict(first.lightning_module.named_parameters()))), "weights differ"
     assert prunes_as_asked(whole)
     assert removed_are_zero(first.lightning_module.state_dict(), whole.masks)
-    unbroken = ending(first, whole)
-    for step in (3, 4, 7):
+    unbroken, means = ending(first, whole), dict(first.logged_metrics)
+    for step in (3, 4, 7, 10):
         again = CALLBACKS[name]()
         resumed = fit(folder / f"from-{step}", again, ExactResume(), ckpt=folder / "points" / f"{step}.ckpt")
         assert same(ending(resumed, again), unbroken), f"{name} resumed after step {step}"
+        # From the last epoch on; both ranks' batches are in a mean.
+        assert step < 9 or resumed.logged_metrics["mean_loss"] == means["mean_loss"], f"means after step {step}"
     sys.stdout.write(f"{name} holds the laws\n")
     sys.stdout.flush()
 
