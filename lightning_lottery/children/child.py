@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from lightning_lottery.children.environment import RESUME_FROM
-from lightning_lottery.children.fingerprint import differences, leaves, shown
+from lightning_lottery.children.fingerprint import differences, leaves, shown, what_is_trained
 from lightning_lottery.children.options import Options, plain, read_options
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.files import alone_in, hash_of_file, write_whole
@@ -112,9 +112,14 @@ class Child:
                 "config": {name: value for name, value in fingerprint["config"].items() if name != self.command},
                 "inputs": fingerprint["inputs"] if with_inputs else {},
             }
-            for fingerprint in (self._prepared_fingerprint(), self.fingerprint())
+            for fingerprint in self._compared()
         )
         return list(differences(before, now))
+
+    def _compared(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Fingerprints of what was trained in the folder and of this, without what changes nothing of it."""
+        before, now = self._prepared_fingerprint(), self.fingerprint()
+        return tuple({**each, "config": what_is_trained(each["config"])} for each in (before, now))  # type: ignore[return-value]
 
     @property
     def is_done(self) -> bool:
@@ -130,7 +135,7 @@ class Child:
     @property
     def is_stale(self) -> bool:
         """Whether it finished, but with another configuration or other input files than it would have now."""
-        return self.is_done and any(differences(self._prepared_fingerprint(), self.fingerprint()))
+        return self.is_done and any(differences(*self._compared()))
 
     def fingerprint(self) -> dict[str, Any]:
         """Command, configuration, options, and the hash of every file that they name."""

@@ -42,6 +42,14 @@ def test_a_changed_configuration_is_fine_where_nothing_was_trained(child, config
     assert Child.load(child.folder) == changed
 
 
+def test_what_changes_nothing_of_the_training_is_no_changed_child(unbroken, config, monkeypatch):
+    shown = {"enable_progress_bar": True, "log_every_n_steps": 7, "precision": "32-true", "limit_train_batches": 1.0}
+    again = Child(unbroken.folder, "fit", {**config, "trainer": {**config["trainer"], **shown}})
+    assert again.changes() == "" and not again.is_stale
+    limited = Child(unbroken.folder, "fit", {**config, "trainer": {**config["trainer"], "limit_train_batches": 1}})
+    assert limited.changes() == "trainer.limit_train_batches was 1.0, is 1" and limited.is_stale
+
+
 def test_many_differences_are_cut_short(unbroken, config):
     trainer = {name: f"{value} " for name, value in config["trainer"].items() if not isinstance(value, list)}
     shown = Child(unbroken.folder, "fit", {**config, "trainer": {**config["trainer"], **trainer}}).changes()

@@ -1,4 +1,15 @@
-from lightning_lottery.children.fingerprint import differences, leaves, shown
+import inspect
+
+from lightning.pytorch import Trainer
+
+from lightning_lottery.children.fingerprint import (
+    CHANGE_NOTHING,
+    LEFT_OPEN,
+    differences,
+    leaves,
+    shown,
+    what_is_trained,
+)
 
 
 def test_every_plain_value_has_a_dotted_key():
@@ -18,6 +29,34 @@ def test_a_difference_says_what_was_and_what_is():
         "steps[1] was 2, is None",
         "the file a.ckpt has changed",
     ]
+
+
+def trainer(**arguments):
+    return {"model": {"lr": 0.1}, "trainer": {"max_epochs": 3, **arguments}}
+
+
+def test_what_is_shown_or_written_beside_a_training_is_no_part_of_what_is_trained():
+    quiet = trainer(enable_progress_bar=False, enable_model_summary=False, logger=False, log_every_n_steps=1)
+    assert what_is_trained(quiet) == what_is_trained(trainer(enable_progress_bar=None)) == trainer()
+    assert what_is_trained({"make_module": {}, "seed_everything": 1}) == {"make_module": {}, "seed_everything": 1}
+    assert what_is_trained(trainer(precision="bf16-mixed", callbacks=[])) == trainer(
+        precision="bf16-mixed", callbacks=[]
+    )
+
+
+def test_an_argument_left_open_is_what_the_trainer_takes_for_it():
+    made = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    for name, value in LEFT_OPEN.items():
+        assert what_is_trained(trainer(**{name: None})) == what_is_trained(trainer(**{name: value}))
+        attribute = getattr(made, name)
+        assert (attribute, type(attribute)) == (value, type(value)), name
+    assert {*LEFT_OPEN, *CHANGE_NOTHING} <= inspect.signature(Trainer.__init__).parameters.keys()
+
+
+def test_one_batch_is_not_all_of_them():
+    one, every = ({"config": trainer(limit_train_batches=limit)} for limit in (1, 1.0))
+    assert list(differences(every, one)) == ["trainer.limit_train_batches was 1.0, is 1"]
+    assert list(differences(one, one)) == list(differences(every, every)) == []
 
 
 def test_a_long_value_does_not_bury_what_else_has_changed():

@@ -253,15 +253,13 @@ def test_checkpoints_without_them_are_gone_on_from_as_plain_values_and_nothing_e
             super().__init__()
             self._set_hparams(OmegaConf.create({"optimizer": "adamw", "wide": 12}))
 
-    for number, (make, kept) in enumerate(
-        [(lambda: Holds(torch.nn.ReLU), {"optimizer": "adamw", "width": 12}), (Configured, {})]
-    ):
+    plain = {"optimizer": "adamw", "width": 12, "manual": False, "wide": 12}
+    for number, (make, kept) in enumerate([(lambda: Holds(torch.nn.ReLU), plain), (Configured, {})]):
         path = tmp_path / str(number)
         fit(path, PlainHyperparameters(), ExactResume(), module=make())  # and a warning would fail this test
         loaded = torch.load(path / "resume.ckpt", weights_only=True)
         assert loaded["hyper_parameters"] == kept and loaded["global_step"] == 12
-        resumed = trainer(path, PlainHyperparameters(), ExactResume(), max_epochs=4)
-        resumed.fit(make(), Batches(), Batches(batches=1), ckpt_path=path / "resume.ckpt")
+        resumed = fit(path, PlainHyperparameters(), module=make(), ckpt=path / "resume.ckpt", max_epochs=4)
         assert resumed.global_step == 16
     assert "leave out the hyper-parameters net, which are modules or of other classes" in caplog.text
     assert "load_from_checkpoint(path, net=...) builds the module" in caplog.text
