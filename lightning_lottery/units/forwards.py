@@ -2,7 +2,7 @@
 
 Names say that two layers belong together, and not whether something else reads what lies between them. A ``forward``
 says it: it is traced symbolically, where every module inside is one opaque step, except those that only run their
-children one after another.
+children one after another. Such a chain is taken to run as a whole where the forward around it cannot be traced.
 """
 
 import warnings
@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from torch import fx, nn
 
 from lightning_lottery.functional.random_numbers import random_numbers_kept
+from lightning_lottery.functional.train_mode import modes_kept
 from lightning_lottery.scope import plain_name
 from lightning_lottery.units.parts import (
     BATCH_NORMS,
@@ -195,7 +196,7 @@ class _OneDeep(fx.Tracer):
 def _traces_of(runner: nn.Module) -> list[_Trace]:
     """The forward in training and in evaluation mode; none where it cannot be traced."""
     try:
-        with warnings.catch_warnings(), random_numbers_kept():
+        with warnings.catch_warnings(), random_numbers_kept(), modes_kept(runner):
             warnings.simplefilter("ignore")
             traces = []
             for mode in (True, False):

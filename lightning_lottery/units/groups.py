@@ -1,7 +1,7 @@
 """What a model is made of: groups of coupled units (heads, neurons, channels), found in models that know nothing of us.
 
-Names and shapes decide, never a forward pass: a block is recognised where tensors of the names in ``PATTERNS`` stand
-together and their shapes agree.
+Nothing is run. A block is recognised where tensors of the names in ``PATTERNS`` stand together and their shapes agree, a
+chain of linear layers where a ``forward`` says so. A ``forward`` that can be traced has the last word on names, too.
 """
 
 import warnings
@@ -24,6 +24,7 @@ from lightning_lottery.units.parts import (
     is_chain,
     is_pretrained,
     qualified,
+    shared_weights,
     tensor_at,
 )
 from lightning_lottery.units.patterns import merged_patterns
@@ -197,8 +198,7 @@ class _Search:
         """Linear layers that may lie in a plain chain; not those of transformers, whose configurations know none."""
         pretrained = [name for name, module in self.layers.modules.items() if is_pretrained(module)]
         for name, module in self.layers.modules.items():
-            is_plain = isinstance(module, nn.Linear) and type(module).forward is nn.Linear.forward
-            if is_plain and not any(belongs_to(name, network) or not network for network in pretrained):
+            if _is_plain(module) and not any(belongs_to(name, network) or not network for network in pretrained):
                 yield name
 
     def hidden_neurons(self, name: str) -> Group | None:
@@ -216,17 +216,15 @@ class _Search:
         (down,) = flow.readers
         if reason := layers.made_of_others((name, *flow.norms, down)):
             raise NotRecognised(name, reason)
-        up, read, size = layers.linear_shape(name), layers.linear_shape(down), 0
-        if (
-            up is None
-            or read is None
-            or up[0] != read[1]
-            or type(layers.modules[down]).forward is not nn.Linear.forward
-        ):
+        up, read = layers.linear_shape(name), layers.linear_shape(down)
+        if up is None or read is None or up[0] != read[1] or not _is_plain(layers.modules[down]):
             return None
-        size = read[1]
-        norms = [part for norm in flow.norms for part in self.parts_of_norm(norm, size)]
-        return Group(name, "neuron", size, (*layers.rows_of(name, 1), *norms), layers.columns_of(down, 1))
+        norms = [part for norm in flow.norms for part in self.parts_of_norm(norm, read[1])]
+        group = Group(name, "neuron", read[1], (*layers.rows_of(name, 1), *norms), layers.columns_of(down, 1))
+        shared = shared_weights(self.model)
+        if tied := {part.parameter for part in group.parts} & {*shared, *shared.values()}:
+            raise NotRecognised(name, f"'{min(tied)}' is tied to another module's")
+        return group
 
     def parts_of_norm(self, norm: str, size: int) -> list[Part]:
         """Scale, shift and running statistics of a batch norm: they are cut with their unit.
@@ -335,6 +333,11 @@ def _unrolled(name: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
             yield from _unrolled(path, child)
         else:
             yield path, child
+
+
+def _is_plain(module: nn.Module) -> bool:
+    """Whether it is a linear layer that computes nothing else; one under a parametrization is a subclass."""
+    return isinstance(module, nn.Linear) and type(module).forward is nn.Linear.forward
 
 
 def _holds_experts(parameter: nn.Parameter) -> bool:

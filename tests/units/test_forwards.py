@@ -1,6 +1,7 @@
 import random
 import re
 
+import lightning
 import numpy as np
 import pytest
 import torch
@@ -128,6 +129,19 @@ def test_a_chain_of_which_the_module_around_it_takes_pieces_is_not_alone():
     assert flow(lambda s, x: (s.n(x), s.n[0](x)), makers=["n.0"], n=chain).leak == "the output of Net"
 
 
+def test_a_lightning_module_that_logs_in_its_forward_is_followed_without_a_trainer():
+    class Lit(lightning.LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.up, self.down = nn.Linear(4, 6), nn.Linear(6, 2)
+
+        def forward(self, x):
+            self.log("mean", 1.0)
+            return self.down(self.up(x.flatten(1)).relu())
+
+    assert Forwards(Lit()).flow(["up"]) == Flow(("down",), (), "")
+
+
 def test_a_layer_that_two_modules_run_is_known_to_neither():
     shared = nn.Linear(4, 6)
     nets = nn.ModuleList([Net(ALONE["nothing"]), Net(ALONE["nothing"])])
@@ -142,20 +156,23 @@ def test_tracing_leaves_no_trace():
         def __init__(self):
             super().__init__(ALONE["nothing"])
             self.register_buffer("steps", torch.zeros(1))
-            self.calls, self.seen = 0, []
+            self.calls, self.seen, self.frozen = 0, [], nn.Dropout()
 
         def forward(self, x):
             self.steps += 1
             self.calls += 1
             self.seen.append(x)
             self.last = x
+            self.frozen.eval()
             torch.rand(1), random.random(), np.random.rand()
             return super().forward(x)
 
     net = Noisy().eval()
+    net.frozen.train()
     torch.manual_seed(0), random.seed(0), np.random.seed(0)
     expected = torch.rand(1), random.random(), np.random.rand()
     torch.manual_seed(0), random.seed(0), np.random.seed(0)
     assert Forwards(net).flow(["a"]) == Flow(("b",), (), "")
     assert (torch.rand(1), random.random(), np.random.rand()) == expected
+    assert net.frozen.training
     assert (net.calls, net.seen, net.steps.item(), net.training, hasattr(net, "last")) == (0, [], 0, False, False)
