@@ -1,7 +1,7 @@
 """What a model is made of: groups of coupled units (heads, neurons, channels), found in models that know nothing of us.
 
-Nothing is run. A block is recognised where tensors of the names in ``PATTERNS`` stand together and their shapes agree, a
-chain of linear layers where a ``forward`` says so. A ``forward`` that can be traced has the last word on names, too.
+Nothing is run. A block is recognised where tensors of the names in ``PATTERNS`` stand together and their shapes agree,
+a chain of linear layers where a ``forward`` says so. A ``forward`` that can be traced has the last word on names, too.
 """
 
 import warnings
