@@ -1,14 +1,14 @@
 """Lightning's command line: a project's YAML and options resolved, built or run; mistakes told in one sentence."""
 
 import re
-from argparse import ArgumentError
+from argparse import Action, ArgumentError
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import Namespace
+from jsonargparse import DefaultHelpFormatter, Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
@@ -38,6 +38,12 @@ CLASSES_MISSING = (
     "--model package.Model --data package.Data."
 )
 
+SUBCLASSES = re.compile(r"(?<=known subclasses: )[\w., ]+")
+"""In its help: what the classes are that an argument takes."""
+
+INTERNAL = re.compile(r"lightning_lottery\.(?!(zoo\.)?[A-Z]\w*$)")
+"""Of our classes those that no user names: the others lie at the top, or in the zoo."""
+
 Sections = Mapping[str, type]
 """Name of a section of a YAML, beside what ``fit`` reads, to the dataclass whose fields are its keys."""
 
@@ -50,6 +56,17 @@ COMMANDS = tuple(LightningCLI.subcommands())
 def working_directory() -> Path:
     """Where the command was started: jsonargparse (4.53) reads a file from within that file's folder."""
     return _working_directory.get(Path.cwd())
+
+
+class _Help(DefaultHelpFormatter):
+    """Help that names, of this package's classes, those that users name."""
+
+    def _expand_help(self, action: Action) -> str:
+        return SUBCLASSES.sub(_without_internal, super()._expand_help(action))
+
+
+def _without_internal(classes: re.Match[str]) -> str:
+    return ", ".join(name for name in classes[0].split(", ") if not INTERNAL.match(name))
 
 
 class LotteryCLI(LightningCLI):
@@ -79,7 +96,8 @@ class LotteryCLI(LightningCLI):
         if arguments:
             arguments = [arguments[0], *_classes_in(arguments), *arguments[1:]]
         super().__init__(
-            parser_kwargs={"parser_mode": "omegaconf", "exit_on_error": False, "allow_abbrev": False},
+            parser_kwargs={"parser_mode": "omegaconf", "exit_on_error": False, "allow_abbrev": False}
+            | {"formatter_class": _Help},
             save_config_kwargs={"overwrite": True},
             args=None if arguments is None else list(arguments),
         )

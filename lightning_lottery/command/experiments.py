@@ -8,7 +8,7 @@ from pathlib import Path
 from lightning_lottery.children.cli import resolve
 from lightning_lottery.children.slurm import commands, write_slurm
 from lightning_lottery.children.yaml_project import YamlProject
-from lightning_lottery.command.options import add_redo, seeds_of
+from lightning_lottery.command.options import CKPT_PATH, THE_PROJECT, add_redo, seeds_of
 from lightning_lottery.experiments.sections import SECTIONS, read_section
 
 
@@ -55,9 +55,12 @@ def _parser_of(command: Callable[[Sequence[str]], None], seeds: str) -> Argument
     It is argparse's own parser: jsonargparse's cannot leave to ``fit`` what it does not know itself.
     """
     name = command.__name__
+    begin = "" if command is sweep else CKPT_PATH  # a sweep has parents instead
     parser = ArgumentParser(
         prog=f"lightning-lottery {name}",
+        usage=f"lightning-lottery {name} --config FILE [options]",
         description=command.__doc__,
+        epilog=THE_PROJECT + begin,
         formatter_class=RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )

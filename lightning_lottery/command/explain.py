@@ -11,6 +11,7 @@ from rich.table import Table
 
 from lightning_lottery.callbacks.early_bird import EarlyBird
 from lightning_lottery.children.cli import BuiltCLI
+from lightning_lottery.command.options import CKPT_PATH, THE_PROJECT
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.experiments.sections import SECTIONS
 from lightning_lottery.functional.schedules import Schedule
@@ -58,7 +59,11 @@ def explain_fit(arguments: Sequence[str]) -> None:
     """
     about, _, _ = (explain_fit.__doc__ or "").partition("\n\n    Raises:")
     ArgumentParser(
-        prog="lightning-lottery explain", description=about, formatter_class=RawDescriptionHelpFormatter
+        prog="lightning-lottery explain",
+        usage="lightning-lottery explain --config FILE [options]",
+        description=about,
+        epilog=THE_PROJECT + CKPT_PATH,
+        formatter_class=RawDescriptionHelpFormatter,
     ).parse_known_args(list(arguments))  # answers --help itself; everything else is left to fit
 
     def trainer_arguments(config: dict[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,17 @@ from jsonargparse import ArgumentParser, Namespace
 
 from lightning_lottery.errors import LotteryError
 
+THE_PROJECT = """
+the project, and everything else that fit takes:
+  --config FILE         fit's YAML; several lay one over another, and options after them lie over all
+  --model CLASS, --data CLASS
+                        package.Class, where the YAML names none: a program's own LightningCLI(Model, Data) saved it
+"""
+"""Help for commands that leave the project to the parser of ``fit``."""
+
+CKPT_PATH = """  --ckpt_path FILE      checkpoint that training goes on from; default: none, the module as built
+"""
+
 
 def parser_of(
     subcommand: str, function: Callable[..., Any], *, skip: Collection[str] = (), positional: bool = False

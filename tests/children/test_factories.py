@@ -1,11 +1,18 @@
 import functools
+import importlib
+import sys
+from io import StringIO
 
 import pytest
+from rich.console import Console
 
 from helpers.factories import Data, Net, make_data, make_trainer
 from lightning_lottery import LotteryError
 from lightning_lottery.children import factories
+from lightning_lottery.children.child import Child
 from lightning_lottery.children.factories import FactoryProject
+from lightning_lottery.children.options import StartOptions
+from lightning_lottery.children.processes import run_one
 from lightning_lottery.children.project import project_of
 
 LR = 0.1
@@ -42,6 +49,40 @@ def test_plain_values_that_a_factory_uses_are_part_of_what_a_child_was_made_from
 
 def test_a_factory_without_a_source_has_none():
     assert description(dict)["source"] == ""
+
+
+LAYERED = """
+from itertools import chain
+
+import torch
+from helpers.factories import Net as Before
+
+Anonymous = type("Anonymous", (), {"__module__": "nowhere"})
+
+class Net(Before):
+    uses = (chain, Anonymous, torch.Generator)
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(chain(self.net[0].parameters(), self.net[4].parameters()), lr=0.1)
+"""
+
+
+def test_packages_outside_of_the_environment_and_classes_without_a_file_make_a_child_like_any(tmp_path, monkeypatch):
+    # A layered environment, a user site, PYTHONPATH: the project's packages lie in no folder of this interpreter's.
+    (tmp_path / "layered").mkdir()
+    (tmp_path / "layered/__init__.py").write_text(LAYERED)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    layered = importlib.import_module("layered")
+    try:
+        for function in (layered.Net, functools.partial(layered.Net, lr=0.2), layered.chain, layered.Anonymous):
+            assert description(function).keys() == {"function", "source", "values"}
+        project = FactoryProject(layered.Net, make_data, make_trainer)
+        config = {**project.config(), "ckpt_path": None}
+        child = Child(tmp_path / "child", "start", config, {}, StartOptions(), project)
+        run_one(child, "start", Console(file=StringIO()))  # in a process of its own, which has to find them, too
+        assert child.is_done and project.is_importable
+    finally:
+        del sys.modules["layered"]
 
 
 def test_a_configuration_is_read_back_with_its_factories_and_its_seed():

@@ -42,6 +42,18 @@ def test_a_child_that_wrote_everything_is_done_however_its_process_ended(child, 
     assert [child.is_done for _, child in children] == [True, False]
 
 
+def test_a_child_that_fails_in_a_process_of_its_own_is_told_of_in_its_own_sentence(tmp_path, config):
+    quiet = Console(file=StringIO())
+    odd = {**config, "model": {"class_path": "helpers.stages.NoSuchClass"}}
+    other = {**config, "data": {**config["data"], "init_args": {**config["data"]["init_args"], "batch_size": 0}}}
+    children = [(name, Child(tmp_path / name, "fit", each)) for name, each in (("one", odd), ("two", other))]
+    with pytest.raises(LotteryError, match=r"^one failed: .*NoSuchClass.*\. What is done stays\.$") as refusal:
+        processes.run_one(children[0][1], "one", quiet)
+    assert "exit code" not in str(refusal.value)
+    with pytest.raises(LotteryError, match=r"one failed: .*NoSuchClass.* two failed: .*batch_size.*child.log\)$"):
+        processes.run_together(children, quiet, jobs=2)
+
+
 class Process:
     """Stands for a child's process: what is done with it is written down; its first waiting is interrupted."""
 

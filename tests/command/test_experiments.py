@@ -54,6 +54,21 @@ def test_instability_says_what_is_wrong(analysable, refused, here):
     assert not (here / "runs").exists()
 
 
+def test_a_file_that_names_no_classes_is_analysed_with_those_named_beside_it(here, monkeypatch, capsys):
+    monkeypatch.setattr("lightning_lottery.children.processes.run_child", in_this_process)
+    content = fit(model={"lr": 0.1}, data={"fixed": False})  # as a program's own LightningCLI(Net, Data) saves it
+    content["trainer"] |= {"callbacks": [], "limit_test_batches": 1.0}
+    classes = ["--model", "helpers.factories.Net", "--data", "helpers.factories.Data"]
+    command = ["instability", "--config", config(content), *classes, "--seeds", "1,2", "--out", "out"]
+    main(command)
+    shown = capsys.readouterr().out
+    assert "a trial before training" in shown and "seed 1 - seed 2" in shown
+    conditions = json.loads((here / "out/seed-1/conditions.json").read_text())
+    assert conditions["hparams"]["lr"] == 0.1 and conditions["end_step"] == 12
+    main([*command, "--trainer.enable_progress_bar", "true"])  # which is no other training
+    assert capsys.readouterr().out.count(": done before") == 4
+
+
 def test_a_section_for_a_runner_does_not_disturb_a_fit(analysable, here, capsys):
     main(["fit", "--config", analysable, "--trainer.max_steps", "1", "--trainer.logger", "false"])
 

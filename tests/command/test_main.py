@@ -6,9 +6,10 @@ import pytest
 import torch
 from lightning.pytorch import LightningModule
 
+import lightning_lottery
 from helpers.processes import run
 from helpers.stages import NO_ATTENTION, config, fit, named, platon
-from lightning_lottery import Ticket
+from lightning_lottery import Ticket, zoo
 from lightning_lottery.children.cli import COMMANDS
 from lightning_lottery.command.main import LIGHTNINGS, OURS, main
 from lightning_lottery.experiments.sections import SECTIONS
@@ -120,6 +121,29 @@ def test_ctrl_c_is_exit_code_130(monkeypatch, capsys):
         main(["child", "folder"])
     assert exit.value.code == 130
     assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["explain", "instability", "sweep", "imp"])
+def test_help_names_the_options_that_say_the_project(name, capsys):
+    with pytest.raises(SystemExit):
+        main([name, "--help"])
+    shown = capsys.readouterr().out
+    assert f"usage: lightning-lottery {name} --config FILE [options]" in shown
+    listed = [line.split()[0] for line in shown.splitlines() if line.startswith("  --")]
+    assert {"--config", "--model"} <= {*listed} and "--data CLASS" in shown
+    assert ("--ckpt_path" in listed) == (name != "sweep")  # which has parents instead
+
+
+def test_help_lists_of_our_classes_those_that_users_name(capsys):
+    with pytest.raises(SystemExit):
+        main(["fit", "--help"])
+    shown = "".join(capsys.readouterr().out.split())
+    ours = {*re.findall(r"lightning_lottery\.[\w.]+", shown)}
+    public = {f"lightning_lottery.{name}" for name in lightning_lottery.__all__}
+    public |= {f"lightning_lottery.zoo.{name}" for name in zoo.__all__}
+    assert ours <= public
+    assert {f"lightning_lottery.{name}" for name in ("PLATON", "EarlyBird", "Snapshots", "GraSP")} <= ours
+    assert "lightning_lottery.zoo.Digits" in ours and "lightning.pytorch.callbacks.ModelCheckpoint" in shown
 
 
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"]])
