@@ -5,6 +5,7 @@ import glob
 import importlib
 import importlib.util
 import os
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
 
 # Not there on Windows, where a file that somebody has open cannot be removed anyway.
 _FCNTL: Any = importlib.import_module("fcntl") if importlib.util.find_spec("fcntl") else None
+
+
+MOST = 256 << 20
+"""Bytes of the largest text that is read: more than a million records."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +81,28 @@ def opened(path: Location) -> IO[bytes]:
     system, inner = url_to_fs(path.url)
     file: IO[bytes] = system.open(inner, "rb")
     return file
+
+
+def read_text(path: Path, what: str) -> str:
+    """The text of a file.
+
+    Args:
+        path: Where.
+        what: What the file is, for the refusal: "records".
+
+    Raises:
+        LotteryError: It is not there, cannot be read, has more than ``MOST`` bytes, or is no text in UTF-8.
+    """
+    try:
+        with open(path, "rb") as file:
+            content = file.read(MOST + 1)
+        if len(content) > MOST:
+            raise LotteryError(f"The {what} '{path}' has more than {MOST >> 20} MiB: it is something else.")
+        return content.decode()
+    except OSError as error:
+        raise LotteryError(f"The {what} '{path}' cannot be read: {error.strerror or error}.") from error
+    except UnicodeDecodeError as error:
+        raise LotteryError(f"The {what} '{path}' is no text in UTF-8: {error.reason} at byte {error.start}.") from error
 
 
 def write_whole(path: Location, content: bytes, what: str) -> None:
@@ -166,6 +193,37 @@ def remove_leftovers(folder: Path, name: str = "*") -> None:
             partial.unlink()
 
 
+def remove_file(path: Path) -> None:
+    """Remove a file, where there is one.
+
+    Raises:
+        LotteryError: It cannot be removed.
+    """
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise LotteryError(f"'{path}' cannot be removed: {error.strerror or error}.") from error
+
+
+def remove_tree(folder: Path) -> None:
+    """Remove a folder and everything in it; a link to one stays, with nothing in the folder that it leads to.
+
+    Raises:
+        LotteryError: Something in it cannot be removed.
+    """
+    try:
+        if not folder.is_symlink():
+            shutil.rmtree(folder)
+            return
+        for path in folder.iterdir():
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+    except OSError as error:
+        raise LotteryError(f"'{error.filename or folder}' cannot be removed: {error.strerror or error}.") from error
+
+
 def _hold(file: IO[bytes]) -> None:
     """Lock a file as long as it is open; the system gives it free when the process dies, in whatever way."""
     if _FCNTL is not None:
@@ -233,11 +291,17 @@ def alone_in(folder: Path, *, wait: bool = False) -> Iterator[None]:
         wait: Where another process is in it, wait for it to end.
 
     Raises:
-        LotteryError: Another process is in it.
+        LotteryError: Another process is in it, or the lock cannot be had.
     """
+    # The system gives the lock free when the process dies, also by SIGKILL: a killed run leaves no stale lock.
+    lock = FileLock(folder / ".lock", timeout=-1 if wait else 0)
     try:
-        # The system gives the lock free when the process dies, also by SIGKILL: a killed run leaves no stale lock.
-        with FileLock(folder / ".lock", timeout=-1 if wait else 0):
-            yield
+        lock.acquire()
     except Timeout as error:
         raise LotteryError(f"Another process is training '{folder}': wait for it, or end it.") from error
+    except OSError as error:
+        raise LotteryError(f"'{folder / '.lock'}' cannot be locked: {error.strerror or error}.") from error
+    try:
+        yield
+    finally:
+        lock.release()

@@ -2,9 +2,8 @@
 
 import json
 import os
-import shutil
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,13 +13,12 @@ import yaml
 from lightning_lottery.children.environment import RESUME_FROM
 from lightning_lottery.children.fingerprint import differences, leaves, shown, what_is_trained
 from lightning_lottery.children.options import Options, plain, read_options
+from lightning_lottery.children.reading import Row, again, is_mapping, is_word, read_json, read_mapping, read_rows
 from lightning_lottery.errors import LotteryError
-from lightning_lottery.files import alone_in, hash_of_file, write_whole
+from lightning_lottery.files import alone_in, hash_of_file, read_text, remove_file, remove_tree, write_whole
 
 if TYPE_CHECKING:
     from lightning_lottery.children.project import Project
-
-Row = dict[str, Any]
 
 ERROR = "error"
 """File in a child's folder: the sentence that it failed with."""
@@ -57,15 +55,18 @@ class Child:
         """Read back what ``prepare`` wrote.
 
         Raises:
-            LotteryError: The folder holds no child, or one of another version of this package.
+            LotteryError: The folder holds no child, a damaged one, or one of another version of this package.
         """
-        try:
-            spec = json.loads((folder / "child.json").read_text())
-            config = yaml.safe_load((folder / "config.yaml").read_text())
-        except FileNotFoundError as error:
+        for name in ("child.json", "config.yaml"):
+            if not (folder / name).exists():
+                raise LotteryError(f"'{folder}' is not a child's folder: there is no {name}.")
+        spec = read_specification(folder)
+        config = _read_config(folder)
+        if any(differences({"config": spec["fingerprint"]["config"]}, {"config": config})):
             raise LotteryError(
-                f"'{folder}' is not a child's folder: there is no {Path(error.filename).name}."
-            ) from error
+                f"The configuration '{folder / 'config.yaml'}' is not the one that child.json beside it was made for: "
+                f"the command that made the folder writes it anew, where child.json is right. {again(folder)}"
+            )
         return cls(folder, spec["command"], config, spec["labels"], read_options(spec.get("options", {})))
 
     def prepare(self) -> None:
@@ -75,14 +76,12 @@ class Child:
             LotteryError: The folder belongs to a different configuration, or to other input files: the difference;
                 or another process is training in it.
         """
-        (self.folder / ERROR).unlink(missing_ok=True)
+        remove_file(self.folder / ERROR)
         if not self.is_done and not self.is_started:
             self.discard()  # nothing was trained: whatever was asked for before no longer matters
         elif difference := self._differences(with_inputs=True):
             raise LotteryError(
-                f"'{self.folder}' was made from something else: {shown(difference)}. To run it again, and what "
-                f"depends on it: --redo {self.folder.name}, or the stage's name where a recipe runs it "
-                "(in Python: `redo`)"
+                f"'{self.folder}' was made from something else: {shown(difference)}. {again(self.folder)}"
             )
         elif self.is_stale:
             # Only an experiment's own section changed: it goes over its children, each of which is refused or not.
@@ -91,12 +90,15 @@ class Child:
 
     def specify(self) -> None:
         """Write what it is, with the hashes of the files that it names as they are now."""
-        spec = {"command": self.command, "labels": dict(self.labels), "options": plain(self.options)}
-        text = json.dumps({**spec, "fingerprint": self.fingerprint()})
-        write_whole(
-            self.folder / "config.yaml", yaml.safe_dump(dict(self.config), sort_keys=False).encode(), "configuration"
-        )
-        write_whole(self.folder / "child.json", text.encode(), "specification")
+        if self.is_done:  # then child.json says what was done, as `done` does
+            config = read_specification(self.folder)["fingerprint"]["config"]
+        else:
+            config = dict(self.config)
+            spec = {"command": self.command, "labels": dict(self.labels), "options": plain(self.options)}
+            text = json.dumps({**spec, "fingerprint": self.fingerprint()})
+            write_whole(self.folder / "child.json", text.encode(), "specification")
+        text = yaml.safe_dump(config, sort_keys=False)
+        write_whole(self.folder / "config.yaml", text.encode(), "configuration")
 
     def changes(self) -> str:
         """How it differs from what was trained in the folder, input files and an experiment's own section aside."""
@@ -123,8 +125,20 @@ class Child:
 
     @property
     def is_done(self) -> bool:
-        """Whether it finished; ``prepare`` has said whether with this configuration."""
-        return (self.folder / "done").is_file()
+        """Whether it finished as its specification says; ``prepare`` has said whether with this configuration.
+
+        Raises:
+            LotteryError: ``done``, or the specification, is damaged.
+        """
+        path = self.folder / "done"
+        if not path.exists():
+            return False
+        if difference := list(differences(self._prepared_fingerprint(), read_json(path, "mark"))):
+            raise LotteryError(
+                f"The mark '{path}' is of something else than child.json beside it: {shown(difference)}. "
+                f"{again(self.folder)}"
+            )
+        return True
 
     @property
     def is_started(self) -> bool:
@@ -153,18 +167,22 @@ class Child:
         return sorted({value for _, value in values if isinstance(value, str)})
 
     def discard(self) -> None:
-        """Remove the folder and everything in it.
+        """Remove the folder and everything in it; where it is a link, what is in the folder that it leads to.
 
         Raises:
-            LotteryError: Another process is training in it.
+            LotteryError: Another process is training in it, or something in it cannot be removed.
         """
         if self.folder.is_dir():
             with entered(self.folder):
-                shutil.rmtree(self.folder)
+                remove_tree(self.folder)
 
     def records(self) -> list[Row]:
-        """The rows it left."""
-        return [json.loads(line) for line in (self.folder / "results.jsonl").read_text().splitlines()]
+        """The rows it left.
+
+        Raises:
+            LotteryError: They are damaged.
+        """
+        return read_rows(self.folder / "results.jsonl")
 
     def finish(self, rows: Sequence[Row]) -> None:
         """Write the records, then ``done``; the checkpoint to resume from is no longer needed."""
@@ -173,7 +191,32 @@ class Child:
         (self.folder / "resume.ckpt").unlink(missing_ok=True)
 
     def _prepared_fingerprint(self) -> dict[str, Any]:
-        return dict(json.loads((self.folder / "child.json").read_text())["fingerprint"])
+        return dict(read_specification(self.folder)["fingerprint"])
+
+
+def read_specification(folder: Path) -> dict[str, Any]:
+    """What ``child.json`` holds.
+
+    Raises:
+        LotteryError: It is not there, or damaged.
+    """
+    fits = {"command": is_word, "labels": is_mapping, "fingerprint": is_mapping}
+    spec = read_mapping(folder / "child.json", "specification", fits)
+    fingerprint = spec["fingerprint"]
+    if not is_mapping(fingerprint.get("config")) or not is_mapping(fingerprint.get("inputs")):
+        raise LotteryError(f"The specification '{folder / 'child.json'}' is damaged: its fingerprint. {again(folder)}")
+    return spec
+
+
+def _read_config(folder: Path) -> Any:
+    path = folder / "config.yaml"
+    try:
+        return yaml.safe_load(read_text(path, "configuration"))
+    except LotteryError as error:
+        raise LotteryError(f"{error} {again(folder)}") from error
+    except (yaml.YAMLError, RecursionError) as error:
+        first, *_ = str(error).splitlines()
+        raise LotteryError(f"The configuration '{path}' is damaged: {first}. {again(folder)}") from error
 
 
 def write_records(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -188,7 +231,8 @@ def write_records(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 def tell_progress(folder: Path, done: int, total: int | None) -> None:
     """Leave in a child's folder how far it is, for whoever runs several."""
-    (folder / "progress").write_text(f"{done} {total or ''}")
+    with suppress(OSError):  # a disk may be full, and this is for show
+        (folder / "progress").write_text(f"{done} {total or ''}")
 
 
 def discard_with_dependents(children: Sequence[Child], names: Collection[str], *, root: Path | None = None) -> None:

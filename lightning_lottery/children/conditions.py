@@ -11,7 +11,9 @@ from lightning.pytorch.utilities import rank_zero_warn
 from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor
 
+from lightning_lottery.checks import is_count
 from lightning_lottery.children.fingerprint import differences, shown
+from lightning_lottery.children.reading import is_mapping, is_word, read_mapping
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.files import hash_of_tensors, write_whole
 
@@ -91,6 +93,20 @@ class Conditions(Callback):
             write_whole(folder / FILE, json.dumps({**self.conditions, **end}).encode(), "conditions")
 
 
+def read_conditions(folder: Path) -> dict[str, Any]:
+    """What a finished child wrote down.
+
+    Raises:
+        LotteryError: The file is not there, or damaged.
+    """
+
+    def is_list_of_words(value: Any) -> bool:
+        return isinstance(value, list) and all(is_word(word) for word in value)
+
+    fits = {"start_step": is_count, "end_step": is_count, "end_weights": is_word, "batches": is_list_of_words}
+    return read_mapping(folder / FILE, "record of conditions", {**fits, "hparams": is_mapping})
+
+
 def check_contract(folders: Mapping[str, Path], seeds: Sequence[int]) -> dict[str, Any]:
     """Refuse children that differ in more than their seed, or whose seeds made no difference.
 
@@ -107,7 +123,7 @@ def check_contract(folders: Mapping[str, Path], seeds: Sequence[int]) -> dict[st
 
     Source: Frankle et al. 2020, section 2: children differ in SGD noise alone.
     """
-    conditions = {name: json.loads((folder / FILE).read_text()) for name, folder in folders.items()}
+    conditions = {name: read_conditions(folder) for name, folder in folders.items()}
     (first, shared), *others = [
         (name, {key: value for key, value in kept.items() if key not in MAY_DIFFER})
         for name, kept in conditions.items()
@@ -141,7 +157,7 @@ def _check_noise(conditions: Sequence[Mapping[str, Any]], *, different: bool) ->
             "Children of different seeds saw the same batches at the same steps: the order of the data does not depend "
             "on the seed (is it fixed in the data module, or by ExactResume's `seed`?). This is less than SGD's noise."
         )
-    if len({child.get("tested") for child in conditions}) > 1:
+    if len({str(child.get("tested")) for child in conditions}) > 1:
         rank_zero_warn(
             "The children were tested on different data: something in the data module depends on the seed, such as a "
             "random split without a generator of its own. They may have been trained on each other's test samples."

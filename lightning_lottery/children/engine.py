@@ -13,9 +13,10 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from rich.console import Console
 
 from lightning_lottery.checks import check_count
-from lightning_lottery.children.child import Child, Row
+from lightning_lottery.children.child import Child
 from lightning_lottery.children.environment import DASK, JOBS, environment
 from lightning_lottery.children.processes import run_one, run_together
+from lightning_lottery.children.reading import Row
 from lightning_lottery.children.resume import do_child
 from lightning_lottery.children.signals import Ended
 from lightning_lottery.errors import LotteryError

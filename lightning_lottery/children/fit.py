@@ -14,7 +14,7 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from lightning_lottery.callbacks import ExactResume, MaskFreezing
 from lightning_lottery.callbacks.early_bird import EarlyBird
-from lightning_lottery.children.child import Child, Row, tell_progress
+from lightning_lottery.children.child import Child, tell_progress
 from lightning_lottery.children.conditions import Conditions
 from lightning_lottery.children.level import with_level, with_snapshots
 from lightning_lottery.children.options import (
@@ -27,6 +27,7 @@ from lightning_lottery.children.options import (
     TicketOptions,
 )
 from lightning_lottery.children.project import Built, Project, project_of
+from lightning_lottery.children.reading import Row
 from lightning_lottery.children.signals import Ended, heed, is_asked, take_back, wait_for_step, wait_no_more
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.hooks.clock import put_in_order

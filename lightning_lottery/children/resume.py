@@ -8,8 +8,9 @@ from pathlib import Path
 import torch
 from lightning.pytorch.utilities import rank_zero_info
 
-from lightning_lottery.children.child import ERROR, Child, Row, entered
+from lightning_lottery.children.child import ERROR, Child, entered
 from lightning_lottery.children.environment import RESUME_FROM
+from lightning_lottery.children.reading import Row
 from lightning_lottery.children.signals import ENDING, Ended, ended_by, heed
 from lightning_lottery.children.slurm import requeue
 from lightning_lottery.errors import LotteryError

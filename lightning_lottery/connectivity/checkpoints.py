@@ -34,7 +34,8 @@ def load_plain(ckpt_path: Path, device: str) -> Any:
             "than tensors and plain values (hyper-parameters? `save_hyperparameters(ignore=...)`)."
         ) from error
     except Exception as error:  # torch has many for a file that is none
-        raise LotteryError(f"'{ckpt_path}' does not load as a checkpoint: {str(error).splitlines()[0]}") from error
+        first, *_ = str(error).splitlines() or [f"{type(error).__name__}, an empty or truncated file."]
+        raise LotteryError(f"'{ckpt_path}' does not load as a checkpoint: {first}") from error
 
 
 def read_state(ckpt_path: Path, module: nn.Module, *, allow_diverged: bool = False) -> dict[str, Tensor]:

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from rich.table import Table
 
+from lightning_lottery.checks import is_count, is_number
+from lightning_lottery.children.reading import again
 from lightning_lottery.connectivity.judging import Judging
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.figures.between import layers_between, lines_between
-from lightning_lottery.files import write_whole
+from lightning_lottery.files import read_text, write_whole
 from lightning_lottery.functional.connectivity import error_barrier, excess
 from lightning_lottery.functional.verdicts import Stability, judge
 
@@ -252,10 +254,14 @@ class PathReport:
         """Read back what ``save`` wrote.
 
         Raises:
-            LotteryError: It holds something else.
+            LotteryError: It is not there, or holds something else.
         """
         try:
-            content = json.loads(path.read_text())
+            text = read_text(path, "report")
+        except LotteryError as error:
+            raise LotteryError(f"{error} {again(path.parent)}") from error
+        try:
+            content = json.loads(text)
             curves: dict[Kind, dict[Pair, Curve]] = {}
             for kind, pair, curve in content["curves"]:
                 curves.setdefault(Layer(*kind) if isinstance(kind, list) else kind, {})[tuple(pair)] = curve
@@ -265,11 +271,40 @@ class PathReport:
                 tuple(pair): {group: tuple(counts) for group, counts in groups.items()}
                 for pair, groups in content["moved"]
             }
-            return cls(**content)
-        except (ValueError, KeyError, TypeError) as error:
+            report = cls(**content)
+            report._check()
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise LotteryError(
-                f"'{path}' is no report of lines between networks ({error!r}): judge them anew."
+                f"'{path}' is no report of lines between networks ({error!r}): judge them anew. {again(path.parent)}"
             ) from error
+        return report
+
+    def _check(self) -> None:
+        """Refuse a report whose curves do not fit its networks, or whose numbers are none.
+
+        Raises:
+            ValueError: It is one.
+        """
+        numbers = [value for values in (*self.distances.values(), self.midpoint) for value in values.values()]
+        for kind, curves in self.curves.items():
+            for curve in curves.values():
+                numbers += [value for values in curve.values() for value in values]
+                if any(len(values) != len(self._alphas_of(kind)) for values in curve.values()):
+                    raise ValueError(f"a line of kind '{kind}' has another number of points than alphas")
+                if self.judging.monitor not in curve:
+                    raise ValueError(f"a line of kind '{kind}' lacks '{self.judging.monitor}'")
+        if not all(is_number(number) for number in numbers):
+            raise ValueError("something is no number")
+        if not all(isinstance(name, str) for name in (*self.names, self.device, self.judging.monitor)) or not is_count(
+            self.samples, 1
+        ):
+            raise ValueError("names, device or samples are none")
+        if not self.pairs or any(len(pair) != 2 or not {*pair} <= {*range(len(self.names))} for pair in self.pairs):
+            raise ValueError("its pairs are none of its networks")
+        if any(curves.keys() != self.curves["raw"].keys() for curves in self.curves.values()):
+            raise ValueError("its kinds of lines are of different pairs")
+        if self.distances.keys() != self.curves["raw"].keys():
+            raise ValueError("its distances are of other pairs than its lines")
 
     def _alphas_of(self, kind: Kind) -> Sequence[float]:
         return self.judging.layer_alphas if isinstance(kind, Layer) else self.judging.alphas

@@ -9,11 +9,12 @@ from typing import Any, Literal
 from rich.console import Console
 
 from lightning_lottery.checks import check_count, check_different, check_word
-from lightning_lottery.children.child import TRIAL, Child, Row
+from lightning_lottery.children.child import TRIAL, Child
 from lightning_lottery.children.engine import engine_of
 from lightning_lottery.children.fit import train
 from lightning_lottery.children.options import Begin, DenseLevelOptions, LevelOptions, Prune, RecordsTrialOptions
 from lightning_lottery.children.project import Project
+from lightning_lottery.children.reading import Row
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.experiments.imp_report import ImpReport, row_of
 from lightning_lottery.experiments.plan import Plan, check_checkpoint, check_not_importing, child_of

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from rich.table import Table
 
-from lightning_lottery.children.child import Row
+from lightning_lottery.children.reading import Row
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.figures.density import accuracy_against_density
 from lightning_lottery.functional.matching import Matching, judge_matching

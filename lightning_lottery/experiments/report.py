@@ -10,7 +10,8 @@ from rich.console import Console
 from rich.table import Table
 
 from lightning_lottery.children.child import write_records
-from lightning_lottery.files import write_image, write_table, write_whole
+from lightning_lottery.errors import LotteryError
+from lightning_lottery.files import remove_file, write_image, write_table, write_whole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -94,6 +95,9 @@ def _board(folder: Path) -> Iterator["SummaryWriter"]:
 
     # TensorBoard reads all event files of a folder as one run: what an earlier run wrote would show twice.
     for stale in folder.glob("events.out.*"):
-        stale.unlink()
-    with SummaryWriter(str(folder)) as writer:
-        yield writer
+        remove_file(stale)
+    try:
+        with SummaryWriter(str(folder)) as writer:
+            yield writer
+    except OSError as error:
+        raise LotteryError(f"The curves in '{folder}' could not be written: {error.strerror or error}.") from error

@@ -6,10 +6,11 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from lightning_lottery.children.child import Child, Row
+from lightning_lottery.children.child import Child
 from lightning_lottery.children.cli import Sections, working_directory
 from lightning_lottery.children.engine import engine_options
 from lightning_lottery.children.environment import PROVISIONAL, RUN
+from lightning_lottery.children.reading import Row
 from lightning_lottery.children.yaml_project import ConfiguredCallback, YamlProject
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.experiments.imp import IterativePruning

@@ -8,12 +8,13 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule
 
-from lightning_lottery.children.child import Child, Row
+from lightning_lottery.children.child import Child
 from lightning_lottery.children.conditions import check_contract
 from lightning_lottery.children.factories import imported
 from lightning_lottery.children.fit import only_bars
 from lightning_lottery.children.options import LinesOptions, LinesTrialOptions, StartOptions, TicketOptions
 from lightning_lottery.children.project import Project, project_of
+from lightning_lottery.children.reading import Row
 from lightning_lottery.connectivity.judging import Judging
 from lightning_lottery.connectivity.path import path
 from lightning_lottery.connectivity.report import PathReport

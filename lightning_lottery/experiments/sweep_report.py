@@ -1,6 +1,5 @@
 """What a sweep found: barriers over steps, k*, records, tables and figures."""
 
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -10,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from rich.table import Table
 
-from lightning_lottery.children.child import Row
+from lightning_lottery.checks import is_count, is_number
+from lightning_lottery.children.reading import Row, again, is_mapping, read_json
 from lightning_lottery.connectivity.report import Pair, PathReport
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.figures.sweep import barrier_over_steps, lines_over_steps
@@ -270,10 +270,31 @@ def summary_in(folder: Path) -> dict[str, Any]:
         LotteryError: There is none.
     """
     path = folder / "summary.json"
-    summary: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
-    if not {"threshold", "networks"} <= summary.keys():
+    if not path.exists():
         raise LotteryError(f"There is no finished sweep in '{folder}'.")
-    return summary
+    summary = read_json(path, "summary of a sweep")
+    if not is_mapping(summary) or not is_number(summary.get("threshold")) or not _are_networks(summary.get("networks")):
+        raise LotteryError(f"There is no finished sweep in '{folder}': '{path}' is of none. {again(folder)}")
+    return dict(summary)
+
+
+def _are_networks(networks: Any) -> bool:
+    """Whether a value can be the networks of a summary, as far as pictures and recipes rely on it."""
+    return is_mapping(networks) and all(
+        is_mapping(network)
+        and (network.get("step") is None or is_count(network["step"]))
+        and is_mapping(steps := network.get("steps"))
+        and all(step.isdecimal() and _is_point(point) for step, point in steps.items())
+        for network in networks.values()
+    )
+
+
+def _is_point(point: Any) -> bool:
+    """Whether a value can be what a summary says of a step."""
+    if not is_mapping(point) or not is_mapping(point.get("by_parent")):
+        return False
+    numbers = (point.get("mean", ""), point.get("low", ""), point.get("high", ""), *point["by_parent"].values())
+    return all(number is None or is_number(number) for number in numbers)
 
 
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:

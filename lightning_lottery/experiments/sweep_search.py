@@ -1,12 +1,12 @@
 """Which children a sweep over steps trains next: cells of children, and the searches that ask for them."""
 
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from lightning_lottery.children.child import Child
+from lightning_lottery.children.conditions import read_conditions
 from lightning_lottery.children.options import SnapshotOptions
 from lightning_lottery.connectivity.report import PathReport
 from lightning_lottery.errors import LotteryError
@@ -125,10 +125,9 @@ class Searches:
     def discard_shorter_parents(self) -> None:
         """Remove parents that were saved at fewer steps: trained again, they leave the same snapshots and more."""
         for child in self.parents:
-            if (child.folder / "child.json").exists():
-                before = Child.load(child.folder)
-                if set(_steps_saved(before)) < set(_steps_saved(child)):
-                    child.discard()
+            before = _child_in(child.folder)
+            if before is not None and set(_steps_saved(before)) < set(_steps_saved(child)):
+                child.discard()
 
     def check_snapshots(self) -> None:
         """Refuse steps of which a parent has no snapshot, or after which it trains no more.
@@ -138,7 +137,7 @@ class Searches:
         """
         steps = self.steps
         for child in self.parents:
-            end = json.loads((child.folder / "conditions.json").read_text())["end_step"]
+            end = read_conditions(child.folder)["end_step"]
             if steps[-1] >= end:
                 raise LotteryError(
                     f"Parent {child.config['seed_everything']} ends at step {end}: children of step {steps[-1]} would "
@@ -157,19 +156,28 @@ def children_in(folder: Path) -> list[Child]:
 
     All of them, and not only those that a search asks for now: which these are depends on what is done.
     """
-    children = [Child.load(path.parent) for path in sorted(folder.glob("parent-*/**/child.json"))]
-    order = {"start": 1, "fit": 2, "lines": 3}
-    return sorted(children, key=lambda child: 0 if child.folder.name == PARENT else order[child.command])
+    folders = [path.parent for path in sorted(folder.glob("parent-*/**/child.json"))]
+    # A damaged one can be named to be done again like any other; what asks for it refuses it.
+    children = [_child_in(folder) or Child(folder, "damaged", {}) for folder in folders]
+    order = {PARENT: 0, "start": 1, "lines": 3}
+    return sorted(children, key=lambda child: order.get(child.folder.name, 2))
 
 
 def with_steps_before(child: Child) -> Child:
     """A parent that was saved at more steps before keeps them: fewer steps are no other training."""
-    if not (child.folder / "child.json").exists():
+    if (before := _child_in(child.folder)) is None:
         return child
-    steps = {*_steps_saved(Child.load(child.folder)), *_steps_saved(child)}
+    steps = {*_steps_saved(before), *_steps_saved(child)}
     return replace(child, options=SnapshotOptions(tuple(sorted(steps))))
 
 
+def _child_in(folder: Path) -> Child | None:
+    """The child of a folder; None where there is none, or a damaged one."""
+    try:
+        return Child.load(folder)
+    except LotteryError:
+        return None
+
+
 def _steps_saved(parent: Child) -> tuple[int, ...]:
-    assert isinstance(parent.options, SnapshotOptions)
-    return parent.options.snapshots
+    return parent.options.snapshots if isinstance(parent.options, SnapshotOptions) else ()

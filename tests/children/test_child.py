@@ -4,10 +4,11 @@ import json
 import pytest
 import torch
 
+from helpers.children import finished
 from helpers.factories import weights
 from helpers.stages import STEPS, Died, dies, in_this_process
 from helpers.states import same
-from lightning_lottery import LotteryError
+from lightning_lottery import LotteryError, files
 from lightning_lottery.children import child as children
 from lightning_lottery.children.child import Child
 
@@ -84,6 +85,56 @@ def test_what_died_before_it_was_marked_as_done_is_not_finished(child, unbroken,
     assert same(weights(child.folder), weights(unbroken.folder))
     assert {row["metric"] for row in child.records()} == {"sparsity", "test_acc", "test_loss", "val_acc", "val_loss"}
     assert child.records() == [{**row, "stage": "child"} for row in unbroken.records()]
+
+
+def test_a_mark_of_something_else_is_no_mark(child):
+    finished(child, [])
+    (child.folder / "done").write_text(json.dumps({**child.fingerprint(), "command": "test"}))
+    message = f"The mark '{child.folder / 'done'}' is of something else than child.json beside it: command was 'fit'"
+    for look in (lambda: child.is_done, child.prepare, child.changes):
+        with pytest.raises(LotteryError, match=f"^{message}.*--redo child"):
+            look()
+    child.discard()
+    child.prepare()
+    assert not child.is_done
+
+
+def test_a_configuration_that_is_not_the_fingerprint_s_is_refused_and_prepared_anew(child):
+    child.prepare()
+    path = child.folder / "config.yaml"
+    for content in (b"", b"7", b"a: [", b"\xff", b"seed_everything: 1\n"):
+        path.write_bytes(content)
+        with pytest.raises(LotteryError, match=f"^The configuration '{path}' .*--redo child"):
+            Child.load(child.folder)
+        child.specify()
+        assert Child.load(child.folder) == child
+
+
+@pytest.mark.parametrize("is_link", [False, True])
+def test_what_is_discarded_is_gone_and_a_link_to_a_folder_elsewhere_stays_one(child, tmp_path, is_link):
+    if is_link:
+        (tmp_path / "elsewhere").mkdir()
+        child.folder.symlink_to("elsewhere")
+    finished(child, [])
+    (child.folder / "snapshots").mkdir()
+    (child.folder / "snapshots" / "step=0.ckpt").touch()
+    (child.folder / "link").symlink_to(tmp_path)
+    child.discard()
+    assert child.folder.is_symlink() == is_link
+    assert list(child.folder.glob("*")) == [] and tmp_path.exists()
+    child.prepare()
+    assert Child.load(child.folder) == child
+
+
+def test_what_cannot_be_removed_is_named(child, monkeypatch):
+    child.prepare()
+
+    def refused(path):
+        raise PermissionError(13, "Permission denied", str(path / "file"))
+
+    monkeypatch.setattr(files.shutil, "rmtree", refused)
+    with pytest.raises(LotteryError, match=r"child/file' cannot be removed: Permission denied\.$"):
+        child.discard()
 
 
 def test_two_processes_do_not_train_in_one_folder(child, monkeypatch, capsys):

@@ -78,7 +78,7 @@ def done(tmp_path):
     """Two children and the lines between them, as if they had been trained."""
     siblings = FAMILY.siblings(tmp_path, "k.ckpt", (4, 5), {"stage": "here"})
     for number, child in enumerate(siblings.seeds):
-        finished(child, [{"metric": "test_acc", "sparsity": 0.25, **child.labels}])
+        finished(child, [{"metric": "test_acc", "value": 0.5, "sparsity": 0.25, **child.labels}])
         noise = {"end_weights": str(number), "batches": [f"{number}-{batch}" for batch in range(3)]}
         (child.folder / FILE).write_text(json.dumps({**CONDITIONS, **noise}))
     finished(siblings.lines)

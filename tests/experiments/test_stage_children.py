@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from helpers.children import finished
 from helpers.stages import fit, freezing, named, write
 from lightning_lottery import LotteryError
 from lightning_lottery.children.child import Child
@@ -75,8 +76,7 @@ def test_an_experiment_that_trains_the_same_for_two_seeds_is_refused_and_a_fit_i
 def test_every_stage_that_changed_is_named_with_what_to_do(tmp_path):
     children = []
     for name in ("1-a", "2-b"):
-        Child(tmp_path / name, "fit", {"lr": 1}).prepare()
-        (tmp_path / name / "done").touch()
+        finished(Child(tmp_path / name, "fit", {"lr": 1}))
         children.append(Child(tmp_path / name, "fit", {"lr": 2}))
     with pytest.raises(LotteryError, match="1-a: lr was 1, is 2. 2-b: lr was 1, is 2.*--redo 1-a --redo 2-b$"):
         refuse_changed(children)
