@@ -9,12 +9,15 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
+from helpers.factories import Net
 from helpers.golden import kept
 from helpers.lines import Judged, Normed, golden_net, line_between, mlp, permuted, quadrants, saved, trained
 from helpers.processes import run
-from helpers.projects import trainer
+from helpers.projects import plain_loader, trainer
+from helpers.states import same
 from lightning_lottery import LotteryError
-from lightning_lottery.connectivity.path import path
+from lightning_lottery.connectivity.judging import Judging
+from lightning_lottery.connectivity.path import at_most, check_evaluation, path
 
 
 def test_a_network_against_a_permutation_of_itself_is_equal_at_the_ends_and_worse_between(tmp_path):
@@ -73,9 +76,11 @@ def test_the_golden_curves_come_out_of_a_lightning_module(golden, tmp_path, reca
 RANKS = """
 import sys, json
 from lightning.pytorch import seed_everything
-from helpers.projects import trainer
+from helpers.projects import plain_loader, trainer
+from helpers.states import same
 from helpers.lines import Judged, mlp, quadrants
-from lightning_lottery.connectivity.path import path
+from lightning_lottery.connectivity.judging import Judging
+from lightning_lottery.connectivity.path import at_most, check_evaluation, path
 
 files, devices = sys.argv[2:4], int(sys.argv[1])
 given = {"devices": devices, "strategy": "ddp" if devices > 1 else "auto"}
@@ -239,3 +244,40 @@ class TestRefusals:
 
         with pytest.raises(LotteryError, match="has no `test_step` or `validation_step`"):
             line_between(tmp_path, trained(0, steps=1), trained(1, steps=1), module=Mute())
+
+
+class Counted:
+    """A loader that counts the batches it gave."""
+
+    def __init__(self):
+        self.count = 0
+
+    def __iter__(self):
+        for batch in plain_loader(160):
+            self.count += 1
+            yield batch
+
+
+@pytest.mark.parametrize(("right", "loaded"), [(0.5, 1), (0.0, 16)])
+def test_a_trial_loads_one_batch_or_some_more_where_nothing_is_right_and_keeps_the_weights(tmp_path, right, loaded):
+    class Scored(Net):
+        def test_step(self, batch, batch_idx):
+            self.log("test_acc", right)
+
+    module, loader, begin = Scored(), Counted(), tmp_path / "begin.ckpt"
+    torch.save({"state_dict": Scored().state_dict()}, begin)
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    check_evaluation(module, loader, begin, trainer=trainer(tmp_path), judging=Judging())
+    assert loader.count == loaded and same(module.state_dict(), before)
+
+
+def test_a_trial_refuses_a_trainer_that_evaluates_nothing(tmp_path):
+    begin = tmp_path / "begin.ckpt"
+    torch.save({"state_dict": Net().state_dict()}, begin)
+    with pytest.raises(LotteryError, match="the Trainer limits their number to 0"):
+        nothing = trainer(tmp_path, limit_test_batches=0)
+        check_evaluation(Net(), plain_loader(24), begin, trainer=nothing, judging=Judging())
+
+
+def test_a_limit_is_lowered_and_never_raised():
+    assert [at_most(limit, 4) for limit in (0, 3, 9, 0.0, 0.5, 1.0)] == [0, 3, 4, 0, 4, 4]
