@@ -158,3 +158,23 @@ def check_different(name: str, values: Collection[Any], what: str, *, least: int
     if len(values) < least or len(set(values)) != len(values):
         number = {1: "at least one", 2: "at least two"}.get(least, f"at least {least}")
         raise LotteryError(f"`{name}` are {what}, {number}, got {list(values)}.")
+
+
+def check_seed_range(name: str, values: Collection[Any]) -> None:
+    """Refuse what ``seed_everything`` cannot take: anything but ints from 0 to 2**32 - 1.
+
+    Args:
+        name: Of the argument.
+        values: What was given.
+
+    Raises:
+        LotteryError: One is none.
+
+    Example:
+        >>> check_seed_range("seeds", [0, -1])
+        Traceback (most recent call last):
+        lightning_lottery.errors.LotteryError: `seeds` are whole numbers from 0 to 4294967295, got -1.
+    """
+    for value in values:
+        if not is_count(value) or value >= 2**32:
+            raise LotteryError(f"`{name}` are whole numbers from 0 to {2**32 - 1}, got {value!r}.")

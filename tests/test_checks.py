@@ -17,10 +17,14 @@ PASS = {
     "words": lambda: c.check_words("n", ("b",), ("a", "b")),
     "no name": lambda: c.check_name(None),
     "a name": lambda: c.check_name("left-2"),
+    "seeds": lambda: c.check_seed_range("n", [0, 2**32 - 1]),
     "different values": lambda: c.check_different("n", [1, 2], "different seeds", least=2),
 }
 
 REFUSED = {
+    "a negative seed": (lambda: c.check_seed_range("n", [0, -1]), "`n` are whole numbers from 0 to 4294967295, got -1"),
+    "a seed of 33 bits": (lambda: c.check_seed_range("n", [2**32]), "got 4294967296"),
+    "a bool for a seed": (lambda: c.check_seed_range("n", [True]), "got True"),
     "a bool for a count": (lambda: c.check_count("n", True, "a number"), "`n` is a number >= 1, got True"),
     "a float for a count": (lambda: c.check_count("n", 2.0, "a number"), "got 2.0"),
     "NaN for a positive": (lambda: c.check_positive("n", math.nan, "a number"), "`n` is a number, > 0, got nan"),

@@ -8,8 +8,18 @@ import fsspec
 import pytest
 from matplotlib.figure import Figure
 
-from lightning_lottery import LotteryError
-from lightning_lottery.files import Remote, location, opened, remove_leftovers, write_image, write_table, write_whole
+from lightning_lottery import LotteryError, files
+from lightning_lottery.files import (
+    Remote,
+    alone_in,
+    location,
+    opened,
+    read_text,
+    remove_leftovers,
+    write_image,
+    write_table,
+    write_whole,
+)
 
 
 def test_a_table_has_a_column_for_every_key_and_lists_in_one_cell(tmp_path):
@@ -32,6 +42,26 @@ def test_a_table_without_rows_still_has_its_header(tmp_path):
 def test_columns_that_are_named_come_first(tmp_path):
     write_table(tmp_path / "t.csv", [{"b": 1, "a": 2}], "norms", columns=("a",))
     assert (tmp_path / "t.csv").read_text().splitlines() == ["a,b", "2,1"]
+
+
+def test_a_text_is_read_whole_or_refused_by_name(tmp_path, monkeypatch):
+    path = tmp_path / "text"
+    path.write_bytes("ä".encode())
+    assert read_text(path, "stage") == "ä"
+    monkeypatch.setattr(files, "MOST", 1)
+    with pytest.raises(LotteryError, match=f"^The stage '{path}' has more than 0 MiB"):
+        read_text(path, "stage")
+    with pytest.raises(LotteryError, match=f"^The stage '{tmp_path}' cannot be read: Is a directory"):
+        read_text(tmp_path, "stage")
+
+
+def test_a_folder_whose_lock_cannot_be_had_is_named_and_what_the_block_raises_is_not_taken_for_it(tmp_path):
+    with pytest.raises(OSError, match="^of the block"), alone_in(tmp_path):
+        raise OSError("of the block")
+    (tmp_path / ".lock").unlink()
+    (tmp_path / ".lock").mkdir()
+    with pytest.raises(LotteryError, match="/.lock' cannot be locked: "), alone_in(tmp_path):
+        pytest.fail("it is held")
 
 
 def test_what_cannot_be_written_is_refused_by_its_name_and_leaves_nothing(tmp_path):

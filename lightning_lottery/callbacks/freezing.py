@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -47,8 +48,10 @@ class MaskFreezing(MaskCallback):
     role = "freezing"
     follows_scope = False
 
+    # `Path` in the hint keeps a path what it is: where a hint has a class and no path, jsonargparse (4.53) puts the
+    # content of the file that a string names in place of the string.
     def __init__(
-        self, ticket: str | os.PathLike[str] | Ticket, shuffle_seed: int | None = None, *, name: str | None = None
+        self, ticket: str | Path | Ticket, shuffle_seed: int | None = None, *, name: str | None = None
     ) -> None:
         if not isinstance(ticket, (str, os.PathLike, Ticket)):
             raise LotteryError(f"`ticket` is a Ticket or the path of one, got {ticket!r}.")

@@ -16,6 +16,7 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 # Imports every callback, schedule and rule: jsonargparse finds a class by its short name only where it was imported.
 import lightning_lottery.callbacks  # noqa: F401
 from lightning_lottery.errors import LotteryError
+from lightning_lottery.files import read_text
 
 UNION_NOISE = (
     "Does not validate against",
@@ -119,6 +120,11 @@ class LotteryCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse the given arguments alone: Lightning would warn that the program has some of its own."""
         _working_directory.set(Path.cwd())
+        words = args if isinstance(args, list) else []
+        for option, name in zip(words, [*words[1:], ""], strict=True):
+            path = Path(name if option == "--config" else option.removeprefix("--config="))
+            if option.startswith("--config") and path.is_file():
+                read_text(path, "configuration")  # refuses by name what is no text
         with _refusing():
             self.config = parser.parse_args(args)  # type: ignore[arg-type]
 

@@ -16,6 +16,7 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule, Tr
 from lightning.pytorch.loggers import Logger
 from torch import nn
 
+from lightning_lottery.checks import check_seed_range
 from lightning_lottery.children.environment import IMPORTING, environment
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.hooks.mask_callback import MaskCallback
@@ -88,7 +89,12 @@ class FactoryProject:
         return all(address_of(function) for function in self._functions().values())
 
     def with_seed(self, seed: int) -> "FactoryProject":
-        """The same, built under another seed."""
+        """The same, built under another seed.
+
+        Raises:
+            LotteryError: The seed is none.
+        """
+        check_seed_range("seeds", [seed])
         return replace(self, seed=seed)
 
     def with_pruner(self, make_pruner: Callable[[], MaskCallback]) -> "FactoryProject":

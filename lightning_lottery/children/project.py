@@ -35,7 +35,11 @@ class Project(Protocol):
         """The plain values that a child's ``config.yaml`` and fingerprint are made of, ``seed_everything`` included."""
 
     def with_seed(self, seed: int) -> "Project":
-        """The same, built under another seed."""
+        """The same, built under another seed.
+
+        Raises:
+            LotteryError: The seed is none.
+        """
 
     def with_pruner(self, make_pruner: Callable[[], MaskCallback]) -> "Project":
         """The same, whose Trainer has a callback more, the last one."""

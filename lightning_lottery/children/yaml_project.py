@@ -9,6 +9,7 @@ from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers import Logger
 
+from lightning_lottery.checks import check_seed_range
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.hooks.mask_callback import MaskCallback
 
@@ -68,7 +69,12 @@ class YamlProject:
         return dict(self.values)
 
     def with_seed(self, seed: int) -> "YamlProject":
-        """The same, built under another seed."""
+        """The same, built under another seed.
+
+        Raises:
+            LotteryError: The seed is none.
+        """
+        check_seed_range("seeds", [seed])
         return YamlProject({**self.values, "seed_everything": seed})
 
     def with_pruner(self, make_pruner: Callable[[], MaskCallback]) -> "YamlProject":

@@ -150,8 +150,8 @@ class IterativePruning:
         """
         check_not_importing()
         folder, console = Path(out), Console()
-        plan = self.plan(project, folder, ckpt_path, redo=redo, labels=labels)
         do = engine_of(jobs, dask, None if project.is_importable else {"fit": train, TRIAL: try_out})
+        plan = self.plan(project, folder, ckpt_path, redo=redo, labels=labels)
         begin = None if ckpt_path is None else str(ckpt_path)
         trial = RecordsTrialOptions(self.monitor, self.mode)
         try_before(plan.waves[0], project.with_seed(self.seeds[0]), folder, begin, trial, do, console)

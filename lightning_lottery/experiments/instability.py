@@ -118,8 +118,6 @@ class InstabilityAnalysis:
         folder, console = Path(out), Console()
         family, begin = self._family(project), None if ckpt_path is None else str(ckpt_path)
         siblings = self._siblings(family, folder, ckpt_path, labels or {})
-        _plan_of(siblings).discard(redo, folder)
-        siblings.discard_stale_lines()
         predict = self.predict if callable(self.predict) else None
         pruned = project if self.pruner is None else project.with_pruner(self.pruner)
         if pruned.is_importable and predict is not None and not address_of(predict):
@@ -127,6 +125,8 @@ class InstabilityAnalysis:
         here: dict[str, ProjectWork] = {"start": train, "fit": train, "lines": partial(judge_lines, predict=predict)}
         here[TRIAL] = partial(try_out, predict=predict)
         do = engine_of(jobs, dask, None if pruned.is_importable else here)
+        _plan_of(siblings).discard(redo, folder)
+        siblings.discard_stale_lines()
         trained = [child for wave in siblings.waves for child in wave]
         try_before(trained, project, folder, begin, family.trial, do, console)
         if siblings.start is not None:

@@ -10,10 +10,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from lightning_lottery.checks import check_different
+from lightning_lottery.checks import check_count, check_different, check_seed_range
 from lightning_lottery.children.environment import DASK, JOBS, PROVISIONAL, environment
 from lightning_lottery.experiments.stages import stages_of
-from lightning_lottery.files import write_image, write_whole
+from lightning_lottery.files import read_text, write_image, write_whole
 
 
 def run_recipe(
@@ -51,6 +51,10 @@ def run_recipe(
     recipe = Path(recipe)
     stages = stages_of(recipe)
     check_different("seeds", seeds, "different numbers")
+    check_seed_range("seeds", seeds)
+    check_count("jobs", jobs, "a number of children at the same time")
+    if overlay is not None:
+        read_text(Path(overlay), "overlay")
     # Only now: this takes seconds to import, which a recipe that is not there need not wait for.
     from lightning_lottery.children.child import discard_with_dependents, write_records
     from lightning_lottery.experiments.stage_children import (

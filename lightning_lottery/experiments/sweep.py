@@ -148,10 +148,10 @@ class InstabilitySweep:
         folder, console = Path(out), Console()
         searches = self._searches(project, folder, labels)
         summaries = {name: summary_in(Path(folder_beside)) for name, folder_beside in self.beside.items()}
-        Plan(children_in(folder), []).discard(redo, folder)
         projects = [project, *(project.with_pruner(pruner) for pruner in self.pruners.values())]
         here = {"start": train, "fit": train, "lines": judge_lines, TRIAL: try_out}
         do = engine_of(jobs, dask, None if all(each.is_importable for each in projects) else here)
+        Plan(children_in(folder), []).discard(redo, folder)
         console.print(searches.announcement(), soft_wrap=True)
         searches.discard_shorter_parents()
         self._try_before(searches, project, folder, do, console)

@@ -55,6 +55,30 @@ def test_resolving_builds_nothing_and_writes_every_default_out(command_line, tmp
     assert list(tmp_path.iterdir()) == [tmp_path / "fit.yaml"]
 
 
+@pytest.mark.parametrize("text", ["", "other", "/etc/hostname", "${oc.env:HOME}", "masks: {}", "class_path: Ticket"])
+def test_a_ticket_stays_a_path_whatever_the_file_holds(command_line, tmp_path, monkeypatch, text):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "given.safetensors").write_text(text)
+    freezing = named("MaskFreezing", ticket="given.safetensors")
+    config = resolve(
+        command_line(fit(freezing), "--trainer.callbacks+=MaskFreezing", "--trainer.callbacks.ticket=fit.yaml")
+    )
+    assert [arguments["ticket"] for _, arguments in init_args(config)[-2:]] == ["given.safetensors", "fit.yaml"]
+    with pytest.raises(LotteryError, match="given.safetensors"):
+        BuiltCLI(command_line(fit(freezing)))
+
+
+@pytest.mark.parametrize("form", ["--config binary.yaml", "--config=binary.yaml"])
+def test_a_configuration_that_is_no_text_is_refused_by_name(tmp_path, monkeypatch, form):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "binary.yaml").write_bytes(b"a: \xff")
+    with pytest.raises(LotteryError, match="^The configuration 'binary.yaml' is no text in UTF-8: invalid start byte"):
+        resolve(["fit", *form.split()])
+    (tmp_path / "fit.yaml").write_text("model: binary.yaml")
+    with pytest.raises(LotteryError, match="^Parser key \"model\": 'utf-8' codec can't decode"):
+        resolve(["fit", "--config", "fit.yaml"])
+
+
 def test_what_was_resolved_resolves_to_itself(command_line):
     config = resolve(command_line(fit(platon()), "--seed_everything", "3"))
     assert resolve(command_line(config)) == config

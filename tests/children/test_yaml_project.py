@@ -1,7 +1,8 @@
 import pytest
 
+from helpers.factories import make_data
 from helpers.stages import named
-from lightning_lottery import PLATON, LotteryError, YamlProject
+from lightning_lottery import PLATON, FactoryProject, LotteryError, YamlProject
 from lightning_lottery.children.yaml_project import ConfiguredCallback
 
 PRUNER = ConfiguredCallback(
@@ -32,3 +33,10 @@ def test_a_pruner_that_yaml_cannot_name_is_refused():
 def test_a_seed_that_is_left_open_is_0(seed, expected):
     project = YamlProject({"seed_everything": seed})
     assert project.seed == expected and project.with_seed(5).config() == {"seed_everything": 5}
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32, 0.5])
+def test_a_seed_that_is_none_is_refused_before_anything_is_built(seed):
+    for project in (YamlProject({}), FactoryProject(make_data, make_data, make_data)):
+        with pytest.raises(LotteryError, match="`seeds` are whole numbers from 0 to 4294967295, got"):
+            project.with_seed(seed)

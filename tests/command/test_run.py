@@ -29,6 +29,24 @@ def test_seeds_are_numbers(refused):
     assert refused("run", "recipe", "--seeds", "0;1") == "--seeds are numbers separated by commas, got '0;1'."
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--jobs=-3"], "`jobs` is a number of children at the same time >= 1, got -3."),
+        (["--jobs=0"], "`jobs` is a number of children at the same time >= 1, got 0."),
+        (["--seeds=-1"], "`seeds` are whole numbers from 0 to 4294967295, got -1."),
+        (["--seeds=0,4294967296"], "`seeds` are whole numbers from 0 to 4294967295, got 4294967296."),
+        (["--overlay=binary.yaml"], "The overlay 'binary.yaml' is no text in UTF-8: invalid start byte at byte 0."),
+        (["--overlay=none.yaml"], "The overlay 'none.yaml' cannot be read: No such file or directory."),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_runs_or_is_removed(refused, here, options, message):
+    write(here / "recipe", {"1-a.fit": fit()})
+    (here / "binary.yaml").write_bytes(b"\xff")
+    assert refused("run", "recipe", "--redo", "1-a", *options) == message
+    assert not (here / "runs").exists()
+
+
 def test_run_hands_on_what_it_was_given(here, monkeypatch):
     arguments = {}
 
