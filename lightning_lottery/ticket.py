@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lightning_lottery.checks import is_count
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.files import Location, Remote, location, opened, write_whole
 from lightning_lottery.functional.masks import count, density, hamming, shuffle
@@ -22,6 +23,9 @@ from lightning_lottery.scope import named_parameters, plain_name, ties
 FORMAT = "lightning_lottery.ticket"
 VERSION = 1
 LONGEST_HEADER = 100_000_000  # of a safetensors file, in bytes
+MOST_DIMENSIONS = 32  # of a mask: what numpy 1 can hold
+MOST_ENTRIES = 2**48  # of a mask
+DEEPEST_PROVENANCE = 200  # levels: a ticket that was trained and found again holds the earlier one's in its own
 
 
 class Layer(NamedTuple):
@@ -217,6 +221,8 @@ class Ticket:
         try:
             content = json.loads(metadata[FORMAT])
             header = json.loads(content["ticket"])
+            if not is_count(header["version"], 1):
+                raise ValueError("its version is none")
             if header["version"] > VERSION:
                 raise LotteryError(
                     f"The ticket '{path}' has format version {header['version']}, this lightning_lottery reads up to "
@@ -228,10 +234,11 @@ class Ticket:
             params = {name.removeprefix("parameter/"): m for name, m in masks.items() if name.startswith("parameter/")}
             units = {name.removeprefix("unit/"): m for name, m in masks.items() if name.startswith("unit/")}
             named = {name: params[header["ties"].get(name, name)] for name in header["order"]}
+            _check_provenance(header["provenance"])
             return cls(masks=named, units=units, ties=header["ties"], provenance=header["provenance"])
         except LotteryError:
             raise
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
             raise LotteryError(f"The ticket '{path}' is not what was written: it was changed or damaged.") from error
 
 
@@ -322,8 +329,22 @@ def _digest(text: str, packed: Mapping[str, np.ndarray]) -> str:
     return digest.hexdigest()
 
 
+def _check_provenance(provenance: Any) -> None:
+    """Refuse what was not written from a ticket: anything but an object, or one nested deeper than tickets are."""
+    level, depth = [provenance], 0
+    if not isinstance(provenance, dict):
+        raise ValueError("its provenance is no object")
+    while level := [v for branch in level for v in (branch.values() if isinstance(branch, dict) else branch)]:
+        level, depth = [value for value in level if isinstance(value, (dict, list))], depth + 1
+        if depth > DEEPEST_PROVENANCE:
+            raise ValueError("its provenance is nested too deep")
+
+
 def _unpack(packed: np.ndarray, shape: list[int]) -> Tensor:
     entries = math.prod(shape)
-    if packed.dtype != np.uint8 or packed.shape != (-(-entries // 8),) or min(shape, default=0) < 0:
+    sizes_fit = all(is_count(size) and size <= MOST_ENTRIES for size in shape) and len(shape) <= MOST_DIMENSIONS
+    # An empty mask may have any other size beside its 0, and torch multiplies these.
+    sizes_fit = sizes_fit and math.prod(size for size in shape if size) <= MOST_ENTRIES
+    if packed.dtype != np.uint8 or packed.shape != (-(-entries // 8),) or not sizes_fit:
         raise ValueError(f"{packed.shape} bytes do not hold {shape} bits")
     return torch.from_numpy(np.unpackbits(packed, count=entries).astype(bool)).view(shape)

@@ -6,6 +6,7 @@ import os
 import pickle
 import subprocess
 from contextlib import contextmanager
+from functools import reduce
 from types import SimpleNamespace
 
 import numpy as np
@@ -231,12 +232,36 @@ def test_a_newer_format_is_refused_with_both_versions_and_the_own_one_is_read(sm
         {"ties": ...},
         {"ties": {"v": "u"}, "order": ["w", "v"]},
         {"provenance": ...},
+        {"provenance": [1]},
+        {"provenance": "PLATON"},
+        {"provenance": reduce(lambda inner, _: {"found_by": inner}, range(300), {})},
+        {"version": math.nan},
+        {"version": 0},
+        {"shapes": {"parameter/w": [3] + [1] * 64}},
+        {"shapes": {"parameter/w": [3.0]}},
+        {"shapes": {"parameter/w": [True, 3]}},
+        {"shapes": {"parameter/w": {"3": 3}}},
+        {"order": "ww"},
+        {"order": {"w": 1, "v": 2}},
     ],
     ids=str,
 )
 def test_a_header_that_says_nonsense_is_refused_in_a_sentence(small_file, load_bytes, tmp_path, changes):
     with pytest.raises(LotteryError):
         load_bytes(rewritten(small_file, tmp_path, **changes))
+
+
+def test_shapes_beyond_all_bounds_and_nesting_outside_are_refused_too(tmp_path, load_bytes):
+    header = {"version": 1, "order": ["w"], "ties": {}, "provenance": {}}
+    empty = {"parameter/w": np.zeros(0, np.uint8)}
+    text = json.dumps(header | {"shapes": {"parameter/w": [2**62, 2**62, 0]}})
+    deep = "[" * 100_000
+    for outer in (json.dumps({"digest": module._digest(text, empty), "ticket": text}), deep, json.dumps(deep)):
+        with pytest.raises(LotteryError):
+            load_bytes(safetensors(empty, {module.FORMAT: outer}))
+    text = json.dumps(header | {"shapes": {"parameter/w": [2**40, 0]}})
+    outer = json.dumps({"digest": module._digest(text, empty), "ticket": text})
+    assert load_bytes(safetensors(empty, {module.FORMAT: outer})).sparsity == 0
 
 
 class Bomb:

@@ -21,7 +21,7 @@ from lightning_lottery.hooks.loggers import draw_to_all, folder_of, log_to_all
 from lightning_lottery.hooks.masked import check_agreement
 from lightning_lottery.hooks.named import NamedCallback
 from lightning_lottery.hooks.private import batches_that_stepped
-from lightning_lottery.hooks.resuming import check_state, start_clock
+from lightning_lottery.hooks.resuming import check_state, reading_state, start_clock
 from lightning_lottery.hooks.strategies import refuse_sharding
 from lightning_lottery.ticket import Ticket
 from lightning_lottery.units.draws import Draws, check_what_draws, name_of, readers
@@ -180,12 +180,14 @@ class EarlyBird(NamedCallback):
         if state is None:
             self._draws.begin(pl_module, self._watcher)
         else:
-            self.clock.load_state_dict(state["clock"])
-            self._watcher.load_state_dict(state)
-            self._draws.load_state_dict(state, pl_module, self._watcher)
-            self._acted = state["acted"]
+            with reading_state(self.label):
+                self.clock.load_state_dict(state["clock"])
+                self._watcher.load_state_dict(state)
+                self._draws.load_state_dict(state, pl_module, self._watcher)
+                self._acted = state["acted"]
         if self.freezing is not None and self._acted:
-            self.freezing.installed = self.tickets[self._acted]  # its masks lie in its own state
+            with reading_state(self.label):
+                self.freezing.installed = self.tickets[self._acted]  # its masks lie in its own state
         if not comes_later(pl_module):
             self._find_times(trainer, pl_module, self._watcher)
         units = ", ".join(f"{sum(sizes.values())} {kind}s" for kind, sizes in layers_by_kind(groups).items())
@@ -249,14 +251,15 @@ class EarlyBird(NamedCallback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         if not self._is_fitting:
             return  # a checkpoint is tested or validated: that is no reason to go on from it
-        if state_dict["version"] < STATE_VERSION:
-            raise LotteryError(
-                f"The checkpoint holds state of {self.label} in version {state_dict['version']}, which this "
-                "lightning_lottery reads no more: finish that fit with the one that began it, or start it afresh."
-            )
-        check_state(state_dict, STATE_VERSION, self.label, {"method": "EarlyBird", **self._settings()})
-        if state_dict["watch"] is not None:  # nothing was watched yet when a learning-rate finder saved
-            self._restored = state_dict
+        with reading_state(self.label):
+            if state_dict["version"] < STATE_VERSION:
+                raise LotteryError(
+                    f"The checkpoint holds state of {self.label} in version {state_dict['version']}, which this "
+                    "lightning_lottery reads no more: finish that fit with the one that began it, or start it afresh."
+                )
+            check_state(state_dict, STATE_VERSION, self.label, {"method": "EarlyBird", **self._settings()})
+            if state_dict["watch"] is not None:  # nothing was watched yet when a learning-rate finder saved
+                self._restored = state_dict
 
     def _settings(self) -> dict[str, str]:
         """What must be alike in a resumed fit."""

@@ -23,6 +23,7 @@ from lightning_lottery.hooks.private import (
     training_loader,
     validates_after_this_batch,
 )
+from lightning_lottery.hooks.resuming import reading_state
 from lightning_lottery.hooks.saving import SavingCallback, saved_whole
 
 _LOGGED = "lightning_lottery.logged"
@@ -87,7 +88,8 @@ class ExactResume(SavingCallback):
         if self._loader_states is not None:
             self._begins_epoch = leave_finished_epoch(trainer, self._loader_states)
         if trainer.fit_loop.restarted_mid_epoch:
-            put_back_(trainer, self._logged)
+            with reading_state(self.label):
+                put_back_(trainer, self._logged)
         self._loader_states = self._logged = None
         loaders = training_loader(trainer).flattened
         lost = [loader for loader in loaders if not hasattr(loader, "load_state_dict") or sized_len(loader) is None]

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from operator import index
 from typing import Any, Literal
 
 import torch
@@ -17,6 +18,7 @@ from lightning_lottery.functional.schedules import Schedule, scheduled
 from lightning_lottery.functional.sensitivity import Averages, add_, averages_like, check_decay, fold_, score
 from lightning_lottery.hooks.mask_callback import MaskCallback
 from lightning_lottery.hooks.masked import cloned
+from lightning_lottery.hooks.resuming import check_tensors
 from lightning_lottery.scope import Scope
 
 BODY = Scope(exclude=(r"re:(^|\.)((\w*_)?(classifier|pooler)|(lm_)?head)(\.|$)",))
@@ -197,8 +199,12 @@ class PLATON(MaskCallback):
             rank_zero_warn(f"{self.label} resumes at step {self.step} with its masks, but without its averages.")
             return
         fields = [state["averages"][field] for field in Averages._fields]
+        for tensors in fields:
+            check_tensors(tensors, self._masked.params, "averages")
         self._averages = {name: Averages(*(tensors[name] for tensors in fields)) for name in self._masked.params}
-        self._observed_from = state["observed_from"]
+        self._observed_from = (
+            state["observed_from"] if state["observed_from"] is None else index(state["observed_from"])
+        )
         self._silent = set(state.get("silent", ()))  # earlier versions did not note them
 
     def _is_due(self, step: int) -> bool:

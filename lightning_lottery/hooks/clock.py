@@ -9,6 +9,7 @@ from lightning.pytorch.callbacks import Checkpoint, GradientAccumulationSchedule
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch.optim import ASGD, SGD, Adadelta, Adagrad, Adam, Adamax, AdamW, NAdam, RAdam, RMSprop, Rprop
 
+from lightning_lottery.checks import is_count, is_number
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.files import location
 from lightning_lottery.functional.schedules import Schedule
@@ -61,8 +62,15 @@ class StepClock:
         return {"step": self.step, "seen": self._seen, "scale": self._scale}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take back what ``state_dict`` gave."""
-        self.step, self._seen, self._scale = state["step"], state["seen"], state["scale"]
+        """Take back what ``state_dict`` gave.
+
+        Raises:
+            LotteryError: It never counted so.
+        """
+        step, seen, scale = state["step"], state["seen"], state["scale"]
+        if not is_count(step) or not (seen is None or is_count(seen)) or not (scale is None or is_number(scale)):
+            raise LotteryError(f"The checkpoint's count of optimizer steps is none: {dict(state)}.")
+        self.step, self._seen, self._scale = step, seen, scale
 
     def tick(self, trainer: Trainer) -> bool:
         """Whether an optimizer step happened since the last look; asked in ``on_train_batch_end``."""

@@ -12,7 +12,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from lightning_lottery.checks import check_count, check_word
+from lightning_lottery.checks import check_count, check_word, is_number
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.files import hash_of_tensors
 from lightning_lottery.functional.masks import Masks, Scores, keep_top, overlap
@@ -29,7 +29,7 @@ from lightning_lottery.hooks.left_out import copies, missed
 from lightning_lottery.hooks.loggers import folder_of, log_to_all
 from lightning_lottery.hooks.masked import Masked, check_agreement, cloned
 from lightning_lottery.hooks.named import NamedCallback
-from lightning_lottery.hooks.resuming import check_state, start_clock
+from lightning_lottery.hooks.resuming import check_state, check_tensors, reading_state, start_clock
 from lightning_lottery.hooks.strategies import refuse_sharding
 from lightning_lottery.hooks.upkeep import Upkeep
 from lightning_lottery.scope import Candidate, Scope, named_parameters, size_of, ties
@@ -262,7 +262,8 @@ class MaskCallback(NamedCallback):
         known = self._masked.masks if self._masked.masks.keys() == params.keys() else self.starting_masks(params)
         self._upkeep.masked = Masked(known, params)
         if self._restored is not None:
-            self._restore(self._restored)
+            with reading_state(self.label):
+                self._restore(self._restored)
         self._weights_hash.setdefault("initial_weights", hash_of_tensors(params))
         rank_zero_info(f"{self.label}: {self.summary(pl_module)}")
         for sentence in self.warnings(pl_module):
@@ -417,28 +418,28 @@ class MaskCallback(NamedCallback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         if not self._is_fitting:
             return  # a checkpoint is tested or validated: that is no reason to go on from it
-        check_state(state_dict, STATE_VERSION, self.label, {"method": self.method_name, **self.settings()})
-        # Kept until `on_fit_start`: the parameters, whose names and shapes it must fit, are not known yet.
-        if state_dict["masks"]:  # none were there yet when a learning-rate finder saved in `on_fit_start`
-            self._restored = state_dict
+        with reading_state(self.label):
+            check_state(state_dict, STATE_VERSION, self.label, {"method": self.method_name, **self.settings()})
+            # Kept until `on_fit_start`: the parameters, whose names and shapes it must fit, are not known yet.
+            if state_dict["masks"]:  # none were there yet when a learning-rate finder saved in `on_fit_start`
+                self._restored = state_dict
 
     def _resolve(self, schedule: Schedule, trainer: Trainer, pl_module: LightningModule) -> Schedule:
         return resolve(schedule, trainer, pl_module, self.label)
 
     def _saved_params(self, module: LightningModule, state: Mapping[str, Any]) -> dict[str, nn.Parameter]:
         """The parameters that a checkpoint has masks of, whatever is frozen by now; what is missing `_restore` says."""
-        return {name: param for name, param in named_parameters(module).items() if name in state["masks"]}
+        with reading_state(self.label):
+            return {name: param for name, param in named_parameters(module).items() if name in state["masks"]}
 
     def _restore(self, state: Mapping[str, Any]) -> None:
         """Take over a checkpoint's state, known to be of this method and scope, once the parameters are known."""
         params, saved = self._masked.params, state["masks"]
-        shapes = {name: tuple(mask.shape) for name, mask in saved.items()}
-        if shapes != (here := {name: tuple(param.shape) for name, param in params.items()}):
-            odd = sorted(name for name in shapes.keys() | here.keys() if shapes.get(name) != here.get(name))
-            listed = ", ".join(f"{name} {shapes.get(name, 'absent')} for {here.get(name, 'absent')}" for name in odd)
-            raise LotteryError(f"The checkpoint's masks do not fit this module: {listed}.")
+        check_tensors(saved, params, "masks")
         self.clock.load_state_dict(state["clock"])
         self._target = state["target"]
+        if not is_number(self._target) or not 0 <= self._target <= 1:
+            raise LotteryError(f"The checkpoint's sparsity is none: {self._target!r}.")
         if self.schedule is not None:  # in the steps of the fit it began in: a longer one does not bring weights back
             self._resolved = self.schedule.over(*state["between"])
         self._upkeep.masked = Masked({name: saved[name].clone() for name in params}, params)

@@ -1,14 +1,61 @@
 """What callbacks with state do alike when a fit begins or goes on: refuse foreign state, start the clock."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Literal
 
+import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from torch import Tensor
 
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.hooks.clock import StepClock
 from lightning_lottery.hooks.private import restore_loader
+
+
+@contextmanager
+def reading_state(label: str) -> Iterator[None]:
+    """A block that reads a checkpoint's state: whatever it stumbles over is a refusal.
+
+    Args:
+        label: What messages call the callback.
+
+    Raises:
+        LotteryError: The block's own, or that the state is not what the callback writes.
+    """
+    try:
+        yield
+    except LotteryError:
+        raise
+    except Exception as error:
+        raise LotteryError(
+            f"The checkpoint's state of {label} is not what it writes ({type(error).__name__}: {error}): resume from "
+            "another checkpoint, or give the callback a `name` to start it afresh."
+        ) from error
+
+
+def check_tensors(saved: Mapping[str, Any], like: Mapping[str, Tensor], kind: Literal["masks", "averages"]) -> None:
+    """Refuse a checkpoint's tensors that are not one for each parameter, of its shape.
+
+    Args:
+        saved: By parameter name.
+        like: The parameters, under the same names.
+        kind: Masks are bool tensors, averages floating-point numbers, all finite.
+
+    Raises:
+        LotteryError: Another name, shape or kind.
+    """
+    shapes = {name: tuple(tensor.shape) for name, tensor in saved.items()}
+    if shapes != (here := {name: tuple(param.shape) for name, param in like.items()}):
+        odd = sorted(name for name in shapes.keys() | here.keys() if shapes.get(name) != here.get(name))
+        listed = ", ".join(f"{name} {shapes.get(name, 'absent')} for {here.get(name, 'absent')}" for name in odd)
+        raise LotteryError(f"The checkpoint's {kind} do not fit this module: {listed}.")
+    for name, tensor in saved.items():
+        if kind == "masks" and tensor.dtype != torch.bool:
+            raise LotteryError(f"The checkpoint's masks are bool tensors, that of '{name}' is {tensor.dtype}.")
+        if kind == "averages" and not (tensor.is_floating_point() and bool(tensor.isfinite().all())):
+            raise LotteryError(f"The checkpoint's averages are finite numbers, those of '{name}' are not.")
 
 
 def check_state(state: Mapping[str, Any], version: int, label: str, settings: Mapping[str, Any]) -> None:
@@ -39,6 +86,11 @@ def check_state(state: Mapping[str, Any], version: int, label: str, settings: Ma
 
 def start_clock(clock: StepClock, trainer: Trainer, label: str) -> None:
     """Start a callback's clock in ``on_train_start``, and say where the checkpoint lacks something of it."""
+    if clock.step > trainer.global_step:
+        raise LotteryError(
+            f"The checkpoint's state of {label} is of step {clock.step}, and the fit goes on at {trainer.global_step}: "
+            "they are not of one checkpoint."
+        )
     is_new = clock.is_new
     missed = clock.start(trainer)
     if is_new and clock.step > 0:

@@ -21,6 +21,7 @@ from lightning_lottery.files import Location, location, remove_leftovers, writte
 from lightning_lottery.hooks.clock import StepClock, put_in_order
 from lightning_lottery.hooks.loggers import folder_of
 from lightning_lottery.hooks.named import NamedCallback
+from lightning_lottery.hooks.resuming import reading_state
 from lightning_lottery.hooks.strategies import refuse_sharding
 
 
@@ -63,7 +64,8 @@ class SavingCallback(NamedCallback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         if self._is_fitting:
-            self.clock.load_state_dict(state_dict)
+            with reading_state(self.label):
+                self.clock.load_state_dict(state_dict)
 
     @property
     def file(self) -> str:

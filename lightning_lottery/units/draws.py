@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from operator import index
 from typing import Any
 
 import numpy as np
@@ -128,8 +129,9 @@ class Draws:
     def load_state_dict(self, state: Mapping[str, Any], module: nn.Module, watcher: UnitWatcher) -> None:
         """Go on from where ``state_dict`` was taken; masks of weights follow from those of units."""
         self._weights_hash, self._random_step = dict(state["weights_hash"]), state["random_step"]
-        saved = state["tickets"].items()
-        self.tickets = {name: unit_ticket(module, watcher.groups, t["units"], t["from"]) for name, t in saved}
+        for name, saved in state["tickets"].items():
+            origin = {**saved["from"], "step": index(saved["from"]["step"])}
+            self.tickets[name] = unit_ticket(module, watcher.groups, saved["units"], origin)
 
     def _step_of(self, time: Time, total: int | None) -> int:
         if isinstance(time, int):

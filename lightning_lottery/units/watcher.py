@@ -1,6 +1,7 @@
 """Units watched while a network trains: scores wait on their device, then rules judge the masks made of them."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from operator import index
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -192,7 +193,7 @@ class UnitWatcher:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from where ``state_dict`` was taken, under the same arguments."""
         self.watch.load_state_dict(state["watch"])
-        self._waiting = [(step, label) for step, label in state["waiting"]]
+        self._waiting = [(index(step), index(label)) for step, label in state["waiting"]]
         if state["rows"] is not None:
             self._rows = torch.empty(_ROWS, state["rows"].shape[1], dtype=state["rows"].dtype)
             self._rows[: len(state["rows"])] = state["rows"]

@@ -1,4 +1,4 @@
-"""Private names of Lightning stand in one file: what breaks with a new Lightning breaks there."""
+"""Private names of Lightning and torchmetrics stand in one file: what breaks with a new version breaks there."""
 
 import ast
 import inspect
@@ -8,6 +8,7 @@ from pathlib import Path
 
 import lightning
 import pytest
+import torchmetrics
 
 PACKAGE = Path(__file__).parents[2] / "lightning_lottery"
 MODULES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))
@@ -35,6 +36,7 @@ def defined_in(source: str) -> Iterator[str]:
 def of_lightning() -> set[str]:
     folder = Path(lightning.__file__).parent
     sources = [path for part in ("pytorch", "fabric") for path in (folder / part).rglob("*.py")]
+    sources.append(Path(torchmetrics.__file__).parent / "metric.py")
     return {name for path in sources for name in defined_in(path.read_text("utf-8")) if is_private(name)}
 
 

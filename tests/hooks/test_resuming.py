@@ -1,13 +1,29 @@
 """Checkpoints that do not belong to this fit are refused or start it fresh; those that do are gone on from."""
 
+import copy
+import math
+import random
+from functools import reduce
+
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
 
+from helpers.blocks import Blocks
 from helpers.callbacks import BODY, CALLBACKS, EVERY, STEPS, prunes_as_asked
 from helpers.projects import Batches, Odd, fit, says, trainer
 from helpers.states import checkpoint, removed_are_zero
-from lightning_lottery import PLATON, LotteryError, MagnitudePruning, Scope, Snapshots
+from lightning_lottery import (
+    PLATON,
+    EarlyBird,
+    ExactResume,
+    HammingFIFO,
+    LotteryError,
+    MagnitudePruning,
+    NetworkSlimming,
+    Scope,
+    Snapshots,
+)
 from lightning_lottery.hooks.resuming import check_state
 
 STATE = {"version": 1, "method": "PLATON", "settings": {"interval": 2}}
@@ -157,3 +173,77 @@ def test_a_checkpoint_of_other_settings_may_be_tested(tmp_path):
     path = checkpoint(tmp_path, PLATON(0.5, interval=2))
     testing = trainer(tmp_path, PLATON(0.5, interval=3), Snapshots([6]))
     testing.test(Tested(), Batches(batches=1), ckpt_path=path, verbose=False)
+
+
+# Damaged and hostile state
+
+HOSTILE = (None, -5, 10**9, 0.5, math.nan, "x", [], {}, [1, "a"], True, torch.tensor([2], dtype=torch.int8))
+
+
+def with_every_leaf_replaced(state, chance, number):
+    """Copies of a state, each with one value in it, a whole branch perhaps, replaced by what cannot be meant."""
+    paths, queue = [], [()]
+    while queue:
+        path = queue.pop()
+        value = reduce(lambda branch, key: branch[key], path, state)
+        keys = value.keys() if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ()
+        queue += [(*path, key) for key in keys]
+        paths += [path] * bool(path)
+    for path in chance.choices(paths, k=number):
+        copied = copy.deepcopy(state)
+        branch = reduce(lambda branch, key: branch[key], path[:-1], copied)
+        value = branch[path[-1]]
+        mangled = (value.to(torch.int8) * 2, value.flatten()[:1], value * math.nan) if torch.is_tensor(value) else ()
+        branch[path[-1]] = chance.choice((*HOSTILE, *mangled))
+        yield path, branch[path[-1]], copied
+
+
+def slimming_and_early_bird():
+    return NetworkSlimming(), EarlyBird([HammingFIFO(2, 0.9, interval=2, min_steps=4)], [0.5], action="prune")
+
+
+SAVING = {name: (Odd, lambda make=make: (make(),)) for name, make in CALLBACKS.items()}
+SAVING["NetworkSlimming and EarlyBird"] = Blocks, slimming_and_early_bird
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("number", [6, pytest.param(60, marks=pytest.mark.torture)])
+@pytest.mark.parametrize("name", SAVING)
+def test_state_that_cannot_be_is_refused_in_a_sentence_or_harmless(name, number, tmp_path):
+    module, make = SAVING[name]
+    torch.manual_seed(0)
+    fit(tmp_path, *make(), ExactResume(), Snapshots([6]), module=module())
+    good = torch.load(tmp_path / "snapshots" / "step=6.ckpt", weights_only=True)
+    ours = good["callbacks"] | {"lightning_lottery.logged": good["lightning_lottery.logged"]}
+    for path, value, state in with_every_leaf_replaced(ours, random.Random(name), number):
+        bad = good | {"lightning_lottery.logged": state.pop("lightning_lottery.logged")}
+        bad["callbacks"] = state
+        torch.save(bad, tmp_path / "bad.ckpt")
+        try:
+            fit(tmp_path / "again", *make(), ExactResume(), module=module(), ckpt=tmp_path / "bad.ckpt")
+        except LotteryError:
+            pass
+        except Exception as error:
+            raise AssertionError(f"{path} = {value!r}") from error
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda state: state["clock"].update(step=10**9), "of step 1000000000, and the fit goes on at 6"),
+        (lambda state: state["clock"].update(step=-5), "count of optimizer steps"),
+        (lambda state: state.update(clock=None), "state of PLATON is not what it writes"),
+        (lambda state: state.update(masks={n: m.float() for n, m in state["masks"].items()}), "bool tensors"),
+        (lambda state: state.update(masks={n: m.char() * 2 for n, m in state["masks"].items()}), "bool tensors"),
+        (lambda state: state.update(target=-1.0), "sparsity is none"),
+        (lambda state: state["averages"].update(dict.fromkeys(state["averages"], {})), "averages do not fit"),
+        (lambda state: next(iter(state["averages"].values()))["tied_a.weight"].fill_(math.nan), "finite"),
+    ],
+)
+def test_what_cannot_be_is_named(change, words, tmp_path):
+    path = checkpoint(tmp_path, PLATON(0.7, interval=2, begin=1, end=9))
+    saved = torch.load(path, weights_only=True)
+    change(saved["callbacks"][PLATON(0.5).state_key])
+    torch.save(saved, path)
+    with pytest.raises(LotteryError, match=words):
+        fit(tmp_path, PLATON(0.7, interval=2, begin=1, end=9), ckpt=path)

@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
+from operator import index
 from typing import Any, NamedTuple
 
 from lightning_lottery.errors import LotteryError
@@ -90,7 +91,7 @@ class Detector:
         if state["rule"] != _described(self.rule):
             raise LotteryError(f"The saved state is of the rule {state['rule']}, not of {_described(self.rule)}.")
         self._observed = deque(map(self.rule.keep, state["observed"]), maxlen=self.rule.memory)
-        self._last, self._streak = state["last"], state["streak"]
+        self._last, self._streak = index(state["last"]), index(state["streak"])
 
 
 def replay(rule: Rule, series: Iterable[tuple[int, float | Masks]]) -> list[Settled]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields
+from operator import index
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -136,9 +137,11 @@ class Watch:
             detector.load_state_dict(saved)
         norms = {name: pairs.tolist() for name, pairs in state["norms"].items()}
         self.norms = {name: [(int(step), norm) for step, norm in pairs] for name, pairs in norms.items()}
-        self._history = {name: [(step, mask.clone()) for step, mask in kept] for name, kept in state["history"].items()}
-        self._stride = state["stride"]
-        self._latest = (state["latest"][0], state["latest"][1].clone()) if state["latest"] else None
+        # `index` takes whole numbers alone: a checkpoint may hold anything.
+        saved_masks = state["history"].items()
+        self._history = {name: [(index(step), mask.clone()) for step, mask in kept] for name, kept in saved_masks}
+        self._stride = index(state["stride"])
+        self._latest = (index(state["latest"][0]), state["latest"][1].clone()) if state["latest"] else None
 
     def _split(self, scores: Tensor) -> dict[str, Tensor]:
         """The scores of each kind's units."""
