@@ -233,6 +233,8 @@ class Ticket:
             masks = {name: _unpack(packed[name], shape) for name, shape in header["shapes"].items()}
             params = {name.removeprefix("parameter/"): m for name, m in masks.items() if name.startswith("parameter/")}
             units = {name.removeprefix("unit/"): m for name, m in masks.items() if name.startswith("unit/")}
+            if not isinstance(header["order"], list):
+                raise TypeError("its order is no list")
             named = {name: params[header["ties"].get(name, name)] for name in header["order"]}
             _check_provenance(header["provenance"])
             return cls(masks=named, units=units, ties=header["ties"], provenance=header["provenance"])

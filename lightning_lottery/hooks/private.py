@@ -63,7 +63,7 @@ def loader_states_in(checkpoint: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def leave_finished_epoch(trainer: Trainer, states: Sequence[Mapping[str, Any]]) -> bool:
-    """Where a fit goes on from an epoch's last step, let that epoch be over; asked in ``on_train_start``.
+    """Where a fit goes on from an epoch's last step, or is prolonged, let that epoch be over; in ``on_train_start``.
 
     Lightning goes on as in its middle: a loader whose state says "n of n batches" gives none, and the next epoch is
     over before its first batch; ``on_train_epoch_start`` is not called; and the next epoch is not counted as begun, so
@@ -79,16 +79,27 @@ def leave_finished_epoch(trainer: Trainer, states: Sequence[Mapping[str, Any]]) 
     loop, epoch = trainer.fit_loop, trainer.fit_loop.epoch_loop
     if not epoch.batch_progress.is_last_batch:
         return False
+    if loop._combined_loader_states_to_load and loop._data_fetcher is not None:  # that of a fit that was over
+        _load(training_loader(trainer), states)
+        iter(loop._data_fetcher)
     _use_up(training_loader(trainer), states)
-    if not (loop.restarted_mid_epoch and epoch.restarted_on_train_batch_end):
+    if loop.restarted_on_epoch_end or (loop.restarted_mid_epoch and not epoch.restarted_on_train_batch_end):
         return False  # the end of the epoch is still to come, after its validation
-    epoch.batch_progress.increment_completed()
+    if epoch.restarted_on_train_batch_end:
+        epoch.batch_progress.increment_completed()
     for progress in (epoch.batch_progress, epoch.scheduler_progress, epoch.automatic_optimization.optim_progress):
         progress.reset_on_run()
     epoch.val_loop.batch_progress.total.reset()
     epoch.reset_restart_stage()
     loop.reset_restart_stage()
     return True
+
+
+def _load(loaders: CombinedLoader, states: Sequence[Mapping[str, Any]]) -> None:
+    """Give all loaders with state their places, which Lightning does only where it goes on in the middle of a fit."""
+    stateful = [loader for loader in loaders.flattened if hasattr(loader, "load_state_dict")]
+    for loader, state in zip(stateful, states, strict=False):
+        loader.load_state_dict(state)
 
 
 def _use_up(loaders: CombinedLoader, states: Sequence[Mapping[str, Any]]) -> None:

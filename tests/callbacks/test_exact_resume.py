@@ -149,11 +149,12 @@ def test_no_batch_is_lost_or_repeated_around_an_epochs_end_whatever_a_loader_cal
 
     arguments = {**arguments, "limit_val_batches": validates, "num_sanity_val_steps": 0}
 
-    def live(name, ckpt=None, keeps=False):
+    def live(name, ckpt=None, keeps=False, **more):
         resume, diary = ExactResume(interval=1 if keeps else 100), EpochDiary()
         keep = [KeepEveryResume(tmp_path / name, tmp_path / name / "points")] if keeps else []
         callbacks, ckpt = (resume, diary, *keep), ckpt and tmp_path / ckpt
-        fitted = fit(tmp_path / name, *callbacks, module=module(), train=loader(), ckpt=ckpt, **arguments)
+        torch.manual_seed(0)  # of the module's weights
+        fitted = fit(tmp_path / name, *callbacks, module=module(), train=loader(), ckpt=ckpt, **(arguments | more))
         return ending(fitted, resume), diary.epochs
 
     whole, epochs = live("whole", keeps=True)
@@ -163,6 +164,12 @@ def test_no_batch_is_lost_or_repeated_around_an_epochs_end_whatever_a_loader_cal
     for ckpt in ("whole/points/5.ckpt", "second/points/6.ckpt", "second/points/8.ckpt"):  # the last two: killed again
         resumed = live("later", ckpt)
         assert same(resumed[0], whole) and resumed[1] == epochs[2:], ckpt
+    # A fit that is over is prolonged: from a checkpoint of its last step, and from one of its end.
+    prolonged = {"max_steps": 16} if "max_steps" in arguments else {"max_epochs": 4}
+    longer = live("longer", **prolonged)[0]
+    for folder in ("whole", "later"):
+        resumed = live("prolonged", f"{folder}/resume.ckpt", **prolonged)
+        assert same(resumed[0], longer) and resumed[1] == [(3, 12)], folder
 
 
 @pytest.mark.parametrize("point", [4, 8])
