@@ -45,7 +45,8 @@ def by_ticket(module: LightningModule, sparsity: float) -> MaskFreezing:
 
 
 NEURONS = {"neuron": [{"up": "0", "down": "3"}, {"up": "3", "down": "5"}]}
-READERS = {"net.0": 3, "net.3": 5}  # which layer of `net` reads the neurons
+READERS = {"net.0": "net.3", "net.3": "net.5"} | {f"net.{i}.down": f"net.{i}.up" for i in (0, 3)}
+"""Which layer reads the neurons of which; of an adapter, those of its low rank."""
 
 
 def bird(module: LightningModule, sparsity: float) -> EarlyBird:
@@ -232,7 +233,7 @@ def wrong_units(folder, module, callback) -> Iterator[str]:
     if kept != round((1 - SPARSITY) * total):
         yield f"{kept} of {total} units are kept"
     for name, unit in units.items():
-        if module.net[READERS[name]].weight.detach()[:, ~unit].any():
+        if module.get_submodule(READERS[name]).weight.detach()[:, ~unit].any():
             yield f"what reads removed units of {name} is not zero"
 
 
