@@ -36,6 +36,7 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
     "garbage": lambda path: path.write_bytes(bytes(range(128, 256)) * 8),
     "a folder": folder_instead,
     "a list": lambda path: path.write_text("[1, [2]]"),
+    "without its last line": lambda path: path.write_bytes(b"".join(path.read_bytes().splitlines(True)[:-1])),
 }
 """Each does something to a file."""
 

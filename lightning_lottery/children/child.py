@@ -133,7 +133,7 @@ class Child:
         path = self.folder / "done"
         if not path.exists():
             return False
-        if difference := list(differences(self._prepared_fingerprint(), read_json(path, "mark"))):
+        if difference := list(differences(self._prepared_fingerprint(), self._mark()[0])):
             raise LotteryError(
                 f"The mark '{path}' is of something else than child.json beside it: {shown(difference)}. "
                 f"{again(self.folder)}"
@@ -180,15 +180,25 @@ class Child:
         """The rows it left.
 
         Raises:
-            LotteryError: They are damaged.
+            LotteryError: They are damaged, or not those that it finished with.
         """
-        return read_rows(self.folder / "results.jsonl")
+        path = self.folder / "results.jsonl"
+        rows, expected = read_rows(path), self._mark()[1]
+        if expected is not None and hash_of_file(path) != expected:
+            raise LotteryError(f"The records '{path}' were changed since they were written. {again(self.folder)}")
+        return rows
 
     def finish(self, rows: Sequence[Row]) -> None:
         """Write the records, then ``done``; the checkpoint to resume from is no longer needed."""
         write_records(self.folder, rows)
-        write_whole(self.folder / "done", json.dumps(self._prepared_fingerprint()).encode(), "mark")
+        mark = self._prepared_fingerprint() | {"records": hash_of_file(self.folder / "results.jsonl")}
+        write_whole(self.folder / "done", json.dumps(mark).encode(), "mark")
         (self.folder / "resume.ckpt").unlink(missing_ok=True)
+
+    def _mark(self) -> tuple[Any, Any]:
+        """What ``done`` says was done, and the hash of its records, which earlier versions did not write."""
+        mark = read_json(self.folder / "done", "mark")
+        return (mark, mark.pop("records", None)) if isinstance(mark, dict) else (mark, None)
 
     def _prepared_fingerprint(self) -> dict[str, Any]:
         return dict(read_specification(self.folder)["fingerprint"])

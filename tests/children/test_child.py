@@ -19,7 +19,8 @@ def test_what_was_prepared_is_loaded(child):
 
 
 def test_done_carries_the_fingerprint_and_the_checkpoint_to_resume_from_is_gone(unbroken):
-    assert json.loads((unbroken.folder / "done").read_text()) == unbroken.fingerprint()
+    records = hash_of_file(unbroken.folder / "results.jsonl")
+    assert json.loads((unbroken.folder / "done").read_text()) == unbroken.fingerprint() | {"records": records}
     assert unbroken.is_done and not unbroken.is_started
     assert torch.load(unbroken.folder / "last.ckpt", weights_only=True)["global_step"] == STEPS
 
