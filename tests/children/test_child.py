@@ -11,6 +11,7 @@ from helpers.states import same
 from lightning_lottery import LotteryError, files
 from lightning_lottery.children import child as children
 from lightning_lottery.children.child import Child
+from lightning_lottery.files import hash_of_file
 
 
 def test_what_was_prepared_is_loaded(child):
