@@ -182,5 +182,5 @@ class ExactResume(SavingCallback):
             unnamed.close()
 
 
-class _Abandoned(Exception):
-    """Ends the writing of a checkpoint that is not to be."""
+class _Abandoned(BaseException):
+    """Ends the writing of a checkpoint that is not to be; no ``Exception``, which would count as a failed write."""

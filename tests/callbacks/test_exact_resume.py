@@ -8,6 +8,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 import torch
+from fsspec.core import url_to_fs
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 
@@ -213,6 +214,23 @@ def test_two_of_different_names_write_a_file_each(tmp_path):
     fit(tmp_path, ExactResume(interval=2), ExactResume(interval=3, name="rare"), max_epochs=1)
     assert {path.name for path in tmp_path.glob("*.ckpt")} >= {"resume.ckpt", "resume-rare.ckpt"}
     assert "ExactResume.rare" in torch.load(tmp_path / "resume-rare.ckpt")["callbacks"]
+
+
+@pytest.mark.parametrize("where", ["here", "under a URL"])
+def test_what_ends_a_fit_is_told_as_it_is_and_the_checkpoint_before_stays(where, tmp_path):
+    class PowerCut(Callback):
+        def on_train_batch_start(self, trainer, *_):
+            if trainer.global_step == 3:
+                raise RuntimeError("power cut")
+
+    root = str(tmp_path) if where == "here" else f"memory://{tmp_path.name}"
+    savers = ExactResume(interval=1), ExactResume(interval=3, name="rare")
+    with pytest.raises(RuntimeError, match="power cut"):
+        fit(root, *savers, PowerCut())
+    system, inner = url_to_fs(root)
+    assert [Path(path).name for path in system.find(inner)] == ["resume.ckpt"]
+    with system.open(f"{inner}/resume.ckpt") as file:
+        assert torch.load(file, weights_only=True)["global_step"] == 2
 
 
 def test_a_name_that_is_no_file_name_is_refused():
