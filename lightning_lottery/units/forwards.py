@@ -15,7 +15,7 @@ from torch import fx, nn
 
 from lightning_lottery.functional.random_numbers import random_numbers_kept
 from lightning_lottery.functional.train_mode import modes_kept
-from lightning_lottery.scope import plain_name
+from lightning_lottery.scope import made_by_hooks, plain_name
 from lightning_lottery.units.parts import (
     BATCH_NORMS,
     CONVOLUTIONS,
@@ -34,6 +34,19 @@ ELEMENTWISE = frozenset(("add", "iadd", "add_", "sub", "isub", "sub_", "mul", "i
 _MIXING = frozenset(
     ("softmax", "log_softmax", "softmin", "layer_norm", "group_norm", "instance_norm", "rms_norm", "normalize", "norm")
     + ("sum", "mean", "var", "std", "amax", "amin", "max", "min", "cumsum", "sort", "topk", "flip", "roll", "getattr")
+    + (
+        "prod",
+        "cumprod",
+        "logsumexp",
+        "logcumsumexp",
+        "linalg_vector_norm",
+        "argsort",
+        "argmax",
+        "argmin",
+        "gather",
+        "median",
+    )
+    + ("cumsum_", "cumprod_", "matmul", "bmm", "einsum", "avg_pool1d", "max_pool1d", "unfold")
 )
 _NUMBERS = frozenset(("size", "dim", "numel", "stride"))
 _NUMBER_ATTRIBUTES = frozenset(("shape", "device", "dtype", "ndim", "is_cuda", "requires_grad"))
@@ -73,8 +86,11 @@ class Forwards:
         # Under all names of a module: where two others run it, the forward of one is not all that happens to it.
         everywhere = dict(model.named_modules(remove_duplicate=False))
         self._runners: dict[int, list[list[nn.Module]]] = {}
+        self._around: dict[int, list[nn.Module]] = {}  # what a module lies in, the runners aside
         for path, module in everywhere.items():
-            self._runners.setdefault(id(module), []).append(_runners(path, everywhere))
+            runners, around = _runners(path, everywhere)
+            self._runners.setdefault(id(module), []).append(runners)
+            self._around.setdefault(id(module), []).extend(around)
         self._traces: dict[int, list[_Trace]] = {}
 
     def flow(self, makers: Sequence[str], reader: str | None = None) -> Flow | None:
@@ -99,8 +115,21 @@ class Forwards:
             # In training and in evaluation mode a forward may do different things: what one of them does counts.
             traces = [trace for trace in self._traced(runner) if ids & trace.called]
             if flows := [trace.follow(ids, self._names, reader is not None) for trace in traces]:
-                return next((flow for flow in flows if flow.leak or flow != flows[0]), flows[0])
+                flow = next((flow for flow in flows if flow.leak or flow != flows[0]), flows[0])
+                return self._alone(flow, makers, runner, looks_around=reader is None)
         return None
+
+    def _alone(self, flow: Flow, makers: Sequence[str], runner: nn.Module, *, looks_around: bool) -> Flow:
+        """The same flow, or its leak where something besides the runner takes one of its layers, too."""
+        for name in (*flow.readers, *flow.norms):
+            if any(runner not in runners for runners in self._runners[id(self._modules[name])]):
+                return Flow((), (), f"'{name}', as does something else")
+        for name in (*makers, *flow.readers, *flow.norms) if looks_around else ():
+            layer = id(self._modules[name])
+            traces = [trace for outer in self._around[layer] for trace in self._traced(outer)]
+            if taker := next((trace.title for trace in traces if layer in trace.called | trace.read_directly), ""):
+                return Flow((), (), f"{taker}, which takes '{name}' out of {type(runner).__name__}")
+        return flow
 
     def _traced(self, runner: nn.Module) -> "list[_Trace]":
         if id(runner) not in self._traces:
@@ -130,6 +159,8 @@ class _Trace:
             gets_units = any(source in units for source in inputs)
             if _is_number(node, numbers):
                 numbers.add(node)
+            elif (gets_units or id(module) in makers) and not is_known_block and _is_altered(module):
+                return Flow((), (), f"a hook of {self.described(node)}")
             elif id(module) in makers and not gets_units:
                 units.add(node)
             elif not gets_units:
@@ -176,7 +207,7 @@ class _Trace:
         name = _name(node)
         if name in ELEMENTWISE:  # by a size: that may be the number of units, which changes when some are removed
             return all(source in units for source in node.all_input_nodes)
-        return name not in _MIXING if is_known_block else name in PER_CHANNEL
+        return name not in _MIXING and not _takes_every_nth(node) if is_known_block else name in PER_CHANNEL
 
     def described(self, node: fx.Node) -> str:
         if node.op == "output":
@@ -217,17 +248,37 @@ def _stand_in(module: nn.Module) -> nn.Module:
     return twin
 
 
-def _runners(path: str, modules: dict[str, nn.Module]) -> list[nn.Module]:
-    """Whose forward calls the module at ``path``: what it lies in, with the chains below that, the outermost first."""
-    runners = list[nn.Module]()
+def _runners(path: str, modules: dict[str, nn.Module]) -> tuple[list[nn.Module], list[nn.Module]]:
+    """Whose forward calls the module at ``path``: what it lies in, with the chains below that, the outermost first.
+
+    Returns:
+        These, and what all of it lies in.
+    """
+    runners, around = list[nn.Module](), list[nn.Module]()
     while path:
         path = path.rpartition(".")[0]
         module: Any = modules[path]
-        if is_chain(module) or type(module).forward is not nn.Module.forward:  # no list or dictionary of modules
-            runners.insert(0, module)
-        if runners and not is_chain(runners[0]):
-            break
-    return runners
+        if type(module).forward is nn.Module.forward:  # a list or dictionary of modules
+            continue
+        (around if runners and not is_chain(runners[0]) else runners).insert(0, module)
+    return runners, around
+
+
+def _is_altered(module: nn.Module | None) -> bool:
+    """Whether a module may do more than its class says: by hooks of somebody's, or by a forward of its own."""
+    if module is None or made_by_hooks(module):  # hooks that make its weight are told of by that name
+        return False
+    hooks = (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
+    # Ours scale each unit by itself, or look on.
+    foreign = [hook for hook in hooks if not str(getattr(hook, "__module__", "")).startswith("lightning_lottery.")]
+    return bool(foreign or "forward" in vars(module))
+
+
+def _takes_every_nth(node: fx.Node) -> bool:
+    """Whether an operation is ``x[..., ::2]``, which parts units that lie next to each other."""
+    index = node.args[1] if _name(node) == "getitem" else ()
+    slices = index if isinstance(index, tuple) else (index,)
+    return any(isinstance(i, slice) and i.step not in (None, 1) for i in slices)
 
 
 def _is_number(node: fx.Node, numbers: Collection[fx.Node]) -> bool:

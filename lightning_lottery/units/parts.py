@@ -138,7 +138,7 @@ def shared_weights(model: nn.Module) -> dict[str, str]:
 def acts_per_channel(module: nn.Module) -> bool:
     """Whether it has no parameters, and each channel of its result comes from that channel alone."""
     if isinstance(module, nn.Flatten):
-        return module.start_dim == 1
+        return (module.start_dim, module.end_dim) == (1, -1)
     family = type(module).__module__.removeprefix("torch.nn.modules.")
     is_known = family in ("activation", "dropout", "pooling") or isinstance(module, nn.Identity)
     return is_known and not isinstance(module, _MIXES_CHANNELS) and not list(module.parameters())

@@ -151,6 +151,60 @@ def test_a_layer_that_two_modules_run_is_known_to_neither():
     assert Forwards(nets).flow(["0.a"]) == Flow(("0.b",), (), "")
 
 
+def test_a_layer_that_a_module_further_out_takes_for_itself_is_not_alone():
+    class Outer(nn.Module):
+        def __init__(self, forward):
+            super().__init__()
+            self.inner, self.run = Net(ALONE["nothing"]), forward
+
+        def forward(self, x):
+            return self.run(self, x)
+
+    def takes_features(s, x):
+        return s.inner(x), s.inner.a(x)
+
+    def ties(s, x):
+        return F.linear(s.inner(x), s.inner.b.weight.t())
+
+    assert Forwards(Outer(lambda s, x: s.inner(x))).flow(["inner.a"]) == Flow(("inner.b",), (), "")
+    assert Forwards(Outer(takes_features)).flow(["inner.a"]).leak == "Outer, which takes 'inner.a' out of Net"
+    assert Forwards(Outer(ties)).flow(["inner.a"]).leak == "Outer, which takes 'inner.b' out of Net"
+
+
+def test_a_reader_that_another_forward_runs_too_is_not_alone():
+    def branches(s, x):
+        return s.chain(x) if x.sum() > 0 else s.more(x)
+
+    shared = nn.Linear(6, 6)
+    chains = {"chain": nn.Sequential(nn.Linear(4, 6), shared), "more": nn.Sequential(nn.ReLU(), shared)}
+    assert flow(branches, makers=["chain.0"], **chains).leak == "'chain.1', as does something else"
+
+
+@pytest.mark.parametrize("layer", range(3))
+def test_what_somebody_hooks_to_a_layer_of_a_chain_may_mix_its_units(layer):
+    net = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2))
+    hook = net[layer].register_forward_hook(lambda module, inputs, output: output.softmax(-1))
+    assert Forwards(net).flow(["0"]).leak == f"a hook of '{layer}' in Sequential"
+    hook.remove()
+    net[layer].forward = lambda x: x.softmax(-1)
+    assert Forwards(net).flow(["0"]).leak == f"a hook of '{layer}' in Sequential"
+    del net[layer].forward
+    assert Forwards(net).flow(["0"]) == Flow(("2",), (), "")
+
+
+def test_halves_of_known_blocks_are_parts_of_units_and_every_second_is_not():
+    def halves(s, x):
+        x = s.a(x)
+        return s.b(x[..., :3] * x[..., 3:].sigmoid())
+
+    def every_second(s, x):
+        x = s.a(x)
+        return s.b(x[..., ::2] * x[..., 1::2].sigmoid())
+
+    assert flow(halves, "b", b=nn.Linear(3, 2)) == Flow(("b",), (), "")
+    assert flow(every_second, "b", b=nn.Linear(3, 2)).leak == "`getitem` in Net"
+
+
 def test_tracing_leaves_no_trace():
     class Noisy(Net):
         def __init__(self):

@@ -54,6 +54,7 @@ def test_names_inside_of_the_model_itself_have_no_dot():
         (nn.Identity(), True),
         (nn.Flatten(), True),
         (nn.Flatten(2), False),
+        (nn.Flatten(1, 2), False),  # behind the channels something is left
         (nn.PReLU(), False),  # a parameter of its own
         (nn.Softmax(1), False),
         (nn.GLU(1), False),
