@@ -14,6 +14,7 @@ from lightning_lottery.hooks.private import (
     restore_metric_,
     results_of_validation,
     state_of_metric,
+    value_of_step,
 )
 
 _REDUCTIONS = {
@@ -21,7 +22,10 @@ _REDUCTIONS = {
     **{name: getattr(torch, name.removeprefix("torch.")) for name in ("torch.sum", "torch.max", "torch.min")},
     **{function.__name__: function for function in (sum, max, min)},
 }
-_ARGUMENTS = ("fx", "name", "prog_bar", "logger", "on_step", "on_epoch", "add_dataloader_idx", "metric_attribute")
+_ARGUMENTS = (
+    *("fx", "name", "prog_bar", "logger", "on_step", "on_epoch"),
+    *("enable_graph", "add_dataloader_idx", "metric_attribute"),
+)
 """What a value was logged with, and a checkpoint can hold as it is."""
 
 
@@ -29,8 +33,9 @@ def accumulated(trainer: Trainer) -> list[dict[str, Any]]:
     """The epoch so far, for a checkpoint. Collective: asked for on every rank, as each has seen batches of its own.
 
     Returns:
-        For every rank ``{"logged": ..., "metrics": ...}``: what was logged with ``on_epoch``, with sums and weights of
-        numbers; and the states of the module's torchmetrics by name. Tensors on the CPU, and plain values.
+        For every rank ``{"logged": ..., "metrics": ...}``: what was logged, with sums and weights of numbers and the
+        last step's value, which Lightning tells loggers again in steps that log none; and the states of the module's
+        torchmetrics by name. Tensors on the CPU, and plain values.
     """
     validated = {id(result.value) for result in results_of_validation(trainer).values()}  # reset after its last hook
     metrics = {name: m for name, m in _metrics(trainer.lightning_module).items() if id(m) not in validated}
@@ -39,7 +44,7 @@ def accumulated(trainer: Trainer) -> list[dict[str, Any]]:
     logged = [
         _entry(result, names)
         for result in epoch_results(trainer).values()
-        if result.meta.on_epoch and not result.has_reset and result.meta.sync.group is None
+        if not result.has_reset and result.meta.sync.group is None
     ]
     mine = {"logged": logged, "metrics": {name: state for name, state in states.items() if state["updates"]}}
     mine = move_data_to_device(mine, torch.device("cpu"))
@@ -57,6 +62,7 @@ def _entry(result: Any, names: dict[int, str]) -> dict[str, Any]:
         "arguments": {name: getattr(meta, name) for name in _ARGUMENTS},
         "reduction": next(name for name, function in _REDUCTIONS.items() if function is meta.reduce_fx),
         "sync": {"sync_dist": meta.sync.should, "rank_zero_only": meta.sync.rank_zero_only},
+        "step": value_of_step(result),
         **(value if result.is_tensor else {"metric": names.get(id(result.value))}),
     }
 
@@ -84,9 +90,9 @@ def put_back_(trainer: Trainer, saved: Any) -> None:
             continue
         reduction, sync = {"reduce_fx": _REDUCTIONS[entry["reduction"]]}, {"sync_dist_fn": trainer.strategy.reduce}
         results.log(value=value, **entry["arguments"], **entry["sync"], **reduction, **sync)
-        if "value" in entry:
-            key = f"{entry['arguments']['fx']}.{entry['arguments']['name']}"
-            put_result_(results[key], value, move_data_to_device(entry["weight"], module.device))
+        key = f"{entry['arguments']['fx']}.{entry['arguments']['name']}"
+        rest = {name: move_data_to_device(entry.get(name), module.device) for name in ("weight", "step")}
+        put_result_(results[key], value, **rest)
     go_on_with_results(trainer)
 
 

@@ -165,12 +165,18 @@ def results_of_validation(trainer: Trainer) -> Any:
     return trainer.fit_loop.epoch_loop.val_loop._results
 
 
-def put_result_(result: Any, value: torch.Tensor, weight: torch.Tensor | None) -> None:
-    """Let one of ``epoch_results`` stand at a sum, and the weight to divide it by; it has no value of a step."""
+def value_of_step(result: Any) -> torch.Tensor | None:
+    """What one of ``epoch_results`` was in the last step that logged it; None where it is of no step."""
+    value = result._forward_cache if result.meta.on_step else None
+    return value if isinstance(value, torch.Tensor) else None
+
+
+def put_result_(result: Any, value: Any, weight: torch.Tensor | None, step: torch.Tensor | None) -> None:
+    """Let one of ``epoch_results`` stand at a sum or metric, the weight to divide it by, and the value of a step."""
     result.value = value
     if weight is not None:
         result.cumulated_batch_size = weight
-    result._computed = result._forward_cache = None
+    result._computed, result._forward_cache = None, step
 
 
 def go_on_with_results(trainer: Trainer) -> None:

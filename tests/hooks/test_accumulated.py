@@ -50,6 +50,9 @@ class LogsAll(Odd):
         self.log("sum", loss, on_step=False, on_epoch=True, reduce_fx="sum")
         if batch_idx != 2:
             self.log("often", loss, on_step=False, on_epoch=True, batch_size=batch_idx + 1)
+        if batch_idx % 3 == 0:  # loggers get the last value again in the steps between
+            self.log("seldom", loss, on_step=True, on_epoch=True, enable_graph=True)
+            self.log("seldom, of a step", loss)
         self.loss_of_all.update(loss)
         self.log("metric", self.loss_of_all, on_step=False, on_epoch=True)
         self.auroc.update(outputs.softmax(1), batch[1])
