@@ -268,7 +268,7 @@ def _is_altered(module: nn.Module | None) -> bool:
     """Whether a module may do more than its class says: by hooks of somebody's, or by a forward of its own."""
     if module is None or made_by_hooks(module):  # hooks that make its weight are told of by that name
         return False
-    hooks = (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
+    hooks = [hook for kind in ("_forward_hooks", "_forward_pre_hooks") for hook in vars(module)[kind].values()]
     # Ours scale each unit by itself, or look on.
     foreign = [hook for hook in hooks if not str(getattr(hook, "__module__", "")).startswith("lightning_lottery.")]
     return bool(foreign or "forward" in vars(module))
