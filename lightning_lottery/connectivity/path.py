@@ -119,7 +119,8 @@ def check_evaluation(
 ) -> None:
     """Refuse, before anything is trained, what ``path`` would refuse of the networks that are to be trained.
 
-    One batch is evaluated; where an accuracy is 0 on it, some more, as a 0 does not tell a fraction from percent.
+    One batch is evaluated; where an accuracy is 0 on it, some more, as a 0 does not tell a fraction from percent, and
+    where it raises, as of one batch a metric may not be defined.
 
     Args:
         module: As for ``path``; it keeps the weights that it had.
@@ -144,10 +145,17 @@ def check_evaluation(
         setattr(trainer, f"limit_{split}_batches", at_most(limit, len(batches)))
         evaluator = Evaluator(module, trainer, Batches(batches, **_ranks(trainer)), split, data=data)
         lines = Lines(evaluator, "", judging, training)
-        with closing(evaluator), weights_kept(module):
-            curve = lines.between(state, state, [1.0], recalibrated=bool(training))
-            if predict is not None:
-                lines.predictions(state, predict)
+        try:
+            with closing(evaluator), weights_kept(module):
+                curve = lines.between(state, state, [1.0], recalibrated=bool(training))
+                if predict is not None:
+                    lines.predictions(state, predict)
+        except LotteryError:
+            raise
+        except Exception:  # of a single batch a metric may not be defined
+            if further:
+                raise
+            continue
         if judging.mode == "min" or curve[judging.monitor] != [0.0]:
             return
 

@@ -87,18 +87,22 @@ def try_out(
 def _check_records(built: Built, judging: Judging) -> None:
     """Refuse, by one batch, a metric that children will not record, or one in percent."""
     split_of(built.model, built.datamodule)  # refuses a module that cannot be evaluated
-    logged = _logged(built, "test", judging)
-    if judging.monitor not in logged:
+    logged: dict[str, float] = {}
+    for split in ("test", "val"):
         try:
-            logged |= _logged(built, "val", judging)
+            logged |= _logged(built, split, judging)
         except Exception as error:
             from lightning_lottery.children.cli import mistake_in  # the parser takes long to import
 
             if mistake_in(error) is not None:
                 raise
-            # Children validate within their fits, where this may go well: the module may ask its optimizers.
-            rank_zero_info(f"Validation is not tried, as outside of a fit it raises {type(error).__name__}: {error}")
+            # Children evaluate what they have trained, in the process that trained it, where this may go well: the
+            # module may ask its optimizers, or what its training has left in it.
+            tried = "The test" if split == "test" else "Validation"
+            rank_zero_info(f"{tried} is not tried, as outside of a fit it raises {type(error).__name__}: {error}")
             return
+        if judging.monitor in logged:
+            break
     check_monitor([logged], judging.monitor, judging.mode)
 
 
@@ -112,7 +116,12 @@ def _logged(built: Built, split: Literal["val", "test"], judging: Judging) -> di
         limit = getattr(trainer, f"limit_{split}_batches")
         for batches in (1, 1 + FURTHER):
             setattr(trainer, f"limit_{split}_batches", at_most(limit, batches))
-            run(model, datamodule=built.datamodule, verbose=False)
+            try:
+                run(model, datamodule=built.datamodule, verbose=False)
+            except Exception:  # of a single batch a metric may not be defined
+                if batches > 1:
+                    raise
+                continue
             logged = {name: float(value) for name, value in trainer.callback_metrics.items() if is_recorded(name)}
             if judging.mode == "min" or logged.get(judging.monitor) != 0:
                 break

@@ -141,6 +141,55 @@ def test_a_validation_that_needs_its_fit_is_not_tried_and_the_metric_is_found_in
     assert len(report["level-1"].values) == 1
 
 
+def test_a_test_of_what_training_leaves_in_module_or_data_is_not_tried(tmp_path, caplog):
+    class Shifted(Net):
+        def on_train_epoch_end(self):
+            self.shift = 0.5
+
+        def test_step(self, batch, batch_idx):
+            super().test_step([batch[0] + self.shift, batch[1]], batch_idx)
+
+    class SplitInFit(Data):
+        def setup(self, stage):
+            if stage == "fit":
+                self.samples = 24
+
+        def test_dataloader(self):
+            return plain_loader(self.samples)
+
+    for name, parts in {"module": {"module": Shifted}, "data": {"data": SplitInFit}}.items():
+        caplog.clear()
+        with caplog.at_level("INFO"):
+            report = RUNNERS["imp"]().run(closures(**parts), out=tmp_path / name)
+        assert "The test is not tried, as outside of a fit it raises AttributeError" in caplog.text
+        assert len(report["level-1"].values) == 1
+
+
+@EVERY
+def test_a_metric_that_one_batch_does_not_define_is_tried_on_several(tmp_path, runner):
+    class OfAll(Net):
+        def __init__(self):
+            super().__init__()
+            self.right = []
+
+        def on_test_epoch_start(self):
+            self.right = []
+
+        def test_step(self, batch, batch_idx):
+            self.right.append(self.net(batch[0]).argmax(1) == batch[1])
+
+        def on_test_epoch_end(self):
+            if len(self.right) < 2:
+                raise ValueError("Needs two batches.")
+            self.log("test_acc", torch.cat(self.right).float().mean())
+
+    project = closures(Trained, module=OfAll)
+    with pytest.raises(LotteryError, match="it logs test_acc"):
+        RUNNERS[runner](monitor="test_accuracy").run(project, out=tmp_path)
+    assert Trained.batches == 0
+    RUNNERS[runner]().run(project, out=tmp_path)
+
+
 @EVERY
 def test_hyperparameters_that_hold_a_module_are_no_hindrance(tmp_path, runner):
     class Wraps(Net):
