@@ -18,6 +18,7 @@ from lightning.fabric.utilities.data import sized_len
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies.launchers.multiprocessing import _MultiProcessingLauncher
 from lightning.pytorch.trainer.call import _call_callback_hooks, _call_lightning_module_hook, _call_strategy_hook
+from lightning.pytorch.trainer.connectors.logger_connector.result import _Metadata
 from lightning.pytorch.utilities import CombinedLoader
 from torch import nn
 from torchmetrics import Metric
@@ -165,6 +166,20 @@ def results_of_validation(trainer: Trainer) -> Any:
     return trainer.fit_loop.epoch_loop.val_loop._results
 
 
+class _LoggedBefore(_Metadata):
+    """With what arguments a value was logged before a fit went on: where they were edited since, the new ones count.
+
+    Lightning (2.6.6) compares them by ``!=``, and refuses others than those of the epoch's first call. Another way to
+    reduce is refused still, as what was summed is no maximum.
+    """
+
+    def __ne__(self, now: Any) -> bool:
+        if (self.reduce_fx, self.on_epoch) != (now.reduce_fx, now.on_epoch):
+            return True
+        vars(self).update(vars(now))
+        return False
+
+
 def value_of_step(result: Any) -> torch.Tensor | None:
     """What one of ``epoch_results`` was in the last step that logged it; None where it is of no step."""
     value = result._forward_cache if result.meta.on_step else None
@@ -173,7 +188,7 @@ def value_of_step(result: Any) -> torch.Tensor | None:
 
 def put_result_(result: Any, value: Any, weight: torch.Tensor | None, step: torch.Tensor | None) -> None:
     """Let one of ``epoch_results`` stand at a sum or metric, the weight to divide it by, and the value of a step."""
-    result.value = value
+    result.value, result.meta = value, _LoggedBefore(**vars(result.meta))
     if weight is not None:
         result.cumulated_batch_size = weight
     result._computed, result._forward_cache = None, step

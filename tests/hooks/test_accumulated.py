@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers.logger import DummyLogger
 from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassAUROC, MulticlassPrecision, MulticlassRecall
@@ -126,6 +127,33 @@ def test_nothing_is_logged_twice_of_what_a_checkpoint_came_after(tmp_path, monke
     resumed = Record(on_disk)
     fit(tmp_path / "broken", *RUNS["PLATON"][1](), ExactResume(), module=LogsAll(), logger=resumed, ckpt=path)
     assert resumed.seen == whole
+
+
+class LogsSums(Odd):
+    """Whose author shows the sum of losses, once he has seen the first epochs."""
+
+    def __init__(self, **arguments):
+        super().__init__()
+        self.arguments = {"on_epoch": True, "reduce_fx": "sum", **arguments}
+
+    def training_step(self, batch, batch_idx):
+        loss = self.loss(batch)
+        self.log("sum", loss, **self.arguments)
+        return loss
+
+
+def test_a_value_that_is_logged_with_other_arguments_since_goes_on_but_not_by_another_reduction(tmp_path, monkeypatch):
+    whole, points = lives(tmp_path, monkeypatch, tuple, LogsSums)
+    path, on_disk = points[6]
+
+    def resumed(**arguments):
+        log = Record(on_disk)
+        fit(tmp_path / "broken", ExactResume(), module=LogsSums(**arguments), logger=log, ckpt=path)
+        return last(log.seen)
+
+    assert resumed(prog_bar=True) == last(whole)
+    with pytest.raises(MisconfigurationException, match="with different arguments"):
+        resumed(reduce_fx="max")
 
 
 def test_what_is_not_this_fit_s_is_passed_over(tmp_path):
