@@ -204,8 +204,9 @@ class Ticket:
             "provenance": dict(self.provenance),
         }
         try:
+            _check_provenance(header["provenance"])
             text = json.dumps(header)
-        except TypeError as error:
+        except (TypeError, ValueError) as error:
             raise LotteryError(f"The provenance of a ticket is plain JSON values: {error}.") from error
         content = json.dumps({"digest": _digest(text, packed), "ticket": text})  # one key: safetensors shuffles several
         write_whole(location(path), save(packed, {FORMAT: content}), what="ticket")

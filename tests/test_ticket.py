@@ -378,6 +378,14 @@ def test_a_disk_that_is_really_full_keeps_the_old_ticket(tiny_disk):
     assert files_in(tiny_disk) == before
 
 
+def test_a_provenance_that_could_not_be_read_again_is_not_written(tmp_path):
+    deep = reduce(lambda inner, _: {"found_by": inner}, range(300), {})
+    for provenance, words in (deep, "nested too deep"), ({"a": {1, 2}}, "not JSON serializable"):
+        with pytest.raises(LotteryError, match=f"plain JSON values: .*{words}"):
+            Ticket({"w": torch.tensor([True])}, provenance=provenance).save(tmp_path / "t.safetensors")
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     "target", ["", "file/t", "file/deeper/t", "x" * 250], ids=["folder", "in a file", "deeper", "long"]
 )

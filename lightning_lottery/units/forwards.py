@@ -2,7 +2,8 @@
 
 Names say that two layers belong together, and not whether something else reads what lies between them. A ``forward``
 says it: it is traced symbolically, where every module inside is one opaque step, except those that only run their
-children one after another. Such a chain is taken to run as a whole where the forward around it cannot be traced.
+children one after another. Where the forward around such a chain cannot be traced, ``is_recorded`` says so: it may run
+the chain as a whole, or pieces of it.
 """
 
 import warnings
@@ -118,6 +119,10 @@ class Forwards:
                 flow = next((flow for flow in flows if flow.leak or flow != flows[0]), flows[0])
                 return self._alone(flow, makers, runner, looks_around=reader is None)
         return None
+
+    def is_recorded(self, name: str) -> bool:
+        """Whether the forward that runs a layer is known, and not only that of a chain in which it lies."""
+        return all(self._traced(runners[0]) for runners in self._runners[id(self._modules[name])] if runners)
 
     def _alone(self, flow: Flow, makers: Sequence[str], runner: nn.Module, *, looks_around: bool) -> Flow:
         """The same flow, or its leak where something besides the runner takes one of its layers, too."""

@@ -211,7 +211,7 @@ class _Search:
         if (f"{name}.weight", 0) in taken:
             return None
         flow = self.forwards.flow([name])
-        if flow is None or flow.leak or len(flow.readers) != 1:
+        if flow is None or flow.leak or len(flow.readers) != 1 or not self.forwards.is_recorded(name):
             return None
         (down,) = flow.readers
         if reason := layers.made_of_others((name, *flow.norms, down)):

@@ -265,3 +265,20 @@ def test_a_recognised_model_gives_no_warning():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert groups_of(encoder())
+
+
+class Pieces(nn.Module):
+    """Runs a chain in pieces, in a forward that depends on the data."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
+
+    def forward(self, x):
+        return self.net[2](self.net[0](x).softmax(-1)) if x.sum() > 0 else self.net(x)
+
+
+def test_a_chain_is_left_whole_where_the_forward_around_it_cannot_be_recorded():
+    with pytest.raises(LotteryError, match="no block that could be recognised"):
+        groups_of(Pieces())
+    assert list(groups_of(Pieces().net)) == ["0"]
