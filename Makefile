@@ -1,12 +1,14 @@
 # `make demo` and `make test` are all that a fresh machine needs: both fill .venv first and skip what is there.
 PYTHON ?= python3
+# Of `make lowest`.
+PYTHON310 ?= $(shell python3.10 --version >/dev/null 2>&1 && echo python3.10 || echo $(PYTHON))
 SEEDS ?= 0
 PYTEST_ARGS ?=
 ONLY ?=
 
 BIN := .venv/bin
 
-.PHONY: demo test torture bench clean
+.PHONY: demo test lowest torture bench clean
 
 demo: .venv/.installed-demo
 	$(BIN)/lightning-lottery run recipes/quickstart --seeds $(SEEDS) --jobs 2
@@ -18,6 +20,10 @@ test: .venv/.installed-test
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -n 2 $(PYTEST_ARGS)
 
+# The suite on the oldest releases that pyproject.toml allows (tests/lowest.txt), in an environment of their own.
+lowest: .venv-lowest/.installed
+	.venv-lowest/bin/python -m pytest -n 2 $(PYTEST_ARGS)
+
 # Whole products and campaigns (marked `torture`), or a part as in `make torture PYTEST_ARGS=tests/foreign`.
 torture: .venv/.installed-test
 	$(BIN)/python -m pytest -m torture $(PYTEST_ARGS)
@@ -28,7 +34,7 @@ bench: .venv/.installed-test
 
 # runs/ stays: it holds results.
 clean:
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
+	rm -rf .venv .venv-lowest .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
 	find lightning_lottery tests recipes -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/.installed-demo: EXTRAS := demo
@@ -44,3 +50,14 @@ clean:
 .venv/bin/pip:
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 10) or sys.exit("lightning_lottery needs Python 3.10 or newer, but $(PYTHON) is %d.%d: say which one to use, as in `make $(MAKECMDGOALS) PYTHON=python3.12`." % sys.version_info[:2])'
 	$(PYTHON) -m venv .venv
+
+.venv-lowest/.installed: pyproject.toml tests/lowest.txt | .venv-lowest/bin/pip
+	@echo "Installing the releases of tests/lowest.txt into .venv-lowest: minutes and some GB the first time."
+	.venv-lowest/bin/python -m pip install --quiet --disable-pip-version-check --constraint tests/lowest.txt --editable '.[demo,shrink,dask,test]'
+	@touch $@
+
+# Wheels of the oldest releases end at Python 3.12.
+.venv-lowest/bin/pip:
+	@$(PYTHON310) -c 'import sys; (3, 10) <= sys.version_info < (3, 13) or sys.exit(1); print("The lowest releases are tested on Python %d.%d." % sys.version_info[:2])' \
+		|| { echo "\`make lowest\` needs Python 3.10 (or 3.11, 3.12), and $(PYTHON310) is none: say which one to use, as in \`make lowest PYTHON310=python3.11\`."; exit 1; }
+	$(PYTHON310) -m venv .venv-lowest

@@ -4,12 +4,20 @@ import json
 import subprocess
 import sys
 from importlib import import_module
+from itertools import chain
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.version import Version
 
 import lightning_lottery
 import lightning_lottery.callbacks
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib  # which pytest needs there
 
 PACKAGE = Path(lightning_lottery.__file__).parent
 
@@ -104,3 +112,25 @@ def test_the_module_is_the_command():
     run = subprocess.run([sys.executable, "-m", "lightning_lottery", "--help"], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     assert "usage: " in run.stdout.lower()
+
+
+def lowest(requirements):
+    """Name to the lowest release that a requirement allows; none where it has no lower bound."""
+    bounds = {}
+    for requirement in map(Requirement, requirements):
+        lower = [Version(spec.version) for spec in requirement.specifier if spec.operator in (">=", "==")]
+        bounds.setdefault(requirement.name, set()).update(lower)
+    return bounds
+
+
+def test_every_dependency_has_a_lower_bound_and_it_is_the_release_that_make_lowest_tests():
+    root = PACKAGE.parent
+    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    used = [*project["dependencies"], *chain(*(extras[name] for name in extras if name != "test"))]
+    bounds = lowest([*used, *extras["test"]])
+    assert [name for name in lowest(used) if len(bounds[name]) != 1] == []
+    lines = (root / "tests/lowest.txt").read_text(encoding="utf-8").splitlines()
+    pins = [line for line in lines if "==" in line]
+    assert len(pins) == len(lowest(pins))
+    assert lowest(pins) == {name: bound for name, bound in bounds.items() if bound}

@@ -214,8 +214,10 @@ def _gradients(value: Tensor, leaves: Weights, *, create_graph: bool = False) ->
     """Gradients by name; zero where ``value`` does not depend on a weight."""
     if not value.requires_grad:
         return {name: torch.zeros_like(leaf) for name, leaf in leaves.items()}
-    gradients = torch.autograd.grad(value, list(leaves.values()), create_graph=create_graph, materialize_grads=True)
-    return dict(zip(leaves, gradients, strict=True))
+    # Not `materialize_grads`: its zeros require a gradient themselves in torch 2.6.
+    gradients = torch.autograd.grad(value, list(leaves.values()), create_graph=create_graph, allow_unused=True)
+    pairs = zip(leaves.items(), gradients, strict=True)
+    return {name: torch.zeros_like(leaf) if gradient is None else gradient for (name, leaf), gradient in pairs}
 
 
 def _mean_gradient(loss: Loss, leaves: Weights, batches: Sequence[Any], average: Average) -> dict[str, Tensor]:

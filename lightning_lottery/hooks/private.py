@@ -3,7 +3,7 @@
 Nothing else in the package names one: what breaks with a new Lightning breaks here. The one exception is the command's
 own ``LightningCLI``, whose steps can only be overridden under their private names.
 
-Checked on Lightning 2.6.6.
+Checked on Lightning 2.6.0 and 2.6.6.
 """
 
 from collections import OrderedDict
@@ -200,7 +200,7 @@ def go_on_with_results(trainer: Trainer) -> None:
 
 
 def state_of_metric(metric: Metric) -> dict[str, Any]:
-    """What a metric has seen: its states, and how many updates they are of. Checked on torchmetrics 1.9."""
+    """What a metric has seen: its states, and how many updates they are of. Checked on torchmetrics 1.5 and 1.9."""
     return {"states": metric.metric_state, "updates": metric._update_count}
 
 

@@ -42,7 +42,9 @@ def heads(layers: Layers, patterns: Mapping[str, Sequence[str]], name: str, path
     producers = []
     for role in blocks.keys() & shapes.keys():
         producers += layers.rows_of(paths[role], blocks[role], (0, width, 2 * width) if role == "qkv" else (0,))
-    values = {"head_counts": (width // head_dim, size), "head_widths": (width, kv_width)}
+    values = {"head_counts": (width // head_dim, size)}
+    if not isinstance(layers.modules[module], nn.MultiheadAttention):  # its `embed_dim` is the width of its inputs
+        values["head_widths"] = (width, kv_width)
     counts = layers.counts((name, module), values, patterns)
     return Group(module, "head", size, tuple(sorted(producers)), layers.columns_of(paths["output"], block), counts)
 

@@ -43,7 +43,7 @@ PATTERNS: dict[str, list[Any]] = {
         "num_key_value_heads",
         "num_kv_heads",
     ],
-    "head_widths": ["all_head_size", "attn_dim", "inner_dim", "split_size", "dim"],  # number of heads times head_dim
+    "head_widths": ["all_head_size", "attn_dim", "inner_dim", "split_size", "embed_dim", "dim"],  # heads times head_dim
     # Attributes of the module that holds a feed-forward network:
     "neuron_counts": ["intermediate_size", "hidden_features"],
 }

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.functional.masks import check_sparsity
+from lightning_lottery.functional.random_numbers import random_numbers_kept
 from lightning_lottery.scope import plain_name
 from lightning_lottery.ticket import Ticket
 from lightning_lottery.units.groups import groups_of, survey
@@ -244,14 +245,23 @@ def _sizes_by_key(config: Any, groups: Groups) -> dict[str, int]:
 def _builds(config: Any, network: nn.Module, groups: Groups) -> bool:
     """Whether a configuration builds a model of the shapes that a network has."""
     try:
-        with torch.device("meta"):  # shapes without memory
-            twin = type(network)(config)
+        twin = _built(type(network), config)
     except (TypeError, ValueError):
         return False
     cut_to_(twin, getattr(config, KEPT, None) or {})
     shapes, shapes_of_twin = ({n: p.shape for n, p in module.named_parameters()} for module in (network, twin))
     # Equal shapes are not enough: 2 heads of 4 and 4 heads of 2 have the same.
     return shapes == shapes_of_twin and survey(twin).groups == groups
+
+
+def _built(cls: type[nn.Module], config: Any) -> nn.Module:
+    """A model without memory for its weights, where its constructor allows it."""
+    try:
+        with torch.device("meta"):
+            return cls(config)
+    except NotImplementedError:  # in transformers 4.50, ConvNeXt's constructor computes with tensors
+        with random_numbers_kept():
+            return cls(config)
 
 
 def _units_in(ticket: Ticket, model: nn.Module, groups: Groups, prefix: str) -> dict[str, Tensor]:

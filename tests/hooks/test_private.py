@@ -90,5 +90,5 @@ def test_no_class_of_ours_overrides_a_private_attribute_of_lightning(module):
 
 def test_every_private_name_that_is_used_is_still_there():
     used = set(named_in((PACKAGE / HERE).read_text("utf-8"))) - {"_iterator"}
-    assert used <= LIGHTNINGS
+    assert used <= LIGHTNINGS | set(defined_in(inspect.getsource(torchmetrics.metric)))
     assert len(used) > 10

@@ -111,6 +111,7 @@ def test_neurons_that_depend_on_each_other_by_a_response_norm_are_refused_by_its
 
 
 def test_experts_in_one_tensor_are_left_alone_with_their_share_of_the_model():
+    pytest.importorskip("transformers", minversion="5", reason="Mixtral's experts were linear layers until then")
     settings = {**SIZES, "num_key_value_heads": 2, "num_local_experts": 3, **LLAMA}
     model = text("MixtralModel", **settings)
     experts = [p for name, p in model.named_parameters() if ".experts." in name]

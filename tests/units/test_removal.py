@@ -31,6 +31,7 @@ from lightning_lottery.units.draws import unit_ticket
 from lightning_lottery.units.groups import groups_of, survey
 from lightning_lottery.units.removal import cut_out_, shrink
 from lightning_lottery.units.residual import coupled_channels
+from lightning_lottery.units.saved import load_shrunk
 from lightning_lottery.units.scores import loss_of
 from lightning_lottery.zoo import vit
 from lightning_lottery.zoo.networks import resnet
@@ -313,7 +314,8 @@ def test_a_hugging_face_network_that_is_cut_out_of_a_module_saves_and_loads(tmp_
     units = {n: torch.arange(g.size) < g.size // 2 for n, g in groups_of(module).items()}
     cut_out_(module, groups_of(module), units)
     module.network.save_pretrained(tmp_path)
-    again = type(module.network).from_pretrained(tmp_path)
+    again = load_shrunk(tmp_path)  # in transformers 4.50 a ViT's configuration has no key for the width of a head
+    assert type(again) is type(module.network)
     x = torch.randn(2, 1, 8, 8)
     torch.testing.assert_close(again.eval()(x).logits, module.network.eval()(x).logits)
 
