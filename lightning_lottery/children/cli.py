@@ -96,9 +96,11 @@ class LotteryCLI(LightningCLI):
         self._subcommands = {subcommand} if subcommand in COMMANDS else set(COMMANDS)
         if arguments:
             arguments = [arguments[0], *_classes_in(arguments), *arguments[1:]]
+        whole_words = {"allow_abbrev": False}
         super().__init__(
-            parser_kwargs={"parser_mode": "omegaconf", "exit_on_error": False, "allow_abbrev": False}
-            | {"formatter_class": _Help},
+            # Before 4.53, jsonargparse asked the subcommand's parser alone whether it takes abbreviations.
+            parser_kwargs={"parser_mode": "omegaconf", "exit_on_error": False, "formatter_class": _Help, **whole_words}
+            | dict.fromkeys(self._subcommands, whole_words),
             save_config_kwargs={"overwrite": True},
             args=None if arguments is None else list(arguments),
         )

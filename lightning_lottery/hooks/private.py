@@ -200,7 +200,7 @@ def go_on_with_results(trainer: Trainer) -> None:
 
 
 def state_of_metric(metric: Metric) -> dict[str, Any]:
-    """What a metric has seen: its states, and how many updates they are of. Checked on torchmetrics 1.5 and 1.9."""
+    """What a metric has seen: its states, and how many updates they are of. Checked on torchmetrics 1.7 and 1.9."""
     return {"states": metric.metric_state, "updates": metric._update_count}
 
 
