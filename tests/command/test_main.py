@@ -8,7 +8,7 @@ from lightning.pytorch import LightningModule
 
 import lightning_lottery
 from helpers.processes import run
-from helpers.stages import NO_ATTENTION, config, fit, named, platon
+from helpers.stages import NO_ATTENTION, config, fit, mlp_layers, named, platon
 from lightning_lottery import Ticket, zoo
 from lightning_lottery.children.cli import COMMANDS
 from lightning_lottery.command.main import LIGHTNINGS, OURS, main
@@ -237,6 +237,7 @@ def test_in_somebody_s_own_command_line_a_callback_is_named_by_the_package(here)
 
 
 def test_short_names_work_twice_on_the_command_line_after_a_yaml_list(here):
+    up, down = mlp_layers()
     twice = [
         f"--trainer.callbacks{key}={value}"
         for name in ("a", "b")
@@ -246,7 +247,7 @@ def test_short_names_work_twice_on_the_command_line_after_a_yaml_list(here):
             ".name": name,
             ".interval": 2,
             ".end": 8,
-            ".scope.include": {"a": '["*mlp.fc1*"]', "b": '["*mlp.fc2*"]'}[name],
+            ".scope.include": {"a": f'["{up}*"]', "b": f'["{down}*"]'}[name],
         }.items()
     ]
     content = fit(named("Snapshots", steps=[0]))

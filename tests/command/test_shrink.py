@@ -6,7 +6,7 @@ import yaml
 from torch import nn
 
 from helpers import stages
-from helpers.stages import config, fit, named
+from helpers.stages import config, fit, mlp_layers, named
 from lightning_lottery import LotteryError
 from lightning_lottery.command.main import main
 from lightning_lottery.command.shrink import shrink_checkpoint
@@ -56,7 +56,7 @@ def test_the_same_checkpoint_and_batches_remove_the_same_units():
 
 
 def test_a_ticket_or_fractions_are_needed_and_not_both():
-    Ticket({}, units={"network.vit.layers.0.mlp.fc1": torch.arange(8) < 4}).save("units.safetensors")
+    Ticket({}, units={mlp_layers()[0]: torch.arange(8) < 4}).save("units.safetensors")
     for arguments in ({}, {"ticket": "units.safetensors", "heads": 0.5}):
         with pytest.raises(LotteryError, match="either a ticket, or fractions of heads, neurons or channels"):
             shrink_checkpoint(**project(), **arguments)
@@ -80,7 +80,7 @@ def test_shrink_writes_a_smaller_network_that_loads_and_computes_what_the_masked
     project = config(content)
     main(["fit", "--config", project, "--trainer.max_steps", "1", "--trainer.logger", "false"])
     (ckpt,) = here.glob("checkpoints/*.ckpt")
-    units = {"network.vit.layers.0.mlp.fc1": torch.arange(8) < 4}
+    units = {mlp_layers()[0]: torch.arange(8) < 4}
     Ticket({}, units=units).save("units.safetensors")
     capsys.readouterr()
     command = ["shrink", "--config", project, "--ckpt_path", str(ckpt), "--submodule", "network"]

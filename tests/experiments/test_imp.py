@@ -344,7 +344,7 @@ def test_what_is_done_is_not_done_again_and_more_levels_or_seeds_only_add_childr
 
 def test_a_stage_of_a_recipe_goes_on_at_the_level_where_it_was_killed(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    section = {"seeds": [3, 4], "levels": 1, "scope": {"include": ["*mlp*"]}}
+    section = {"seeds": [3, 4], "levels": 1, "scope": {"include": [f"{name}*" for name in stages.mlp_layers()]}}
     folder = stages.write(tmp_path / "recipe", {"1-imp.imp": stages.fit(imp=section)})
     ran: list[str] = []
 

@@ -13,6 +13,8 @@ import lightning_lottery.zoo  # noqa: F401 (its classes answer to their short na
 from lightning_lottery.children.child import Child
 from lightning_lottery.children.environment import RESUME_FROM
 from lightning_lottery.command.main import main
+from lightning_lottery.units.groups import groups_of
+from lightning_lottery.zoo import vit
 
 NO_ATTENTION = {"exclude": ["*attention*", "*classifier*"]}  # whose layers would die in so short a fit
 RUN = "${oc.env:LOTTERY_RUN}"
@@ -22,6 +24,12 @@ NETWORK = {
     "class_path": "lightning_lottery.zoo.vit",
     "init_args": {"hidden_size": 8, "layers": 1, "heads": 2, "mlp_size": 8, "dropout": 0.1},
 }
+
+
+def mlp_layers() -> list[str]:
+    """Both layers of the network's MLP: transformers 5 calls them otherwise than 4 did."""
+    (group,) = (group for group in groups_of(vit(**NETWORK["init_args"])).values() if group.kind == "neuron")
+    return [f"network.{part.parameter}".removesuffix(".weight") for part in (group.producers[0], *group.consumers)]
 
 
 def fit(*callbacks: dict[str, Any], **more: Any) -> dict[str, Any]:
