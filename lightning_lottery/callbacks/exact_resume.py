@@ -11,11 +11,12 @@ from lightning.fabric.utilities.data import sized_len
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 
-from lightning_lottery.checks import check_count
+from lightning_lottery.checks import check_count, is_count
 from lightning_lottery.functional.counters import mix64
 from lightning_lottery.hooks.accumulated import accumulated, put_back_
-from lightning_lottery.hooks.loggers import folder_of
+from lightning_lottery.hooks.loggers import folder_of, without_repeats
 from lightning_lottery.hooks.private import (
+    batches_that_stepped,
     begin_epoch,
     leave_finished_epoch,
     loader_states_in,
@@ -28,6 +29,9 @@ from lightning_lottery.hooks.saving import SavingCallback, saved_whole
 
 _LOGGED = "lightning_lottery.logged"
 """Where a checkpoint holds what its epoch had logged."""
+
+_COMPLETE_UNTIL = "lightning_lottery.logs_complete_until"
+"""Where a checkpoint that appears when loggers have its step holds the number that they label the step with."""
 
 
 class ExactResume(SavingCallback):
@@ -64,10 +68,12 @@ class ExactResume(SavingCallback):
 
     def _reset(self) -> None:
         super()._reset()
-        self._is_due = self._is_wanted = self._resumed = self._begins_epoch = False
+        self._is_due = self._is_wanted = self._is_saving = self._resumed = self._begins_epoch = False
         self._loader_states: list[dict[str, Any]] | None = None
         self._logged: Any = None  # what the epoch had logged by the checkpoint
         self._unnamed: ExitStack | None = None  # closed, it gives the newest checkpoint its name
+        self._complete_until: int | None = None
+        self._repeating: ExitStack | None = None  # closed, it lets loggers take everything again
 
     @property
     def file(self) -> str:
@@ -90,7 +96,11 @@ class ExactResume(SavingCallback):
         if trainer.fit_loop.restarted_mid_epoch:
             with reading_state(self.label):
                 put_back_(trainer, self._logged)
-        self._loader_states = self._logged = None
+        if self._complete_until is not None:
+            # From the last step of an epoch Lightning repeats the epoch's end, which was logged before.
+            self._repeating = ExitStack()
+            self._repeating.enter_context(without_repeats(trainer.loggers, self._complete_until))
+        self._loader_states = self._logged = self._complete_until = None
         loaders = training_loader(trainer).flattened
         lost = [loader for loader in loaders if not hasattr(loader, "load_state_dict") or sized_len(loader) is None]
         if self._resumed and trainer.ckpt_path is not None and lost:
@@ -109,6 +119,7 @@ class ExactResume(SavingCallback):
 
     def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
         self.publish(trainer)
+        self._log_everything()
         # By the batch's number over all epochs, which Lightning saves and restores: a resumed batch draws what it would
         # have drawn. The rank keeps dropout of different samples apart.
         self._seed(trainer.fit_loop.total_batch_idx, trainer.global_rank)
@@ -141,9 +152,11 @@ class ExactResume(SavingCallback):
         if self.clock.step % self.interval:
             self._save(trainer)
         self.publish(trainer)
+        self._log_everything()
         trainer.strategy.barrier()  # no rank ends before the file has its name
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self._log_everything()
         if (unnamed := self._unnamed) is not None:
             self._unnamed = None
             with suppress(_Abandoned), unnamed:
@@ -151,11 +164,15 @@ class ExactResume(SavingCallback):
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         checkpoint[_LOGGED] = accumulated(trainer)
+        if self._is_saving:
+            checkpoint[_COMPLETE_UNTIL] = batches_that_stepped(trainer)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         if self._is_fitting:
             self._loader_states = loader_states_in(checkpoint)
             self._logged = checkpoint.get(_LOGGED)
+            until = checkpoint.get(_COMPLETE_UNTIL)
+            self._complete_until = until if is_count(until) else None
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
@@ -167,8 +184,11 @@ class ExactResume(SavingCallback):
         self.publish(trainer)  # a batch without a step may end in two
         folder = folder_of(trainer)  # collective: asked for on every rank
         if not trainer.fast_dev_run:  # type: ignore[attr-defined]
-            self._unnamed = ExitStack()
-            self._unnamed.enter_context(saved_whole(trainer, folder / self.file))
+            self._unnamed, self._is_saving = ExitStack(), True
+            try:
+                self._unnamed.enter_context(saved_whole(trainer, folder / self.file))
+            finally:
+                self._is_saving = False
 
     def publish(self, trainer: Trainer) -> None:
         """Give the newest checkpoint its name, once Lightning has logged that step: a kill before that repeats it.
@@ -180,6 +200,11 @@ class ExactResume(SavingCallback):
             for logger in trainer.loggers:
                 logger.save()
             unnamed.close()
+
+    def _log_everything(self) -> None:
+        if self._repeating is not None:
+            self._repeating.close()
+            self._repeating = None
 
 
 class _Abandoned(BaseException):

@@ -1,10 +1,12 @@
 """Where what callbacks measure goes: scalars and figures to a Trainer's loggers, files into its folder."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
 from lightning.pytorch import Trainer
+from lightning.pytorch.loggers import Logger
 
 from lightning_lottery.files import Location, location
 from lightning_lottery.hooks.private import batches_that_stepped
@@ -21,6 +23,31 @@ def log_to_all(trainer: Trainer, values: Mapping[str, float], step: int | None =
     # Not `module.log`, which keeps the last value of an interval only and cannot be called in every hook.
     for logger in trainer.loggers:
         logger.log_metrics(dict(values), step=batches_that_stepped(trainer) if step is None else step)
+
+
+@contextmanager
+def without_repeats(loggers: Sequence[Logger], last: int) -> Iterator[None]:
+    """Keep from loggers, in the block, what is labelled with a step that they have: up to ``last``.
+
+    Args:
+        loggers: A Trainer's.
+        last: The step that their logs are complete until, as loggers label it.
+    """
+
+    def later_ones(log: Callable[..., None]) -> Callable[..., None]:
+        def log_metrics(metrics: Mapping[str, float], step: int | None = None) -> None:
+            if step is None or step > last:
+                log(metrics, step=step)
+
+        return log_metrics
+
+    for logger in loggers:
+        logger.log_metrics = later_ones(logger.log_metrics)  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            vars(logger).pop("log_metrics", None)
 
 
 def draw_to_all(trainer: Trainer, key: str, figure: "Figure", step: int) -> None:

@@ -1,7 +1,7 @@
 """What a fit leaves behind: kept at every step, and compared bit for bit."""
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -22,6 +22,18 @@ def same(a: object, b: object) -> bool:
     if isinstance(a, (list, tuple)):
         return isinstance(b, (list, tuple)) and len(a) == len(b) and all(map(same, a, b))
     return a == b
+
+
+def differences(a: object, b: object, name: str = "") -> Iterator[str]:
+    """The names of what is not the same in nested mappings, with both values."""
+    if isinstance(a, Mapping) and isinstance(b, Mapping):
+        for key in dict.fromkeys((*a, *b)):
+            if key not in a or key not in b:
+                yield f"{name}/{key} is in one only"
+            else:
+                yield from differences(a[key], b[key], f"{name}/{key}")
+    elif not same(a, b):
+        yield f"{name} was {str(a)[:300]}, is {str(b)[:300]}"
 
 
 def bits(tensor: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import CSVLogger
 
 from helpers.projects import fit, trainer
-from lightning_lottery.hooks.loggers import device_of, draw_to_all, folder_of, log_to_all
+from lightning_lottery.hooks.loggers import device_of, draw_to_all, folder_of, log_to_all, without_repeats
 
 
 class Keeps(CSVLogger):
@@ -58,3 +58,13 @@ def test_files_go_to_the_loggers_folder_or_to_the_trainers_root(logs, tmp_path):
 
 def test_the_cpu_is_called_so(tmp_path):
     assert device_of(trainer(tmp_path)) == "cpu"
+
+
+def test_what_loggers_have_of_a_step_is_kept_from_them_in_the_block_alone(tmp_path):
+    logger = Keeps(tmp_path, "one")
+    with pytest.raises(RuntimeError, match="night"), without_repeats([logger], 3):
+        for step in (2, 3, 4, None):
+            logger.log_metrics({"mine": 1.0}, step=step)
+        raise RuntimeError("night")
+    logger.log_metrics({"mine": 1.0}, 2)
+    assert [step for _, step in logger.seen] == [4, None, 2] and "log_metrics" not in vars(logger)

@@ -1,0 +1,313 @@
+"""What starts and follows children, with tiny ones: killed, or asked to end, until it is through."""
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import import_module
+from importlib.metadata import entry_points
+from pathlib import Path
+from pkgutil import walk_packages
+from types import SimpleNamespace
+from typing import Any, Literal
+from unittest import mock
+
+import torch
+from lightning.pytorch.loggers import TensorBoardLogger  # noqa: F401 (imported here, once for all forks)
+from torch.utils.data import DataLoader
+
+import lightning_lottery
+from campaign.boards import in_order, scalars
+from campaign.deaths import After, Death, arm, draw
+from campaign.forks import Fork, all_gone, into
+from campaign.table import Outcome
+from helpers import stages
+from helpers.factories import Data, Net
+from helpers.projects import plain_loader
+from helpers.stages import named, write
+from helpers.states import differences
+from lightning_lottery.children import processes
+from lightning_lottery.children.child import Child
+from lightning_lottery.children.cli import resolve
+from lightning_lottery.command.main import main
+from lightning_lottery.connectivity.report import PathReport
+from lightning_lottery.experiments import recipe
+from lightning_lottery.experiments.imp_report import ImpReport
+from lightning_lottery.experiments.sweep_report import SweepReport
+from lightning_lottery.files import alone_in
+
+torch.set_num_threads(1)
+for module in walk_packages(lightning_lottery.__path__, "lightning_lottery."):
+    if not module.name.endswith("__main__"):
+        import_module(module.name)  # once for all forks
+Who = Literal["orchestrator", "child"]
+LIVES = 8
+"""Of one run, the last of which nobody ends."""
+
+
+class LogsMore(Net):
+    """Logs at steps and over epochs."""
+
+    def training_step(self, batch, batch_idx):
+        loss = super().training_step(batch, batch_idx)
+        self.log("train_loss", loss, on_step=True, on_epoch=True)
+        return loss
+
+    def validation_step(self, batch, batch_idx):
+        self.log("val_loss", torch.nn.functional.cross_entropy(self.net(batch[0]), batch[1]))
+
+
+class WithValidation(Data):
+    """Validates as well."""
+
+    def val_dataloader(self) -> DataLoader:
+        return plain_loader(16)
+
+
+def _fit(*callbacks: dict[str, Any], **more: Any) -> dict[str, Any]:
+    """The YAML of a fit of twelve optimizer steps."""
+    config = stages.fit(*callbacks, **more)
+    config["trainer"]["callbacks"].remove(named("helpers.stages.DiesAt"))
+    return {**config, "model": named("campaign.runners.LogsMore"), "data": named("campaign.runners.WithValidation")}
+
+
+SECTIONS = {
+    "instability": {"alphas": [0.0, 0.5, 1.0], "seeds": [1, 2]},
+    "imp": {"levels": 1, "rewind_step": 2, "controls": ["shuffled"]},
+    "sweep": {"steps": [0, 4], "parents": [0], "seeds": [1, 2], "alphas": [0.0, 0.5, 1.0]},
+}
+PLATON = named("PLATON", sparsity=0.5, interval=2, begin=2, end=8)
+RECIPE = {
+    "1-dense.fit": _fit(named("Snapshots", steps=[0])),
+    "2-platon.fit": _fit(PLATON),
+    "3-ticket.fit": _fit(stages.freezing("2-platon"), ckpt_path=f"{stages.RUN}/1-dense/snapshots/step=0.ckpt"),
+    "4-noise.instability": _fit(instability=SECTIONS["instability"]),
+    "5-check.test": {**_fit(), "ckpt_path": f"{stages.RUN}/3-ticket/last.ckpt"},
+}
+EXPERIMENTS = {name: ["--config", "fit.yaml", "--out", "out"] for name in SECTIONS}
+COMMANDS: dict[str, list[str]] = {
+    "child": ["child", "out"],
+    **{name: [name, *options] for name, options in EXPERIMENTS.items()},
+    "instability, two at once": ["instability", *EXPERIMENTS["instability"], "--jobs", "2"],
+    "run": ["run", "recipe", "--out", "out"],
+}
+"""What a user types, in a folder that ``prepare`` has filled."""
+
+
+def prepare(runner: str, folder: Path) -> None:
+    """Write what the command reads."""
+    folder.mkdir(parents=True)
+    write(folder, {"fit": _fit(PLATON) if runner == "child" else _fit(**SECTIONS)})
+    write(folder / "recipe", RECIPE)
+
+
+@dataclass(frozen=True)
+class Life:
+    """One life of a command.
+
+    Args:
+        runner: Which.
+        folder: Where it works.
+        death: How it ends before its time.
+        who: Who dies: the command's own process, or a child that it has started.
+    """
+
+    runner: str
+    folder: Path
+    death: Death | None = None
+    who: Who = "orchestrator"
+
+    def run(self) -> tuple[int, bool]:
+        """The exit code, or minus the signal that ended it; whether the signal, where there is one, met somebody."""
+        (self.folder / "children").unlink(missing_ok=True)
+        met = True
+        with into(self.folder / "output") as output, Fork(self._live, stdout=output, stderr=subprocess.STDOUT) as fork:
+            if isinstance(self.death, After):
+                time.sleep(self.death.seconds)
+                met = self._send(fork, self.death.number)
+            return fork.wait(timeout=120), met
+
+    def _send(self, fork: Fork, number: int) -> bool:
+        """Send a signal to the command, or to the newest of its children that runs."""
+        if self.who == "orchestrator":
+            fork.send_signal(number)
+            return fork.returncode is None
+        for pid in reversed(_read_pids(self.folder)):
+            try:
+                if os.getpgid(pid) != os.getpgrp():
+                    continue
+                os.kill(pid, number)
+                return True
+            except ProcessLookupError:
+                continue
+        return False
+
+    def _live(self) -> None:
+        os.chdir(self.folder)
+        arm(self.death if self.who == "orchestrator" else None)
+        started = SimpleNamespace(Popen=self._start_child, PIPE=subprocess.PIPE, STDOUT=subprocess.STDOUT)
+        with (
+            mock.patch.object(processes, "subprocess", started),
+            mock.patch("lightning.fabric.utilities.registry.entry_points", cache(entry_points)),
+            _without_pictures(),
+        ):
+            if self.runner == "child" and not Path("out/child.json").exists():
+                Child(Path("out"), "fit", resolve(["fit", "--config", "fit.yaml"])).prepare()
+            main(COMMANDS[self.runner])
+
+    def _start_child(self, command: list[str], env: dict[str, str], **streams: Any) -> Fork:
+        def do() -> None:
+            arm(self.death if self.who == "child" else None)
+            main(command[3:])  # without `python -m lightning_lottery`
+
+        fork = Fork(do, env=env, **streams)
+        with open("children", "a") as pids:
+            pids.write(f"{fork.pid}\n")
+        return fork
+
+
+@contextmanager
+def _without_pictures() -> Iterator[None]:
+    """They take most of the time, and are looked at elsewhere."""
+    with ExitStack() as patches:
+        for report in (PathReport, SweepReport, ImpReport):
+            patches.enter_context(mock.patch.object(report, "figures", lambda _: {}))
+        patches.enter_context(mock.patch.object(recipe, "_draw", lambda *_: None))
+        yield
+
+
+def _read_pids(folder: Path) -> list[int]:
+    path = folder / "children"
+    return [int(line) for line in path.read_text().split()] if path.exists() else []
+
+
+def leavings(folder: Path) -> dict[str, Any]:
+    """All that a finished command leaves, in a form that equal runs have alike."""
+    out = folder / "out"
+    texts = [*out.rglob("results.jsonl"), *out.rglob("report.json"), *out.rglob("summary.json"), *out.rglob("*.csv")]
+    texts += out.rglob("done")
+    checkpoints = {path: torch.load(path, weights_only=True) for path in sorted(out.rglob("*.ckpt"))}
+    boards = {path.parent for path in out.rglob("events.out.tfevents.*")}
+    return {
+        "records and reports": _by_name(out, texts, Path.read_text),
+        "tickets": _by_name(out, out.rglob("*.safetensors"), Path.read_bytes),
+        "checkpoints": {
+            str(path.relative_to(out)): {
+                name: saved.get(name) for name in ("global_step", "state_dict", "optimizer_states")
+            }
+            for path, saved in checkpoints.items()
+        },
+        "curves": _by_name(out, boards, scalars),
+        "half-written files": [str(path) for path in out.rglob(".*.partial")],
+        "stale locks": [str(path) for path in out.rglob(".lock") if not _is_free(path)],
+    }
+
+
+def _by_name(root: Path, paths: Iterable[Path], read: Callable[[Path], Any]) -> dict[str, Any]:
+    return {str(path.relative_to(root)): read(path) for path in sorted(paths)}
+
+
+def _is_free(lock: Path) -> bool:
+    try:
+        with alone_in(lock.parent):
+            return True
+    except ValueError:
+        return False
+
+
+@dataclass
+class Campaign:
+    """Runs of one command, whose lives end before their time, beside the unbroken one."""
+
+    runner: str
+    folder: Path
+    chance: random.Random
+    expected: dict[str, Any] = field(init=False)
+    seconds: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        unbroken = self.folder / "unbroken"
+        prepare(self.runner, unbroken)
+        begin = time.monotonic()
+        code, _ = Life(self.runner, unbroken).run()
+        self.seconds = time.monotonic() - begin
+        assert code == 0, (unbroken / "output").read_text()[-3000:]
+        self.expected = leavings(unbroken)
+
+    def run(
+        self, number: int, draw_life: Callable[[Path], Life], mistakes: Callable[[Life, int], list[str]]
+    ) -> Outcome:
+        """Break so many lives, and see what their runs leave in the end.
+
+        Args:
+            number: Of lives that end before their time.
+            draw_life: Draws one, in a folder.
+            mistakes: What was wrong with a life that ended with this exit code.
+        """
+        outcome = Outcome(tried=0, failures=[])
+        while outcome.tried < number:
+            broken = self.folder / "broken"
+            prepare(self.runner, broken)
+            cut, failures, history = 0, list[str](), list[str]()
+            for turn in range(LIVES):
+                is_last = turn == LIVES - 1 or outcome.tried + cut == number
+                life = Life(self.runner, broken) if is_last else draw_life(broken)
+                with all_gone(20, failures):
+                    code, met = life.run()
+                in_order(broken, turn)
+                history.append(f"{life.who} {life.death}: {code}")
+                if code == 0:
+                    break
+                if life.death is None or not met:
+                    failures.append(f"exit code {code}")
+                    break
+                cut += 1
+                failures += mistakes(life, code)
+            if not failures:
+                failures += differences(self.expected, leavings(broken))
+            if failures:
+                failures.append((broken / "output").read_text()[-3000:])
+            outcome = outcome.with_(cut, failures, f"{self.runner}: {history}")
+            shutil.rmtree(broken)
+        return outcome
+
+
+def kills(runner: str, number: int, folder: Path) -> Outcome:
+    """Kill a command or its children so many times."""
+    campaign = Campaign(runner, folder, random.Random(f"kills of {runner} {number}"))
+
+    def draw_life(broken: Path) -> Life:
+        chance = campaign.chance
+        who: Who = "orchestrator" if runner == "child" else chance.choice(("orchestrator", "child"))
+        return Life(runner, broken, draw(chance, campaign.seconds, writes=8), who)
+
+    return campaign.run(number, draw_life, lambda life, code: [])
+
+
+SENTENCE = "The same command goes on from here", "the same command goes on from here"
+
+
+def signals(runner: str, number: int, folder: Path) -> Outcome:
+    """Ask a command or its children to end so many times, by each signal."""
+    campaign = Campaign(runner, folder, random.Random(f"signals to {runner} {number}"))
+
+    def draw_life(broken: Path) -> Life:
+        chance = campaign.chance
+        (broken / "output").unlink(missing_ok=True)
+        who: Who = "orchestrator" if runner == "child" else chance.choice(("orchestrator", "child"))
+        asked = chance.choice((signal.SIGTERM, signal.SIGINT, signal.SIGUSR1))
+        return Life(runner, broken, After(chance.uniform(0, campaign.seconds), asked), who)
+
+    def mistakes(life: Life, code: int) -> list[str]:
+        output = (life.folder / "output").read_text()
+        if code > 0 and not any(sentence in output for sentence in SENTENCE):
+            return [f"exit code {code} without a sentence"]
+        return ["a traceback"] if "Traceback" in output else []
+
+    return campaign.run(number, draw_life, mistakes)
