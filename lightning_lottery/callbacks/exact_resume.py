@@ -150,7 +150,7 @@ class ExactResume(SavingCallback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.clock.step % self.interval:
-            self._save(trainer)
+            self._save(trainer, is_over=True)
         self.publish(trainer)
         self._log_everything()
         trainer.strategy.barrier()  # no rank ends before the file has its name
@@ -178,13 +178,13 @@ class ExactResume(SavingCallback):
         super().load_state_dict(state_dict)
         self._resumed = self._resumed or self._is_fitting
 
-    def _save(self, trainer: Trainer) -> None:
-        """Write the checkpoint, under no name yet. Collective."""
+    def _save(self, trainer: Trainer, *, is_over: bool = False) -> None:
+        """Write the checkpoint, under no name yet; ``is_over``: of a fit that repeats nothing. Collective."""
         self._is_due = self._is_wanted = False
         self.publish(trainer)  # a batch without a step may end in two
         folder = folder_of(trainer)  # collective: asked for on every rank
         if not trainer.fast_dev_run:  # type: ignore[attr-defined]
-            self._unnamed, self._is_saving = ExitStack(), True
+            self._unnamed, self._is_saving = ExitStack(), not is_over
             try:
                 self._unnamed.enter_context(saved_whole(trainer, folder / self.file))
             finally:

@@ -86,6 +86,8 @@ class Child:
         elif self.is_stale:
             # Only an experiment's own section changed: it goes over its children, each of which is refused or not.
             (self.folder / "done").unlink()
+        elif self.is_done:
+            remove_file(self.folder / "resume.ckpt")  # of one that was killed when it had just marked itself
         self.specify()
 
     def specify(self) -> None:

@@ -30,6 +30,7 @@ from lightning_lottery.children.project import Built, Project, project_of
 from lightning_lottery.children.reading import Row
 from lightning_lottery.children.signals import Ended, heed, is_asked, take_back, wait_for_step, wait_no_more
 from lightning_lottery.errors import LotteryError
+from lightning_lottery.files import remove_file
 from lightning_lottery.hooks.clock import put_in_order
 from lightning_lottery.hooks.loggers import device_of
 from lightning_lottery.hooks.mask_callback import MaskCallback
@@ -37,6 +38,9 @@ from lightning_lottery.hooks.private import batches_that_stepped_in
 from lightning_lottery.hooks.quiet import without_noise
 from lightning_lottery.hooks.saving import PlainHyperparameters, save_whole
 from lightning_lottery.hooks.strategies import refuse_spawning
+
+_TESTED = ".tested"
+"""How the file of the test's curves ends: it has the step of the fit's end, from which on a fit is not repeated."""
 
 
 def train(child: Child, resume: str, project: Project | None = None) -> list[Row] | None:
@@ -65,8 +69,9 @@ def train(child: Child, resume: str, project: Project | None = None) -> list[Row
         return callbacks
 
     with without_noise():
+        logger = _logger(folder, purge_step=_first_step_to_come(resume))
         built = (project or project_of(child.config)).build(
-            folder, "fit" if is_fit else child.command, _logger(folder, resume), with_those_of_the_child
+            folder, "fit" if is_fit else child.command, logger, with_those_of_the_child
         )
         trainer = built.trainer
         refuse_spawning(trainer)
@@ -74,6 +79,11 @@ def train(child: Child, resume: str, project: Project | None = None) -> list[Row
         if child.command == "fit":
             save_whole(trainer, folder / "last.ckpt")
             end = conditions.end_of(trainer)  # before the test: `setup` runs anew there, and may build other weights
+            if trainer.is_global_zero:
+                for stale in folder.glob(f"events.out.tfevents.*{_TESTED}"):  # of a life that was killed after its test
+                    remove_file(stale)
+            tested = _logger(folder, filename_suffix=_TESTED)
+            trainer.loggers = [tested if each is logger else each for each in trainer.loggers]
             _test(built)
             conditions.write(trainer, folder, end)
         return _rows(child, trainer, validated.metrics) if trainer.is_global_zero else None
@@ -251,12 +261,16 @@ def is_recorded(metric: str) -> bool:
     return metric.startswith(("val", "test"))
 
 
-def _logger(folder: Path, resume: str) -> TensorBoardLogger:
-    """Curves straight in the folder; they replace those that a killed run left of the steps still to come."""
-    purge = 0
-    if resume:
-        purge = batches_that_stepped_in(torch.load(resume, map_location="meta", weights_only=True)) + 1
-    return TensorBoardLogger(folder, name="", version="", default_hp_metric=False, purge_step=purge)
+def _logger(folder: Path, **options: Any) -> TensorBoardLogger:
+    """Curves straight in the folder."""
+    return TensorBoardLogger(folder, name="", version="", default_hp_metric=False, **options)
+
+
+def _first_step_to_come(resume: str) -> int:
+    """As loggers label it: curves of a killed run are replaced from there on."""
+    if not resume:
+        return 0
+    return batches_that_stepped_in(torch.load(resume, map_location="meta", weights_only=True)) + 1
 
 
 def _samples(trainer: Trainer, metric: str) -> int | None:

@@ -14,6 +14,7 @@ from lightning_lottery.children.reading import Row
 from lightning_lottery.children.signals import ENDING, Ended, ended_by, heed
 from lightning_lottery.children.slurm import requeue
 from lightning_lottery.errors import LotteryError
+from lightning_lottery.files import remove_file
 
 Work = Callable[[Child, str], list[Row] | None]
 """What a command does: given the child and the checkpoint to resume from (or ""), its records; None on other ranks."""
@@ -58,6 +59,7 @@ def _do(child: Child, commands: Mapping[str, Work], wait: bool) -> None:
     with entered(child.folder, wait=wait):
         if child.is_done:
             rank_zero_info(f"{child.folder} is done.")
+            remove_file(child.folder / "resume.ckpt")  # killed when it had just marked itself
             return
         resume = _newest_that_loads(child.folder)
         if is_first_rank and not resume:

@@ -70,10 +70,10 @@ class WithValidation(Data):
         return plain_loader(16)
 
 
-def _fit(*callbacks: dict[str, Any], **more: Any) -> dict[str, Any]:
-    """The YAML of a fit of twelve optimizer steps."""
-    config = stages.fit(*callbacks, **more)
-    config["trainer"]["callbacks"].remove(named("helpers.stages.DiesAt"))
+def _fit(*callbacks: dict[str, Any], interval: int = 2, **more: Any) -> dict[str, Any]:
+    """The YAML of a fit of twelve optimizer steps, with a checkpoint every so many."""
+    config = stages.fit(**more)
+    config["trainer"]["callbacks"] = [named("ExactResume", interval=interval), *callbacks]
     return {**config, "model": named("campaign.runners.LogsMore"), "data": named("campaign.runners.WithValidation")}
 
 
@@ -103,7 +103,7 @@ COMMANDS: dict[str, list[str]] = {
 def prepare(runner: str, folder: Path) -> None:
     """Write what the command reads."""
     folder.mkdir(parents=True)
-    write(folder, {"fit": _fit(PLATON) if runner == "child" else _fit(**SECTIONS)})
+    write(folder, {"fit": _fit(PLATON, interval=5) if runner == "child" else _fit(**SECTIONS)})
     write(folder / "recipe", RECIPE)
 
 
