@@ -20,7 +20,14 @@ from helpers.processes import TESTS
 from lightning_lottery.children import signals
 
 Answer = TypeVar("Answer")
-PRELOADED = ("pytest", "omegaconf", "torch.utils.tensorboard", "campaign.fits", "campaign.runners")
+PRELOADED = (
+    "pytest",
+    "omegaconf",
+    "torch.utils.tensorboard",
+    "campaign.fits",
+    "campaign.runners",
+    "campaign.fuzz",
+)
 
 
 def warm(function: Callable[..., Answer], *arguments: Any) -> Answer:
@@ -132,9 +139,9 @@ def _as_if_started_anew(env: Mapping[str, str] | None) -> None:
         os.environ.clear()
         os.environ.update(env)
     # What wrote into a buffer of pytest's writes to the file descriptors.
-    sys.stdin = open(0, closefd=False)
-    sys.stdout = open(1, "w", closefd=False)
-    sys.stderr = open(2, "w", closefd=False, buffering=1)
+    sys.stdin = open(0, closefd=False)  # noqa: SIM115
+    sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", closefd=False, buffering=1)  # noqa: SIM115
 
 
 def _exit_code(call: Callable[[], object]) -> int:

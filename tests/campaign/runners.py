@@ -19,6 +19,7 @@ from typing import Any, Literal
 from unittest import mock
 
 import torch
+from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import TensorBoardLogger  # noqa: F401 (imported here, once for all forks)
 from torch.utils.data import DataLoader
 
@@ -29,12 +30,21 @@ from campaign.forks import Fork, all_gone, into
 from campaign.table import Outcome
 from helpers import stages
 from helpers.factories import Data, Net
-from helpers.projects import plain_loader
+from helpers.projects import plain_loader, trainer
 from helpers.stages import named, write
 from helpers.states import differences
+from lightning_lottery import (
+    ExactResume,
+    InstabilityAnalysis,
+    InstabilitySweep,
+    IterativePruning,
+    LotteryError,
+    Scope,
+)
 from lightning_lottery.children import processes
 from lightning_lottery.children.child import Child
 from lightning_lottery.children.cli import resolve
+from lightning_lottery.children.factories import FactoryProject
 from lightning_lottery.command.main import main
 from lightning_lottery.connectivity.report import PathReport
 from lightning_lottery.experiments import recipe
@@ -77,33 +87,53 @@ def _fit(*callbacks: dict[str, Any], interval: int = 2, **more: Any) -> dict[str
     return {**config, "model": named("campaign.runners.LogsMore"), "data": named("campaign.runners.WithValidation")}
 
 
-SECTIONS = {
-    "instability": {"alphas": [0.0, 0.5, 1.0], "seeds": [1, 2]},
-    "imp": {"levels": 1, "rewind_step": 2, "controls": ["shuffled"]},
-    "sweep": {"steps": [0, 4], "parents": [0], "seeds": [1, 2], "alphas": [0.0, 0.5, 1.0]},
-}
+def make_trainer(**arguments: Any) -> Trainer:
+    return trainer(arguments["default_root_dir"], ExactResume(interval=2), logger=arguments["logger"])
+
+
+PROJECT = FactoryProject(LogsMore, WithValidation, make_trainer)
+INSTABILITY = InstabilityAnalysis(seeds=(1, 2), alphas=(0, 0.5, 1))
 PLATON = named("PLATON", sparsity=0.5, interval=2, begin=2, end=8)
 RECIPE = {
     "1-dense.fit": _fit(named("Snapshots", steps=[0])),
     "2-platon.fit": _fit(PLATON),
     "3-ticket.fit": _fit(stages.freezing("2-platon"), ckpt_path=f"{stages.RUN}/1-dense/snapshots/step=0.ckpt"),
-    "4-noise.instability": _fit(instability=SECTIONS["instability"]),
+    "4-noise.instability": _fit(instability={"seeds": [1, 2], "alphas": [0.0, 0.5, 1.0]}),
     "5-check.test": {**_fit(), "ckpt_path": f"{stages.RUN}/3-ticket/last.ckpt"},
 }
-EXPERIMENTS = {name: ["--config", "fit.yaml", "--out", "out"] for name in SECTIONS}
-COMMANDS: dict[str, list[str]] = {
-    "child": ["child", "out"],
-    **{name: [name, *options] for name, options in EXPERIMENTS.items()},
-    "instability, two at once": ["instability", *EXPERIMENTS["instability"], "--jobs", "2"],
-    "run": ["run", "recipe", "--out", "out"],
+
+
+def _child() -> None:
+    if not Path("out/child.json").exists():
+        Child(Path("out"), "fit", resolve(["fit", "--config", "fit.yaml"])).prepare()
+    main(["child", "out"])
+
+
+def _imp() -> None:
+    settings = {"levels": 1, "rewind_step": 2, "controls": ["shuffled"], "scope": Scope()}
+    IterativePruning(**settings).run(PROJECT, out="out")
+
+
+def _sweep() -> None:
+    settings = {"steps": (0, 4), "parents": (0,), "seeds": (1, 2), "alphas": (0, 0.5, 1)}
+    InstabilitySweep(**settings).run(PROJECT, out="out")
+
+
+COMMANDS: dict[str, Callable[[], object]] = {
+    "child": _child,
+    "instability": lambda: INSTABILITY.run(PROJECT, out="out"),
+    "instability, two at once": lambda: INSTABILITY.run(PROJECT, out="out", jobs=2),
+    "imp": _imp,
+    "sweep": _sweep,
+    "run": lambda: main(["run", "recipe", "--out", "out"]),
 }
-"""What a user types, in a folder that ``prepare`` has filled."""
+"""What a user runs, in a folder that ``prepare`` has filled."""
 
 
-def prepare(runner: str, folder: Path) -> None:
-    """Write what the command reads."""
+def prepare(folder: Path) -> None:
+    """Write what commands read."""
     folder.mkdir(parents=True)
-    write(folder, {"fit": _fit(PLATON, interval=5) if runner == "child" else _fit(**SECTIONS)})
+    write(folder, {"fit": _fit(PLATON, interval=5)})
     write(folder / "recipe", RECIPE)
 
 
@@ -157,9 +187,7 @@ class Life:
             mock.patch("lightning.fabric.utilities.registry.entry_points", cache(entry_points)),
             _without_pictures(),
         ):
-            if self.runner == "child" and not Path("out/child.json").exists():
-                Child(Path("out"), "fit", resolve(["fit", "--config", "fit.yaml"])).prepare()
-            main(COMMANDS[self.runner])
+            _as_a_script(COMMANDS[self.runner])
 
     def _start_child(self, command: list[str], env: dict[str, str], **streams: Any) -> Fork:
         def do() -> None:
@@ -170,6 +198,15 @@ class Life:
         with open("children", "a") as pids:
             pids.write(f"{fork.pid}\n")
         return fork
+
+
+def _as_a_script(command: Callable[[], object]) -> None:
+    try:
+        command()
+    except LotteryError as error:
+        raise SystemExit(str(error)) from error
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
 
 
 @contextmanager
@@ -233,7 +270,7 @@ class Campaign:
 
     def __post_init__(self) -> None:
         unbroken = self.folder / "unbroken"
-        prepare(self.runner, unbroken)
+        prepare(unbroken)
         begin = time.monotonic()
         code, _ = Life(self.runner, unbroken).run()
         self.seconds = time.monotonic() - begin
@@ -253,7 +290,7 @@ class Campaign:
         outcome = Outcome(tried=0, failures=[])
         while outcome.tried < number:
             broken = self.folder / "broken"
-            prepare(self.runner, broken)
+            prepare(broken)
             cut, failures, history = 0, list[str](), list[str]()
             for turn in range(LIVES):
                 is_last = turn == LIVES - 1 or outcome.tried + cut == number
