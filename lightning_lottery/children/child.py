@@ -13,7 +13,7 @@ import yaml
 from lightning_lottery.children.environment import RESUME_FROM
 from lightning_lottery.children.fingerprint import differences, leaves, shown, what_is_trained
 from lightning_lottery.children.options import Options, plain, read_options
-from lightning_lottery.children.reading import Row, again, is_mapping, is_word, read_json, read_mapping, read_rows
+from lightning_lottery.children.reading import Row, again, is_bounded, is_mapping, is_word, read_json, read_mapping, read_rows
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.files import alone_in, hash_of_file, read_text, remove_file, remove_tree, write_whole
 
@@ -67,7 +67,15 @@ class Child:
                 f"The configuration '{folder / 'config.yaml'}' is not the one that child.json beside it was made for: "
                 f"the command that made the folder writes it anew, where child.json is right. {again(folder)}"
             )
-        return cls(folder, spec["command"], config, spec["labels"], read_options(spec.get("options", {})))
+        try:
+            options = read_options(spec.get("options", {}))
+        except LotteryError:
+            raise
+        except (TypeError, AttributeError, ValueError) as error:
+            raise LotteryError(
+                f"The specification '{folder / 'child.json'}' is damaged: its options ({error}). {again(folder)}"
+            ) from error
+        return cls(folder, spec["command"], config, spec["labels"], options)
 
     def prepare(self) -> None:
         """Write the folder's specification; refuse a folder in which another was trained.
@@ -223,12 +231,15 @@ def read_specification(folder: Path) -> dict[str, Any]:
 def _read_config(folder: Path) -> Any:
     path = folder / "config.yaml"
     try:
-        return yaml.safe_load(read_text(path, "configuration"))
+        config = yaml.safe_load(read_text(path, "configuration"))
     except LotteryError as error:
         raise LotteryError(f"{error} {again(folder)}") from error
     except (yaml.YAMLError, RecursionError) as error:
         first, *_ = str(error).splitlines()
         raise LotteryError(f"The configuration '{path}' is damaged: {first}. {again(folder)}") from error
+    if not is_bounded(config):
+        raise LotteryError(f"The configuration '{path}' is damaged: it is nested too deep. {again(folder)}")
+    return config
 
 
 def write_records(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -144,6 +144,9 @@ Options = (
     | RecordsTrialOptions
 )
 
+MOST_ALPHAS = 100_000
+"""More than anybody evaluates a line at: so many are damage."""
+
 
 def plain(options: Options | None) -> dict[str, Any]:
     """Options as the plain values of ``child.json``."""
@@ -175,5 +178,7 @@ def _typed(name: str, value: Any) -> Any:
     if name == "begin":
         return value and Begin(**value)
     if name == "alphas" and isinstance(value, int):  # written when `alphas` was how many, evenly spaced
+        if not 2 <= value <= MOST_ALPHAS:
+            raise ValueError(f"{value} alphas")
         return tuple(k / (value - 1) for k in range(value))
     return tuple(value) if isinstance(value, list) else value

@@ -11,6 +11,12 @@ from lightning_lottery.files import read_text
 
 Row = dict[str, Any]
 
+DEEPEST = 100
+"""Levels of a configuration, and of whatever else children leave."""
+
+MOST_VALUES = 1_000_000
+"""Values in one of them."""
+
 
 def again(folder: Path) -> str:
     """What to do about a child's folder that is no use, as the end of a sentence."""
@@ -18,6 +24,24 @@ def again(folder: Path) -> str:
         f"To run it again, and what depends on it: --redo {folder.name}, or the stage's name where a recipe runs it "
         "(in Python: `redo`)"
     )
+
+
+def is_bounded(value: Any) -> bool:
+    """Whether nested mappings and lists are no deeper, and hold no more, than anybody writes.
+
+    A short YAML may name one list in many others, or in itself: written out, it has no end.
+    """
+    values, count = [(value, 0)], 0
+    while values:
+        inner, depth = values.pop()
+        count += 1
+        if depth > DEEPEST or count > MOST_VALUES:
+            return False
+        if isinstance(inner, dict):
+            values += [(each, depth + 1) for each in inner.values()]
+        elif isinstance(inner, list):
+            values += [(each, depth + 1) for each in inner]
+    return True
 
 
 def read_json(path: Path, what: str) -> Any:
@@ -28,12 +52,15 @@ def read_json(path: Path, what: str) -> Any:
         what: What the file is, for the refusal: "mark".
 
     Raises:
-        LotteryError: It is not there, too large, or no JSON.
+        LotteryError: It is not there, too large, nested too deep, or no JSON.
     """
     try:
-        return json.loads(read_text(path, what))
+        value = json.loads(read_text(path, what))
     except (ValueError, RecursionError) as error:  # LotteryError among them
         raise LotteryError(f"{_why(error, path, what)}. {again(path.parent)}") from error
+    if not is_bounded(value):
+        raise LotteryError(f"The {what} '{path}' is damaged: it is nested too deep. {again(path.parent)}")
+    return value
 
 
 def read_mapping(path: Path, what: str, fits: Mapping[str, Callable[[Any], bool]]) -> dict[str, Any]:

@@ -50,6 +50,10 @@ Kind = str | Layer
 """A kind of line: ``"raw"``, ``"recalibrated"``, ``"aligned"``, or a layer's."""
 
 
+MOST = 2**63
+"""Above all whole numbers that a report holds: those beyond are damage, and no float holds them."""
+
+
 @dataclass(frozen=True)
 class PathReport:
     """What the lines between several networks look like.
@@ -101,7 +105,8 @@ class PathReport:
         """Mean error of the networks themselves; None where the monitor is no share of samples, such as a loss."""
         ends = [errors[end] for errors in map(self.errors, self.pairs) for end in (0, -1)]
         mean = sum(ends) / len(ends)
-        return mean if self.judging.mode == "max" or (mean <= 1 and "loss" not in self.judging.monitor) else None
+        is_share = self.judging.mode == "max" or "loss" not in self.judging.monitor
+        return mean if is_share and 0 <= mean <= 1 else None
 
     def errors(self, pair: Pair, kind: Kind = "raw") -> list[float]:
         """The monitor as an error along a pair's line: one minus it where it is better when high."""
@@ -293,12 +298,14 @@ class PathReport:
                     raise ValueError(f"a line of kind '{kind}' has another number of points than alphas")
                 if self.judging.monitor not in curve:
                     raise ValueError(f"a line of kind '{kind}' lacks '{self.judging.monitor}'")
-        if not all(is_number(number) for number in numbers):
+        if not all(is_number(number) and (isinstance(number, float) or abs(number) < MOST) for number in numbers):
             raise ValueError("something is no number")
         if not all(isinstance(name, str) for name in (*self.names, self.device, self.judging.monitor)) or not is_count(
             self.samples, 1
         ):
             raise ValueError("names, device or samples are none")
+        if self.samples >= MOST:
+            raise ValueError(f"{self.samples} samples")
         if not self.pairs or any(len(pair) != 2 or not {*pair} <= {*range(len(self.names))} for pair in self.pairs):
             raise ValueError("its pairs are none of its networks")
         if any(curves.keys() != self.curves["raw"].keys() for curves in self.curves.values()):

@@ -112,6 +112,23 @@ def test_a_configuration_that_is_not_the_fingerprint_s_is_refused_and_prepared_a
         assert Child.load(child.folder) == child
 
 
+@pytest.mark.parametrize("options", [True, 7, "x", [1], {"prune": 3, "level": 1, "begin": 2, "shuffle_seed": None}])
+def test_options_that_are_none_are_damage_that_is_named(child, options):
+    child.prepare()
+    path = child.folder / "child.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "options": options}))
+    with pytest.raises(LotteryError, match=f"^The specification '{path}' is damaged: its options .*--redo child"):
+        Child.load(child.folder)
+
+
+def test_what_was_killed_when_it_had_just_marked_itself_keeps_no_checkpoint_to_resume_from(child):
+    finished(child, [])
+    for again in (child.prepare, lambda: in_this_process(child)):
+        (child.folder / "resume.ckpt").touch()
+        again()
+        assert child.is_done and not (child.folder / "resume.ckpt").exists()
+
+
 @pytest.mark.parametrize("is_link", [False, True])
 def test_what_is_discarded_is_gone_and_a_link_to_a_folder_elsewhere_stays_one(child, tmp_path, is_link):
     if is_link:

@@ -63,3 +63,9 @@ def test_a_judge_of_before_still_loads():
 def test_options_of_no_kind_are_refused():
     with pytest.raises(LotteryError, match="A child has no options colour: another version of this package wrote them"):
         read_options({"colour": "red"})
+
+
+@pytest.mark.parametrize("alphas", [1, 0, -3, 2**40])
+def test_a_number_of_alphas_that_cannot_be_is_no_endless_list(alphas):
+    with pytest.raises(ValueError, match="alphas"):
+        read_options({**LINES, "alphas": alphas, "layer_alphas": [], "fast": False, "checkpoints": ["a", "b"]})
