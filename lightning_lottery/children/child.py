@@ -13,7 +13,16 @@ import yaml
 from lightning_lottery.children.environment import RESUME_FROM
 from lightning_lottery.children.fingerprint import differences, leaves, shown, what_is_trained
 from lightning_lottery.children.options import Options, plain, read_options
-from lightning_lottery.children.reading import Row, again, is_bounded, is_mapping, is_word, read_json, read_mapping, read_rows
+from lightning_lottery.children.reading import (
+    Row,
+    again,
+    is_bounded,
+    is_mapping,
+    is_word,
+    read_json,
+    read_mapping,
+    read_rows,
+)
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.files import alone_in, hash_of_file, read_text, remove_file, remove_tree, write_whole
 

@@ -104,7 +104,7 @@ def test_a_mark_of_something_else_is_no_mark(child):
 def test_a_configuration_that_is_not_the_fingerprint_s_is_refused_and_prepared_anew(child):
     child.prepare()
     path = child.folder / "config.yaml"
-    for content in (b"", b"7", b"a: [", b"\xff", b"seed_everything: 1\n"):
+    for content in (b"", b"7", b"a: [", b"\xff", b"seed_everything: 1\n", b"a: &a [*a]"):
         path.write_bytes(content)
         with pytest.raises(LotteryError, match=f"^The configuration '{path}' .*--redo child"):
             Child.load(child.folder)

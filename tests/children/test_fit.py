@@ -15,7 +15,7 @@ from helpers.children import ROW_KEYS
 from helpers.factories import STEPS, Net, closures, make_data, weights
 from helpers.projects import trainer
 from helpers.slow_children import QUIET
-from helpers.stages import dies, in_this_process, named
+from helpers.stages import Died, dies, in_this_process, named
 from helpers.states import same
 from lightning_lottery import ExactResume, LotteryError, Scope, Ticket
 from lightning_lottery.children import fit as training
@@ -206,6 +206,20 @@ def test_curves_of_a_child_that_went_on_have_every_step_once(child, unbroken, mo
 
     assert len(curve(unbroken.folder)) == STEPS
     assert curve(child.folder) == curve(unbroken.folder)
+
+
+@pytest.mark.parametrize("interval", [2, 5])  # the last checkpoint: after the last step, or where the fit is over
+def test_curves_of_a_child_that_was_killed_after_its_test_have_that_once(config, tmp_path, monkeypatch, interval):
+    accumulators = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    trainer = {**config["trainer"], "callbacks": [named("ExactResume", interval=interval)]}
+    child = Child(tmp_path / "child", "fit", {**config, "trainer": trainer})
+    child.prepare()
+    with monkeypatch.context() as patch, pytest.raises(Died):
+        patch.setattr(training.Conditions, "write", lambda *_: (_ for _ in ()).throw(Died))
+        in_this_process(child)
+    assert in_this_process(child) == 0
+    events = accumulators.EventAccumulator(str(child.folder)).Reload()
+    assert [event.step for event in events.Scalars("test_loss")] == [STEPS]
 
 
 def test_exact_resume_is_added_where_the_configuration_has_none(child, config, monkeypatch):

@@ -80,3 +80,16 @@ def test_records_that_are_none_are_refused(path, text):
     path.write_text(text)
     with pytest.raises(LotteryError, match=f"^The records '{path}' are damaged: .*{ADVICE}"):
         read_rows(path)
+
+
+def test_what_has_no_end_when_it_is_written_out_is_not_bounded():
+    itself = []
+    itself.append(itself)
+    laughs = ["ha"] * 10
+    for _ in range(8):
+        laughs = [laughs] * 10
+    assert not reading.is_bounded({"a": itself}) and not reading.is_bounded(laughs)
+    deep = 0
+    for _ in range(reading.DEEPEST):
+        deep = [deep]
+    assert reading.is_bounded(deep) and not reading.is_bounded({"a": deep})

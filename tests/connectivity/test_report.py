@@ -1,8 +1,10 @@
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from helpers.children import lines_report
 from helpers.lines import line_between, trained
 from lightning_lottery import LotteryError
 from lightning_lottery.connectivity.report import Layer, PathReport
@@ -87,3 +89,18 @@ def test_figures_are_the_lines_and_a_bar_for_each_layer_where_layers_were_interp
     assert list(report.figures()) == ["path", "layers"]
     whole = {kind: curves for kind, curves in report.curves.items() if not isinstance(kind, Layer)}
     assert list(replace(report, curves=whole).figures()) == ["path"]
+
+
+@pytest.mark.parametrize("change", [{"samples": 2**64}, {"midpoint": {"test_acc": 10**400}}])
+def test_numbers_that_no_float_holds_are_damage(change, tmp_path):
+    lines_report(0.1).save(tmp_path / "report.json")
+    content = json.loads((tmp_path / "report.json").read_text())
+    (tmp_path / "report.json").write_text(json.dumps(content | change))
+    with pytest.raises(LotteryError, match="is no report of lines between networks"):
+        PathReport.load(tmp_path / "report.json")
+
+
+def test_a_monitor_that_is_no_share_of_samples_has_no_standard_error_of_one():
+    report = lines_report(0.1, error=-3.0, monitor="energy")
+    report = replace(report, judging=replace(report.judging, mode="min"))
+    assert report.error_of_ends is None and report.stability.test_standard_error is None

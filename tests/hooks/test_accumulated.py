@@ -6,6 +6,7 @@ import shutil
 import pytest
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers.logger import DummyLogger
 from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassAUROC, MulticlassPrecision, MulticlassRecall
@@ -121,12 +122,30 @@ def test_the_last_value_of_each_step_and_name_is_the_unbroken_run_s_wherever_it_
         assert last(resumed.seen) == last(whole), f"killed after step {step}"
 
 
-def test_nothing_is_logged_twice_of_what_a_checkpoint_came_after(tmp_path, monkeypatch):
+@pytest.mark.parametrize("steps", [(6,), (4, 8, 12)], ids=["in an epoch", "at its end"])
+def test_nothing_is_logged_twice_of_what_a_checkpoint_came_after(steps, tmp_path, monkeypatch):
     whole, points = lives(tmp_path, monkeypatch, *RUNS["PLATON"][::-1])
-    path, on_disk = points[6]
-    resumed = Record(on_disk)
-    fit(tmp_path / "broken", *RUNS["PLATON"][1](), ExactResume(), module=LogsAll(), logger=resumed, ckpt=path)
-    assert resumed.seen == whole
+    for step in steps:
+        path, on_disk = points[step]
+        resumed = Record(on_disk)
+        fit(tmp_path / "broken", *RUNS["PLATON"][1](), ExactResume(), module=LogsAll(), logger=resumed, ckpt=path)
+        assert resumed.seen == whole, f"killed after step {step}"
+
+
+def test_only_a_checkpoint_that_came_after_its_step_was_logged_keeps_loggers_from_an_epoch_s_end(tmp_path):
+    class Saves(Callback):
+        def on_validation_end(self, trainer, *_):
+            if trainer.global_step == 8:
+                trainer.save_checkpoint(tmp_path / "early.ckpt")
+
+    def ends(**arguments):
+        log = Record()
+        fit(tmp_path, Saves(), ExactResume(interval=1), module=LogsAll(), logger=log, max_epochs=2, **arguments)
+        return {name: value for (step, name), value in last(log.seen).items() if step == 7 and "epoch" in name}
+
+    whole = ends()
+    for path, expected in ((tmp_path / "early.ckpt", whole), (tmp_path / "resume.ckpt", {})):
+        assert ends(ckpt=path) == expected
 
 
 class LogsSums(Odd):
