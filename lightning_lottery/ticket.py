@@ -344,10 +344,10 @@ def _check_provenance(provenance: Any) -> None:
 
 
 def _unpack(packed: np.ndarray, shape: list[int]) -> Tensor:
-    entries = math.prod(shape)
     sizes_fit = all(is_count(size) and size <= MOST_ENTRIES for size in shape) and len(shape) <= MOST_DIMENSIONS
     # An empty mask may have any other size beside its 0, and torch multiplies these.
     sizes_fit = sizes_fit and math.prod(size for size in shape if size) <= MOST_ENTRIES
+    entries = math.prod(shape) if sizes_fit else 0  # of a list of something else it may be anything
     if packed.dtype != np.uint8 or packed.shape != (-(-entries // 8),) or not sizes_fit:
         raise ValueError(f"{packed.shape} bytes do not hold {shape} bits")
     return torch.from_numpy(np.unpackbits(packed, count=entries).astype(bool)).view(shape)

@@ -227,6 +227,7 @@ def test_a_newer_format_is_refused_with_both_versions_and_the_own_one_is_read(sm
         {"shapes": ...},
         {"shapes": {"parameter/w": [100]}},
         {"shapes": {"parameter/w": [-1]}},
+        {"shapes": {"parameter/w": ["3", 10**400]}},
         {"shapes": {"parameter/v": [3]}},
         {"order": ["w", "v"]},
         {"ties": ...},
