@@ -4,7 +4,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -47,17 +47,28 @@ EXPERIMENTS = {
 }
 
 
-def one_of_each(folder: Path) -> Iterator[Path]:
-    """One file of each name and of each depth of folders, below a folder."""
-    paths = (path.relative_to(folder) for path in sorted(folder.rglob("*")) if path.is_file() and path.name != ".lock")
+def each_file(folder: Path) -> list[Path]:
+    """Every file but locks."""
+    return [path.relative_to(folder) for path in sorted(folder.rglob("*")) if path.is_file() and path.name != ".lock"]
+
+
+def one_of_each(folder: Path) -> list[Path]:
+    """One file of each name and of each depth of folders."""
     # TensorBoard's files have the time in their names.
-    yield from {(len(path.parts), re.sub(r"\d{5,}.*", "", path.name)): path for path in paths}.values()
+    kinds = {(len(path.parts), re.sub(r"\d{5,}.*", "", path.name)): path for path in each_file(folder)}
+    return list(kinds.values())
 
 
-def outcomes(whole: Path, damage: str, again: Callable[[], str], redo: Callable[[str], None]) -> dict[str, str]:
+FEW_OR_ALL = pytest.mark.parametrize("choice", [one_of_each, pytest.param(each_file, marks=pytest.mark.torture)])
+
+
+def outcomes(
+    paths: list[Path], whole: Path, damage: str, again: Callable[[], str], redo: Callable[[str], None]
+) -> dict[str, str]:
     """What went otherwise than it may, for each damaged file of a finished run.
 
     Args:
+        paths: Of the files, below the run.
         whole: The finished run.
         damage: What is done to the file.
         again: The next command, in a copy of the run; what it found.
@@ -65,7 +76,7 @@ def outcomes(whole: Path, damage: str, again: Callable[[], str], redo: Callable[
     """
     wrong = {}
     expected = None
-    for path in (None, *one_of_each(whole)):
+    for path in (None, *paths):
         shutil.rmtree(OUT, ignore_errors=True)
         shutil.copytree(whole, OUT)
         if path is not None:
@@ -113,8 +124,11 @@ def finished(request, tmp_path_factory):
 
 @pytest.mark.usefixtures("quickly")
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_file_of_an_experiment_is_named_or_not_missed(finished, damage):
+@FEW_OR_ALL
+def test_a_damaged_file_of_an_experiment_is_named_or_not_missed(choice, finished, damage, record_property):
     experiment, whole = finished
+    paths = choice(whole)
+    record_property("campaign", ["damaged files", len(paths), 0])
 
     def again() -> str:
         return json.dumps(experiment.run(PROJECT, out=OUT).summary())
@@ -122,7 +136,7 @@ def test_a_damaged_file_of_an_experiment_is_named_or_not_missed(finished, damage
     def redo(name: str) -> None:
         experiment.plan(PROJECT, out=OUT, redo=[name])
 
-    assert outcomes(whole, damage, again, redo) == {}
+    assert outcomes(paths, whole, damage, again, redo) == {}
 
 
 @pytest.fixture(scope="session")
@@ -144,8 +158,11 @@ def write_recipe() -> None:
 
 @pytest.mark.usefixtures("quickly")
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_file_of_a_recipe_s_run_is_named_or_not_missed(run, damage, monkeypatch):
+@FEW_OR_ALL
+def test_a_damaged_file_of_a_recipe_s_run_is_named_or_not_missed(choice, run, damage, monkeypatch, record_property):
     whole, config = run
+    paths = choice(whole)
+    record_property("campaign", ["damaged files", len(paths), 0])
     write_recipe()
     monkeypatch.setattr(stage_children, "resolve", lambda *_: config)
     monkeypatch.setattr(processes, "run_child", lambda _: pytest.fail("it trains"))
@@ -155,4 +172,4 @@ def test_a_damaged_file_of_a_recipe_s_run_is_named_or_not_missed(run, damage, mo
             recipe.run_recipe("recipe", out=OUT, redo=[name])
         shutil.rmtree(OUT)  # prepared anew
 
-    assert outcomes(whole, damage, lambda: json.dumps(recipe.run_recipe("recipe", out=OUT)), redo) == {}
+    assert outcomes(paths, whole, damage, lambda: json.dumps(recipe.run_recipe("recipe", out=OUT)), redo) == {}

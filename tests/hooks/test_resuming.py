@@ -209,7 +209,8 @@ SAVING["NetworkSlimming and EarlyBird"] = Blocks, slimming_and_early_bird
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("number", [6, pytest.param(60, marks=pytest.mark.torture)])
 @pytest.mark.parametrize("name", SAVING)
-def test_state_that_cannot_be_is_refused_in_a_sentence_or_harmless(name, number, tmp_path):
+def test_state_that_cannot_be_is_refused_in_a_sentence_or_harmless(name, number, tmp_path, record_property):
+    record_property("campaign", ["checkpoints' states", number, 0])
     module, make = SAVING[name]
     torch.manual_seed(0)
     fit(tmp_path, *make(), ExactResume(), Snapshots([6]), module=module())
