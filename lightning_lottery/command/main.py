@@ -57,6 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         _answer(list(sys.argv[1:] if arguments is None else arguments))
     except KeyboardInterrupt:
+        print("lightning-lottery: interrupted.", file=sys.stderr)  # noqa: T201
         raise SystemExit(130) from None
     except Ended as end:
         print(f"lightning-lottery: {end}", file=sys.stderr)  # noqa: T201

@@ -206,6 +206,7 @@ def _as_a_script(command: Callable[[], object]) -> None:
     except LotteryError as error:
         raise SystemExit(str(error)) from error
     except KeyboardInterrupt:
+        print("interrupted.", file=sys.stderr)
         raise SystemExit(130) from None
 
 
@@ -327,7 +328,8 @@ def kills(runner: str, number: int, folder: Path) -> Outcome:
     return campaign.run(number, draw_life, lambda life, code: [])
 
 
-SENTENCE = "The same command goes on from here", "the same command goes on from here"
+SENTENCES = "he same command goes on from here", "interrupted."
+"""One of which whoever ends by itself says; the second where there is nothing to go on from yet."""
 
 
 def signals(runner: str, number: int, folder: Path) -> Outcome:
@@ -343,7 +345,7 @@ def signals(runner: str, number: int, folder: Path) -> Outcome:
 
     def mistakes(life: Life, code: int) -> list[str]:
         output = (life.folder / "output").read_text()
-        if code > 0 and not any(sentence in output for sentence in SENTENCE):
+        if code > 0 and not any(sentence in output for sentence in SENTENCES):
             return [f"exit code {code} without a sentence"]
         return ["a traceback"] if "Traceback" in output else []
 
