@@ -5,6 +5,7 @@ import random
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -229,10 +230,11 @@ def leavings(folder: Path) -> dict[str, Any]:
     """All that a finished command leaves, in a form that equal runs have alike."""
     out = folder / "out"
     texts = [*out.rglob("results.jsonl"), *out.rglob("report.json"), *out.rglob("summary.json"), *out.rglob("*.csv")]
-    texts += out.rglob("done")
     checkpoints = {path: torch.load(path, weights_only=True) for path in sorted(out.rglob("*.ckpt"))}
     boards = {path.parent for path in out.rglob("events.out.tfevents.*")}
     return {
+        # What these hold is the hashes of files, and equal checkpoints need not be equal bytes.
+        "done": sorted(str(path.relative_to(out)) for path in out.rglob("done")),
         "records and reports": _by_name(out, texts, Path.read_text),
         "tickets": _by_name(out, out.rglob("*.safetensors"), Path.read_bytes),
         "checkpoints": {
