@@ -1,5 +1,6 @@
 import gc
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -10,6 +11,10 @@ import pytest  # noqa: E402
 import torch  # noqa: E402
 
 from helpers.works_with import cells_of  # noqa: E402
+
+# A shell that starts this in its background has SIGINT ignored, and so would everything that tests start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 torch.set_num_threads(1)  # two workers share two cores, and the golden vectors were made with one thread
 

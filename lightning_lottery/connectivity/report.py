@@ -300,9 +300,8 @@ class PathReport:
                     raise ValueError(f"a line of kind '{kind}' lacks '{self.judging.monitor}'")
         if not all(is_number(number) and (isinstance(number, float) or abs(number) < MOST) for number in numbers):
             raise ValueError("something is no number")
-        if not all(isinstance(name, str) for name in (*self.names, self.device, self.judging.monitor)) or not is_count(
-            self.samples, 1
-        ):
+        words = (*self.names, self.device, self.judging.monitor)
+        if not all(isinstance(word, str) for word in words) or not is_count(self.samples):
             raise ValueError("names, device or samples are none")
         if self.samples >= MOST:
             raise ValueError(f"{self.samples} samples")

@@ -43,6 +43,7 @@ from lightning_lottery.functional.matching import ThresholdROC as ThresholdROC
 from lightning_lottery.functional.matching import check_margin as check_margin
 from lightning_lottery.functional.matching import judge_matching as judge_matching
 from lightning_lottery.functional.matching import roc_of_threshold as roc_of_threshold
+from lightning_lottery.functional.random_numbers import random_numbers_kept as random_numbers_kept
 from lightning_lottery.functional.schedules import Constant as Constant
 from lightning_lottery.functional.schedules import Cubic as Cubic
 from lightning_lottery.functional.schedules import Exponential as Exponential
