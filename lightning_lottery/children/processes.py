@@ -82,7 +82,11 @@ def run_together(children: Sequence[tuple[str, Child]], console: Console, *, job
                 processes.append(running.enter_context(started(_command(child), variables, **output)))
             return processes[-1].poll
 
-        follow(children, launch, jobs, console)
+        try:
+            follow(children, launch, jobs, console)
+        except (KeyboardInterrupt, Ended):
+            console.print("Interrupted. The same command goes on from here.")
+            raise
 
 
 def follow(

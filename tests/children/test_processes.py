@@ -122,6 +122,17 @@ def test_a_child_that_left_without_being_done_has_failed_whatever_its_exit_code(
             processes.follow([("dense", child)], lambda child, slot, code=code: lambda: code, 1, QUIET)
 
 
+def test_children_that_run_together_are_said_to_be_interrupted(monkeypatch):
+    def asked(*_):
+        raise Ended(signal.SIGTERM)
+
+    monkeypatch.setattr(processes, "follow", asked)
+    quiet = Console(file=StringIO())
+    with pytest.raises(Ended):
+        processes.run_together([], quiet, jobs=2)
+    assert quiet.file.getvalue() == "Interrupted. The same command goes on from here.\n"
+
+
 @pytest.mark.parametrize(("jobs", "number"), [(1, signal.SIGINT), (2, signal.SIGTERM)])
 def test_whoever_starts_children_passes_a_signal_on_and_they_end_at_their_next_step(parent, tmp_path, jobs, number):
     child = slow_child(tmp_path / "child", parent)
