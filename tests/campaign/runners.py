@@ -171,7 +171,7 @@ class Life:
             return fork.returncode is None
         for pid in reversed(_read_pids(self.folder)):
             try:
-                if os.getpgid(pid) != os.getpgrp():
+                if os.getpgid(pid) != fork.pid:  # it is gone, and another process has its number
                     continue
                 os.kill(pid, number)
                 return True
@@ -180,6 +180,7 @@ class Life:
         return False
 
     def _live(self) -> None:
+        os.setpgid(0, 0)  # its children are known by it
         os.chdir(self.folder)
         arm(self.death if self.who == "orchestrator" else None)
         started = SimpleNamespace(Popen=self._start_child, PIPE=subprocess.PIPE, STDOUT=subprocess.STDOUT)
