@@ -30,7 +30,7 @@ ROOM = 1 << 30
 """Bytes that all files of a campaign may take together, beside what the process has when it begins."""
 
 SECONDS = 30
-"""That reading one file may take."""
+"""Of the processor, that reading one file may take."""
 
 SHOWN = 5
 """Failures of which the whole story is told."""
@@ -96,9 +96,9 @@ def watched() -> Iterator[None]:
         limit = pages * resource.getpagesize() + ROOM
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     sys.addaudithook(lambda event, _: RAN.append(event) if event in RUNS_CODE else None)
-    previous = signal.signal(signal.SIGALRM, _too_slow)
+    previous = signal.signal(signal.SIGVTALRM, _too_slow)
     yield
-    signal.signal(signal.SIGALRM, previous)
+    signal.signal(signal.SIGVTALRM, previous)
 
 
 def _too_slow(*_: object) -> None:
@@ -112,7 +112,7 @@ def tried(cases: Iterator[tuple[str, Callable[[], object]]]) -> Outcome:
         for name, read in cases:
             total += 1
             RAN.clear()
-            signal.alarm(SECONDS)
+            signal.setitimer(signal.ITIMER_VIRTUAL, SECONDS)
             wrong = ""
             try:
                 read()
@@ -121,7 +121,7 @@ def tried(cases: Iterator[tuple[str, Callable[[], object]]]) -> Outcome:
             except Exception as error:
                 wrong = f"{type(error).__name__}: {str(error)[:200]}"
             finally:
-                signal.alarm(0)
+                signal.setitimer(signal.ITIMER_VIRTUAL, 0)
             if wrong := wrong or ", ".join(RAN):
                 failed += 1
                 failures += [f"{name}: {wrong}"] * (len(failures) < SHOWN)
