@@ -4,6 +4,7 @@ import json
 import random
 import shutil
 import signal
+import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -94,7 +95,7 @@ class Life:
 
     def run(self) -> int:
         """The exit code, or minus the signal that ended it."""
-        with into(self.folder / "output") as output, Fork(self._live, stdout=output, stderr=-2) as fork:
+        with into(self.folder / "output") as output, Fork(self._live, stdout=output, stderr=subprocess.STDOUT) as fork:
             if isinstance(self.death, After):
                 time.sleep(self.death.seconds)
                 fork.send_signal(self.death.number)

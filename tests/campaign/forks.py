@@ -66,12 +66,16 @@ class Fork:
         self.returncode: int | None = None
         reading, self._writing = os.pipe() if stdin == subprocess.PIPE else (None, None)
         sys.stdout.flush(), sys.stderr.flush()
+        # A signal that came between the fork and the `try` would let the fork go on as whoever made it.
+        signal.pthread_sigmask(signal.SIG_BLOCK, signals.ENDING)
         self.pid = os.fork()
         if self.pid:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, signals.ENDING)
             if reading is not None and self._writing is not None:
                 os.close(reading)
                 self._pipes.add(self._writing)
             return
+        code = 1
         try:
             for pipe in [*self._pipes, *([self._writing] if self._writing is not None else [])]:
                 os.close(pipe)
@@ -85,10 +89,10 @@ class Fork:
             code = _exit_code(call)
         except BaseException:
             traceback.print_exc()
-            code = 1
-        with suppress(BaseException):
-            sys.stdout.flush(), sys.stderr.flush()
-        os._exit(code)
+        finally:
+            with suppress(BaseException):
+                sys.stdout.flush(), sys.stderr.flush()
+            os._exit(code)
 
     def __enter__(self) -> "Fork":
         return self
@@ -135,6 +139,7 @@ def _as_if_started_anew(env: Mapping[str, str] | None) -> None:
     for number in signals.STOPS:
         signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, signals.ENDING)
     if env is not None:
         os.environ.clear()
         os.environ.update(env)
