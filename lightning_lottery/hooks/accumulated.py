@@ -7,6 +7,7 @@ from lightning.fabric.utilities.apply_func import move_data_to_device
 from lightning.pytorch import LightningModule, Trainer
 from torchmetrics import Metric, MetricCollection
 
+from lightning_lottery.errors import LotteryError
 from lightning_lottery.hooks.private import (
     epoch_results,
     go_on_with_results,
@@ -73,6 +74,9 @@ def put_back_(trainer: Trainer, saved: Any) -> None:
     Args:
         trainer: Of the fit that goes on.
         saved: What ``accumulated`` gave; anything else, and that of another number of ranks, is passed over.
+
+    Raises:
+        LotteryError: A number or a metric's state is none. Other damage raises whatever reading it does.
     """
     if not isinstance(saved, list) or len(saved) != trainer.world_size:
         return
@@ -92,6 +96,9 @@ def put_back_(trainer: Trainer, saved: Any) -> None:
         results.log(value=value, **entry["arguments"], **entry["sync"], **reduction, **sync)
         key = f"{entry['arguments']['fx']}.{entry['arguments']['name']}"
         rest = {name: move_data_to_device(entry.get(name), module.device) for name in ("weight", "step")}
+        for number in (*rest.values(), *([value] if "value" in entry else [])):
+            if number is not None and not (torch.is_tensor(number) and number.ndim == 0):
+                raise LotteryError(f"The checkpoint's '{entry['arguments']['name']}' of the epoch so far is no number.")
         put_result_(results[key], value, **rest)
     go_on_with_results(trainer)
 

@@ -23,6 +23,9 @@ from lightning.pytorch.utilities import CombinedLoader
 from torch import nn
 from torchmetrics import Metric
 
+from lightning_lottery.checks import is_count
+from lightning_lottery.errors import LotteryError
+
 Loader = TypeVar("Loader")
 
 # The training loop.
@@ -170,12 +173,15 @@ class _LoggedBefore(_Metadata):
     """With what arguments a value was logged before a fit went on: where they were edited since, the new ones count.
 
     Lightning (2.6.6) compares them by ``!=``, and refuses others than those of the epoch's first call. Another way to
-    reduce is refused still, as what was summed is no maximum.
+    reduce is refused, as what was summed is no maximum.
     """
 
     def __ne__(self, now: Any) -> bool:
         if (self.reduce_fx, self.on_epoch) != (now.reduce_fx, now.on_epoch):
-            return True
+            raise LotteryError(
+                f"The checkpoint was saved in the middle of an epoch that logged '{self.name}' with another `on_epoch` "
+                "or `reduce_fx` than this fit does: log it as before, or resume from a checkpoint of an epoch's end."
+            )
         vars(self).update(vars(now))
         return False
 
@@ -205,10 +211,26 @@ def state_of_metric(metric: Metric) -> dict[str, Any]:
 
 
 def restore_metric_(metric: Metric, states: Mapping[str, Any], updates: int) -> None:
-    """Let a metric go on from what ``state_of_metric`` gave, on the metric's device."""
+    """Let a metric go on from what ``state_of_metric`` gave, on the metric's device.
+
+    Raises:
+        LotteryError: They are not states of that metric.
+    """
+    defaults = metric._defaults
+    fits = states.keys() == defaults.keys() and all(_is_state(states[name], defaults[name]) for name in defaults)
+    if not fits or not is_count(updates):
+        raise LotteryError(f"The checkpoint's states of a metric are not those of {type(metric).__name__}.")
     for name, value in states.items():
         setattr(metric, name, move_data_to_device(value, metric.device))
     metric._update_count, metric._computed = updates, None
+
+
+def _is_state(value: Any, default: Any) -> bool:
+    """Whether a metric's state may be one that began as ``default``: a list of tensors, or a tensor."""
+    if isinstance(default, list):  # torchmetrics makes one tensor of it where it was computed
+        return torch.is_tensor(value) or (isinstance(value, list) and all(torch.is_tensor(v) for v in value))
+    # Some begin as one number and take the shape of the first batch.
+    return torch.is_tensor(value) and (not default.ndim or value.shape == default.shape)
 
 
 # The evaluation loop.

@@ -2,8 +2,8 @@
 
 Names say that two layers belong together, and not whether something else reads what lies between them. A ``forward``
 says it: it is traced symbolically, where every module inside is one opaque step, except those that only run their
-children one after another. Where the forward around such a chain cannot be traced, ``is_recorded`` says so: it may run
-the chain as a whole, or pieces of it.
+children one after another. Where the forward around such a chain cannot be traced, it may run the chain as a whole, or
+pieces of it: ``is_recorded`` then asks its source.
 """
 
 import warnings
@@ -24,6 +24,7 @@ from lightning_lottery.units.parts import (
     is_chain,
     is_transposed,
 )
+from lightning_lottery.units.sources import only_calls
 
 # Functions and methods by name, as the graph calls them ("iadd" is `+=`).
 PER_CHANNEL = frozenset(
@@ -34,20 +35,9 @@ PER_CHANNEL = frozenset(
 ELEMENTWISE = frozenset(("add", "iadd", "add_", "sub", "isub", "sub_", "mul", "imul", "mul_", "truediv"))
 _MIXING = frozenset(
     ("softmax", "log_softmax", "softmin", "layer_norm", "group_norm", "instance_norm", "rms_norm", "normalize", "norm")
-    + ("sum", "mean", "var", "std", "amax", "amin", "max", "min", "cumsum", "sort", "topk", "flip", "roll", "getattr")
-    + (
-        "prod",
-        "cumprod",
-        "logsumexp",
-        "logcumsumexp",
-        "linalg_vector_norm",
-        "argsort",
-        "argmax",
-        "argmin",
-        "gather",
-        "median",
-    )
-    + ("cumsum_", "cumprod_", "matmul", "bmm", "einsum", "avg_pool1d", "max_pool1d", "unfold")
+    + ("linalg_vector_norm", "sum", "mean", "var", "std", "prod", "median", "logsumexp", "logcumsumexp", "amax", "amin")
+    + ("max", "min", "argmax", "argmin", "cumsum", "cumsum_", "cumprod", "cumprod_", "sort", "argsort", "topk", "flip")
+    + ("roll", "gather", "getattr", "matmul", "bmm", "einsum", "avg_pool1d", "max_pool1d", "unfold")
 )
 _NUMBERS = frozenset(("size", "dim", "numel", "stride"))
 _NUMBER_ATTRIBUTES = frozenset(("shape", "device", "dtype", "ndim", "is_cuda", "requires_grad"))
@@ -122,7 +112,14 @@ class Forwards:
 
     def is_recorded(self, name: str) -> bool:
         """Whether the forward that runs a layer is known, and not only that of a chain in which it lies."""
-        return all(self._traced(runners[0]) for runners in self._runners[id(self._modules[name])] if runners)
+        outermost = [runners[0] for runners in self._runners[id(self._modules[name])] if runners]
+        return all(self._traced(runner) or self._runs_chain_of(name, runner) for runner in outermost)
+
+    def _runs_chain_of(self, name: str, runner: nn.Module) -> bool:
+        """Whether a module whose forward cannot be traced is seen to run the chain of a layer as a whole."""
+        path = self._names[id(runner)]
+        attribute, _, inside = name.removeprefix(f"{path}." if path else "").partition(".")
+        return bool(inside) and only_calls(runner, attribute)
 
     def _alone(self, flow: Flow, makers: Sequence[str], runner: nn.Module, *, looks_around: bool) -> Flow:
         """The same flow, or its leak where something besides the runner takes one of its layers, too."""

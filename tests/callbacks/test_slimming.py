@@ -6,6 +6,7 @@ import warnings
 from copy import deepcopy
 from functools import partial
 
+import lightning
 import pytest
 import torch
 from lightning.pytorch.callbacks import BatchSizeFinder, Callback, GradientAccumulationScheduler, LearningRateFinder
@@ -135,12 +136,22 @@ def stirred(network):
     return network.eval()
 
 
+class Around(lightning.LightningModule):
+    """As most projects have it: a network, and no ``forward`` around it."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def training_step(self, batch, batch_idx):
+        return self.network(batch).sum()
+
+
 @pytest.mark.parametrize("make", FAMILIES.values(), ids=FAMILIES)
 def test_a_coefficient_of_zero_is_a_unit_removed_and_one_of_one_changes_nothing_in_every_family(make):
     network, inputs = make()
     stirred(network)
-    module = Blocks()
-    module.network = network
+    module = Around(network)
     plain, groups = output_of(network, inputs), groups_of(network)
     slimming = NetworkSlimming()
     slimming._attach(module)
@@ -165,8 +176,7 @@ def test_a_coefficient_of_zero_is_a_unit_removed_and_one_of_one_changes_nothing_
 def test_a_gradient_reaches_every_coefficient_in_every_family():
     for make in FAMILIES.values():
         network, inputs = make()
-        module = Blocks()
-        module.network = stirred(network)
+        module = Around(stirred(network))
         slimming = NetworkSlimming()
         slimming._attach(module)
         output = network(inputs)

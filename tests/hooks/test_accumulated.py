@@ -5,7 +5,6 @@ import shutil
 
 import pytest
 import torch
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers.logger import DummyLogger
 from torchmetrics import MeanMetric, MetricCollection
@@ -15,6 +14,7 @@ from helpers.blocks import Blocks
 from helpers.callbacks import CALLBACKS
 from helpers.projects import Odd, fit
 from lightning_lottery import EarlyBird, ExactResume, HammingFIFO, NetworkSlimming
+from lightning_lottery.errors import LotteryError
 from lightning_lottery.hooks.accumulated import accumulated, put_back_
 
 
@@ -171,8 +171,9 @@ def test_a_value_that_is_logged_with_other_arguments_since_goes_on_but_not_by_an
         return last(log.seen)
 
     assert resumed(prog_bar=True) == last(whole)
-    with pytest.raises(MisconfigurationException, match="with different arguments"):
-        resumed(reduce_fx="max")
+    for change in ({"reduce_fx": "max"}, {"on_epoch": False}):
+        with pytest.raises(LotteryError, match="with another `on_epoch` or `reduce_fx` than this fit"):
+            resumed(**change)
 
 
 def test_what_is_not_this_fit_s_is_passed_over(tmp_path):
