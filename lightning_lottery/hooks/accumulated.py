@@ -76,7 +76,7 @@ def put_back_(trainer: Trainer, saved: Any) -> None:
         saved: What ``accumulated`` gave; anything else, and that of another number of ranks, is passed over.
 
     Raises:
-        LotteryError: A number or a metric's state is none. Other damage raises whatever reading it does.
+        LotteryError: An argument, a number or a metric's state is none. Other damage raises whatever reading it does.
     """
     if not isinstance(saved, list) or len(saved) != trainer.world_size:
         return
@@ -86,6 +86,7 @@ def put_back_(trainer: Trainer, saved: Any) -> None:
         if name in metrics:
             restore_metric_(metrics[name], **state)
     for entry in mine["logged"]:
+        _check_arguments(entry["arguments"])
         if "value" in entry:
             value = move_data_to_device(entry["value"], module.device)
         elif entry["metric"] in metrics:
@@ -101,6 +102,14 @@ def put_back_(trainer: Trainer, saved: Any) -> None:
                 raise LotteryError(f"The checkpoint's '{entry['arguments']['name']}' of the epoch so far is no number.")
         put_result_(results[key], value, **rest)
     go_on_with_results(trainer)
+
+
+def _check_arguments(arguments: Any) -> None:
+    """Refuse arguments that nothing was logged with: Lightning would stumble over them at the epoch's end."""
+    words, truths = [arguments[name] for name in ("fx", "name")], arguments.keys() - {"fx", "name", "metric_attribute"}
+    are_words = all(isinstance(word, str) for word in (*words, arguments["metric_attribute"] or ""))
+    if not are_words or not all(isinstance(arguments[name], (bool, type(None))) for name in truths):
+        raise LotteryError(f"The checkpoint says that something was logged with {arguments}, which cannot be.")
 
 
 def _metrics(module: LightningModule) -> dict[str, Metric]:
