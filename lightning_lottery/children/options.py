@@ -4,7 +4,7 @@ In ``child.json`` an options' fields are the keys; by them the kind is known aga
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any, Literal, get_args
 
 from lightning_lottery.errors import LotteryError
@@ -113,6 +113,7 @@ class LinesOptions:
     predict: str | None
     checkpoints: tuple[str, ...]
     is_null_control: bool = False
+    threshold_ratio: float | None = None
 
 
 @dataclass(frozen=True)
@@ -123,6 +124,7 @@ class LinesTrialOptions:
     mode: Literal["max", "min"]
     recalibrate: int
     predict: str | None
+    threshold_ratio: float | None = None
 
 
 @dataclass(frozen=True)
@@ -163,7 +165,8 @@ def read_options(values: Mapping[str, Any]) -> Options | None:
         return None
     known = {name: value for name, value in values.items() if name != "fast"}  # a judge's, before it was taken out
     for kind in get_args(Options):
-        if known.keys() == {field.name for field in fields(kind)}:
+        names = {field.name: field.default is MISSING for field in fields(kind)}
+        if {name for name, is_needed in names.items() if is_needed} <= known.keys() <= names.keys():
             options: Options = kind(**{name: _typed(name, value) for name, value in known.items()})
             return options
     raise LotteryError(f"A child has no options {', '.join(values)}: another version of this package wrote them.")

@@ -87,9 +87,12 @@ class Batches:
         self.loader, self.rank, self.world_size = loader, rank, world_size
         self.kept: list[Any] | None = []
         self.sizes: list[int] = []
+        self.parts: list[int] = []  # in which each of the loader's batches is given, alike on all ranks
         used = 0
-        for batch in self._load():
+        for whole in self._whole():
+            batch = self._share(whole)
             self.sizes.append(samples_in(batch))
+            self.parts.append(1)
             used += bytes_of(batch)
             if used > memory:
                 self.kept = None  # all or nothing: a part kept would only save a part of each pass
@@ -104,9 +107,28 @@ class Batches:
     def __iter__(self) -> Iterator[Any]:
         return iter(self.kept) if self.kept is not None else self._load()
 
+    def cut(self, parts: int) -> None:
+        """Give every batch in so many parts from here on, in fewer where ranks would run out of samples.
+
+        Raises:
+            LotteryError: As ``share_of``; nothing is cut then.
+        """
+        # By the least that any rank has, as all must give equally many: shares of ranks differ by a sample.
+        self.parts = [min(parts, max(1, samples_in(whole) // self.world_size)) for whole in self._whole()]
+        whole = list(zip(self.kept or self._load_whole(), self.parts, strict=True))
+        pieces = [piece for batch, number in whole for piece in _parts_of(batch, number)]
+        self.sizes = [samples_in(piece) for piece in pieces]
+        self.kept = None if self.kept is None else pieces
+
     def _load(self) -> Iterator[Any]:
-        for batch in self._whole():
-            yield batch if self.world_size == 1 else share_of(batch, self.rank, self.world_size)
+        for batch, parts in zip(self._load_whole(), self.parts, strict=True):
+            yield from _parts_of(batch, parts)
+
+    def _load_whole(self) -> Iterator[Any]:
+        return map(self._share, self._whole())
+
+    def _share(self, batch: Any) -> Any:
+        return batch if self.world_size == 1 else share_of(batch, self.rank, self.world_size)
 
     def _whole(self) -> Iterator[Any]:
         """The loader's batches, one too small for all ranks joined to the one before it."""
@@ -122,6 +144,10 @@ class Batches:
             yield from waiting
             waiting = [batch]
         yield from waiting
+
+
+def _parts_of(batch: Any, parts: int) -> list[Any]:
+    return [batch] if parts == 1 else [share_of(batch, part, parts) for part in range(parts)]
 
 
 def samples_in(batch: Any) -> int:

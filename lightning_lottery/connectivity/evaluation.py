@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torchmetrics import Metric
 
 from lightning_lottery.connectivity.batches import Batches, Split
-from lightning_lottery.connectivity.means import Means, sum_over_ranks
+from lightning_lottery.connectivity.means import ByBatch, Means, sum_over_ranks
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.hooks.private import (
     before_transfer,
@@ -58,6 +58,7 @@ class Evaluator:
         self.module, self.trainer, self.batches, self.split = module, trainer, batches, split
         self.serving = _serving(batches, split, data)
         self.samples = 0  # that the last evaluation used, over all ranks
+        self.by_batch: list[ByBatch | None] = []  # of the last call's ``kept``, with each set of weights
         is_shown = evaluations and trainer.progress_bar_callback is not None and trainer.is_global_zero
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         self.bar = Progress(*columns, disable=not is_shown)
@@ -72,12 +73,13 @@ class Evaluator:
         """Leave the progress bar."""
         self.bar.stop()
 
-    def __call__(self, *settings: Setting, on_batch: OnBatch | None = None) -> list[dict[str, float]]:
+    def __call__(self, *settings: Setting, on_batch: OnBatch | None = None, kept: str = "") -> list[dict[str, float]]:
         """Every logged metric with each set of weights, averaged over the samples of all ranks in float64.
 
         Args:
             settings: Called with the module once it is on its device, before its first batch: sets the weights.
             on_batch: Called with the module and every batch on its device.
+            kept: The metric whose values of each batch are kept in ``by_batch``; "" for none.
 
         Returns:
             For each setting, metric name to value.
@@ -88,8 +90,13 @@ class Evaluator:
         # Such a step is handed the loader's iterator, which only Lightning's own loop makes: a run for each setting.
         draws_itself = is_param_in_hook_signature(step_of(self.module, self.split), "dataloader_iter", explicit=True)
         if draws_itself and len(settings) > 1:
-            return [metrics for setting in settings for metrics in self(setting, on_batch=on_batch)]
-        one_run = _SettingsInOneRun(self, settings, on_batch)
+            results, by_batch = list[dict[str, float]](), list[ByBatch | None]()
+            for setting in settings:
+                results += self(setting, on_batch=on_batch, kept=kept)
+                by_batch += self.by_batch
+            self.by_batch = by_batch
+            return results
+        one_run = _SettingsInOneRun(self, settings, on_batch, kept)
         callbacks: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
         without_bars = [callback for callback in callbacks if not isinstance(callback, ProgressBar)]
         self.trainer.callbacks = [*without_bars, one_run]  # type: ignore[attr-defined]
@@ -102,6 +109,7 @@ class Evaluator:
         if not one_run.results:  # the run's hooks were not even called
             raise LotteryError("There is no batch to evaluate on: the Trainer limits their number to 0.")
         self.samples = int(sum_over_ranks(one_run.means.samples, self.trainer))
+        self.by_batch = one_run.by_batch
         return one_run.results
 
 
@@ -113,10 +121,11 @@ class _SettingsInOneRun(Callback):
     earlier setting, what the loop would do: module and callbacks see the hooks of as many runs.
     """
 
-    def __init__(self, evaluator: Evaluator, settings: Sequence[Setting], on_batch: OnBatch | None) -> None:
-        self.evaluator, self.settings, self.on_batch = evaluator, settings, on_batch
-        self.means = Means()
+    def __init__(self, evaluator: Evaluator, settings: Sequence[Setting], on_batch: OnBatch | None, kept: str) -> None:
+        self.evaluator, self.settings, self.on_batch, self.kept = evaluator, settings, on_batch, kept
+        self.means = Means(kept)
         self.results: list[dict[str, float]] = []
+        self.by_batch: list[ByBatch | None] = []
 
     def log(self, *arguments: Any, **options: Any) -> None:
         """Stands in for ``LightningModule.log``."""
@@ -132,7 +141,7 @@ class _SettingsInOneRun(Callback):
     on_test_start = on_validation_start = _start
 
     def _set(self, setting: Setting, pl_module: LightningModule) -> None:
-        self.means = Means()
+        self.means = Means(self.kept)
         self.evaluator.bar.reset(self.evaluator.within)
         setting(pl_module)
         # The setting may have run batches of its own, for batch norm's statistics: metrics must not count them.
@@ -228,6 +237,8 @@ class _SettingsInOneRun(Callback):
     def _end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # Not after the run: Lightning moves the module, and its metrics with it, off the device there.
         metrics = self.means.compute(trainer)
+        if self.kept:
+            self.by_batch.append(self.means.by_batch(trainer))
         if not metrics:
             raise LotteryError(
                 f"{type(pl_module).__name__} logs nothing in `{step_name(self.evaluator.split)}`: log there what is to "

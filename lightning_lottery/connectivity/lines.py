@@ -12,6 +12,7 @@ from torch import Tensor
 from lightning_lottery.connectivity.checkpoints import tensor_entries
 from lightning_lottery.connectivity.evaluation import Evaluator, Setting, forward_of
 from lightning_lottery.connectivity.judging import Judging, check_monitor
+from lightning_lottery.connectivity.means import ByBatch
 from lightning_lottery.connectivity.report import EXTENTS, Curve, Layer, Pair
 from lightning_lottery.functional.connectivity import State, as_real, interpolate_, recalibrate_batch_norm_
 from lightning_lottery.hooks.quiet import without_logging
@@ -34,8 +35,17 @@ class Lines:
     judging: Judging
     training: Sequence[Any] = ()
 
-    def between(self, a: State, b: State, alphas: Sequence[float], *, recalibrated: bool = False) -> Curve:
+    def in_batches(self, a: State, b: State, alphas: Sequence[float]) -> tuple[Curve, list[ByBatch | None]]:
+        """The same as ``between``, and the monitor batch by batch at each place; none where one is not finite."""
+        self.evaluate.by_batch = []
+        return self.between(a, b, alphas, kept=self.judging.monitor), self.evaluate.by_batch
+
+    def between(
+        self, a: State, b: State, alphas: Sequence[float], *, recalibrated: bool = False, kept: str = ""
+    ) -> Curve:
         """Every metric along the line from ``b`` at 0 to ``a`` at 1; only the monitor, as NaN, where one is not finite.
+
+        ``kept`` is the evaluator's.
 
         Raises:
             LotteryError: The monitor is not logged, or is in percent.
@@ -44,7 +54,7 @@ class Lines:
         if not (_is_finite(a) and _is_finite(b)):
             return {self.judging.monitor: [math.nan] * len(alphas)}
         settings = [self.setting(a, b, alpha, recalibrated=recalibrated) for alpha in alphas]
-        return self._curve(self.evaluate(*settings))
+        return self._curve(self.evaluate(*settings, kept=kept))
 
     def with_every_metric(self, curves: Mapping[Pair, Curve]) -> dict[Pair, Curve]:
         """Curves that have the metrics of all: NaN along lines to networks that are not finite."""
@@ -94,8 +104,7 @@ class Lines:
             recalibrate_batch_norm_(module, forward, moved)
 
     def _curve(self, line: Sequence[Mapping[str, float]]) -> Curve:
-        monitor = self.judging.monitor
-        check_monitor(line, monitor, self.judging.mode)
+        check_monitor(line, self.judging)
         return {name: [point[name] for point in line] for name in line[0]}
 
 

@@ -1,10 +1,21 @@
-"""Averages over samples and ranks of what a module logs."""
+"""Averages over samples and ranks of what a module logs, and of one metric the values of each batch."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from lightning.pytorch import Trainer
 from torchmetrics import Metric
+
+from lightning_lottery.hooks.private import SumsOfMetric
+
+
+class ByBatch(NamedTuple):
+    """A metric batch by batch, over all ranks: its values and what each weighs, both of shape (batches,)."""
+
+    values: npt.NDArray[np.float64]
+    weights: npt.NDArray[np.float64]
 
 
 class Means:
@@ -12,22 +23,38 @@ class Means:
 
     Lightning guesses a batch's size from the first tensor that it finds, and divides what ranks add up by the integer
     mean of their numbers of samples (2.6.6): both can be wrong. Here the sizes are known and the sums exact.
+
+    Args:
+        kept: The metric whose values of each batch are kept as well; "" for none.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, kept: str = "") -> None:
+        self.kept = kept
         self.samples = 0  # of the batches that ran: a Trainer may limit them
         self.weight = 1.0  # in samples, of what is logged now
         self.totals: dict[str, tuple[float, float]] = {}
         self.metrics: dict[str, Metric] = {}
+        self.is_in_batch = False
+        self.sums: SumsOfMetric | None = None  # of the kept metric, where it is an object
+        self.parts: list[tuple[float, float]] = []  # of the kept metric in each batch: total and weight
+        self.is_kept_whole = True  # nothing of it was logged outside of a batch
 
     def begin_batch(self, size: int) -> None:
         """What is logged from here on belongs to a batch of so many samples."""
         self.weight = float(size)
+        self.is_in_batch = True
+        self.parts.append((0.0, 0.0))
 
     def end_batch(self) -> None:
         """What is logged from here on belongs to all samples so far, as a value in ``on_test_epoch_end`` does."""
+        if self.kept in self.metrics and self.is_in_batch:
+            self.sums = self.sums or SumsOfMetric(self.metrics[self.kept])
+            value = self.sums.of_batch()
+            self.is_kept_whole &= value is not None and len(self.parts) == self.sums.batches
+            self.parts[-1] = ((value or 0.0) * self.weight, self.weight)
         self.samples += int(self.weight)
         self.weight = float(self.samples)
+        self.is_in_batch = False
 
     def log(self, name: str, value: Any, *_: Any, batch_size: int | None = None, **options: Any) -> None:
         """Take a value as ``LightningModule.log`` would, weighted by its batch."""
@@ -37,8 +64,14 @@ class Means:
         if options.get("reduce_fx", "mean") not in ("mean", torch.mean):
             return  # only means over samples can be compared
         weight = float(batch_size or self.weight)
+        number = float(value)
         total, count = self.totals.get(name, (0.0, 0.0))
-        self.totals[name] = (total + float(value) * weight, count + weight)
+        self.totals[name] = (total + number * weight, count + weight)
+        if name == self.kept:
+            self.is_kept_whole &= self.is_in_batch
+            if self.is_in_batch:
+                total, count = self.parts[-1]
+                self.parts[-1] = (total + number * weight, count + weight)
 
     def compute(self, trainer: Trainer) -> dict[str, float]:
         """What was logged, over all ranks."""
@@ -52,6 +85,14 @@ class Means:
             metric.reset()
         return values
 
+    def by_batch(self, trainer: Trainer) -> ByBatch | None:
+        """The kept metric batch by batch; None where it was not logged in each batch by itself. Collective."""
+        totals, weights = sums_over_ranks(np.array(self.parts).reshape(-1, 2), trainer).T
+        is_whole = sum_over_ranks(float(self.is_kept_whole), trainer) == trainer.world_size
+        if not is_whole or not (weights > 0).all():
+            return None
+        return ByBatch(totals / weights, weights)
+
 
 def sum_over_ranks(value: float, trainer: Trainer) -> float:
     """A number of each rank, added up in float64 on all of them."""
@@ -60,3 +101,13 @@ def sum_over_ranks(value: float, trainer: Trainer) -> float:
     everyone: list[float] = [0.0] * trainer.world_size
     torch.distributed.all_gather_object(everyone, value)
     return sum(everyone)
+
+
+def sums_over_ranks(values: npt.NDArray[np.float64], trainer: Trainer) -> npt.NDArray[np.float64]:
+    """The same of many numbers, which have one shape on all ranks."""
+    if trainer.world_size < 2:
+        return values
+    everyone: list[Any] = [None] * trainer.world_size
+    torch.distributed.all_gather_object(everyone, values)
+    total: npt.NDArray[np.float64] = np.sum(everyone, axis=0)
+    return total

@@ -7,7 +7,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from itertools import combinations, islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.utilities.model_helpers import is_overridden
@@ -15,11 +15,12 @@ from torch import Tensor, nn
 
 from lightning_lottery.connectivity.aligning import Aligner, Moved, aligner_of
 from lightning_lottery.connectivity.batches import Batches, loader_of, split_of
+from lightning_lottery.connectivity.blocks import blocks_of, cut_into_blocks
 from lightning_lottery.connectivity.checkpoints import check_masks, read_state, weights_kept, write_in_form_of
 from lightning_lottery.connectivity.evaluation import Evaluator
 from lightning_lottery.connectivity.judging import ALPHAS, Judging
 from lightning_lottery.connectivity.lines import Lines, layer_ends, with_aliases
-from lightning_lottery.connectivity.means import sum_over_ranks
+from lightning_lottery.connectivity.means import ByBatch, sum_over_ranks
 from lightning_lottery.connectivity.report import Curve, Kind, Pair, PathReport
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.functional.alignment import average
@@ -40,6 +41,7 @@ def path(
     mode: Literal["max", "min"] = "max",
     alphas: Sequence[float] = ALPHAS,
     threshold: float = 0.02,
+    threshold_ratio: float | None = None,
     recalibrate: int = 0,
     align: bool = False,
     save_midpoint: str | os.PathLike[str] | None = None,
@@ -63,6 +65,8 @@ def path(
         mode: ``"max"`` for an accuracy, ``"min"`` for an error or a loss (then the threshold is in its units).
         alphas: Fractions of the line at which it is evaluated, in [0, 1], both ends included.
         threshold: Error barrier below which networks are called stable, a fraction.
+        threshold_ratio: In place of ``threshold``: a barrier of that fraction of the mean error of the ends, such as
+            0.02 for a loss that rises by 2 %.
         recalibrate: Training batches for estimating batch norm's statistics anew at each alpha; 0 for none.
         align: Also the line to each second network with its units in the order of the first's (git re-basin), which is
             the same function; recalibrated where ``recalibrate`` says so. The verdict stays that of the raw barrier.
@@ -84,27 +88,31 @@ def path(
     Source: Frankle et al. 2020, section 2; Adilova et al. 2023, section 3, for single layers; Ainsworth et al. 2023 for
     the alignment; Wortsman et al. 2022 for the mean.
     """
-    judging = Judging(monitor, mode, threshold, alphas, recalibrate, layer_alphas)
+    judging = Judging(monitor, mode, threshold, alphas, recalibrate, layer_alphas, threshold_ratio)
     names = _check_names(ckpt_paths, save_midpoint)
     networks = _read_networks(names, module, trainer, submodule, aligned=align, allow_diverged=allow_diverged)
     beside = (len(names) if predict else 0) + (save_midpoint is not None)
     lines, aligner, layers = _prepare(networks, module, data, trainer, judging, align, memory, beside)
     midpoint: dict[str, float] = {}
     with closing(lines.evaluate), weights_kept(networks.target):
-        curves, moved, in_first_order = _measure(networks, lines, aligner, layers)
+        measured = _measure(networks, lines, aligner, layers)
         predictions = [lines.predictions(state, predict) for state in networks.states] if predict else []
         if save_midpoint is not None:
-            midpoint = _save_midpoint(networks, in_first_order, lines, Path(save_midpoint))
+            midpoint = _save_midpoint(networks, measured.in_first_order, lines, Path(save_midpoint))
+    raw = {pair: curve[monitor] for pair, curve in measured.curves["raw"].items()}
+    blocks, networks_alone = blocks_of(measured.by_batch, raw)
     return PathReport(
         names=names,
         judging=judging,
-        curves=curves,
+        curves=measured.curves,
         distances={pair: _distances(networks, pair, predictions, trainer) for pair in networks.pairs},
         samples=lines.evaluate.samples,
         device=device_of(trainer),
-        moved=moved,
+        moved=measured.moved,
         left=aligner.left if aligner else {},
         midpoint=midpoint,
+        blocks=blocks,
+        networks_alone=networks_alone,
     )
 
 
@@ -234,6 +242,7 @@ def _prepare(
     split = split_of(module, data)
     loader = loader_of(module, data, split, trainer)
     batches = Batches(loader, **_ranks(trainer), memory=memory)
+    cut_into_blocks(batches, module, trainer, split, data, judging.monitor)
     training = _training_batches(module, data, trainer, judging.recalibrate)
     aligner = aligner_of(module, networks.submodule, networks.states[0], data, loader, split) if align else None
     layers = with_aliases(layers_of(networks.target), networks.target) if judging.layer_alphas else {}
@@ -257,22 +266,27 @@ def _training_batches(module: LightningModule, data: Any, trainer: Trainer, numb
     return list(islice(loader_of(module, source, "train", trainer), number))
 
 
+class _Measured(NamedTuple):
+    """What was measured along the lines."""
+
+    curves: dict[Kind, dict[Pair, Curve]]  # for each kind of line and each pair every metric
+    by_batch: dict[Pair, list[ByBatch | None]]  # the monitor batch by batch, at each place of each raw line
+    moved: dict[Pair, Moved]  # of an aligned pair: how many units of each group changed places
+    in_first_order: list[State]  # the networks, units in the order of the first's where they are aligned
+
+
 def _measure(
     networks: _Networks, lines: Lines, aligner: Aligner | None, layers: Mapping[str, Sequence[str]]
-) -> tuple[dict[Kind, dict[Pair, Curve]], dict[Pair, Moved], list[State]]:
-    """Evaluate every kind of line between every pair of networks.
-
-    Returns:
-        For each kind of line and each pair every metric along it; for each aligned pair how many units of each group
-        changed places; and the networks' states, units in the order of the first's where they are aligned.
-    """
+) -> _Measured:
+    """Evaluate every kind of line between every pair of networks."""
     alphas, layer_alphas = lines.judging.alphas, lines.judging.layer_alphas
     curves: dict[Kind, dict[Pair, Curve]] = defaultdict(dict)
+    by_batch: dict[Pair, list[ByBatch | None]] = {}
     moved: dict[Pair, Moved] = {}
     in_first_order = list(networks.states)
     for i, j in networks.pairs:
         a, b = networks.states[i], networks.states[j]
-        curves["raw"][i, j] = lines.between(a, b, alphas)
+        curves["raw"][i, j], by_batch[i, j] = lines.in_batches(a, b, alphas)
         if lines.training:
             curves["recalibrated"][i, j] = lines.between(a, b, alphas, recalibrated=True)
         if aligner:
@@ -284,7 +298,7 @@ def _measure(
             curves[layer][i, j] = lines.between(end, start, layer_alphas)
     # A line to a diverged network is not evaluated, so only here it is known which metrics the module logs.
     curves["raw"] = lines.with_every_metric(curves["raw"])
-    return dict(curves), moved, in_first_order
+    return _Measured(dict(curves), by_batch, moved, in_first_order)
 
 
 def _save_midpoint(networks: _Networks, states: Sequence[State], lines: Lines, save_midpoint: Path) -> dict[str, float]:

@@ -10,12 +10,14 @@ from rich.table import Table
 
 from lightning_lottery.checks import is_count, is_number
 from lightning_lottery.children.reading import again
+from lightning_lottery.connectivity.blocks import ROUNDING, LineBlocks
 from lightning_lottery.connectivity.judging import Judging
+from lightning_lottery.connectivity.stability import sentences_on, stability_of
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.figures.between import layers_between, lines_between
 from lightning_lottery.files import read_text, write_whole
 from lightning_lottery.functional.connectivity import error_barrier, excess
-from lightning_lottery.functional.verdicts import Stability, judge
+from lightning_lottery.functional.verdicts import Stability
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -72,6 +74,8 @@ class PathReport:
         left: Modules whose weights an alignment leaves in their order, and why.
         midpoint: Every metric of the mean of all networks; empty where none was written.
         is_null_control: The networks are children of one seed, whose barrier of 0 says nothing.
+        blocks: The monitor along the raw lines, block by block of the samples; None where ``networks_alone`` says why.
+        networks_alone: Why there are no blocks, so that verdicts are about these samples alone.
     """
 
     names: tuple[str, ...]
@@ -84,6 +88,8 @@ class PathReport:
     left: Mapping[str, str] = field(default_factory=dict)
     midpoint: Mapping[str, float] = field(default_factory=dict)
     is_null_control: bool = False
+    blocks: LineBlocks | None = None
+    networks_alone: str = ""
 
     @property
     def pairs(self) -> list[Pair]:
@@ -93,12 +99,12 @@ class PathReport:
     @property
     def stability(self) -> Stability:
         """The verdict on the raw barriers."""
-        barriers = {pair: error_barrier(self.errors(pair)) for pair in self.pairs}
-        stability = judge({0: barriers}, self.judging.threshold, error=self.error_of_ends, samples=self.samples)
-        if self.is_null_control:
-            reason = "the same seed twice is a null control: its barrier is 0"
-            return replace(stability, verdict="undecided", reason=reason)
-        return stability
+        return stability_of({0: self})
+
+    def stability_of_pair(self, pair: Pair) -> Stability:
+        """The verdict on one pair's two networks, which needs the lines in blocks."""
+        blocks = None if self.blocks is None else replace(self.blocks, values={pair: self.blocks.values[pair]})
+        return stability_of({0: replace(self, curves={"raw": {pair: self.curves["raw"][pair]}}, blocks=blocks)})
 
     @property
     def error_of_ends(self) -> float | None:
@@ -181,6 +187,10 @@ class PathReport:
         """Verdict and measures of every pair, plain values."""
         pairs = {f"{i}-{j}": dict(self._measures_of((i, j))) for i, j in self.pairs}
         summary = {"networks": self.names, "n": self.samples, "stability": asdict(self.stability), "pairs": pairs}
+        if self.blocks is not None:
+            summary["of_pairs"] = {f"{i}-{j}": asdict(self.stability_of_pair((i, j))) for i, j in self.pairs}
+        else:
+            summary["networks_alone"] = self.networks_alone
         if "aligned" in self.curves:
             summary["left"] = dict(self.left)
         if self.midpoint:
@@ -219,26 +229,25 @@ class PathReport:
         table = Table(title=f"{self.judging.monitor} over {self.samples} samples")
         are_short = all(len(name) < 12 for name in self.names)
         beside = [kind for kind in ("recalibrated", "aligned") if kind in self.curves]
-        for column in ("pair", "error at 1", "at 0", "barrier", *beside, "excess", "L2"):
-            table.add_column(column, justify="left" if column == "pair" else "right", no_wrap=True)
+        of_pairs = {pair: self.stability_of_pair(pair) for pair in self.pairs} if self.blocks else {}
+        judged = ("noise", "verdict") if of_pairs else ()
+        for column in ("pair", "error at 1", "at 0", "barrier", *beside, *judged, "excess", "L2"):
+            table.add_column(column, justify="left" if column in ("pair", "verdict") else "right", no_wrap=True)
         for i, j in self.pairs:
             errors, measures = self.errors((i, j)), self.measures((i, j))
             barriers = [self.measures((i, j), kind)["error_barrier"] for kind in ("raw", *beside)]
-            numbers = (errors[-1], errors[0], *barriers, measures["error_excess"], self.distances[i, j]["l2"])
+            numbers = (errors[-1], errors[0], *barriers)
+            more = (measures["error_excess"], self.distances[i, j]["l2"])
+            verdict = [f"{of_pairs[i, j].noise_floor or 0:.4f}", of_pairs[i, j].verdict] if of_pairs else []
             pair = f"{self.names[i]} - {self.names[j]}" if are_short else f"{i} - {j}"
-            table.add_row(pair, *(f"{number:.4f}" for number in numbers))
+            table.add_row(pair, *(f"{n:.4f}" for n in numbers), *verdict, *(f"{n:.4f}" for n in more))
         notes = [] if are_short else [f"{number}: {name}" for number, name in enumerate(self.names)]
         table.caption = "\n".join([*notes, *self._notes()]) or None
         return table
 
     def sentences(self) -> list[str]:
-        """The verdict, and the test set's own standard error."""
-        stability = self.stability
-        verdict = f"{stability.verdict}: mean error barrier {stability.mean:.4f}; {stability.reason}."
-        if stability.test_standard_error is None:
-            return [verdict]
-        error = f"{stability.test_standard_error:.4f}"
-        return [f"{verdict} Standard error of an error on these {self.samples} samples: {error}."]
+        """The verdict, what it is about, and what would decide it."""
+        return sentences_on(self.stability, self.judging, self.samples, self.networks_alone) + self._on_ends()
 
     def save(self, path: Path) -> None:
         """Write everything to a JSON file that ``load`` reads.
@@ -248,6 +257,8 @@ class PathReport:
         """
         content = {name: getattr(self, name) for name in self.__dataclass_fields__}
         content["judging"] = asdict(self.judging)
+        if self.blocks is not None:
+            content["blocks"] = {"weights": self.blocks.weights, "values": list(self.blocks.values.items())}
         # JSON has no keys but strings: mappings from kinds and pairs become lists of their entries.
         content["curves"] = [(kind, *entry) for kind, curves in self.curves.items() for entry in curves.items()]
         for name in ("distances", "moved"):
@@ -276,6 +287,11 @@ class PathReport:
                 tuple(pair): {group: tuple(counts) for group, counts in groups.items()}
                 for pair, groups in content["moved"]
             }
+            if (blocks := content.get("blocks")) is not None:
+                values = {tuple(pair): line for pair, line in blocks["values"]}
+                content["blocks"] = LineBlocks(blocks["weights"], values)
+            elif not content.get("networks_alone"):
+                content["networks_alone"] = "an older version of this package judged them"
             report = cls(**content)
             report._check()
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -309,6 +325,10 @@ class PathReport:
             raise ValueError("its pairs are none of its networks")
         if any(curves.keys() != self.curves["raw"].keys() for curves in self.curves.values()):
             raise ValueError("its kinds of lines are of different pairs")
+        if self.blocks is not None:
+            self.blocks.check(len(self.judging.alphas), self.pairs)
+        if not isinstance(self.networks_alone, str):
+            raise ValueError("why networks are judged alone is no text")
         if self.distances.keys() != self.curves["raw"].keys():
             raise ValueError("its distances are of other pairs than its lines")
 
@@ -329,6 +349,15 @@ class PathReport:
         for extent in EXTENTS:
             for layer, barrier in self.layer_barriers(pair, extent).items():
                 yield f"{extent} layer {layer}", {f"error_barrier_{which}": value for which, value in barrier.items()}
+
+    def _on_ends(self) -> list[str]:
+        """Where a barrier is nothing but a difference of the ends."""
+        straight = [pair for pair in self.pairs if self.measures(pair)["error_excess"] <= ROUNDING]
+        high = [f"{self.names[i]} and {self.names[j]}" for i, j in straight if self._is_above((i, j))]
+        return [f"{names}: the ends differ, excess 0; the line between them has no rise." for names in high]
+
+    def _is_above(self, pair: Pair) -> bool:
+        return self.stability_of_pair(pair).mean >= self.judging.bound
 
     def _notes(self) -> list[str]:
         """What the numbers of an alignment and of a midpoint rest on."""

@@ -44,6 +44,8 @@ class InstabilityAnalysis:
         monitor: The metric logged in ``test_step`` (or ``validation_step``) that is judged, a fraction.
         mode: ``"max"`` for an accuracy, ``"min"`` for an error or a loss (then the threshold is in its units).
         threshold: Error barrier below which a network is called stable, a fraction.
+        threshold_ratio: In place of ``threshold``: a barrier of that fraction of the mean error of the ends, such as
+            0.02 for a loss that rises by 2 %.
         alphas: Fractions of each line at which it is evaluated, in [0, 1], both ends among them.
         recalibrate: Training batches for estimating batch norm's statistics anew at each alpha; 0 for none.
         layer_alphas: Fractions of the line at which single layers are interpolated, in [0, 1]; empty for none.
@@ -67,6 +69,7 @@ class InstabilityAnalysis:
     monitor: str = "test_acc"
     mode: Literal["max", "min"] = "max"
     threshold: float = 0.02
+    threshold_ratio: float | None = None
     alphas: Sequence[float] = ALPHAS
     recalibrate: int = 0
     layer_alphas: Sequence[float] = ()
@@ -83,7 +86,8 @@ class InstabilityAnalysis:
     @property
     def judging(self) -> Judging:
         """How the lines are judged."""
-        return Judging(self.monitor, self.mode, self.threshold, self.alphas, self.recalibrate, self.layer_alphas)
+        along = (self.alphas, self.recalibrate, self.layer_alphas)
+        return Judging(self.monitor, self.mode, self.threshold, *along, self.threshold_ratio)
 
     def run(
         self,

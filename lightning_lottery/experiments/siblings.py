@@ -136,7 +136,9 @@ class Family:
     def trial(self) -> LinesTrialOptions:
         """What is tried before anything is trained."""
         judging = self.judging
-        return LinesTrialOptions(judging.monitor, judging.mode, judging.recalibrate, self.predict)
+        return LinesTrialOptions(
+            judging.monitor, judging.mode, judging.recalibrate, self.predict, judging.threshold_ratio
+        )
 
     def _lines(self, folder: Path, children: Sequence[Child]) -> Child:
         judging = self.judging
@@ -144,6 +146,7 @@ class Family:
             monitor=judging.monitor,
             mode=judging.mode,
             threshold=judging.threshold,
+            threshold_ratio=judging.threshold_ratio,
             alphas=tuple(judging.alphas),
             recalibrate=judging.recalibrate,
             layer_alphas=tuple(judging.layer_alphas),
@@ -176,6 +179,7 @@ def judge_lines(
             monitor=options.monitor,
             mode=options.mode,
             threshold=options.threshold,
+            threshold_ratio=options.threshold_ratio,
             alphas=options.alphas,
             recalibrate=options.recalibrate,
             layer_alphas=options.layer_alphas,

@@ -65,6 +65,8 @@ class InstabilitySweep:
         monitor: The metric logged in ``test_step`` (or ``validation_step``) that is judged, a fraction.
         mode: ``"max"`` for an accuracy, ``"min"`` for an error or a loss (then the threshold is in its units).
         threshold: Error barrier below which a network is called stable, a fraction.
+        threshold_ratio: In place of ``threshold``: a barrier of that fraction of the mean error of the ends, such as
+            0.02 for a loss that rises by 2 %.
         alphas: Fractions of each line at which it is evaluated, in [0, 1], both ends among them.
         recalibrate: Training batches for estimating batch norm's statistics anew at each alpha; 0 for none. The raw
             barrier is judged; the recalibrated one stands beside it in the records.
@@ -92,6 +94,7 @@ class InstabilitySweep:
     monitor: str = "test_acc"
     mode: Literal["max", "min"] = "max"
     threshold: float = 0.02
+    threshold_ratio: float | None = None
     alphas: Sequence[float] = ALPHAS
     recalibrate: int = 0
     margin: float = 0.01
@@ -115,7 +118,8 @@ class InstabilitySweep:
     @property
     def judging(self) -> Judging:
         """How the children at each step are judged."""
-        return Judging(self.monitor, self.mode, self.threshold, self.alphas, self.recalibrate)
+        along = (self.alphas, self.recalibrate)
+        return Judging(self.monitor, self.mode, self.threshold, *along, threshold_ratio=self.threshold_ratio)
 
     def run(
         self,
@@ -219,7 +223,7 @@ class InstabilitySweep:
             for network in (DENSE, *self.pruners, *self.tickets)
         }
         cell_at = partial(self._cell, Family(project, self.judging), folder, snapshots, labels)
-        empty = SweepReport(self.threshold, {}, self.margin)
+        empty = SweepReport(self.judging.bound, {}, self.margin)
         together = Searches(searches, snapshots, parents, len(self.seeds), empty, cell_at)
         if self.snapshots:
             together.check_snapshots()

@@ -12,11 +12,12 @@ from rich.table import Table
 from lightning_lottery.checks import is_count, is_number
 from lightning_lottery.children.reading import Row, again, is_mapping, read_json
 from lightning_lottery.connectivity.report import Pair, PathReport
+from lightning_lottery.connectivity.stability import on_more, stability_of
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.figures.sweep import barrier_over_steps, lines_over_steps
 from lightning_lottery.functional.k_star import KStar, find_k_star
 from lightning_lottery.functional.matching import ThresholdROC, roc_of_threshold
-from lightning_lottery.functional.verdicts import Barriers, Stability, judge
+from lightning_lottery.functional.verdicts import Barriers, Stability
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -55,10 +56,8 @@ class SweepReport:
         return {step: self._judge(network, step, parent) for step in self.reports[network]}
 
     def _judge(self, network: str, step: int, parent: int | None = None) -> Stability:
-        barriers = _barriers(self.reports[network][step])
-        barriers = barriers if parent is None else {parent: barriers[parent]}
-        error, samples = self._error_at(network, step)
-        return judge(barriers, self.threshold, error=error, samples=samples)
+        reports = self.reports[network][step]
+        return stability_of(reports if parent is None else {parent: reports[parent]})
 
     def k_star(self, network: str, parent: int | None = None) -> KStar:
         """From which step on a network is stable: pooled over parents, or of one parent."""
@@ -181,15 +180,15 @@ class SweepReport:
         )
         yield from (f"{network}: step {step} is {how}." for step, how in star.contradictions.items())
         for step, stability in judged.items():
-            more = {"parents": stability.more_parents, "children of each parent": stability.more_children}
-            if additions := " or ".join(f"{number} more {what}" for what, number in more.items() if number):
-                yield (
-                    f"{network}: step {step} is undecided; {additions} would decide it, estimates staying as they are."
-                )
+            yield from (f"{network}: step {step} is undecided. {sentence}" for sentence in on_more(stability))
+        yield from _on_parents(network, star.step or max(judged), judged)
         if network != DENSE:
             yield f"{network}: {self._sentence_on_matching(network)}"
-        if last.test_standard_error:
-            yield f"{network}: standard error of an error on this test set alone: {last.test_standard_error:.4f}."
+        if last.noise_floor is not None:
+            yield f"{network}: equal errors all along the lines would show a barrier of {last.noise_floor:.4f} here."
+        else:
+            reasons = {report.networks_alone for report in self.reports[network][max(judged)].values()} - {""}
+            yield from (f"{network}: networks alone are judged, as {reason}." for reason in sorted(reasons))
 
     def _sentence_on_matching(self, network: str) -> str:
         points = self.matching(network).values()
@@ -220,15 +219,14 @@ class SweepReport:
         if all("recalibrated" in report.curves for report in reports.values()):
             barriers = _barriers(reports, recalibrated=True)
             recalibrated = {"recalibrated": float(np.mean([list(pairs.values()) for pairs in barriers.values()]))}
-        error, _ = self._error_at(network, step)
+        error = self._error_at(network, step)
         return _plain({**asdict(self._judge(network, step)), "by_parent": means, "error": error, **recalibrated})
 
-    def _error_at(self, network: str, step: int) -> tuple[float | None, int]:
-        """Mean error of the children, where the metric is one that has a binomial error, and the samples."""
-        reports = list(self.reports[network][step].values())
-        errors = [report.error_of_ends for report in reports]
+    def _error_at(self, network: str, step: int) -> float | None:
+        """Mean error of the children; None where the metric is no share of samples."""
+        errors = [report.error_of_ends for report in self.reports[network][step].values()]
         known = [error for error in errors if error is not None]
-        return (float(np.mean(known)) if len(known) == len(errors) else None), reports[0].samples
+        return float(np.mean(known)) if len(known) == len(errors) else None
 
 
 def _barriers(reports: Mapping[int, PathReport], *, recalibrated: bool = False) -> dict[int, dict[Pair, float]]:
@@ -238,6 +236,21 @@ def _barriers(reports: Mapping[int, PathReport], *, recalibrated: bool = False) 
         parent: {pair: report.measures(pair, kind)["error_barrier"] for pair in report.pairs}
         for parent, report in reports.items()
     }
+
+
+def _on_parents(network: str, step: int, judged: Mapping[int, Stability]) -> Iterator[str]:
+    """How far parents lie apart at a step, and what the typical one has: a mean may hide both."""
+    stability = judged[step]
+    if (spread := stability.spread_of_parents) is not None:
+        yield (
+            f"{network}: at step {step} the largest parent has {max(stability.by_parent):.4f}, {spread:.1f} times the "
+            "smallest."
+        )
+    if (typical := stability.typical) is not None:
+        yield (
+            f"{network}: at step {step} the typical parent (the median, were they log-normal) has "
+            f"{typical.median:.4f}, bounds {typical.low:.4f} and {typical.high:.4f}: {typical.verdict}."
+        )
 
 
 def _where(step: float, first: int) -> str:

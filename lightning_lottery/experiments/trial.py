@@ -73,9 +73,9 @@ def try_out(
         built = (project or project_of(child.config)).build(child.folder, "fit", False, only_bars)
         refuse_spawning(built.trainer)
         match child.options:
-            case LinesTrialOptions(monitor, mode, recalibrate, address):
+            case LinesTrialOptions(monitor, mode, recalibrate, address, ratio):
                 predict = predict or (imported(address) if address else None)
-                judging = Judging(monitor, mode, recalibrate=recalibrate)
+                judging = Judging(monitor, mode, recalibrate=recalibrate, threshold_ratio=ratio)
                 about: dict[str, Any] = {"trainer": built.trainer, "judging": judging, "predict": predict}
                 check_evaluation(built.model, built.datamodule, start, **about)
             case RecordsTrialOptions(monitor, mode):
@@ -103,7 +103,7 @@ def _check_records(built: Built, judging: Judging) -> None:
             return
         if judging.monitor in logged:
             break
-    check_monitor([logged], judging.monitor, judging.mode)
+    check_monitor([logged], judging)
 
 
 def _logged(built: Built, split: Literal["val", "test"], judging: Judging) -> dict[str, float]:

@@ -22,6 +22,7 @@ from lightning.pytorch.trainer.connectors.logger_connector.result import _Metada
 from lightning.pytorch.utilities import CombinedLoader
 from torch import nn
 from torchmetrics import Metric
+from torchmetrics.utilities.data import dim_zero_sum
 
 from lightning_lottery.checks import is_count
 from lightning_lottery.errors import LotteryError
@@ -223,6 +224,36 @@ def restore_metric_(metric: Metric, states: Mapping[str, Any], updates: int) -> 
     for name, value in states.items():
         setattr(metric, name, move_data_to_device(value, metric.device))
     metric._update_count, metric._computed = updates, None
+
+
+class SumsOfMetric:
+    """What a metric says of each batch by itself, where all that it keeps are sums over samples.
+
+    The metric is only read: the sums of a batch are how far its states moved.
+
+    Args:
+        metric: Before whose reset all batches are; it has seen the first one.
+    """
+
+    def __init__(self, metric: Metric) -> None:
+        self.metric, self.batches = metric, 0
+        defaults = {name: default for name, default in metric._defaults.items() if torch.is_tensor(default)}
+        are_sums = all(metric._reductions[name] is dim_zero_sum for name in defaults)
+        self._seen = defaults if are_sums and len(defaults) == len(metric._defaults) else {}
+        self._alone = metric.clone() if self._seen else metric  # asked for the value of a batch alone
+
+    def of_batch(self) -> float | None:
+        """The value of the batch that was seen last; None where the metric keeps more than sums, or gives several."""
+        self.batches += 1
+        if not self._seen:
+            return None
+        now = {name: getattr(self.metric, name).detach().clone() for name in self._seen}
+        for name, value in now.items():
+            setattr(self._alone, name, value - self._seen[name].to(value.device))
+        self._seen = now
+        # The class's own method: the metric's is wrapped, to gather over ranks and to keep what it found.
+        value = type(self._alone).compute(self._alone)
+        return float(value) if torch.is_tensor(value) and value.numel() == 1 else None
 
 
 def _is_state(value: Any, default: Any) -> bool:

@@ -13,11 +13,15 @@ SAVED = Path(__file__).with_name("report.json")
 """Of three networks with single layers, aligned, and their mean."""
 
 
-def test_three_networks_give_three_pairs_and_a_verdict_and_two_give_none(tmp_path):
+def test_three_networks_give_three_pairs_and_a_verdict_on_their_parent_and_two_one_on_themselves(tmp_path):
     report = line_between(tmp_path, *(trained(seed) for seed in (0, 1, 2)))
     assert report.pairs == [(0, 1), (0, 2), (1, 2)]
-    assert report.stability.standard_error is not None
-    assert line_between(tmp_path, trained(0), trained(1)).stability.reason == "one pair gives an estimate, no verdict"
+    assert report.stability.about == "children of this parent" and report.stability.standard_error is not None
+    two = line_between(tmp_path, trained(0), trained(1))
+    assert two.stability.about == "these two networks" and two.stability.standard_error > 0
+    assert two.stability == two.stability_of_pair((0, 1))
+    assert two.stability.low == pytest.approx(report.stability_of_pair((0, 1)).low)
+    assert "Of other children it says nothing" in " ".join(two.sentences())
     rows = report.rows()
     assert {"stage", "method", "parent", "seeds", "alpha", "metric", "value", "n"} <= rows[0].keys()
     assert sum(row["metric"] == "error_barrier" for row in rows) == 3
@@ -31,7 +35,20 @@ def test_a_report_is_read_back_as_it_was_saved(tmp_path):
     assert report.pairs == [(0, 1), (0, 2), (1, 2)] and all(set(c) == set(report.pairs) for c in report.curves.values())
     report.save(tmp_path / "again.json")
     assert PathReport.load(tmp_path / "again.json") == report
-    assert (tmp_path / "again.json").read_text() == SAVED.read_text()
+    assert "an older version" in report.networks_alone  # which kept no blocks
+
+
+def test_blocks_are_read_back_as_they_were_saved(tmp_path):
+    report = line_between(tmp_path, trained(0), trained(1))
+    assert report.blocks is not None
+    report.save(tmp_path / "report.json")
+    loaded = PathReport.load(tmp_path / "report.json")
+    assert loaded.stability == report.stability and loaded.blocks.weights == list(report.blocks.weights)
+    content = json.loads((tmp_path / "report.json").read_text())
+    for damage in ({"weights": [1.0], "values": content["blocks"]["values"]}, {"weights": 3}, {"values": []}):
+        (tmp_path / "report.json").write_text(json.dumps(content | {"blocks": damage}))
+        with pytest.raises(LotteryError, match="is no report of lines between networks"):
+            PathReport.load(tmp_path / "report.json")
 
 
 WITHOUT_JUDGING = '{"names": ["a", "b"], "alphas": [0.0, 1.0], "monitor": "test_acc", "curves": []}'
@@ -100,7 +117,24 @@ def test_numbers_that_no_float_holds_are_damage(change, tmp_path):
         PathReport.load(tmp_path / "report.json")
 
 
-def test_a_monitor_that_is_no_share_of_samples_has_no_standard_error_of_one():
-    report = lines_report(0.1, error=-3.0, monitor="energy")
+def test_a_monitor_that_is_no_share_of_samples_is_judged_whatever_its_sign():
+    report = lines_report(0.1, 0.11, 0.105, error=-3.0, monitor="energy")
     report = replace(report, judging=replace(report.judging, mode="min"))
-    assert report.error_of_ends is None and report.stability.test_standard_error is None
+    curves = {
+        pair: {"energy": [-3.0, -3.0 + height, -3.0]} for pair, height in zip(report.pairs, BARRIERS, strict=True)
+    }
+    report = replace(report, curves={"raw": curves})
+    assert report.error_of_ends is None and report.stability.verdict == "unstable"
+    assert report.stability.typical is None
+
+
+BARRIERS = (0.1, 0.11, 0.105)
+
+
+def test_where_the_ends_alone_differ_the_report_says_so():
+    report = lines_report(0.1)
+    line = {"test_acc": [0.9, 0.85, 0.8]}
+    sloped = replace(report, curves={"raw": {(0, 1): line}})
+    assert sloped.measures((0, 1))["error_barrier"] == pytest.approx(0.05)
+    assert "a and b: the ends differ, excess 0; the line between them has no rise." in sloped.sentences()
+    assert not any("excess 0" in sentence for sentence in report.sentences())

@@ -1,0 +1,152 @@
+"""The verdict on lines between children: of one parent, or of several."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Protocol
+
+import numpy as np
+
+from lightning_lottery.connectivity.blocks import LineBlocks
+from lightning_lottery.connectivity.judging import Judging
+from lightning_lottery.errors import LotteryError
+from lightning_lottery.functional.connectivity import error_barrier
+from lightning_lottery.functional.crossed import Blocks
+from lightning_lottery.functional.verdicts import Barriers, Stability, judge
+
+Pair = tuple[int, int]
+
+
+class Lines(Protocol):
+    """Lines between the children of one parent, as they are reported."""
+
+    @property
+    def judging(self) -> Judging:
+        """How they are judged."""
+
+    @property
+    def pairs(self) -> Sequence[Pair]:
+        """Of children."""
+
+    @property
+    def samples(self) -> int:
+        """In the test set."""
+
+    @property
+    def blocks(self) -> LineBlocks | None:
+        """The monitor along the lines, block by block."""
+
+    @property
+    def is_null_control(self) -> bool:
+        """Whether the children have one seed."""
+
+    @property
+    def error_of_ends(self) -> float | None:
+        """Mean error of the children; None where it is no share of samples."""
+
+    def errors(self, pair: Pair) -> list[float]:
+        """The error along a pair's line."""
+
+
+def stability_of(reports: Mapping[int, Lines]) -> Stability:
+    """What the raw lines between the children of one or several parents say.
+
+    Networks and test samples are judged together where every report has its lines in blocks of samples, else networks
+    alone. With a ``threshold_ratio`` everything is in units of the mean error of the ends.
+
+    Args:
+        reports: Parent to the lines between its children, all judged alike.
+
+    Raises:
+        LotteryError: They are of different test sets.
+    """
+    first = next(iter(reports.values()))
+    _check_test_sets(reports)
+    unit = 1.0 if first.judging.threshold_ratio is None else _mean_of_ends(reports)
+    barriers: Barriers = {
+        parent: {pair: error_barrier(report.errors(pair)) / unit for pair in report.pairs}
+        for parent, report in reports.items()
+    }
+    is_finite = all(math.isfinite(barrier) for pairs in barriers.values() for barrier in pairs.values())
+    are_shares = unit == 1 and all(report.error_of_ends is not None for report in reports.values())
+    stability = judge(
+        barriers,
+        first.judging.bound,
+        blocks=_blocks(reports, unit) if is_finite else None,
+        samples=first.samples if are_shares else 0,
+    )
+    if any(report.is_null_control for report in reports.values()):
+        reason = "the same seed twice is a null control: its barrier is 0"
+        return replace(stability, verdict="undecided", reason=reason)
+    return stability
+
+
+ABOUT = {
+    "these two networks": "these two networks",
+    "children of this parent": "children of this checkpoint",
+    "parents": "networks like these parents",
+}
+"""What a verdict is about, as sentences say it."""
+
+
+def sentences_on(stability: Stability, judging: Judging, samples: int, networks_alone: str) -> list[str]:
+    """A verdict in words: what it says and of what, what samples alone would show, and what would decide it."""
+    unit = "" if judging.threshold_ratio is None else " of the ends' mean error"
+    sentences = [
+        f"{stability.verdict}: mean error barrier {stability.mean:.4f}{unit}; {stability.reason}. "
+        f"This is about {ABOUT[stability.about]}."
+    ]
+    if stability.noise_floor is not None:
+        sentences.append(
+            f"Equal errors all along the line would show a barrier of {stability.noise_floor:.4f} on these {samples} "
+            "samples."
+        )
+    elif networks_alone and stability.low is not None:
+        sentences.append(f"Networks alone are judged, on these samples and no others: {networks_alone}.")
+    if stability.about == "these two networks" and stability.noise_floor is not None:
+        sentences.append("Of other children it says nothing: a third child would.")
+    return sentences + list(on_more(stability))
+
+
+def on_more(stability: Stability) -> Iterator[str]:
+    """How many more children or parents would decide what is undecided, or that none would."""
+    mores = {"parents": stability.more_parents, "children of each parent": stability.more_children}
+    for what, more in mores.items():
+        if more is not None:
+            likely = "" if more.likely is None else f", {more.likely} with 80 %"
+            yield f"{more.even} more {what} would decide with even odds{likely}, estimates staying as they are."
+    is_hopeless = stability.low is not None and not any(mores.values()) and stability.about != "these two networks"
+    if stability.verdict == "undecided" and is_hopeless:
+        yield "No number of children or parents would decide it on this test set."
+
+
+def _check_test_sets(reports: Mapping[int, Lines]) -> None:
+    """Refuse parents that were judged on different samples."""
+    (first, one), *others = reports.items()
+    for parent, other in others:
+        same_blocks = (
+            one.blocks is None or other.blocks is None or np.allclose(one.blocks.weights, other.blocks.weights)
+        )
+        if other.samples != one.samples or not same_blocks:
+            raise LotteryError(
+                f"The lines of parents {first} and {parent} were evaluated on {one.samples} and {other.samples} "
+                "samples, or in other batches: judge them anew on one test set, in one order."
+            )
+
+
+def _mean_of_ends(reports: Mapping[int, Lines]) -> float:
+    ends = [report.errors(pair)[end] for report in reports.values() for pair in report.pairs for end in (0, -1)]
+    return float(np.mean(ends))
+
+
+def _blocks(reports: Mapping[int, Lines], unit: float) -> Blocks | None:
+    """The errors along all lines, block by block, in a unit; None where a report has none."""
+    lines, weights = {}, None
+    for parent, report in reports.items():
+        if report.blocks is None:
+            return None
+        weights = np.array(report.blocks.weights)
+        values = {pair: np.array(line, dtype=float) for pair, line in report.blocks.values.items()}
+        is_high = report.judging.mode == "max"
+        lines[parent] = {pair: ((1 - line) if is_high else line) / unit for pair, line in values.items()}
+    return None if weights is None else Blocks(weights, lines)
