@@ -40,11 +40,11 @@ class InstabilitySweep:
     such snapshots). At a step, children of every parent's snapshot are trained to the end with different seeds, and
     the lines between them judged, as ``InstabilityAnalysis`` does; beside the dense network any that is pruned at that
     step. ``search="bisect"`` looks at few steps until k* is known to a relative precision; the most trainings that it
-    can take are said beforehand.
+    can take are said beforehand, and how often its k* may come too early afterwards (``functional.Bisection.level``).
 
-    k* is the first evaluated step from which on all evaluated steps are stable. Verdicts are one-sided tests of the raw
-    barrier over parents and children (``functional.judge`` says why by t-bounds); steps that contradict each other are
-    named. A child that diverged makes its step undecided.
+    k* is the first evaluated step from which on all evaluated steps are stable; of steps between them nothing is known.
+    Verdicts are one-sided tests of the raw barrier over parents and children (``functional.judge`` says why by
+    t-bounds); steps that contradict each other are named. A child that diverged makes its step undecided.
 
     Everything is a child in a folder of its own: done once, resumed when killed, refused when changed.
 
@@ -58,6 +58,8 @@ class InstabilitySweep:
         snapshots: Folders of ``step=K.ckpt``, each of a parent trained before, in place of ``parents``.
         search: ``"grid"`` for every step, ``"bisect"`` for few; each network has its own search.
         precision: Of k*, relative, where it is searched: 1 ends where neighbours are a factor of 2 apart.
+        target: What a bisection brackets: ``"mean"`` for where the mean barrier falls below the threshold,
+            ``"verdict"`` for that and the first step that is judged stable, which costs one or two steps more.
         pruners: Name of a network to what gives a callback that prunes it once, at the step (``SynFlow``, ``SNIP``,
             ``MagnitudePruning`` by a ``Constant`` schedule). In YAML: the callback.
         tickets: Name of a network to the path of the ticket whose masks its children keep.
@@ -88,6 +90,7 @@ class InstabilitySweep:
     snapshots: Sequence[str] = ()
     search: Literal["grid", "bisect"] = "grid"
     precision: float = 1.0
+    target: Literal["mean", "verdict"] = "verdict"
     pruners: Mapping[str, Callable[[], MaskCallback]] = field(default_factory=dict)
     tickets: Mapping[str, str] = field(default_factory=dict)
     beside: Mapping[str, str] = field(default_factory=dict)
@@ -102,6 +105,7 @@ class InstabilitySweep:
     def __post_init__(self) -> None:
         check_margin(self.margin)
         check_word("search", self.search, ("grid", "bisect"))
+        check_word("target", self.target, ("mean", "verdict"))
         if not self.snapshots:
             check_different("parents", self.parents, "different seeds")
         if len(set(self.seeds)) < len(self.seeds):
@@ -218,12 +222,11 @@ class InstabilitySweep:
                 f"Children of different parents would share seeds: those of the next parent are {SEED_STRIDE} more. "
                 f"Choose `seeds` closer together than {list(self.seeds)}."
             )
-        searches: dict[str, Grid | Bisection] = {
-            network: Grid(steps) if self.search == "grid" else Bisection(steps, self.precision)
-            for network in (DENSE, *self.pruners, *self.tickets)
-        }
+        is_grid = self.search == "grid"
+        search = Grid(steps) if is_grid else Bisection(steps, self.precision, target=self.target)
+        searches = dict.fromkeys((DENSE, *self.pruners, *self.tickets), search)
         cell_at = partial(self._cell, Family(project, self.judging), folder, snapshots, labels)
-        empty = SweepReport(self.judging.bound, {}, self.margin)
+        empty = SweepReport(self.judging.bound, {}, self.margin, search.level)
         together = Searches(searches, snapshots, parents, len(self.seeds), empty, cell_at)
         if self.snapshots:
             together.check_snapshots()

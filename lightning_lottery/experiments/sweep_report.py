@@ -15,7 +15,7 @@ from lightning_lottery.connectivity.report import Pair, PathReport
 from lightning_lottery.connectivity.stability import on_more, stability_of
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.figures.sweep import barrier_over_steps, lines_over_steps
-from lightning_lottery.functional.k_star import KStar, find_k_star
+from lightning_lottery.functional.k_star import LEVEL, KStar, find_k_star
 from lightning_lottery.functional.matching import ThresholdROC, roc_of_threshold
 from lightning_lottery.functional.verdicts import Barriers, Stability
 
@@ -37,6 +37,7 @@ class SweepReport:
         threshold: Error barrier below which a network is called stable, a fraction.
         reports: Network, ``"dense"`` first, to step to parent to the lines between its children.
         margin: Error above the dense network's that still counts as a match, a fraction.
+        level: Of the search that chose the steps, a fraction.
         records: Of parents, children and lines.
         beside: Name to the summary of another sweep, drawn in the same picture.
     """
@@ -44,6 +45,7 @@ class SweepReport:
     threshold: float
     reports: Mapping[str, Reports]
     margin: float = 0.01
+    level: float = LEVEL
     records: Sequence[Row] = field(default=(), compare=False, repr=False)
     beside: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
@@ -61,7 +63,7 @@ class SweepReport:
 
     def k_star(self, network: str, parent: int | None = None) -> KStar:
         """From which step on a network is stable: pooled over parents, or of one parent."""
-        return find_k_star(self.judged(network, parent))
+        return find_k_star(self.judged(network, parent), self.level)
 
     def lines(self, network: str) -> dict[int, list[float]]:
         """Step to how far the error lies above the mean of the ends, at each alpha: mean over parents and pairs."""
@@ -111,8 +113,8 @@ class SweepReport:
         for network, steps in self.reports.items():
             parents = sorted({parent for reports in steps.values() for parent in reports})
             networks[network] = {
-                **_plain(asdict(self.k_star(network))),
-                "parents": {str(parent): _plain(asdict(self.k_star(network, parent))) for parent in parents},
+                **_plain_star(self.k_star(network)),
+                "parents": {str(parent): _plain_star(self.k_star(network, parent)) for parent in parents},
                 "steps": {str(step): self._step(network, step) for step in steps},
                 **({} if network == DENSE else {"matching": self._matching(network)}),
             }
@@ -167,21 +169,19 @@ class SweepReport:
     def _sentences_on(self, network: str) -> Iterator[str]:
         star, judged = self.k_star(network), self.judged(network)
         last, first = judged[max(judged)], min(judged)
-        verdict = f"stable from step {star.step} on"
-        if star.step is None:
-            verdict = f"not shown stable at step {max(judged)}: {last.reason}"
+        verdict = f"not shown stable at step {max(judged)}: {last.reason}" if star.step is None else _stable_steps(star)
         where, low, high = (_where(step, first) for step in (star.estimate, star.low, star.high))
         parents = sorted({parent for reports in self.reports[network].values() for parent in reports})
         estimates = {parent: self.k_star(network, parent).estimate for parent in parents}
         single = ", ".join(f"{parent}: {_where(estimate, first)}" for parent, estimate in estimates.items())
         yield (
-            f"{network}: {verdict}. The mean barrier falls below {self.threshold} {where} (95 % bounds: {low}, "
-            f"{high}); of single parents, {single}."
+            f"{network}: {verdict}. The mean barrier falls below {self.threshold} {where} (bounds, each wrong with a "
+            f"probability of at most {100 * star.level:.0f} %: {low}, {high}); of single parents, {single}."
         )
         yield from (f"{network}: step {step} is {how}." for step, how in star.contradictions.items())
         for step, stability in judged.items():
             yield from (f"{network}: step {step} is undecided. {sentence}" for sentence in on_more(stability))
-        yield from _on_parents(network, star.step or max(judged), judged)
+        yield from _on_parents(network, max(judged) if star.step is None else star.step, judged)
         if network != DENSE:
             yield f"{network}: {self._sentence_on_matching(network)}"
         if last.noise_floor is not None:
@@ -253,6 +253,17 @@ def _on_parents(network: str, step: int, judged: Mapping[int, Stability]) -> Ite
         )
 
 
+def _stable_steps(star: KStar) -> str:
+    """At which evaluated steps a network is stable, and how far these are apart: in between nobody looked."""
+    if star.largest_gap is None:
+        return f"stable at step {star.step}, the last evaluated one"
+    above = ", ".join(map(str, star.evaluated_above))
+    return (
+        f"stable at step {star.step} and at the evaluated steps above it ({above}; largest gap a factor "
+        f"{star.largest_gap:.3g})"
+    )
+
+
 def _where(step: float, first: int) -> str:
     if step == first:
         return f"at or before step {first}"
@@ -313,6 +324,12 @@ def _is_point(point: Any) -> bool:
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
     """What JSON can hold: None for what is not finite."""
     return {name: _finite(value) if isinstance(value, float) else value for name, value in values.items()}
+
+
+def _plain_star(star: KStar) -> dict[str, Any]:
+    """What JSON can hold, as it comes back from there."""
+    contradictions = {str(step): how for step, how in star.contradictions.items()}
+    return {**_plain(asdict(star)), "contradictions": contradictions, "evaluated_above": list(star.evaluated_above)}
 
 
 def _finite(value: float) -> float | None:

@@ -3,19 +3,23 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import takewhile
+from itertools import pairwise, takewhile
 
 import numpy as np
 
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.functional.verdicts import Stability, Verdict
 
+LEVEL = 0.05
+"""Of each one-sided test of a step, as ``judge`` has it; on a grid of steps it is that of k* as well."""
+
 
 def stable_from(verdicts: Mapping[int, Verdict]) -> int | None:
     """The first evaluated step from which on every evaluated step is stable, itself included; None without one.
 
     This is k* as it is judged. Read from the last step downwards, it is a fixed sequence of tests that ends with the
-    first that fails: that k* is too early has a probability of at most one test's level, however many steps there are.
+    first that fails: where the steps were chosen beforehand, k* is too early with a probability of at most one test's
+    level, however many steps there are. Of steps that a search chose, its ``level`` says how much that is.
 
     Example:
         >>> stable_from({0: "unstable", 100: "stable", 200: "undecided", 400: "stable", 800: "stable"})
@@ -79,17 +83,23 @@ def crossing(steps: Sequence[int], means: Sequence[float], threshold: float) -> 
 
 @dataclass(frozen=True)
 class KStar:
-    """The step k* from which on a network is stable to SGD noise.
+    """The step k* from which on a network is stable to SGD noise, as far as steps were looked at.
 
     Args:
-        step: As judged: the first evaluated step from which on all are stable; None where the last is not.
+        step: As judged: the first evaluated step from which on all evaluated ones are stable; None where the last is
+            not.
         estimate: Where the mean barrier crosses the threshold, interpolated: the first step where it is below from the
             beginning, infinity where it does not fall below.
         low: Bound from below: the last evaluated step up to which every mean is significantly above the threshold; 0
             where the first is not.
         high: Bound from above: the first evaluated step from which on every mean is significantly below; infinity where
-            the last is not. It is ``step``, unless the test set is too small to call anything stable.
+            the last is not. It is ``step``, where there is one.
         contradictions: Evaluated steps that contradict monotonicity, each with a sentence.
+        evaluated_above: The evaluated steps above ``step``, rising, all of them stable; none where there is no k*.
+        largest_gap: Between neighbouring evaluated steps from ``step`` on, as a factor (step 0 counts as 1): between
+            them nobody looked. None where there is no k*, or no step above it.
+        level: The most that the probability of a ``step`` (and ``high``) before the truth may be, and that of a ``low``
+            after it; a fraction.
     """
 
     step: int | None
@@ -97,17 +107,21 @@ class KStar:
     low: float
     high: float
     contradictions: dict[int, str]
+    evaluated_above: tuple[int, ...] = ()
+    largest_gap: float | None = None
+    level: float = LEVEL
 
 
-def find_k_star(judged: Mapping[int, Stability]) -> KStar:
+def find_k_star(judged: Mapping[int, Stability], level: float = LEVEL) -> KStar:
     """What the evaluated steps say of k*.
 
-    The bounds are one-sided, each at the level at which the steps were judged (95 %): two sequences of tests in a fixed
-    order, from the last step downwards and from the first upwards, each ending with the first that fails, so that
-    errors do not add up over steps. They are evaluated steps, never between them: rather too wide than too narrow.
+    The bounds are one-sided: two sequences of tests in a fixed order, from the last step downwards and from the first
+    upwards, each ending with the first that fails, so that errors do not add up over steps. On a grid each bound holds
+    at the level of one test. They are evaluated steps, never between them: rather too wide than too narrow.
 
     Args:
         judged: The judgement of each evaluated step, all against one threshold: pooled over parents, or one parent's.
+        level: Of the search that chose these steps (``Grid.level``, ``Bisection.level``), a fraction; it is passed on.
 
     Raises:
         LotteryError: No step, or several thresholds.
@@ -129,12 +143,17 @@ def find_k_star(judged: Mapping[int, Stability]) -> KStar:
     above = takewhile(lambda step: _or(judged[step].low, -math.inf) > threshold, steps)
     below = takewhile(lambda step: _or(judged[step].high, math.inf) < threshold, reversed(steps))
     verdicts = {step: judged[step].verdict for step in steps}
+    first_stable = stable_from(verdicts)
+    onward = [] if first_stable is None else [step for step in steps if step >= first_stable]
     return KStar(
-        step=stable_from(verdicts),
+        step=first_stable,
         estimate=crossing(steps, [judged[step].mean for step in steps], threshold),
         low=float(max(above, default=0.0)),
         high=float(min(below, default=math.inf)),
         contradictions=contradictions(verdicts),
+        evaluated_above=tuple(onward[1:]),
+        largest_gap=max((after / max(before, 1) for before, after in pairwise(onward)), default=None),
+        level=level,
     )
 
 

@@ -1,11 +1,14 @@
 """Which steps of a sweep to ask next: a grid of all, or a bisection that brackets k*."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, takewhile
+from typing import Literal
 
+from lightning_lottery.checks import check_word
 from lightning_lottery.errors import LotteryError
+from lightning_lottery.functional.k_star import LEVEL
 from lightning_lottery.functional.verdicts import Stability
 
 
@@ -27,6 +30,11 @@ class Grid:
         """How many steps are evaluated."""
         return len(self.steps)
 
+    @property
+    def level(self) -> float:
+        """The most that the probability of a k* before the truth may be, a fraction: that of one test."""
+        return LEVEL
+
     def trainings(self, children: int, parents: int) -> int:
         """How many children are trained."""
         return self.points * children * parents
@@ -41,10 +49,11 @@ class Bisection:
     """Few of the candidate steps, one after another, until k* is known to a relative precision.
 
     Both ends first: is it ever stable? Then the middle between the last evaluated step whose mean barrier is not below
-    the threshold and the next evaluated one, until these are neighbours, or no further apart than the precision. The
-    mean decides here, not the verdict: an undecided step is on the side of its mean. Then ``checks`` steps above, each
-    in the middle of the widest gap. One that is not below begins the bisection again above it, as far as ``points``
-    allow.
+    the threshold and the next evaluated one, until these are neighbours, or no further apart than the precision. With
+    ``target="verdict"`` the same once more between the last evaluated step that is not stable and the next: where the
+    barrier declines slowly, undecided steps follow the mean's crossing, and k* as judged would be whichever evaluated
+    step happens to lie above them. Then ``checks`` steps above k*, each in the middle of the widest gap. One that does
+    not pass begins the bisection again above it, as far as ``points`` allow.
 
     A bump of the barrier between the evaluated steps stays unseen: more checks find narrower ones, a grid all that
     there is between its steps. ``contradictions`` names the evaluated steps that contradict
@@ -55,22 +64,28 @@ class Bisection:
         precision: Relative: k* is known when it lies between evaluated steps that are at most a factor of
             (1 + precision) apart; 0 for neighbouring candidates.
         checks: Steps above k* that are evaluated beside.
+        target: What is bracketed: ``"mean"`` for the mean barrier's crossing of the threshold, ``"verdict"`` for that
+            and the first step that is judged stable.
 
     Raises:
-        LotteryError: Fewer than two steps, or not rising; a precision or checks below 0.
+        LotteryError: Fewer than two steps, or not rising; a precision or checks below 0; another target.
 
     Example:
         >>> search = Bisection([10 * 2**n for n in range(9)])
         >>> search.next({}), search.points, search.trainings(children=3, parents=3)
-        ([10, 2560], 7, 63)
+        ([10, 2560], 9, 81)
+        >>> Bisection(search.steps, target="mean").points
+        7
     """
 
     steps: Sequence[int]
     precision: float = 1.0
     checks: int = 2
+    target: Literal["mean", "verdict"] = "verdict"
 
     def __post_init__(self) -> None:
         check_steps(self.steps)
+        check_word("target", self.target, ("mean", "verdict"))
         if not 0 <= self.precision < math.inf or self.checks < 0:
             raise LotteryError(
                 f"A bisection's `precision` is a ratio >= 0 and `checks` a number >= 0, got {self.precision} and "
@@ -80,7 +95,28 @@ class Bisection:
     @property
     def points(self) -> int:
         """The most steps that are evaluated."""
-        return min(len(self.steps), 2 + self._depth(0, len(self.steps) - 1) + self.checks)
+        depth = self._depth(0, len(self.steps) - 1)
+        # The paths of two bisections through one tree of middles share at least the first.
+        asked = depth if self.target == "mean" else max(2 * depth - 1, depth)
+        return min(len(self.steps), 2 + asked + self.checks)
+
+    @property
+    def level(self) -> float:
+        """The most that the probability of a k* before the truth may be, a fraction: more than that of one test.
+
+        The last evaluated step before the truth decides, and the search selects it: of a step there that is not called
+        stable it goes on to a later one, which has its chance as well. The mean leads on in half of the cases, where
+        the barrier is at the threshold, the verdict in nearly all::
+
+            mean      level (1 + 1/2 + 1/4 + ...) = level / (1 - 1/2)
+            verdict   1 - (1 - level)^(1 + most steps that one bracket takes)
+
+        Reached where the barrier is at the threshold at all steps before the truth and far below it after; where it
+        declines, steps long before the truth have no chance.
+        """
+        depth = self._depth(0, len(self.steps) - 1)
+        every = 1 - (1 - LEVEL) ** (1 + depth)
+        return every if self.target == "verdict" else min(LEVEL / (1 - 1 / 2), every)
 
     def trainings(self, children: int, parents: int) -> int:
         """The most children that are trained, known beforehand.
@@ -101,20 +137,26 @@ class Bisection:
         return self._replay(judged)[0]
 
     def bracket(self, judged: Mapping[int, Stability]) -> tuple[int | None, int | None]:
-        """The evaluated steps between which the mean barrier falls below the threshold for the last time.
+        """The last evaluated step that does not pass, and the next: all from it on have a mean below, or are stable.
 
-        None for the lower one where it is below at the first step, for the upper one where it is not at the last.
+        None for the lower one where all pass, for the upper one where the last does not.
 
         Args:
             judged: As for ``next``, when it is done.
         """
-        steps = self._replay(judged)[1]
-        last_above = max((number for number, step in enumerate(steps) if not judged[step].is_below), default=-1)
-        low = steps[last_above] if last_above >= 0 else None
-        return low, steps[last_above + 1] if last_above + 1 < len(steps) else None
+        asked, passed = self._replay(judged)[1], self._passed(judged)[-1]
+        low, high = _edge(asked, passed)
+        return self.steps[low] if low not in passed else None, self.steps[high] if high in passed else None
+
+    def _passed(self, judged: Mapping[int, Stability]) -> list[set[int]]:
+        """Numbers of the candidates whose mean is below; for the verdict, then those that are stable."""
+        seen = {number: judged[step] for number, step in enumerate(self.steps) if step in judged}
+        below = {number for number, stability in seen.items() if stability.is_below}
+        stable = {number for number, stability in seen.items() if stability.verdict == "stable"}
+        return [below] if self.target == "mean" else [below, stable]
 
     def _replay(self, judged: Mapping[int, Stability]) -> tuple[list[int], list[int]]:
-        """The steps to evaluate now, and those asked for before.
+        """The steps to evaluate now, and the numbers of those asked for before.
 
         The search keeps no state: it is played anew from the beginning with what is judged, so that one cut off goes on
         as if nothing had happened, and steps that an earlier search judged cost nothing.
@@ -122,27 +164,18 @@ class Bisection:
         last = len(self.steps) - 1
         if missing := [self.steps[number] for number in (0, last) if self.steps[number] not in judged]:
             return missing, []
-        below = {number: judged[step].is_below for number, step in enumerate(self.steps) if step in judged}
-        # Numbers of candidates, rising. Between checks the last crossing lies in (low, high]:
-        #
-        #     asked    0 ........ low ........ high ........ last
-        #     below?   anything   no           yes, as every asked one from here on
-        asked, checks, points = [0, last], self.checks, self.points
-        low, high = (0, 0) if below[0] else (0, last)
-        while below[last] and len(asked) < points:
-            bracket = None if self._is_narrow(low, high) else (low, high)
-            if not (gap := bracket or (_widest(asked, high) if checks else None)):
+        asked, checks, points, curves = [0, last], self.checks, self.points, self._passed(judged)
+        while len(asked) < points:
+            edges = [_edge(asked, passed) for passed in curves]
+            bracket = next((edge for edge in edges if not self._is_narrow(*edge)), None)
+            if not (gap := bracket or (_widest(asked, edges[-1][1]) if checks else None)):
                 break
             middle = sum(gap) // 2
-            if middle not in below:
-                return [self.steps[middle]], [self.steps[number] for number in asked]
+            if self.steps[middle] not in judged:
+                return [self.steps[middle]], asked
             asked = sorted([*asked, middle])
             checks -= not bracket
-            if not below[middle]:  # of the bracket its upper half; of a check a new bracket, above the one before
-                low, high = middle, asked[asked.index(middle) + 1]
-            elif bracket:
-                high = middle
-        return [], [self.steps[number] for number in asked]
+        return [], asked
 
     def _is_narrow(self, low: int, high: int) -> bool:
         return high - low <= 1 or self.steps[high] <= (1 + self.precision) * self.steps[low]
@@ -153,6 +186,19 @@ class Bisection:
             return 0
         middle = (low + high) // 2
         return 1 + max(self._depth(low, middle), self._depth(middle, high))
+
+
+def _edge(asked: Sequence[int], passed: Collection[int]) -> tuple[int, int]:
+    """The last asked number that does not pass, and the next; twice the first where all pass, the last where it fails.
+
+    ::
+
+        asked    0 ........ low ........ high ........ last
+        passed?  anything   no           yes, as every asked one from here on
+    """
+    passing = len(list(takewhile(lambda number: number in passed, reversed(asked))))
+    high = len(asked) - max(passing, 1)
+    return asked[high - 1 if passing and high else high], asked[high]
 
 
 def _widest(numbers: Sequence[int], least: int) -> tuple[int, int] | None:

@@ -106,7 +106,9 @@ def test_a_bisection_trains_only_what_it_asks_for_and_says_beforehand_how_much(t
     steps = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10]
     report = sweep(steps=steps, search="bisect", threshold=0.9, parents=[0]).run(PROJECT, out=tmp_path)
     shown = capsys.readouterr().out
-    assert "At most 14 trainings of children, beside the parents' 1: 2 of each parent at up to 7 of 11 steps" in shown
+    assert "At most 18 trainings of children, beside the parents' 1: 2 of each parent at up to 9 of 11 steps" in shown
+    level = report.k_star("dense").level
+    assert level > 0.05 and f"each wrong with a probability of at most {100 * level:.0f} %" in shown
     evaluated = list(report.reports["dense"])
     assert evaluated[0] == 0 and evaluated[-1] == 10 and len(evaluated) < len(steps)
     assert {path.name for path in (tmp_path / "parent-0").glob("dense-step-*")} == {
@@ -205,6 +207,7 @@ def test_k_star_reaches_whoever_names_the_sweep(tmp_path):
         ({"parents": [1, 1]}, "`parents` are different seeds"),
         ({"search": "random"}, "'grid' or 'bisect'"),
         ({"search": "bisect", "precision": -1}, "a ratio >= 0"),
+        ({"target": "median"}, "`target` is 'mean' or 'verdict'"),
         ({"threshold": 0}, "`threshold` is the error barrier"),
         ({"margin": 0}, "`margin` is the loss"),
         ({"pruners": {"dense": make_pruner}}, "'dense' is the whole one"),

@@ -88,15 +88,34 @@ def test_a_step_is_judged_by_the_barriers_of_all_its_parents_or_of_one():
 
 def test_k_star_is_the_step_from_which_on_all_are_stable_and_beyond_the_last_there_is_none():
     assert FALLS.k_star("dense").step == 8
-    assert FALLS.sentences()[0].startswith("dense: stable from step 8 on. The mean barrier falls below 0.02 at step ")
+    assert FALLS.sentences()[0].startswith(
+        "dense: stable at step 8, the last evaluated one. The mean barrier falls below 0.02 at step "
+    )
     never = NEVER.k_star("dense")
     assert (never.step, never.estimate, never.high) == (None, math.inf, math.inf)
     assert NEVER.sentences()[0].startswith("dense: not shown stable at step 8: the lower bound")
     assert NEVER.sentences()[0].endswith(
-        "beyond the last step (95 % bounds: at step 8, beyond the last step); of "
-        "single parents, 0: beyond the last step."
+        "beyond the last step (bounds, each wrong with a probability of at most 5 %: at step 8, beyond the last step); "
+        "of single parents, 0: beyond the last step."
     )
     assert "falls below 0.02 at or before step 0" in dense(LOW, LOW).sentences()[0]
+
+
+def test_what_is_stable_names_the_steps_that_were_looked_at_and_how_far_they_are_apart():
+    reports = {step: {0: lines_report(*(HIGH if step < 400 else LOW))} for step in (0, 100, 400, 800, 3200)}
+    (sentence, *_) = SweepReport(0.02, {"dense": reports}).sentences()
+    assert sentence.startswith(
+        "dense: stable at step 400 and at the evaluated steps above it (800, 3200; largest gap a factor 4). "
+    )
+    values = SweepReport(0.02, {"dense": reports}).summary()["networks"]["dense"]
+    assert (values["step"], values["evaluated_above"], values["largest_gap"]) == (400, [800, 3200], 4.0)
+
+
+def test_a_search_s_level_is_that_of_k_star_and_of_its_bounds():
+    report = SweepReport(0.02, FALLS.reports, level=0.226)
+    assert "(bounds, each wrong with a probability of at most 23 %: " in report.sentences()[0]
+    assert report.summary()["networks"]["dense"]["level"] == report.k_star("dense", 0).level == 0.226
+    assert FALLS.summary()["networks"]["dense"]["level"] == 0.05
 
 
 def test_steps_that_speak_against_each_other_are_named():
@@ -108,7 +127,7 @@ def test_steps_that_speak_against_each_other_are_named():
 
 
 def test_a_summary_holds_plain_values_and_none_for_what_is_not_finite():
-    for report in (NEVER, dense(HIGH, (math.nan, 0.1, 0.1), LOW)):
+    for report in (dense(LOW, HIGH, LOW), NEVER, dense(HIGH, (math.nan, 0.1, 0.1), LOW)):
         summary = report.summary()
         assert json.loads(json.dumps(summary, allow_nan=False)) == summary
     assert summary["networks"]["dense"]["steps"]["4"]["mean"] is None

@@ -64,6 +64,36 @@ def test_the_estimate_lies_between_its_bounds_and_the_upper_one_is_k_star_as_jud
     assert star.high == (math.inf if star.step is None else star.step)
 
 
+def test_k_star_names_the_evaluated_steps_above_it_and_the_largest_gap_from_it_on():
+    means = {0: 0.0, 3: 0.3, 400: 0.0, 800: 0.0, 3200: 0.0}
+    star = find_k_star({step: at(mean) for step, mean in means.items()}, level=0.1)
+    assert (star.step, star.evaluated_above, star.largest_gap, star.level) == (400, (800, 3200), 4, 0.1)
+    assert find_k_star({0: at(0.0), 10: at(0.0), 20: at(0.0)}).largest_gap == 10  # 0 counts as 1
+
+
+@pytest.mark.parametrize("mean", [0.0, 0.3, math.nan])
+def test_of_a_single_evaluated_step_nothing_is_said_of_others(mean):
+    star = find_k_star({7: at(mean)})
+    assert (star.step, star.evaluated_above, star.largest_gap) == (7 if mean == 0 else None, (), None)
+    assert (star.estimate, star.low, star.high) == {
+        0.0: (7, 0, 7),
+        0.3: (math.inf, 7, math.inf),
+    }.get(mean, (math.inf, 0, math.inf))
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from([0.0, 0.3, math.nan, math.inf]), st.sampled_from([0.0, 0.001, math.nan])), min_size=1
+    )
+)
+def test_nan_never_passes(points):
+    judged = {step: at(mean, spread) for step, (mean, spread) in enumerate(points)}
+    star = find_k_star(judged)
+    unsure = [step for step, (mean, spread) in enumerate(points) if math.isnan(mean + spread)]
+    assert star.step is None or all(step < star.step for step in unsure)
+    assert star.high > max(unsure, default=-1) and not any(step <= star.low for step in unsure if star.low > 0)
+
+
 def test_the_bounds_are_the_ends_of_the_runs_that_are_significant():
     means = {1: 0.3, 2: 0.2, 3: 0.021, 4: 0.1, 5: 0.019, 6: 0.001, 7: 0.021, 8: 0.001, 9: 0.0}
     star = find_k_star({step: at(mean, 0.005) for step, mean in means.items()})

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import combinations
+from itertools import combinations, product
 
 import numpy as np
 
@@ -34,10 +34,12 @@ class Process:
 
     Args:
         crosses: The step at which the mean is the threshold (the bump apart).
-        parents: Standard deviation between parents, relative to the mean; one value for a parent's whole curve.
+        parents: Standard deviation between parents, relative to the mean (measured on networks: 0.4 to 0.7); one value
+            for a parent's whole curve.
         children: Between a parent's children, relative; each of a pair adds its own, new at each step.
         pairs: Of a pair beside its two children, relative, new at each step.
-        skewed: The three factors are log-normal of mean 1 and multiply, instead of normal and added.
+        skewed: The factors are log-normal of mean 1 and multiply, instead of normal and added.
+        flat: In place of the logistic curve the threshold itself up to ``crosses``, and a tenth of it from there on.
         bump: Where the curve rises once more, in steps; None for nowhere.
         rise: The bump's height, a barrier.
         width: The bump's standard deviation in log k.
@@ -48,6 +50,7 @@ class Process:
     children: float = 0.15
     pairs: float = 0.10
     skewed: bool = False
+    flat: bool = False
     bump: float | None = None
     rise: float = 0.03
     width: float = 0.4
@@ -57,6 +60,8 @@ class Process:
     def mean(self, steps):
         """The true barrier, the mean over all parents and children there could be."""
         steps = np.asarray(steps, dtype=float)
+        if self.flat:
+            return np.where(steps < self.crosses, THRESHOLD, THRESHOLD / 10)
         odds = (self.height / THRESHOLD - 1) * (steps / self.crosses) ** self.slope
         bump = 0 if self.bump is None else self.rise * np.exp(-((np.log(steps / self.bump) / self.width) ** 2) / 2)
         return self.height / (1 + odds) + bump
@@ -70,14 +75,13 @@ class Process:
         """One experiment: step to parent to pair of children to barrier, never negative."""
         pairs = list(combinations(range(children), 2))
         i, j = np.array(pairs).T
-        parent = draw.normal(size=(1, parents, 1)) * self.parents
-        child = draw.normal(size=(len(steps), parents, children)) * self.children
-        child_noise = draw.normal(size=(len(steps), parents, len(pairs))) * self.pairs
-        if self.skewed:
-            log = parent + child[..., i] + child[..., j] + child_noise
-            factor = np.exp(log - (self.parents**2 + 2 * self.children**2 + self.pairs**2) / 2)
-        else:
-            factor = np.maximum(1 + parent + child[..., i] + child[..., j] + child_noise, 0)
+        spreads = np.array([self.parents, self.children, self.pairs])
+        if self.skewed:  # a log-normal of mean 1 has this relative standard deviation where its logarithm has that one
+            spreads = np.sqrt(np.log1p(spreads**2))
+        shapes = (1, parents, 1), (len(steps), parents, children), (len(steps), parents, len(pairs))
+        parent, child, pair = (draw.normal(size=shape) * spread for shape, spread in zip(shapes, spreads, strict=True))
+        noise = parent + child[..., i] + child[..., j] + pair
+        factor = np.exp(noise - spreads**2 @ [1, 2, 1] / 2) if self.skewed else np.maximum(1 + noise, 0)
         values = self.mean(steps)[:, None, None] * factor
         return {
             step: {p: dict(zip(pairs, numbers.tolist(), strict=True)) for p, numbers in enumerate(at)}
@@ -125,6 +129,8 @@ class SearchResult:
     missed: tuple[float, float]  # the upper and lower bound of k* missed
     later: float  # of k* as judged from the truth, the median, where there is one
     contradicted: float  # share in which a contradiction of monotonicity was reported
+    nowhere: float  # share without a k*: the last step is not stable
+    at_end: float  # share in which k* is the last step
 
 
 def searches(
@@ -151,8 +157,9 @@ def searches(
         early = star.step is not None and star.step < truth
         misses = (star.high < truth, star.low > truth)
         distance = abs(math.log(star.estimate / truth)) / spacing
-        rows.append((len(results), distance, early, *misses, late, bool(star.contradictions)))
-    points, distance, early, over, under, later, contradicted = np.array(rows, dtype=float).T
+        ends = (star.step is None, star.step == STEPS[-1])
+        rows.append((len(results), distance, early, *misses, late, bool(star.contradictions), *ends))
+    points, distance, early, over, under, later, contradicted, nowhere, at_end = np.array(rows, dtype=float).T
     return SearchResult(
         float(points.mean()),
         int(points.max()),
@@ -162,11 +169,16 @@ def searches(
         (float(over.mean()), float(under.mean())),
         float(np.nanmedian(later)),
         float(contradicted.mean()),
+        float(nowhere.mean()),
+        float(at_end.mean()),
     )
 
 
 NORMAL, SKEWED = Process(), Process(skewed=True)
 BUMP = Process(bump=2000.0)  # below the threshold, above it once more for about four steps of the grid, below for good
+SLOW = Process(skewed=True, parents=0.4, slope=0.25)  # halves over a factor of 18 in steps, beyond its crossing
+FLAT = Process(skewed=True, flat=True)  # no curve is worse for a search's level
+SPREADS = (0.2, 0.4, 0.7)
 
 
 def table(names: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
@@ -181,8 +193,10 @@ def percent(*shares: float) -> str:
 def table_of_rates() -> str:
     names = ["noise", "parents x children", "false stable", "false unstable", "bounds cover (90 % stated)"]
     names += ["stable at half the threshold"]
+    noises = {"normal, 0.25": NORMAL}
+    noises |= {f"log-normal, {spread}": replace(SKEWED, parents=spread) for spread in SPREADS}
     rows = []
-    for noise, process in (("normal", NORMAL), ("log-normal", SKEWED)):
+    for noise, process in noises.items():
         for parents, children in DESIGNS:
             numbers = rates(process, parents, children)
             shares = [numbers.stable, numbers.unstable, numbers.coverage, numbers.power]
@@ -191,26 +205,18 @@ def table_of_rates() -> str:
 
 
 def table_of_searches() -> str:
-    names = ["curve", "search", "steps evaluated", "most", "estimate off by (median, steps of the grid)"]
-    names += ["off by at most 2", "upper, lower bound missed", "judged too early"]
-    names += ["judged later by (median, steps of the grid)", "contradiction seen"]
+    names = ["curve", "between parents", "search", "steps evaluated", "most"]
+    names += ["estimate off by (median, steps of the grid)", "off by at most 2", "upper, lower bound missed"]
+    names += ["k* too early", "k* late by (median, steps of the grid)", "no k*", "k* the last step"]
+    names += ["contradiction seen"]
+    curves = {"logistic": SKEWED, "slow decline": SLOW, "with a bump": replace(BUMP, skewed=True), "flat, drops": FLAT}
+    kinds = {"grid": Grid} | {target: partial(Bisection, target=target) for target in ("mean", "verdict")}
     rows = []
-    for curve, process in (("logistic", NORMAL), ("log-normal noise", SKEWED), ("with a bump", BUMP)):
-        for checks in (None, 2, 5):
-            numbers = searches(process, Grid if checks is None else partial(Bisection, checks=checks))
-            row = [
-                curve,
-                "grid" if checks is None else f"bisect, checks: {checks}",
-                f"{numbers.points:.1f}",
-                numbers.most,
-            ]
-            row += [
-                f"{numbers.distance:.2f}",
-                percent(numbers.within),
-                percent(*numbers.missed),
-                percent(numbers.early),
-            ]
-            rows.append([*row, f"{numbers.later:.1f}", percent(numbers.contradicted)])
+    for curve, spread, kind in product(curves, SPREADS, kinds):
+        numbers = searches(replace(curves[curve], parents=spread), kinds[kind])
+        row = [curve, spread, kind, f"{numbers.points:.1f}", numbers.most, f"{numbers.distance:.2f}"]
+        row += [percent(numbers.within), percent(*numbers.missed), percent(numbers.early), f"{numbers.later:.1f}"]
+        rows.append([*row, percent(numbers.nowhere), percent(numbers.at_end), percent(numbers.contradicted)])
     return table(names, rows)
 
 
