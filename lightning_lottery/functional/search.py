@@ -115,7 +115,7 @@ class Bisection:
         declines, steps long before the truth have no chance.
         """
         depth = self._depth(0, len(self.steps) - 1)
-        every = 1 - (1 - LEVEL) ** (1 + depth)
+        every = -math.expm1((1 + depth) * math.log1p(-LEVEL))
         return every if self.target == "verdict" else min(LEVEL / (1 - 1 / 2), every)
 
     def trainings(self, children: int, parents: int) -> int:

@@ -118,9 +118,9 @@ def test_the_levels_of_a_dry_run_are_commands_in_the_order_of_their_dependence(p
 def sweepable(monkeypatch):
     """A project's YAML with a section for a sweep, and children that run in this process."""
     monkeypatch.setattr("lightning_lottery.children.processes.run_child", in_this_process)
-    return config(
-        fit(sweep={"steps": [0, 4], "parents": [3], "seeds": [1, 2], "alphas": [0, 0.5, 1], "threshold": 0.9})
-    )
+    content = fit(sweep={"steps": [0, 4], "parents": [3], "seeds": [1, 2], "alphas": [0, 0.5, 1], "threshold": 0.9})
+    content["trainer"] |= {"limit_test_batches": 1.0}  # enough for a verdict on networks that do not differ
+    return config(content)
 
 
 def test_sweep_says_from_which_step_on_a_network_is_stable(sweepable, here, capsys):
