@@ -96,8 +96,9 @@ def _with_options(child: Child, callbacks: list[Callback], *, resumed: bool) -> 
             return [*callbacks, _SavesStart(child.folder, prunes)]
         case LinesTrialOptions() | RecordsTrialOptions():
             return [*only_bars(callbacks), _SavesStart(child.folder, prunes=False)]
-        case TicketOptions(ticket=str(ticket)):
-            return [*callbacks, MaskFreezing(ticket)]
+        case TicketOptions(ticket, end_step):
+            frozen = [] if ticket is None else [MaskFreezing(ticket)]
+            return [*callbacks, *frozen, *([] if end_step is None else [_EndsAt(end_step)])]
         case SnapshotOptions(snapshots=steps):
             return with_snapshots(callbacks, steps)
         case DenseLevelOptions() | LevelOptions() as level:
@@ -160,6 +161,17 @@ class _SavesStart(Callback):
                 f"{pruners[-1].label} has not pruned to its end at step {pruners[-1].step}: take one that prunes at "
                 "once, such as SynFlow, SNIP, or MagnitudePruning(Constant(0.8, begin=0))."
             )
+
+
+class _EndsAt(Callback):
+    """Ends the fit at an optimizer step, under the schedules of a fit to the project's own end."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # Not before: schedules that ask the Trainer for its steps have been made by now, as the parent's were.
+        trainer.fit_loop.epoch_loop.max_steps = self.step
 
 
 class _EndsAtStep(Callback):

@@ -13,9 +13,14 @@ from lightning_lottery.scope import Scope
 
 @dataclass(frozen=True)
 class TicketOptions:
-    """A fit that keeps the masks of the ticket at a path, where there is one."""
+    """A fit that keeps the masks of the ticket at a path, where there is one.
+
+    Args:
+        end_step: Optimizer step at which it ends; None for the project's own end.
+    """
 
     ticket: str | None = None
+    end_step: int | None = None
 
 
 @dataclass(frozen=True)

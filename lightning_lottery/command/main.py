@@ -36,6 +36,10 @@ OURS = {
         "experiments:imp",
         "Iterative pruning with rewinding: train, remove a fraction of what remains, rewind, level by level.",
     ),
+    "predict-tickets": (
+        "predict_tickets:predict",
+        "Does stability at a step go with a good ticket found there? Read from a finished sweep and iterative pruning.",
+    ),
     "shrink": (
         "shrink:write_shrunk",
         "Write a smaller network: without the heads, neurons and channels that a ticket or fractions remove.",
@@ -109,5 +113,5 @@ def _usage() -> str:
     lines = ["usage: lightning-lottery SUBCOMMAND [...]", "", "Lightning's subcommands, on any project:"]
     lines += [f"  {name}" for name in LIGHTNINGS]
     lines += ["", "of this package:"]
-    lines += [f"  {name:12} {sentence}" for name, (_, sentence) in OURS.items()]
+    lines += [f"  {name:16} {sentence}" for name, (_, sentence) in OURS.items()]
     return "\n".join([*lines, "", "lightning-lottery SUBCOMMAND --help says more."])

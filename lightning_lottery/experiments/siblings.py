@@ -100,6 +100,7 @@ class Family:
         *,
         ticket: str | None = None,
         pruner: Callable[[], MaskCallback] | None = None,
+        end_step: int | None = None,
     ) -> Siblings:
         """The children of one checkpoint.
 
@@ -110,6 +111,7 @@ class Family:
             labels: What rows of their records say.
             ticket: Path of a ticket whose masks they keep.
             pruner: In place of a ticket: gives a callback that prunes once, at the checkpoint.
+            end_step: Optimizer step at which they end; None for the project's own end.
         """
         project, start = self.project, None
         if begin is None or pruner is not None:
@@ -125,7 +127,7 @@ class Family:
                 folder / name,
                 "fit",
                 begin,
-                options=TicketOptions(ticket),
+                options=TicketOptions(ticket, end_step),
                 labels={**labels, "seeds": [seed]},
             )
             for name, seed in zip(_names(seeds), seeds, strict=True)

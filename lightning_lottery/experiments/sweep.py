@@ -12,6 +12,8 @@ from rich.console import Console
 
 from lightning_lottery.checks import check_different, check_word
 from lightning_lottery.children.child import TRIAL, Child
+from lightning_lottery.children.conditions import FILE as CONDITIONS
+from lightning_lottery.children.conditions import read_conditions
 from lightning_lottery.children.engine import Engine, engine_of
 from lightning_lottery.children.fit import train
 from lightning_lottery.children.options import SnapshotOptions
@@ -72,6 +74,8 @@ class InstabilitySweep:
         alphas: Fractions of each line at which it is evaluated, in [0, 1], both ends among them.
         recalibrate: Training batches for estimating batch norm's statistics anew at each alpha; 0 for none. The raw
             barrier is judged; the recalibrated one stands beside it in the records.
+        remaining: How long children train: to the project's end (``"end"``), so that those of later steps train less;
+            or all as many steps as from the last of ``steps`` to that end (``"equal"``), under the project's schedules.
         margin: Error of a pruned network above the dense one's that still counts as a match, > 0.
 
     Raises:
@@ -100,12 +104,14 @@ class InstabilitySweep:
     threshold_ratio: float | None = None
     alphas: Sequence[float] = ALPHAS
     recalibrate: int = 0
+    remaining: Literal["end", "equal"] = "end"
     margin: float = 0.01
 
     def __post_init__(self) -> None:
         check_margin(self.margin)
         check_word("search", self.search, ("grid", "bisect"))
         check_word("target", self.target, ("mean", "verdict"))
+        check_word("remaining", self.remaining, ("end", "equal"))
         if not self.snapshots:
             check_different("parents", self.parents, "different seeds")
         if len(set(self.seeds)) < len(self.seeds):
@@ -225,7 +231,7 @@ class InstabilitySweep:
         is_grid = self.search == "grid"
         search = Grid(steps) if is_grid else Bisection(steps, self.precision, target=self.target)
         searches = dict.fromkeys((DENSE, *self.pruners, *self.tickets), search)
-        cell_at = partial(self._cell, Family(project, self.judging), folder, snapshots, labels)
+        cell_at = partial(self._cell, Family(project, self.judging), folder, snapshots, steps[-1], labels)
         empty = SweepReport(self.judging.bound, {}, self.margin, search.level)
         together = Searches(searches, snapshots, parents, len(self.seeds), empty, cell_at)
         if self.snapshots:
@@ -242,6 +248,7 @@ class InstabilitySweep:
         family: Family,
         folder: Path,
         snapshots: Mapping[int, Path],
+        last: int,
         labels: Mapping[str, Any],
         network: str,
         parent: int,
@@ -259,8 +266,26 @@ class InstabilitySweep:
             labels,
             ticket=str(self.tickets[network]) if network in self.tickets else None,
             pruner=self.pruners.get(network),
+            end_step=self._end_of(step, last, snapshots),
         )
         return Cell(network, parent, step, siblings, labels)
+
+    def _end_of(self, step: int, last: int, snapshots: Mapping[int, Path]) -> int | None:
+        """At which step children of a step end; None for the project's end, or where no parent has come there yet.
+
+        Raises:
+            LotteryError: Snapshots of a parent that no sweep has trained do not say where it ended.
+        """
+        if self.remaining == "end":
+            return None
+        trained = [path.parent for path in snapshots.values() if (path.parent / CONDITIONS).is_file()]
+        if self.snapshots and len(trained) < len(snapshots):
+            raise LotteryError(
+                "`remaining: equal` counts from the last step to the parents' end, and these snapshots do not say "
+                "where that is: give `parents`, which the sweep trains itself."
+            )
+        ends = [read_conditions(folder)["end_step"] for folder in trained]
+        return step + min(ends) - last if len(ends) == len(snapshots) else None
 
     def _seeds_of(self, number: int) -> list[int]:
         """Seeds of the children of the parent of a number, from 0."""

@@ -163,14 +163,15 @@ def judge(
     1981 for the jackknife; Obuchowski & Rockette 1995 and Gallas 2006 for networks and samples in one variance.
     """
     _check_parents(barriers, blocks)
-    networks = _Networks.of(barriers)
-    about = "parents" if networks.parents > 1 else "children of this parent" if networks.forms else "these two networks"
+    is_pair = all(len(pairs) == 1 for pairs in barriers.values())
+    about = "parents" if len(barriers) > 1 else "these two networks" if is_pair else "children of this parent"
     floor = None if blocks is None else blocks.noise_floor()
     by_parent = tuple(float(np.mean(list(pairs.values()))) for pairs in barriers.values())
-    mean, count = float(np.mean(by_parent)), networks.parents
+    mean, count = float(np.mean(by_parent)), len(barriers)
     estimate = Stability(mean, None, None, None, "undecided", None, "", threshold, count, about, floor, by_parent)
     if reason := _not_finite(barriers):
         return replace(estimate, reason=reason)
+    networks = _Networks.of(barriers)
     if samples and count > 1:
         estimate = replace(estimate, typical=_typical(by_parent, threshold, samples, level))
     if blocks is not None:

@@ -1,0 +1,54 @@
+"""``lightning-lottery predict-tickets``: does stability at a step go with a good ticket found there?"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from lightning_lottery.command.options import parsed, parser_of
+from lightning_lottery.errors import LotteryError
+from lightning_lottery.experiments.prediction import predict_tickets
+from lightning_lottery.functional.prediction import parents_needed
+
+
+def predict(arguments: Sequence[str]) -> None:
+    """Join finished sweeps and iterative pruning, and write what their barriers say of their tickets."""
+    if "--plan" in " ".join(arguments):
+        plan(arguments)
+        return
+    parser = parser_of("predict-tickets", predict_tickets, skip=("sweep", "imps"))
+    parser.add_argument("sweep", help="folder of a finished sweep")
+    parser.add_argument("imps", nargs="*", help="folders of finished iterative pruning, rewound to steps of the sweep")
+    parser.add_argument("--out", default="runs/predict-tickets", help="folder for points, summary and figure")
+    parser.add_argument("--plan", default=None, help="r=0.5[,steps=7]: how many parents show such a correlation")
+    options = parsed(parser, arguments).as_dict()
+    options.pop("plan")
+    out, sweep, imps = Path(options.pop("out")), options.pop("sweep"), options.pop("imps")
+    report = predict_tickets(sweep, imps, **options)
+    report.write(out)
+    console = Console()
+    console.print(report.table())
+    for sentence in report.sentences():
+        console.print(sentence, soft_wrap=True)
+    console.print(f"Points: {out / 'points.csv'}. Figure: {out / 'prediction.png'}", soft_wrap=True)
+
+
+def plan(arguments: Sequence[str]) -> None:
+    """Say how many parents it takes to show a correlation."""
+    parser = parser_of("predict-tickets", parents_needed, skip=("r", "steps", "power", "shared", "seed"))
+    parser.add_argument("--plan", required=True, help="r=0.5[,steps=7]")
+    text = parsed(parser, arguments).plan
+    try:
+        values = dict(part.split("=") for part in text.split(","))
+        r, steps = float(values.pop("r")), int(values.pop("steps", 7))
+    except (ValueError, KeyError) as error:
+        raise LotteryError(f"--plan is 'r=0.5' or 'r=0.5,steps=7', got '{text}'.") from error
+    if values:
+        raise LotteryError(f"--plan takes r and steps, got {', '.join(values)}.")
+    number = parents_needed(r, steps)
+    answer = "More than 60 parents" if number is None else f"{number} parents"
+    print(  # noqa: T201
+        f"{answer} show a correlation of {r:g} within steps with a probability of 80 %, at {steps} steps each: two "
+        f"children of each for the barrier, a third seed for the dense child and each ticket, {steps} x "
+        f"{number or 60} x (3 + tickets) trainings."
+    )
