@@ -59,6 +59,18 @@ class Bisection:
     there is between its steps. ``contradictions`` names the evaluated steps that contradict
     "once stable, always stable".
 
+    Simulated (``tests/helpers/barrier_process.py``, 2026-11-29), 500 searches of 32 candidates a factor 1.28 apart, 3
+    parents of 3 children, log-normal with a relative standard deviation of 0.4 between parents; k* late: the median, in
+    candidates::
+
+        curve          target    evaluated    no k*    k* the last candidate    k* late    k* too early
+        logistic       mean         8.0         0 %              0 %              2.1          1.2 %
+                       verdict      8.5         0 %              0 %              2.1          1.2 %
+        slow decline   mean         7.9        14 %             23 %              8.8          3.4 %
+                       verdict      9.2        14 %             13 %              8.1          3.6 %
+        with a bump    mean         7.9         3 %             16 %              1.8          2.8 %
+                       verdict      8.8         3 %             13 %              1.6          2.4 %
+
     Args:
         steps: Candidates, rising.
         precision: Relative: k* is known when it lies between evaluated steps that are at most a factor of
@@ -112,7 +124,10 @@ class Bisection:
             verdict   1 - (1 - level)^(1 + most steps that one bracket takes)
 
         Reached where the barrier is at the threshold at all steps before the truth and far below it after; where it
-        declines, steps long before the truth have no chance.
+        declines, steps long before the truth have no chance. Simulated as above (there 10 % and 23 % are stated): 0.6
+        to 2.8 % on the logistic curve and 0.4 to 8 % on the slow decline, for 0.2 to 0.7 between parents; on a flat one
+        at 0.2, 0.4, 0.7 the mean's 3.6, 6.8, 12.4 %, the verdict's 4.6, 9.8, 15.4 %, a grid's 2.4, 7.8, 13.0 %. So at
+        0.7 skewed parents alone break a test's own 5 %, whatever the search.
         """
         depth = self._depth(0, len(self.steps) - 1)
         every = -math.expm1((1 + depth) * math.log1p(-LEVEL))

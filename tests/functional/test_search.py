@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -7,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from helpers.barrier_process import BUMP, NORMAL, REPETITIONS, SKEWED, SLOW, STEPS, at, searches
+from helpers.barrier_process import BUMP, FLAT, NORMAL, REPETITIONS, SKEWED, SLOW, SPREADS, STEPS, at, searches
 from lightning_lottery import LotteryError
 from lightning_lottery.functional.k_star import find_k_star
 from lightning_lottery.functional.search import Bisection, Grid
@@ -203,6 +204,14 @@ def test_the_level_of_a_bisection_is_reached_where_the_barrier_stays_on_the_thre
         early.append(star.step < STEPS[-1])
     assert np.mean(early) == pytest.approx(search.level, abs=0.02)
     assert Grid(STEPS).level == 0.05 < search.level < 0.25
+
+
+@pytest.mark.parametrize("spread", SPREADS)
+@pytest.mark.parametrize("process", [SKEWED, SLOW, FLAT], ids=["logistic", "slow", "flat"])
+def test_however_far_parents_lie_apart_k_star_is_too_early_no_more_often_than_the_level_says(process, spread):
+    judged, search = searches(replace(process, parents=spread), Bisection, repetitions=200), Bisection(STEPS)
+    assert judged.early <= stats.binom.ppf(0.99, 200, search.level) / 200
+    assert judged.missed[1] <= stats.binom.ppf(0.99, 200, 0.05) / 200 and judged.points <= search.points - 1
 
 
 def test_the_level_of_a_search_of_two_steps_is_that_of_a_test():

@@ -19,6 +19,7 @@ THRESHOLD = 0.02
 STEPS = tuple(int(step) for step in np.geomspace(10, 20_000, 32).round())  # neighbours are a factor 1.28 apart
 DESIGNS = ((1, 3), (3, 2), (3, 3), (5, 3), (3, 5))  # parents, children of each
 REPETITIONS = 500
+FLOOR = 0.0005  # barriers do not fall to nothing: something differs between two networks
 
 
 def at(mean, spread=0.0, threshold=THRESHOLD):
@@ -30,7 +31,9 @@ def at(mean, spread=0.0, threshold=THRESHOLD):
 
 @dataclass(frozen=True)
 class Process:
-    """Barriers of pairs of children: a logistic curve in log k, and a bump, times 1 + parent + two children + pair.
+    """Barriers of pairs of children: a curve and a bump, times 1 + parent + two children + pair.
+
+    The curve is logistic in log k, down to a floor.
 
     Args:
         crosses: The step at which the mean is the threshold (the bump apart).
@@ -64,7 +67,7 @@ class Process:
             return np.where(steps < self.crosses, THRESHOLD, THRESHOLD / 10)
         odds = (self.height / THRESHOLD - 1) * (steps / self.crosses) ** self.slope
         bump = 0 if self.bump is None else self.rise * np.exp(-((np.log(steps / self.bump) / self.width) ** 2) / 2)
-        return self.height / (1 + odds) + bump
+        return np.maximum(self.height / (1 + odds), FLOOR) + bump
 
     def k_star(self):
         """The true step from which on the mean is below the threshold."""
