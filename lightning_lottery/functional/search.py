@@ -204,7 +204,7 @@ class Bisection:
 
 
 def _edge(asked: Sequence[int], passed: Collection[int]) -> tuple[int, int]:
-    """The last asked number that does not pass, and the next; twice the first where all pass, the last where it fails.
+    """The last asked number that does not pass, and the next; where all pass, or the last does not, that end twice.
 
     ::
 
@@ -212,8 +212,10 @@ def _edge(asked: Sequence[int], passed: Collection[int]) -> tuple[int, int]:
         passed?  anything   no           yes, as every asked one from here on
     """
     passing = len(list(takewhile(lambda number: number in passed, reversed(asked))))
-    high = len(asked) - max(passing, 1)
-    return asked[high - 1 if passing and high else high], asked[high]
+    if not passing:
+        return asked[-1], asked[-1]
+    high = len(asked) - passing
+    return asked[max(high - 1, 0)], asked[high]
 
 
 def _widest(numbers: Sequence[int], least: int) -> tuple[int, int] | None:
