@@ -2,11 +2,16 @@
 
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from threading import current_thread, main_thread
+from threading import Timer, current_thread, main_thread
 from time import monotonic
 from types import FrameType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sys import UnraisableHookArgs
 
 STOPS = (signal.SIGTERM, *((signal.SIGUSR1,) if hasattr(signal, "SIGUSR1") else ()))
 """What batch systems send: SLURM's preemption, a time limit that comes near."""
@@ -16,6 +21,10 @@ ENDING = (signal.SIGINT, *STOPS)
 
 ECHO = 1.0
 """Seconds within which another signal is the same wish: the terminal and whoever started this process send one each."""
+
+
+AGAIN = 0.05
+"""Seconds after which a signal is sent again that met a moment in which nothing can be raised."""
 
 
 class Ended(SystemExit):
@@ -64,11 +73,24 @@ def ended_by(*numbers: int) -> Iterator[None]:
     if taken:
         _wish = _Wish()
         _wish.handled = (*outer.handled, *taken)
+    unraisable = sys.unraisablehook
+
+    def ask_again(lost: "UnraisableHookArgs") -> None:
+        """Python only prints what is raised while it tidies up an object: the signal is sent once more."""
+        if not isinstance(lost.exc_value, (Ended, KeyboardInterrupt)):
+            unraisable(lost)
+            return
+        _wish.number = None  # or it would count as an echo
+        number = lost.exc_value.number if isinstance(lost.exc_value, Ended) else signal.SIGINT
+        Timer(AGAIN, os.kill, (os.getpid(), number)).start()  # not at once: this is still the tidying
+
     try:
         for number in taken:
             signal.signal(number, _answer)
+        sys.unraisablehook = ask_again
         yield
     finally:
+        sys.unraisablehook = unraisable
         for number in taken:
             signal.signal(number, before[number])
         _wish = outer

@@ -1,5 +1,7 @@
 import os
 import signal
+import sys
+import time
 from threading import Thread
 
 import pytest
@@ -115,3 +117,25 @@ def test_a_fork_ends_by_sigterm_as_pools_expect_and_leaves_the_others_to_whoever
         assert taken == [number] * ends
         assert (signal.getsignal(number) is signal.SIG_DFL) == ends
         assert not signals.is_asked()
+
+
+class TidiedUp:
+    """Gets a signal in the one moment in which Python lets nobody raise anything."""
+
+    def __init__(self, number):
+        self.number = number
+
+    def __del__(self):
+        os.kill(os.getpid(), self.number)
+        sum(range(100))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
+def test_a_signal_that_comes_while_an_object_is_tidied_up_is_not_lost(number, capsys):
+    hook = sys.unraisablehook
+    with pytest.raises((Ended, KeyboardInterrupt)), ended_by(*STOPS):
+        TidiedUp(number)  # gone at once
+        for _ in range(200):
+            time.sleep(0.05)
+        pytest.fail("the signal was lost")
+    assert sys.unraisablehook is hook and "Traceback" not in capsys.readouterr().err
