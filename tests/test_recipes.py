@@ -26,6 +26,7 @@ def test_every_recipe_can_be_run_small(folder):
 
 @pytest.mark.filterwarnings("ignore:.* keeps no weight of:UserWarning")  # networks as small as these lose layers
 @pytest.mark.filterwarnings("ignore:.* before these rules can settle:UserWarning")  # fits as short as these end
+@pytest.mark.filterwarnings("ignore:.*ADF takes:UserWarning")  # recipes compare all rules
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: str(folder.relative_to(ROOT)))
 def test_the_stages_of_a_recipe_run_in_order(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(processes, "run_child", in_this_process)

@@ -44,11 +44,13 @@ class EarlyBird(NamedCallback):
     drawn: the masks of all units at that step, saved as ``early_bird/RULE-KIND-SPARSITY.safetensors`` with step,
     statistic and p-value in its provenance, the first of all also as ``early_bird/first.safetensors``. Beside them when
     the fit ends: ``norms.csv``, ``probes.csv``, and figures of the norms with the draws marked and of the distances of
-    masks to one another. Where the first draw removes units, the network has its masks: it is ``ticket.safetensors``,
-    as of every callback that masks.
+    masks to one another; below the norms, where ``SlopeEquivalence`` is a rule, the smallest margin that would have
+    held at each probe. Where the first draw removes units, the network has its masks: it is ``ticket.safetensors``, as
+    of every callback that masks.
 
     Args:
-        rules: When have masks settled? ``HammingFIFO``, ``SlopeHAC``, ``MannKendall``, ``ADF``, ``SlopeEquivalence``.
+        rules: When have masks settled? ``HammingFIFO``, ``SlopeHAC``, ``MannKendall``, ``SlopeEquivalence``; ``ADF``,
+            with a warning that it draws on trends.
         sparsities: Fractions of the units of each kind that a ticket removes, in [0, 1). A layer keeps one unit at
             least.
         scores: What a unit is worth: the size of its ``NetworkSlimming`` coefficient (``"coefficients"``), the
@@ -194,6 +196,8 @@ class EarlyBird(NamedCallback):
         by = f"{', '.join(map(str, self.sparsities))} by {', '.join(self.rules) or 'no rule'}"
         rank_zero_info(f"{self.label}: watches {units} at {by}.")
         self._warn(self._watcher.scarce())
+        cautions = {type(rule).__name__: rule.caution for rule in self.rules.values() if rule.caution}
+        self._warn(f": {rule} {caution}" for rule, caution in cautions.items())
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._restored = None

@@ -88,6 +88,7 @@ from lightning_lottery.functional.settling.rules import newest_distances as newe
 from lightning_lottery.functional.settling.rules import scores_differ as scores_differ
 from lightning_lottery.functional.settling.tests import adf as adf
 from lightning_lottery.functional.settling.tests import layers_by_units as layers_by_units
+from lightning_lottery.functional.settling.tests import least_margin as least_margin
 from lightning_lottery.functional.settling.tests import mann_kendall as mann_kendall
 from lightning_lottery.functional.settling.tests import moving_average as moving_average
 from lightning_lottery.functional.settling.tests import nuclear_norm as nuclear_norm

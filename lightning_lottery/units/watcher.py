@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from lightning_lottery.errors import LotteryError
-from lightning_lottery.figures.settling import mask_distances, norms_with_draws
+from lightning_lottery.figures.settling import Margins, mask_distances, norms_with_draws
 from lightning_lottery.files import Location, write_image, write_table
 from lightning_lottery.functional.settling.detector import Settled
-from lightning_lottery.functional.settling.rules import Rule
+from lightning_lottery.functional.settling.rules import Rule, SlopeEquivalence
 from lightning_lottery.functional.settling.watch import Per, Probe, Watch
 from lightning_lottery.units.parts import KINDS, Group, Groups
 
@@ -172,13 +172,26 @@ class UnitWatcher:
         rows = [{"rule": p.rule, "kind": p.kind, "sparsity": p.sparsity, **p.verdict._asdict()} for p in self.probes]
         write_table(folder / "probes.csv", rows, "probes", columns=("rule", "kind", "sparsity", *Settled._fields))
         matrices = {name: self.watch.distances(name) for name in draws}
+        watched = {name: series for name, series in self.watch.norms.items() if series}
         figures = {
-            "norms": norms_with_draws({name: series for name, series in self.watch.norms.items() if series}, draws),
+            "norms": norms_with_draws(watched, draws, self._margins()),
             "distances": mask_distances({name: (steps, d.tolist()) for name, (steps, d) in matrices.items()}),
         }
         for name, figure in figures.items():
             write_image(folder / f"{name}.png", figure)
         return figures
+
+    def _margins(self) -> dict[str, dict[str, Margins]]:
+        """Of each series and each rule that has a margin, the smallest that would have held at its probes."""
+        margins: dict[str, dict[str, Margins]] = {name: {} for name in self.watch.norms}
+        for probe in self.probes:
+            rule = self.watch.rules[probe.rule]
+            if isinstance(rule, SlopeEquivalence):
+                word = rule.bound_by
+                least = getattr(probe.verdict, f"least_{word}")
+                of_rule = margins[probe.series].setdefault(probe.rule, Margins(word, getattr(rule, word), []))
+                of_rule.least.append((probe.verdict.step, least))
+        return margins
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that later probes depend on, as plain data and tensors on the CPU."""

@@ -4,6 +4,8 @@ import csv
 import io
 import json
 import sys
+import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import fsspec
@@ -43,13 +45,16 @@ from lightning_lottery.units.groups import groups_of
 from lightning_lottery.units.removal import parameter_masks
 from lightning_lottery.units.scores import weight_norms
 
+# Every rule is tried here; that ADF is warned of is tested by itself.
+pytestmark = pytest.mark.filterwarnings("ignore:.*ADF takes:UserWarning")
+
 NORMS = {"window": 20, "interval": 10}
 RULES = [
     HammingFIFO(2, 0.5, interval=5),
     SlopeHAC(0.2, smoothing=3, **NORMS),
     MannKendall(0.01, smoothing=1, **NORMS),
     ADF(0.9, smoothing=2, **NORMS),
-    SlopeEquivalence(10.0, block=5, **NORMS),
+    SlopeEquivalence(10.0, block=5, patience=2, **NORMS),
 ]
 EAGER = [HammingFIFO(2, 0.9, interval=5, min_steps=15)]  # settles at step 15
 LONG = {"max_epochs": 10}  # forty steps
@@ -494,6 +499,57 @@ def test_state_of_an_older_version_or_of_other_settings_is_refused_in_a_sentence
         bird(at=[4]).load_state_dict(state)
 
 
+def test_state_of_a_release_whose_rules_had_no_change_goes_on_and_its_probes_have_no_smallest_margin(tmp_path):
+    rule = SlopeEquivalence(10.0, block=5, patience=1, **NORMS)
+    as_then = (
+        "{'SlopeEquivalence': SlopeEquivalence(margin=10.0, p=0.05, block=5, seed=0, window=20, interval=10, "
+        "min_steps=0, patience=1)}"
+    )
+
+    def run(folder, *more, **arguments):
+        callback = bird([rule])
+        fit(folder, NetworkSlimming(), callback, ExactResume(interval=1), *more, module=Blocks(), **LONG, **arguments)
+        return callback
+
+    whole = run(tmp_path / "whole", KeepEveryResume(tmp_path / "whole", tmp_path / "points"))
+    point = tmp_path / "points" / "25.ckpt"
+    checkpoint = torch.load(point, weights_only=True)
+    (state,) = (s for s in checkpoint["callbacks"].values() if isinstance(s, dict) and s.get("method") == "EarlyBird")
+    assert state["settings"]["rules"] == as_then and len(state["probes"]) == 2
+    for probe in state["probes"]:
+        del probe[3][6:]
+    for detector in state["watch"]["detectors"]:
+        del detector["rule"]["change"]
+    torch.save(checkpoint, point)
+    resumed = run(tmp_path / "resumed", ckpt=point)
+    before, after = resumed.probes[:2], resumed.probes[2:]
+    assert after == whole.probes[2:] and len(after) == 4
+    assert [p.verdict[:6] for p in before] == [p.verdict[:6] for p in whole.probes[:2]]
+    assert {p.verdict[6:] for p in before} == {(None, None)}
+    assert resumed.tickets.keys() == whole.tickets.keys()
+    with pytest.raises(LotteryError, match=r"written with rules .*patience=1.*asks for .*patience=3.*same callback"):
+        fit(tmp_path, NetworkSlimming(), bird([replace(rule, patience=3)]), module=Blocks(), ckpt=point, **LONG)
+
+
+def test_adf_is_warned_of_once_before_the_first_step_and_no_other_rule_is(tmp_path):
+    class Sees(Callback):
+        def on_train_start(self, trainer, pl_module):
+            self.before = [str(one.message) for one in shown]
+
+    sees, rules = Sees(), [ADF(0.9, smoothing=1, **NORMS), ADF(0.8, smoothing=1, **NORMS)]
+    with warnings.catch_warnings(record=True) as shown:
+        warnings.simplefilter("always")
+        fit(tmp_path, NetworkSlimming(), bird([*EAGER, *rules]), sees, module=Blocks(), **LONG)
+    (sentence,) = (text for text in sees.before if "ADF" in text)
+    assert sentence.startswith("EarlyBird: ADF takes") and "SlopeEquivalence" in sentence
+    assert sum("ADF takes" in str(one.message) for one in shown) == 1
+    with warnings.catch_warnings(record=True) as shown:
+        warnings.simplefilter("always")
+        others = [rule for rule in RULES if not isinstance(rule, ADF)]
+        fit(tmp_path, NetworkSlimming(), bird(others), module=Blocks(), **LONG)
+    assert not any("takes" in str(one.message) for one in shown)
+
+
 # Records
 
 
@@ -533,6 +589,11 @@ def test_norms_of_every_step_and_verdicts_of_every_probe_are_logged_and_written(
     assert logged == pytest.approx(dict(callback.norms["neuron-0.5"]))
     probed = [row for row in rows if row["early_bird/SlopeHAC/head-0.5/p_value"]]
     assert len(probed) == 2 and {row["early_bird/SlopeHAC/head-0.5/lags"] for row in probed} == {"2.0"}
+    for word in ("least_margin", "least_change"):
+        smallest = [float(n) for row in rows if (n := row[f"early_bird/SlopeEquivalence/head-0.5/{word}"])]
+        by_probe = [p.verdict for p in callback.probes if (p.rule, p.series) == ("SlopeEquivalence", "head-0.5")]
+        assert smallest == pytest.approx([getattr(verdict, word) for verdict in by_probe]) and len(smallest) == 3
+        assert f"early_bird/SlopeHAC/head-0.5/{word}" not in rows[0]
     folder = tmp_path / "log" / "early_bird"
     written = list(csv.reader(io.StringIO((folder / "norms.csv").read_text())))[1:]
     series = {name: [(int(s), float(n)) for s, key, n in written if key == name] for name in callback.norms}

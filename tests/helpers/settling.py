@@ -13,10 +13,11 @@ NORM_RULES = [
     MannKendall(**short),
     MannKendall(variant="hamed_rao", **short),
     ADF(**short),
-    SlopeEquivalence(0.05, block=5, window=20, interval=10),
+    SlopeEquivalence(0.05, block=5, window=20, interval=10, patience=1),
+    SlopeEquivalence(change=0.04, block=5, window=20, interval=10, patience=1),
 ]
 RULES = [HammingFIFO(length=3, tolerance=0.2, interval=10), *NORM_RULES]
-names = [f"{type(rule).__name__}-{getattr(rule, 'variant', '')}" for rule in RULES]
+names = [f"{type(rule).__name__}-{getattr(rule, 'variant', getattr(rule, 'bound_by', ''))}" for rule in RULES]
 every_rule = pytest.mark.parametrize("rule", RULES, ids=names)
 every_norm_rule = pytest.mark.parametrize("rule", NORM_RULES, ids=names[1:])
 

@@ -7,7 +7,8 @@ import torch
 
 from helpers.blocks import Blocks
 from helpers.states import same
-from lightning_lottery import ADF, HammingFIFO, LotteryError
+from lightning_lottery import ADF, HammingFIFO, LotteryError, SlopeEquivalence
+from lightning_lottery.functional.settling.detector import Settled
 from lightning_lottery.functional.settling.watch import Watch
 from lightning_lottery.units.groups import groups_of
 from lightning_lottery.units.watcher import PER, UnitWatcher, check_per, in_order, layers_by_kind
@@ -108,6 +109,26 @@ def test_tables_hold_every_norm_and_every_probe_and_figures_are_images(tmp_path)
     with open(tmp_path / "probes.csv", newline="") as file:
         assert [int(row["step"]) for row in csv.DictReader(file)] == [20, 20, 30, 30]
     assert all((tmp_path / name).read_bytes().startswith(b"\x89PNG") for name in ("norms.png", "distances.png"))
+
+
+def test_the_figure_of_norms_shows_the_smallest_margins_of_rules_that_have_one_in_the_word_they_were_asked_in(tmp_path):
+    short = {"block": 5, "window": 20, "interval": 10}
+    rules = NORMS | {"by margin": SlopeEquivalence(0.5, **short), "by change": SlopeEquivalence(change=0.1, **short)}
+    watcher = UnitWatcher(GROUPS, rules, [0.5], PER, ["head"])
+    watch(watcher, range(1, 41))
+    watcher.probes[0] = watcher.probes[0]._replace(verdict=Settled(*watcher.probes[0].verdict[:6]))  # of an old release
+    norms, *below = watcher.write(tmp_path, {})["norms"].axes
+    assert [axes.get_ylabel().split("\n")[0] for axes in below] == ["margin", "change"]
+    for axes, word, asked in zip(below, ("margin", "change"), (0.5, 0.1), strict=True):
+        verdicts = [p.verdict for p in watcher.probes if p.rule == f"by {word}"]
+        smallest, threshold = axes.lines
+        pairs = [(v.step, value) for v in verdicts if (value := getattr(v, f"least_{word}")) is not None]
+        assert [*zip(*smallest.get_data(), strict=True)] == pairs and 2 <= len(pairs) <= 3
+        assert set(threshold.get_ydata()) == {asked} and axes.get_xlim() == norms.get_xlim()
+    with open(tmp_path / "probes.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    told = {row["rule"] for row in rows if row["least_margin"] and row["least_change"]}
+    assert told == {"by margin", "by change"}
 
 
 @pytest.mark.parametrize("per", ["tensor", {"head": "layer"}, {"heads": "all"}, ["head"]])

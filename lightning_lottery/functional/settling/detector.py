@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from operator import index
 from typing import Any, NamedTuple
 
@@ -12,7 +12,10 @@ from lightning_lottery.functional.settling.rules import Rule
 
 
 class Settled(NamedTuple):
-    """What a probe found. ``settled``: the criterion held at ``patience`` probes in a row, from ``min_steps`` on."""
+    """What a probe found. ``settled``: the criterion held at ``patience`` probes in a row, from ``min_steps`` on.
+
+    The rest is as in :class:`Finding`.
+    """
 
     step: int
     statistic: float
@@ -20,6 +23,8 @@ class Settled(NamedTuple):
     lags: int | None
     holds: bool
     settled: bool
+    least_margin: float | None = None
+    least_change: float | None = None
 
 
 class Detector:
@@ -71,7 +76,7 @@ class Detector:
             return None
         finding = self.rule.judge(tuple(self._observed))
         self._streak = self._streak + 1 if finding.holds and step >= self.rule.min_steps else 0
-        return Settled(step, *finding, settled=self._streak >= self.rule.patience)
+        return Settled(step, settled=self._streak >= self.rule.patience, **finding._asdict())
 
     def state_dict(self) -> dict[str, Any]:
         """The rule and what it remembers, as plain data and mask tensors."""
@@ -88,7 +93,7 @@ class Detector:
         Raises:
             LotteryError: It was taken under another rule.
         """
-        if state["rule"] != _described(self.rule):
+        if {**_defaults(self.rule), **state["rule"]} != _described(self.rule):
             raise LotteryError(f"The saved state is of the rule {state['rule']}, not of {_described(self.rule)}.")
         self._observed = deque(map(self.rule.keep, state["observed"]), maxlen=self.rule.memory)
         self._last, self._streak = index(state["last"]), index(state["streak"])
@@ -104,6 +109,11 @@ def replay(rule: Rule, series: Iterable[tuple[int, float | Masks]]) -> list[Sett
     """
     detector = Detector(rule)
     return [verdict for step, observed in series if (verdict := detector.push(step, observed)) is not None]
+
+
+def _defaults(rule: Rule) -> dict[str, Any]:
+    """What the state of an older release lacks of a rule: arguments that it had not yet."""
+    return {one.name: one.default for one in fields(rule)}  # type: ignore[arg-type]
 
 
 def _described(rule: Rule) -> dict[str, Any]:

@@ -144,17 +144,57 @@ def slope_equivalence(series: Series, margin: float, block: int, seed: int) -> t
         block: Values in a block.
         seed: Seed of the resampling.
     """
+    slope, error, ratios = _studentised(series, block, seed)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        # Negated, so that what is no number speaks against the claim.
+        steeper_down = ~(ratios > (slope - margin) / error)
+        steeper_up = ~(ratios < (slope + margin) / error)
+    return float(slope), float((1 + max(steeper_down.sum(), steeper_up.sum())) / (1 + _RESAMPLES))
+
+
+def least_margin(series: Series, p: float, block: int, seed: int) -> float:
+    """The margin above which ``slope_equivalence`` has a p-value below ``p``, and at which it has not.
+
+    That is the end of the slope's confidence interval of level ``1 - 2p`` that lies further from 0: ``|slope| + t se``
+    where the resampled distribution is symmetric.
+
+    Args:
+        series: A whole number of blocks.
+        p: Level of each of the two tests, in (0, 0.5).
+        block: Values in a block.
+        seed: Seed of the resampling.
+
+    Returns:
+        A slope per step, >= 0; infinite where no margin has such a p-value.
+
+    Example:
+        >>> series = 23 + 0.001 * np.arange(400) + np.random.default_rng(0).normal(size=400)
+        >>> least = least_margin(series, 0.05, block=100, seed=0)
+        >>> [slope_equivalence(series, margin, 100, 0)[1] < 0.05 for margin in (0.999 * least, 1.001 * least)]
+        [False, True]
+    """
+    slope, error, ratios = _studentised(series, block, seed)
+    # The most ratios that may speak against the claim while the p-value stays below p.
+    against = np.count_nonzero((1 + np.arange(_RESAMPLES)) / (1 + _RESAMPLES) < p) - 1
+    if against < 0:
+        return math.inf
+    # What is no number speaks against it at either end, as above.
+    lowest = np.sort(np.where(np.isnan(ratios), -np.inf, ratios))[against]
+    highest = np.sort(np.where(np.isnan(ratios), np.inf, ratios))[-1 - against]
+    with np.errstate(invalid="ignore"):
+        least = np.maximum(slope - error * lowest, error * highest - slope)
+    return math.inf if np.isnan(least) else float(least)
+
+
+def _studentised(series: Series, block: int, seed: int) -> tuple[np.float64, np.float64, Series]:
+    """Least-squares slope, its standard error by blocks, and their ratio in series that are flat but for chance."""
     time = np.arange(len(series), dtype=np.float64).reshape(-1, block)  # blocks x block
     time -= time.mean()
     slope = series @ time.ravel() / np.square(time).sum()
     residuals = series - series.mean() - slope * time.ravel()
     error = np.sqrt(np.square((residuals.reshape(time.shape) * time).sum(1)).sum()) / np.square(time).sum()
     with np.errstate(divide="ignore", invalid="ignore"):
-        ratios = _resampled_ratios(residuals, time, seed)
-        # Negated, so that what is no number speaks against the claim.
-        steeper_down = ~(ratios > (slope - margin) / error)
-        steeper_up = ~(ratios < (slope + margin) / error)
-    return float(slope), float((1 + max(steeper_down.sum(), steeper_up.sum())) / (1 + _RESAMPLES))
+        return slope, error, _resampled_ratios(residuals, time, seed)
 
 
 def _resampled_ratios(residuals: Series, time: Series, seed: int) -> Series:

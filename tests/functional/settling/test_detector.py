@@ -1,7 +1,7 @@
 import io
 import json
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -80,6 +80,22 @@ def test_the_state_of_another_rule_is_refused():
         Detector(ADF(0.1)).load_state_dict(Detector(ADF()).state_dict())
 
 
+def test_state_of_a_release_that_knew_no_change_goes_on_under_the_rule_of_that_time_alone():
+    rule = SlopeEquivalence(0.05, block=5, window=20, interval=10, patience=1)
+    first, second = Detector(rule), Detector(rule)
+    for step, norm in series_for(rule)[:33]:
+        first.push(step, norm)
+    names = {"name", "margin", "p", "block", "seed", "window", "interval", "min_steps", "patience"}
+    state = first.state_dict()
+    state["rule"] = {name: value for name, value in state["rule"].items() if name in names}
+    second.load_state_dict(state)
+    later = [[repr(one.push(step, norm)) for step, norm in series_for(rule)[33:]] for one in (first, second)]
+    assert later[0] == later[1]
+    for other in (replace(rule, patience=3), replace(rule, margin=None, change=0.05)):
+        with pytest.raises(LotteryError, match="saved state is of the rule"):
+            Detector(other).load_state_dict(state)
+
+
 @every_rule
 def test_memory_is_bounded_by_what_a_probe_looks_at(rule):
     detector = Detector(rule)
@@ -108,7 +124,7 @@ def test_no_rule_can_settle_before_its_earliest_step_and_a_constant_series_settl
 
 def test_the_earliest_step_with_every_default_is_the_first_probe_with_a_full_window():
     rules = (HammingFIFO(), SlopeHAC(), MannKendall(), ADF(), SlopeEquivalence(0.01))
-    assert [rule.earliest for rule in rules] == [500] * 5
+    assert [rule.earliest for rule in rules] == [500, 500, 500, 500, 700]  # the last asks for three probes in a row
 
 
 @every_rule

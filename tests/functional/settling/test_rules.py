@@ -8,11 +8,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonargparse import ArgumentParser
-from scipy.signal import lfilter
 
 from helpers import oracles
 from helpers.golden import kept
 from helpers.settling import constant, every_norm_rule, every_rule
+from helpers.settling_process import MARGIN, SETTLES, around, autocorrelated, draws, line, never_settling
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.functional.masks import count, hamming, keep_top
 from lightning_lottery.functional.settling.detector import Detector, replay
@@ -26,14 +26,13 @@ from lightning_lottery.functional.settling.rules import (
     newest_distances,
     scores_differ,
 )
-from lightning_lottery.functional.settling.tests import layers_by_units, moving_average, nuclear_norm
-
-
-def autocorrelated(shape, phi=0.9, seed=0):
-    """Stationary AR(1) series of variance 1 along the last axis."""
-    noise = np.random.default_rng(seed).standard_normal((*shape[:-1], shape[-1] + 500))
-    return (lfilter([1.0], [1.0, -phi], noise, axis=-1) * math.sqrt(1 - phi**2))[..., 500:]
-
+from lightning_lottery.functional.settling.tests import (
+    layers_by_units,
+    least_margin,
+    moving_average,
+    nuclear_norm,
+    slope_equivalence,
+)
 
 # Golden vectors
 
@@ -239,6 +238,14 @@ def test_a_perfect_line_is_no_settled_series_and_no_rule_warns_of_it(rule):
         (lambda: HammingFIFO(1), "length"),
         (lambda: HammingFIFO(tolerance=1.0), "tolerance"),
         (lambda: HammingFIFO(tolerance=math.nan), "tolerance"),
+        (lambda: SlopeEquivalence(), "either `margin`.*or `change`.*got margin=None and change=None"),
+        (lambda: SlopeEquivalence(0.1, change=0.02), "either `margin`.*got margin=0.1 and change=0.02"),
+        (lambda: SlopeEquivalence(change=0.0), "`change` is the fraction of the norm"),
+        (lambda: SlopeEquivalence(change=2), r"in \(0, 1\): 0.02 is 2 %"),
+        (lambda: SlopeEquivalence(change=math.nan), "`change`"),
+        (lambda: SlopeEquivalence(change=True), "`change`"),
+        (lambda: SlopeEquivalence(change="0.02"), "`change`"),
+        (lambda: SlopeEquivalence(True), "margin"),
         (lambda: SlopeEquivalence(0.0), "margin"),
         (lambda: SlopeEquivalence(math.inf), "margin"),
         (lambda: SlopeEquivalence(math.nan), "margin"),
@@ -329,6 +336,148 @@ def test_equivalence_depends_on_its_seed_and_the_series_alone_and_leaves_the_glo
     assert max(p_values) - min(p_values) < 0.1
     assert np.random.get_state()[1].tolist() == before[0]
     assert torch.equal(torch.get_rng_state(), before[1])
+
+
+# The smallest margin, and the change that it is
+
+
+WINDOWS = {
+    "flat": np.zeros(400),
+    "trend": 0.01 * np.arange(400),
+    "trend downwards": -0.01 * np.arange(400),
+    "step": 1.0 * (np.arange(400) > 150),
+    "late step": 1.0 * (np.arange(400) > 390),  # many a resampled series is constant
+}
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.3])
+@pytest.mark.parametrize("p", [0.01, 0.05, 0.3])
+@pytest.mark.parametrize("shape", WINDOWS)
+def test_every_margin_above_the_smallest_holds_and_none_below(shape, p, noise):
+    series = 23 + WINDOWS[shape] + noise * autocorrelated((400,), seed=5)
+    rule = SlopeEquivalence(0.003, p=p, window=400)
+    least = rule.judge(series).least_margin
+    assert rule.judge(series).holds == (least < 0.003)
+    for margin in (0.5 * least, least * (1 - 1e-9), least * (1 + 1e-9), 2 * least):
+        if 0 < margin < math.inf:
+            assert replace(rule, margin=margin).judge(series).holds == (margin > least)
+    if noise:
+        slope = abs(rule.judge(series).statistic)
+        assert slope < least < math.inf
+    if least == math.inf:
+        assert not replace(rule, margin=1e9).judge(series).holds
+
+
+def test_the_smallest_margin_is_the_further_end_of_the_interval_where_t_tests_have_one():
+    # Independent noise and many blocks: the resampled distribution is nearly Student's, the error least squares'.
+    steps, ratios = np.arange(2000) - 999.5, []
+    for seed in range(20):
+        series = 23 + 0.001 * steps + autocorrelated((2000,), phi=0.0, seed=seed)
+        slope = series @ steps / (steps @ steps)
+        error = math.sqrt(np.square(series - series.mean() - slope * steps).sum() / 1998 / (steps @ steps))
+        ratios.append((least_margin(series, 0.05, block=20, seed=0) - abs(slope)) / error)
+    assert np.mean(ratios) == pytest.approx(1.645, abs=0.15)
+
+
+def test_the_smallest_margin_does_not_depend_on_the_one_asked_for_and_moves_with_the_unit_and_the_level():
+    series = 23 + 0.001 * np.arange(500) + 0.3 * autocorrelated((500,), seed=3)
+    least = least_margin(series, 0.05, 100, 0)
+    for rule in (SlopeEquivalence(1e-9), SlopeEquivalence(5.0), SlopeEquivalence(change=0.5)):
+        assert rule.judge(series).least_margin == least
+    assert least_margin(-series, 0.05, 100, 0) == pytest.approx(least)
+    assert least_margin(2 * series, 0.05, 100, 0) == pytest.approx(2 * least)
+    by_level = [least_margin(series, p, 100, 0) for p in (0.001, 0.002, 0.01, 0.05, 0.3)]
+    assert by_level == sorted(by_level, reverse=True)
+    assert by_level[0] == math.inf > by_level[1]  # of 999 resamples no p-value is below 0.001
+
+
+def test_where_nothing_moves_any_margin_holds_and_where_no_mask_is_none():
+    for rule in (SlopeEquivalence(0.002), SlopeEquivalence(change=0.02)):
+        assert rule.judge(np.full(500, 23.0))[-2:] == (0.0, 0.0)
+        assert rule.judge(np.zeros(500))[-2:] == (math.inf, math.inf)
+        ending_empty = np.append(23 + autocorrelated((499,)), 0.0)
+        assert rule.judge(ending_empty)[-2:] == (math.inf, math.inf)
+        on_a_line = rule.judge(20 + 0.125 * np.arange(500))
+        assert on_a_line[-2:] == (math.inf, math.inf) and not on_a_line.holds
+
+
+def test_other_rules_have_no_margin():
+    for rule in (SlopeHAC(), MannKendall(), ADF()):
+        assert rule.judge(23 + autocorrelated((rule.memory,)))[-2:] == (None, None)
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.floats(0.005, 0.3), st.floats(0.01, 1000), st.integers(0, 5))
+def test_a_change_is_the_margin_that_moves_the_mean_of_the_window_by_that_fraction(change, scale, seed):
+    series = scale * (23 + 0.002 * np.arange(400) + 0.3 * autocorrelated((400,), seed=seed))
+    by_change = SlopeEquivalence(change=change, window=400).judge(series)
+    by_margin = SlopeEquivalence(change * series.mean() / 400, window=400).judge(series)
+    assert by_change == by_margin._replace(p_value=pytest.approx(by_margin.p_value, abs=0.0011), holds=by_change.holds)
+    assert by_change.holds == (change > by_change.least_change)
+    assert by_change.least_change == pytest.approx(by_change.least_margin * 400 / series.mean(), rel=1e-12)
+    assert by_change.statistic == slope_equivalence(series, 1.0, 100, 0)[0]
+
+
+def test_a_change_is_the_same_in_every_unit_of_the_norm():
+    series = 23 + 0.001 * np.arange(500) + 0.3 * autocorrelated((500,), seed=3)
+    rule = SlopeEquivalence(change=0.05)
+    assert rule.judge(1024 * series).p_value == rule.judge(series).p_value
+    assert rule.judge(1024 * series).least_change == pytest.approx(rule.judge(series).least_change)
+
+
+def test_a_rule_is_written_as_it_is_read_with_the_one_of_margin_and_change_that_is_set():
+    for rule in (SlopeEquivalence(0.01), SlopeEquivalence(change=0.02, patience=2)):
+        assert eval(repr(rule)) == rule
+        assert f"{rule.bound_by}=0.0" in repr(rule) and "None" not in repr(rule)
+
+
+# Whole runs
+
+
+def test_three_probes_in_a_row_are_the_default_of_equivalence_alone_and_another_number_wins():
+    defaults = {type(rule): rule.patience for rule in (HammingFIFO(), SlopeHAC(), MannKendall(), ADF())}
+    assert set(defaults.values()) == {1}
+    assert SlopeEquivalence(0.01).patience == SlopeEquivalence(change=0.02).patience == 3
+    assert SlopeEquivalence(0.01, patience=1).patience == 1
+
+
+def test_on_a_trend_at_the_margin_single_probes_settle_most_runs_and_three_in_a_row_few():
+    at = draws(SlopeEquivalence(MARGIN), around(line(3_000), 80, seed=1))
+    eager, _, patient = (np.mean(drawn < math.inf) for drawn in at.values())
+    assert eager > 0.6
+    assert patient < 0.12
+
+
+def test_three_probes_in_a_row_draw_a_run_that_settles_two_probes_later():
+    trend = np.minimum(line(4_000, 5 * MARGIN), 5 * MARGIN * SETTLES)
+    at = draws(SlopeEquivalence(MARGIN), around(trend, 20, seed=2))
+    assert (at[3] < math.inf).all() and (at[1] > SETTLES).all()
+    assert (at[3] - at[1] >= 200).all() and np.mean(at[3] - at[1]) < 400
+
+
+@pytest.mark.parametrize("shape", never_settling(1, 10))
+def test_nothing_is_drawn_where_the_norm_never_settles(shape):
+    norms = never_settling(12, 4_000, 2 * MARGIN, seed=3)[shape]
+    (drawn,) = draws(SlopeEquivalence(MARGIN), norms, patiences=(3,)).values()
+    assert (drawn == math.inf).all()
+    smallest = [v.least_margin for v in replay(SlopeEquivalence(MARGIN), enumerate(norms[0], start=1))]
+    assert np.median(smallest) > 2 * MARGIN
+
+
+def test_a_constant_norm_is_drawn_at_once_and_one_that_is_too_short_or_no_number_never():
+    for rule in (SlopeEquivalence(MARGIN), SlopeEquivalence(change=0.02)):
+        settled = [v.step for v in replay(rule, constant(rule, 1_000)) if v.settled]
+        assert settled[0] == rule.earliest == 700
+        assert not any(v.settled for v in replay(rule, constant(rule, 699)))
+        assert replay(rule, constant(rule, 499)) == []
+        with pytest.raises(LotteryError, match="finite norms"):
+            replay(rule, constant(rule, 1_000, value=math.nan))
+
+
+def test_adf_draws_on_trends_that_never_end_and_says_so():
+    (drawn,) = draws(ADF(), around(line(3_000), 12, seed=4), patiences=(1,)).values()
+    assert np.mean(drawn < math.inf) > 0.2
+    assert ADF.caution and not SlopeEquivalence.caution
 
 
 def test_hamming_tolerates_exactly_its_tolerance():
