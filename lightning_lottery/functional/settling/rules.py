@@ -309,7 +309,7 @@ class ADF(_OnAverages):
 
     It draws on trends, of which ``EarlyBird`` warns: of 100 simulated runs whose norm rises by 0.001, 0.002 or 0.004 in
     every step, 62, 42 and 36 were drawn within 3,000 steps and 84, 68 and 58 within 5,000; of those that rise ever more
-    slowly (square root) 62 to 90, along a logarithm all (``tests/helpers/settling_process.py``, 2026-11-29).
+    slowly (square root) 62 to 97, along a logarithm all (``tests/helpers/settling_process.py``, 2026-11-29).
 
     Args:
         p: The p-value to stay below, in (0, 1).
