@@ -63,15 +63,15 @@ def blocks_of(
         by_batch: Pair to the metric batch by batch, at each place of its line; empty where it was not evaluated.
         curves: Pair to the metric at each place.
     """
-    whole = {pair: [place for place in places if place is not None] for pair, places in by_batch.items()}
+    whole = {pair: [point for point in points if point is not None] for pair, points in by_batch.items()}
     if any(len(whole[pair]) < len(curve) for pair, curve in curves.items()):
         return None, "the metric was not logged batch by batch"
     weights = next(iter(whole.values()))[0].weights
-    for pair, places in whole.items():
-        for place, value in zip(places, curves[pair], strict=True):
-            if place.weights.shape != weights.shape or not np.allclose(place.weights, weights):
+    for pair, points in whole.items():
+        for point, value in zip(points, curves[pair], strict=True):
+            if point.weights.shape != weights.shape or not np.allclose(point.weights, weights):
                 return None, "the metric was logged with other batch sizes from place to place"
-            mean = float(place.values @ (weights / weights.sum()))
+            mean = float(point.values @ (weights / weights.sum()))
             if not math.isclose(mean, value, rel_tol=ROUNDING, abs_tol=ROUNDING):
                 return None, "the metric is no mean over batches"
     if len(weights) < LEAST_BLOCKS:
@@ -79,8 +79,8 @@ def blocks_of(
     ends = np.linspace(0, len(weights), min(len(weights), MOST_BLOCKS) + 1).round().astype(int)[:-1]
     joined = np.add.reduceat(weights, ends)
     values = {
-        pair: [(np.add.reduceat(place.values * weights, ends) / joined).tolist() for place in places]
-        for pair, places in whole.items()
+        pair: [(np.add.reduceat(point.values * weights, ends) / joined).tolist() for point in points]
+        for pair, points in whole.items()
     }
     return LineBlocks(joined.tolist(), values), ""
 

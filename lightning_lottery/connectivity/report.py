@@ -225,22 +225,21 @@ class PathReport:
                         yield f"{name}/{metric}/{i}-{j}", value, round(1000 * alpha)
 
     def table(self) -> Table:
-        """A row for each pair: ends, barrier, excess and distance."""
-        table = Table(title=f"{self.judging.monitor} over {self.samples} samples")
+        """A row for each pair: ends, barrier, excess, what samples alone would show, and its own verdict."""
+        table = Table(title=f"error along lines: {self.judging.monitor} over {self.samples} samples")
         are_short = all(len(name) < 12 for name in self.names)
         beside = [kind for kind in ("recalibrated", "aligned") if kind in self.curves]
         of_pairs = {pair: self.stability_of_pair(pair) for pair in self.pairs} if self.blocks else {}
         judged = ("noise", "verdict") if of_pairs else ()
-        for column in ("pair", "error at 1", "at 0", "barrier", *beside, *judged, "excess", "L2"):
+        for column in ("pair", "at 1", "at 0", "barrier", *beside, "excess", *judged):
             table.add_column(column, justify="left" if column in ("pair", "verdict") else "right", no_wrap=True)
         for i, j in self.pairs:
             errors, measures = self.errors((i, j)), self.measures((i, j))
             barriers = [self.measures((i, j), kind)["error_barrier"] for kind in ("raw", *beside)]
-            numbers = (errors[-1], errors[0], *barriers)
-            more = (measures["error_excess"], self.distances[i, j]["l2"])
+            numbers = (errors[-1], errors[0], *barriers, measures["error_excess"])
             verdict = [f"{of_pairs[i, j].noise_floor or 0:.4f}", of_pairs[i, j].verdict] if of_pairs else []
             pair = f"{self.names[i]} - {self.names[j]}" if are_short else f"{i} - {j}"
-            table.add_row(pair, *(f"{n:.4f}" for n in numbers), *verdict, *(f"{n:.4f}" for n in more))
+            table.add_row(pair, *(f"{number:.4f}" for number in numbers), *verdict)
         notes = [] if are_short else [f"{number}: {name}" for number, name in enumerate(self.names)]
         table.caption = "\n".join([*notes, *self._notes()]) or None
         return table
@@ -290,7 +289,7 @@ class PathReport:
             if (blocks := content.get("blocks")) is not None:
                 values = {tuple(pair): line for pair, line in blocks["values"]}
                 content["blocks"] = LineBlocks(blocks["weights"], values)
-            elif not content.get("networks_alone"):
+            elif "blocks" not in content:
                 content["networks_alone"] = "an older version of this package judged them"
             report = cls(**content)
             report._check()

@@ -123,13 +123,12 @@ def on_more(stability: Stability) -> Iterator[str]:
 def _check_test_sets(reports: Mapping[int, Lines]) -> None:
     """Refuse parents that were judged on different samples."""
     (first, one), *others = reports.items()
-    for parent, other in others:
-        same_blocks = (
-            one.blocks is None or other.blocks is None or np.allclose(one.blocks.weights, other.blocks.weights)
-        )
-        if other.samples != one.samples or not same_blocks:
+    for parent, lines in others:
+        weights = [list(each.blocks.weights) for each in (one, lines) if each.blocks is not None]
+        same_blocks = len(weights) < 2 or weights[0] == weights[1]
+        if lines.samples != one.samples or not same_blocks:
             raise LotteryError(
-                f"The lines of parents {first} and {parent} were evaluated on {one.samples} and {other.samples} "
+                f"The lines of parents {first} and {parent} were evaluated on {one.samples} and {lines.samples} "
                 "samples, or in other batches: judge them anew on one test set, in one order."
             )
 

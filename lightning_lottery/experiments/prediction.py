@@ -27,7 +27,7 @@ from lightning_lottery.functional.prediction import BOOTSTRAPPED, Prediction, pr
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-SCORES = ("dense", "own")
+SCORES = ("dense", "pruned")
 """Whose barrier predicts: the dense network's, or that of the pruned one."""
 
 
@@ -40,7 +40,7 @@ class Point:
         parent: Seed of the initialisation.
         step: At which the ticket was found.
         dense: Mean error barrier of the dense network's children, those left out that the deficit is of.
-        own: The same of the pruned network's children; None where it has no such.
+        pruned: The same of the pruned network's children; None where it has no such.
         deficit: Error of the ticket minus that of the dense network.
         error: Of the dense children that the barrier is of.
         trained: Optimizer steps that the ticket trained after the step.
@@ -50,7 +50,7 @@ class Point:
     parent: int
     step: int
     dense: float
-    own: float | None
+    pruned: float | None
     deficit: float
     error: float
     trained: int
@@ -79,7 +79,7 @@ class PredictionReport:
     def summary(self) -> dict[str, Any]:
         """Plain values: the predictions, and how many steps tickets trained."""
         predictions = {
-            method: {score: said if isinstance(said, str) else asdict(said) for score, said in scores.items()}
+            method: {score: result if isinstance(result, str) else asdict(result) for score, result in scores.items()}
             for method, scores in self.predictions.items()
         }
         trained = {str(point.step): point.trained for point in self.points}
@@ -90,9 +90,9 @@ class PredictionReport:
         figures = {}
         for number, method in enumerate(self.predictions):
             points = [(p.parent, p.step, p.dense, p.deficit) for p in self.points if p.method == method]
-            said = self.predictions[method]["dense"]
+            result = self.predictions[method]["dense"]
             name = "prediction" if not number else f"prediction-{re.sub(r'[^a-z0-9]+', '-', method.lower())}"
-            title = said if isinstance(said, str) else _correlation(said)
+            title = result if isinstance(result, str) else _correlation(result)
             figures[name] = barrier_and_deficit(points, method, title, self.margin, self.noise_floor)
         return figures
 
@@ -101,21 +101,28 @@ class PredictionReport:
         table = Table(title="Does a lower barrier go with a better ticket, among parents at the same step?")
         for column in ("ticket", "barrier of", "parents", "steps", "rho", "95 %", "p", "beyond error", "AUC", "pooled"):
             table.add_column(column, no_wrap=True)
-        for method, score, said in self._every():
-            if isinstance(said, str):
-                table.add_row(method, score, said)
+        for method, score, result in self._every():
+            if isinstance(result, str):
+                table.add_row(method, score, result)
                 continue
-            bounds = "" if said.low is None else f"{said.low:.2f} to {said.high:.2f}"
-            numbers = [_number(value) for value in (said.partial, said.auc, said.auc_pooled)]
+            bounds = "" if result.low is None else f"{result.low:.2f} to {result.high:.2f}"
+            numbers = [_number(value) for value in (result.partial, result.auc, result.auc_pooled)]
             table.add_row(
-                method, score, str(said.parents), str(said.steps), f"{said.rho:.2f}", bounds, f"{said.p:.3g}", *numbers
+                method,
+                score,
+                str(result.parents),
+                str(result.steps),
+                f"{result.rho:.2f}",
+                bounds,
+                f"{result.p:.3g}",
+                *numbers,
             )
         table.caption = "AUC: within steps. Pooled over steps it is confounded with the step."
         return table
 
     def sentences(self) -> list[str]:
         """What was found, in words."""
-        sentences = [_sentence(method, score, said) for method, score, said in self._every()]
+        sentences = [_sentence(method, score, result) for method, score, result in self._every()]
         steps = sorted({(point.step, point.trained) for point in self.points})
         if len({trained for _, trained in steps}) > 1:
             sentences.append(
@@ -138,8 +145,8 @@ class PredictionReport:
 
     def _every(self) -> Iterator[tuple[str, str, Prediction | str]]:
         for method, scores in self.predictions.items():
-            for score, said in scores.items():
-                yield method, score, said
+            for score, result in scores.items():
+                yield method, score, result
 
 
 def predict_tickets(
@@ -222,8 +229,8 @@ def _points_of_sweep(
         raise LotteryError(f"{network} has {len(errors)} children at step {step}, the dense network {len(of_dense)}.")
     deficit = float(np.mean([errors[child] - of_dense[child] for child in last]))
     trained = _trained(folder / f"parent-{parent}" / f"{network}-step-{step}")
-    own = _barrier(report, left_out)
-    yield Point(network, parent, step, _barrier(dense, left_out), own, deficit, _error(dense, left_out), trained)
+    pruned = _barrier(report, left_out)
+    yield Point(network, parent, step, _barrier(dense, left_out), pruned, deficit, _error(dense, left_out), trained)
 
 
 def _points_of_imp(folder: Path, reports: Mapping[Cell, PathReport], sweep: Path, left_out: int) -> Iterator[Point]:
@@ -305,7 +312,7 @@ def _error(report: PathReport, left_out: int) -> float:
 
 def _predictions(points: Sequence[Point], margin: float) -> dict[str, Prediction | str]:
     """What the dense and the pruned network's barriers say of one method's tickets."""
-    said: dict[str, Prediction | str] = {}
+    results: dict[str, Prediction | str] = {}
     parents = sorted({point.parent for point in points})
     at = {(point.parent, point.step): point for point in points}
     for score in SCORES:
@@ -317,17 +324,17 @@ def _predictions(points: Sequence[Point], margin: float) -> dict[str, Prediction
         ]
         if not steps:
             if score == "dense":
-                said[score] = "no step has a barrier and a ticket of every parent"
+                results[score] = "no step has a barrier and a ticket of every parent"
             continue
 
         def values(name: str, steps: Sequence[int] = steps) -> np.ndarray[Any, np.dtype[np.float64]]:
             return np.array([[getattr(at[parent, step], name) for step in steps] for parent in parents], dtype=float)
 
         try:
-            said[score] = predict_deficits(values(score), values("deficit"), values("error"), margin=margin)
+            results[score] = predict_deficits(values(score), values("deficit"), values("error"), margin=margin)
         except LotteryError as error:
-            said[score] = str(error)
-    return said
+            results[score] = str(error)
+    return results
 
 
 def _is_whole(point: Point | None, score: str) -> bool:
@@ -337,26 +344,26 @@ def _is_whole(point: Point | None, score: str) -> bool:
     return all(number is not None and bool(np.isfinite(number)) for number in numbers)
 
 
-def _correlation(said: Prediction) -> str:
-    bounds = "" if said.low is None else f", 95 % {said.low:.2f} to {said.high:.2f}"
-    return f"rho {said.rho:.2f}{bounds}, p {said.p:.2g}"
+def _correlation(result: Prediction) -> str:
+    bounds = "" if result.low is None else f", 95 % {result.low:.2f} to {result.high:.2f}"
+    return f"rho {result.rho:.2f}{bounds}, p {result.p:.2g}"
 
 
-def _sentence(method: str, score: str, said: Prediction | str) -> str:
-    whose = "the dense network's" if score == "dense" else "its own"
-    if isinstance(said, str):
-        return f"{method}, {whose} barrier: {said.rstrip('.')}."
-    goes = "goes" if said.p <= 0.05 and not said.is_descriptive else "was not shown to go"
+def _sentence(method: str, score: str, result: Prediction | str) -> str:
+    whose = "the dense network's" if score == "dense" else "the pruned network's"
+    if isinstance(result, str):
+        return f"{method}, {whose} barrier: {result.rstrip('.')}."
+    goes = "goes" if result.p <= 0.05 and not result.is_descriptive else "was not shown to go"
     beyond = ""
-    if said.partial is not None:
-        beyond = f"; beyond the error at that step rho {said.partial:.2f} (p {said.partial_p:.2g})"
+    if result.partial is not None:
+        beyond = f"; beyond the error at that step rho {result.partial:.2f} (p {result.partial_p:.2g})"
     sentence = (
-        f"{method}: among {said.parents} initialisations at the same step, a lower barrier of {whose} children {goes} "
-        f"with a better ticket ({_correlation(said)}){beyond}."
+        f"{method}: among {result.parents} initialisations at the same step, a lower barrier of {whose} children "
+        f"{goes} with a better ticket ({_correlation(result)}){beyond}."
     )
-    if said.is_descriptive:
-        sentence += f" With {said.parents} parents this only describes them."
-    elif said.low is None:
+    if result.is_descriptive:
+        sentence += f" With {result.parents} parents this only describes them."
+    elif result.low is None:
         sentence += f" Bounds are given from {BOOTSTRAPPED} parents on."
     return sentence
 

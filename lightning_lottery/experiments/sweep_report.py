@@ -198,9 +198,9 @@ class SweepReport:
             roc = self.roc(network)
         except LotteryError:
             return f"{match}."
-        if roc.auc <= 0.5:
-            return f"{match}; a small barrier does not tell which (area under the ROC curve {roc.auc:.2f})."
-        return f"{match}; a barrier below {roc.best:.4f} tells best which (area under the ROC curve {roc.auc:.2f})."
+        # Barriers and tickets both change with the step: `predict-tickets` compares parents within steps.
+        area = f"area under the ROC curve of the barrier over all steps {roc.auc:.2f}"
+        return f"{match} ({area}: confounded with the step)."
 
     def _matching(self, network: str) -> dict[str, Any]:
         matching = self.matching(network)

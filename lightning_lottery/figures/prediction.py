@@ -10,14 +10,18 @@ if TYPE_CHECKING:
 
 
 def barrier_and_deficit(
-    points: Sequence[tuple[int, int, float, float]], method: str, said: str, margin: float, noise_floor: float | None
+    points: Sequence[tuple[int, int, float, float]],
+    method: str,
+    correlation: str,
+    margin: float,
+    noise_floor: float | None,
 ) -> "Figure":
     """A line for each parent through its steps, and beside it the ranks of parents within each step.
 
     Args:
         points: Parent, step, error barrier and deficit of each ticket.
         method: What found the tickets, for the title.
-        said: The correlation in words, for the title of the ranks.
+        correlation: In words, for the title of the ranks.
         margin: Deficit up to which a ticket matches, shaded.
         noise_floor: The barrier that equal errors would show, shaded up to it; None where that is not known.
     """
@@ -47,7 +51,7 @@ def barrier_and_deficit(
     axes.set(title=f"{method}: a line for each parent")
     axes.legend(fontsize="x-small")
     ranks.set(xlabel="rank of the barrier within its step", ylabel="rank of the ticket's error within its step")
-    ranks.set(title=said)
+    ranks.set(title=correlation)
     for each in (axes, ranks):
         each.grid(alpha=0.3)
     return figure

@@ -18,6 +18,11 @@ from lightning_lottery.functional.connectivity import interpolate_ as interpolat
 from lightning_lottery.functional.connectivity import layers_of as layers_of
 from lightning_lottery.functional.connectivity import recalibrate_batch_norm_ as recalibrate_batch_norm_
 from lightning_lottery.functional.counters import mix64 as mix64
+from lightning_lottery.functional.crossed import Blocks as Blocks
+from lightning_lottery.functional.crossed import Crossed as Crossed
+from lightning_lottery.functional.crossed import Form as Form
+from lightning_lottery.functional.crossed import covariance_of_samples as covariance_of_samples
+from lightning_lottery.functional.crossed import crossed_variance as crossed_variance
 from lightning_lottery.functional.iterative import check_prune_fraction as check_prune_fraction
 from lightning_lottery.functional.iterative import levels_to as levels_to
 from lightning_lottery.functional.iterative import prune_further as prune_further
@@ -43,6 +48,9 @@ from lightning_lottery.functional.matching import ThresholdROC as ThresholdROC
 from lightning_lottery.functional.matching import check_margin as check_margin
 from lightning_lottery.functional.matching import judge_matching as judge_matching
 from lightning_lottery.functional.matching import roc_of_threshold as roc_of_threshold
+from lightning_lottery.functional.prediction import Prediction as Prediction
+from lightning_lottery.functional.prediction import parents_needed as parents_needed
+from lightning_lottery.functional.prediction import predict_deficits as predict_deficits
 from lightning_lottery.functional.random_numbers import random_numbers_kept as random_numbers_kept
 from lightning_lottery.functional.schedules import Constant as Constant
 from lightning_lottery.functional.schedules import Cubic as Cubic
@@ -101,5 +109,7 @@ from lightning_lottery.functional.settling.watch import tells_apart as tells_apa
 from lightning_lottery.functional.settling.watch import unit_masks_of as unit_masks_of
 from lightning_lottery.functional.train_mode import modes_kept as modes_kept
 from lightning_lottery.functional.verdicts import Barriers as Barriers
+from lightning_lottery.functional.verdicts import More as More
 from lightning_lottery.functional.verdicts import Stability as Stability
+from lightning_lottery.functional.verdicts import Typical as Typical
 from lightning_lottery.functional.verdicts import judge as judge

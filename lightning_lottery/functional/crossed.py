@@ -174,6 +174,6 @@ class Blocks:
     def _top(self, line: Floats, chosen: npt.NDArray[np.bool_] | slice = slice(None)) -> int:
         return int(np.argmax(line[:, chosen] @ self.weights[chosen]))
 
-    def _above_ends(self, line: Floats, place: int) -> Floats:
-        rise: Floats = line[place] - (line[0] + line[-1]) / 2
+    def _above_ends(self, line: Floats, top: int) -> Floats:
+        rise: Floats = line[top] - (line[0] + line[-1]) / 2
         return rise

@@ -187,7 +187,7 @@ def _orders(parents: int, random: np.random.Generator) -> Iterator[Order]:
 
 def _share(seen: float, others: Iterator[float]) -> float:
     """Share of arrangements that give at least as much; the seen one is among them."""
-    return float(np.mean([other >= seen - 1e-12 for other in others]))
+    return float(np.mean([value >= seen - 1e-12 for value in others]))
 
 
 def _bootstrap(barriers: Floats, deficits: Floats, random: np.random.Generator) -> tuple[float, float]:

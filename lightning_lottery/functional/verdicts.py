@@ -171,7 +171,7 @@ def judge(
     estimate = Stability(mean, None, None, None, "undecided", None, "", threshold, count, about, floor, by_parent)
     if reason := _not_finite(barriers):
         return replace(estimate, reason=reason)
-    networks = _Networks.of(barriers)
+    networks = _Networks.in_barriers(barriers)
     if samples and count > 1:
         estimate = replace(estimate, typical=_typical(by_parent, threshold, samples, level))
     if blocks is not None:
@@ -201,7 +201,7 @@ class _Networks:
     within: float  # the part of the variance that more children shrink; NaN where it is not known
 
     @classmethod
-    def of(cls, barriers: Barriers) -> "_Networks":
+    def in_barriers(cls, barriers: Barriers) -> "_Networks":
         counts = [len(pairs) for pairs in barriers.values()]
         values = np.array([barrier for pairs in barriers.values() for barrier in pairs.values()])
         count, total = len(counts), sum(counts)
@@ -237,8 +237,8 @@ def _check_parents(barriers: Barriers, blocks: Blocks | None) -> None:
                 "give the barriers of all pairs of its children."
             )
     if blocks is not None:
-        given = {parent: list(pairs) for parent, pairs in barriers.items()}
-        if given != {parent: list(pairs) for parent, pairs in blocks.lines.items()}:
+        pairs_here = {parent: list(pairs) for parent, pairs in barriers.items()}
+        if pairs_here != {parent: list(pairs) for parent, pairs in blocks.lines.items()}:
             raise LotteryError("The blocks are of other parents or pairs than the barriers, or in another order.")
 
 

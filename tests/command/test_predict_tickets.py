@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from experiments.test_prediction import sweep
+from helpers.sweeps import sweep
 from lightning_lottery.command.main import main
 
 

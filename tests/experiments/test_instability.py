@@ -449,6 +449,6 @@ def test_lines_say_how_far_they_are(analysed, capsys, tmp_path):
     report, _ = analysed
     sentences = " ".join(report.sentences())
     assert re.fullmatch(
-        r"(un)?(stable|decided): mean error barrier \d\.\d{4}; .*\. Standard error of an error on these 24 samples: .*",
+        r"(un)?(stable|decided): mean error barrier \d\.\d{4}; .*\. This is about children of this .*",
         sentences,
     )

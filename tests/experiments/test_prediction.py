@@ -6,42 +6,16 @@ import json
 import pytest
 
 from helpers.children import lines_report
+from helpers.sweeps import STEPS, cell, imp, sweep
 from lightning_lottery import LotteryError
 from lightning_lottery.experiments.prediction import predict_tickets
-
-STEPS = (0, 10, 20)
-
-
-def conditions(folder, start, end, weights="w"):
-    folder.mkdir(parents=True, exist_ok=True)
-    content = {"start_step": start, "end_step": end, "end_weights": "e", "batches": [], "hparams": {}}
-    (folder / "conditions.json").write_text(json.dumps(content | {"weights": weights}))
-
-
-def cell(folder, network, parent, step, barrier, error, *, end=30):
-    """A cell of three children: two of them make the barrier of their pair, and all err alike."""
-    at = folder / f"parent-{parent}" / f"{network}-step-{step}"
-    conditions(at / "seed-1", step, end)
-    (at / "lines").mkdir()
-    lines_report(barrier, 0.5, 0.5, error=error).save(at / "lines" / "report.json")
-
-
-def sweep(folder, parents=(0, 1, 2, 3, 4), deficit=lambda parent, step: parent / 100, **settings):
-    """Parents whose barriers grow with their number."""
-    for parent in parents:
-        conditions(folder / f"parent-{parent}" / "parent", 0, 30, weights=f"of {parent}")
-        for step in STEPS:
-            cell(folder, "dense", parent, step, (parent + 1) / 64, 0.125, **settings)
-            more = deficit(parent, step)
-            cell(folder, "synflow", parent, step, (parent + 1) / 32, 0.125 + more, **settings)
-    return folder
 
 
 def test_points_join_each_ticket_with_the_barrier_of_children_that_it_does_not_share(tmp_path):
     report = predict_tickets(str(sweep(tmp_path)))
     assert [(p.method, p.parent, p.step) for p in report.points[:3]] == [("synflow", 0, step) for step in STEPS]
     of_two = report.points[6]
-    assert (of_two.parent, of_two.dense, of_two.own) == (
+    assert (of_two.parent, of_two.dense, of_two.pruned) == (
         2,
         3 / 64,
         3 / 32,
@@ -56,7 +30,7 @@ def test_everything_is_written_and_the_figure_is_there(tmp_path):
     report = predict_tickets(str(sweep(tmp_path / "sweep")))
     report.write(tmp_path / "out")
     rows = list(csv.DictReader((tmp_path / "out" / "points.csv").read_text().splitlines()))
-    assert len(rows) == 15 and {"method", "parent", "step", "dense", "own", "deficit", "matches"} <= rows[0].keys()
+    assert len(rows) == 15 and {"method", "parent", "step", "dense", "pruned", "deficit", "matches"} <= rows[0].keys()
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert summary["predictions"]["synflow"]["dense"]["rho"] == 1.0
     assert (tmp_path / "out" / "prediction.png").stat().st_size > 10_000
@@ -72,28 +46,12 @@ def test_tickets_that_trained_less_after_later_steps_are_said_to(tmp_path):
     assert not any("trained less" in s for s in predict_tickets(str(tmp_path / "equal")).sentences())
 
 
-def level(folder, seed, number, step, accuracy, weights=None):
-    at = folder / f"seed-{seed}" / f"level-{number}"
-    conditions(at, step, 30, weights=weights or f"of {seed}")
-    row = {"stage": "imp", "metric": "test_acc", "value": accuracy, "sparsity": 0.2, "seeds": [seed]}
-    (at / "results.jsonl").write_text(json.dumps(row) + "\n")
-    (at / "done").touch()
-
-
-def imp(folder, step=10, seeds=range(5), **settings):
-    for seed in seeds:
-        level(folder, seed, 0, 0, 0.875, **settings)
-        level(folder, seed, 1, step, 0.875 - seed / 100)
-        level(folder, seed, "1-shuffled", step, 0.5)
-    return str(folder)
-
-
 def test_levels_of_iterative_pruning_are_joined_on_parent_and_step(tmp_path):
     report = predict_tickets(str(sweep(tmp_path / "sweep")), [imp(tmp_path / "imp"), imp(tmp_path / "later", 20)])
     points = [point for point in report.points if point.method == "imp level 1"]
     assert [(p.parent, p.step) for p in points] == [(s, k) for k in (10, 20) for s in range(5)]
-    assert points[3].deficit == pytest.approx(0.03) and points[3].own is None and points[3].dense == 4 / 64
-    assert report.predictions["imp level 1"]["dense"].rho == 1.0 and "own" not in report.predictions["imp level 1"]
+    assert points[3].deficit == pytest.approx(0.03) and points[3].pruned is None and points[3].dense == 4 / 64
+    assert report.predictions["imp level 1"]["dense"].rho == 1.0 and "pruned" not in report.predictions["imp level 1"]
 
 
 def test_folders_that_do_not_belong_together_are_refused(tmp_path):
