@@ -8,7 +8,7 @@ import torch
 from lightning.pytorch import Trainer
 from torchmetrics import Metric
 
-from lightning_lottery.hooks.private import SumsOfMetric
+from lightning_lottery.hooks.private import BatchesOfMetric
 
 
 class ByBatch(NamedTuple):
@@ -35,7 +35,7 @@ class Means:
         self.totals: dict[str, tuple[float, float]] = {}
         self.metrics: dict[str, Metric] = {}
         self.is_in_batch = False
-        self.sums: SumsOfMetric | None = None  # of the kept metric, where it is an object
+        self.by_metric: BatchesOfMetric | None = None  # of the kept metric, where it is an object
         self.parts: list[tuple[float, float]] = []  # of the kept metric in each batch: total and weight
         self.is_kept_whole = True  # nothing of it was logged outside of a batch
 
@@ -48,9 +48,9 @@ class Means:
     def end_batch(self) -> None:
         """What is logged from here on belongs to all samples so far, as a value in ``on_test_epoch_end`` does."""
         if self.kept in self.metrics and self.is_in_batch:
-            self.sums = self.sums or SumsOfMetric(self.metrics[self.kept])
-            value = self.sums.of_batch()
-            self.is_kept_whole &= value is not None and len(self.parts) == self.sums.batches
+            self.by_metric = self.by_metric or BatchesOfMetric(self.metrics[self.kept])
+            value = self.by_metric.of_batch()
+            self.is_kept_whole &= value is not None and len(self.parts) == self.by_metric.batches
             self.parts[-1] = ((value or 0.0) * self.weight, self.weight)
         self.samples += int(self.weight)
         self.weight = float(self.samples)

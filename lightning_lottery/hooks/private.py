@@ -226,8 +226,8 @@ def restore_metric_(metric: Metric, states: Mapping[str, Any], updates: int) -> 
     metric._update_count, metric._computed = updates, None
 
 
-class SumsOfMetric:
-    """What a metric says of each batch by itself, where all that it keeps are sums over samples.
+class BatchesOfMetric:
+    """What a metric object says of each batch by itself: what ``forward`` gave, else the sums that were added to it.
 
     The metric is only read: the sums of a batch are how far its states moved.
 
@@ -239,20 +239,24 @@ class SumsOfMetric:
         self.metric, self.batches = metric, 0
         defaults = {name: default for name, default in metric._defaults.items() if torch.is_tensor(default)}
         are_sums = all(metric._reductions[name] is dim_zero_sum for name in defaults)
+        self._is_asked = torch.is_tensor(metric._forward_cache)
         self._seen = defaults if are_sums and len(defaults) == len(metric._defaults) else {}
-        self._alone = metric.clone() if self._seen else metric  # asked for the value of a batch alone
+        # Asked for the value of a batch alone where the module only updates the metric.
+        self._alone = metric.clone() if self._seen and not self._is_asked else metric
 
     def of_batch(self) -> float | None:
         """The value of the batch that was seen last; None where the metric keeps more than sums, or gives several."""
         self.batches += 1
-        if not self._seen:
-            return None
-        now = {name: getattr(self.metric, name).detach().clone() for name in self._seen}
-        for name, value in now.items():
-            setattr(self._alone, name, value - self._seen[name].to(value.device))
-        self._seen = now
-        # The class's own method: the metric's is wrapped, to gather over ranks and to keep what it found.
-        value = type(self._alone).compute(self._alone)
+        value: Any = None
+        if self._is_asked:
+            value, self.metric._forward_cache = self.metric._forward_cache, None  # the next batch has its own
+        elif self._seen:
+            now = {name: getattr(self.metric, name).detach().clone() for name in self._seen}
+            for name, state in now.items():
+                setattr(self._alone, name, state - self._seen[name].to(state.device))
+            self._seen = now
+            # The class's own method: the metric's is wrapped, to gather over ranks and to keep what it found.
+            value = type(self._alone).compute(self._alone)
         return float(value) if torch.is_tensor(value) and value.numel() == 1 else None
 
 
