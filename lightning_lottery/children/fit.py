@@ -2,6 +2,7 @@
 
 import signal
 from collections.abc import Mapping, Sized
+from contextlib import nullcontext
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -14,6 +15,7 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from lightning_lottery.callbacks import ExactResume, MaskFreezing
 from lightning_lottery.callbacks.early_bird import EarlyBird
+from lightning_lottery.children.by_batch import LogsByBatch
 from lightning_lottery.children.child import Child, tell_progress
 from lightning_lottery.children.conditions import Conditions
 from lightning_lottery.children.level import with_level, with_snapshots
@@ -56,6 +58,8 @@ def train(child: Child, resume: str, project: Project | None = None) -> list[Row
     """
     folder, is_fit = child.folder, child.command in ("fit", "start")
     validated, conditions = _LastValidation(), Conditions(resumed=bool(resume))
+    # Of children that are judged by their records; the others' lines are evaluated batch by batch.
+    by_batch = LogsByBatch() if isinstance(child.options, (DenseLevelOptions, LevelOptions)) else None
 
     def with_those_of_the_child(callbacks: list[Callback]) -> list[Callback]:
         callbacks = _with_options(child, callbacks, resumed=bool(resume))
@@ -63,6 +67,8 @@ def train(child: Child, resume: str, project: Project | None = None) -> list[Row
             callbacks.append(PlainHyperparameters())  # or no child could go on from what another leaves
         if child.command == "fit":
             callbacks += [validated, conditions, _Progress(folder)]
+            if by_batch is not None:
+                callbacks.append(by_batch)
             if not any(isinstance(callback, ExactResume) for callback in callbacks):
                 callbacks.append(ExactResume())
             callbacks.insert(0, _EndsAtStep())
@@ -84,7 +90,10 @@ def train(child: Child, resume: str, project: Project | None = None) -> list[Row
                     remove_file(stale)
             tested = _logger(folder, filename_suffix=_TESTED)
             trainer.loggers = [tested if each is logger else each for each in trainer.loggers]
-            _test(built)
+            with nullcontext() if by_batch is None else by_batch.listening(built.model):
+                _test(built)
+            if by_batch is not None and trainer.is_global_zero:
+                by_batch.write(folder)
             conditions.write(trainer, folder, end)
         return _rows(child, trainer, validated.metrics) if trainer.is_global_zero else None
 

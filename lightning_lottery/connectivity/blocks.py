@@ -10,17 +10,11 @@ from lightning.pytorch import LightningModule, Trainer
 
 from lightning_lottery.connectivity.batches import Batches, Split, samples_in, share_of
 from lightning_lottery.connectivity.evaluation import Evaluator
-from lightning_lottery.connectivity.means import ByBatch
 from lightning_lottery.functional.crossed import LEAST_BLOCKS
+from lightning_lottery.hooks.means import ROUNDING, ByBatch
 
 BLOCKS = 12
 """Into about so many parts a test set is cut that comes in fewer than ``LEAST_BLOCKS`` batches."""
-
-MOST_BLOCKS = 60
-"""More batches are joined to about so many blocks: further ones would only make reports larger."""
-
-ROUNDING = 1e-5
-"""How far, relatively, the mean of a metric's values over batches may lie from the metric: it is logged in float32."""
 
 Pair = tuple[int, int]
 
@@ -71,18 +65,12 @@ def blocks_of(
         for point, value in zip(points, curves[pair], strict=True):
             if point.weights.shape != weights.shape or not np.allclose(point.weights, weights):
                 return None, "the metric was logged with other batch sizes from place to place"
-            mean = float(point.values @ (weights / weights.sum()))
-            if not math.isclose(mean, value, rel_tol=ROUNDING, abs_tol=ROUNDING):
+            if not point.averages_to(value):
                 return None, "the metric is no mean over batches"
     if len(weights) < LEAST_BLOCKS:
         return None, f"there are {len(weights)} batches, and {LEAST_BLOCKS} are needed"
-    ends = np.linspace(0, len(weights), min(len(weights), MOST_BLOCKS) + 1).round().astype(int)[:-1]
-    joined = np.add.reduceat(weights, ends)
-    values = {
-        pair: [(np.add.reduceat(point.values * weights, ends) / joined).tolist() for point in points]
-        for pair, points in whole.items()
-    }
-    return LineBlocks(joined.tolist(), values), ""
+    values = {pair: [point.joined().values.tolist() for point in points] for pair, points in whole.items()}
+    return LineBlocks(next(iter(whole.values()))[0].joined().weights.tolist(), values), ""
 
 
 def cut_into_blocks(

@@ -13,8 +13,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torchmetrics import Metric
 
 from lightning_lottery.connectivity.batches import Batches, Split
-from lightning_lottery.connectivity.means import ByBatch, Means, sum_over_ranks
 from lightning_lottery.errors import LotteryError
+from lightning_lottery.hooks.means import ByBatch, Means, sum_over_ranks
 from lightning_lottery.hooks.private import (
     before_transfer,
     call_callbacks,

@@ -12,9 +12,9 @@ from torch import Tensor
 from lightning_lottery.connectivity.checkpoints import tensor_entries
 from lightning_lottery.connectivity.evaluation import Evaluator, Setting, forward_of
 from lightning_lottery.connectivity.judging import Judging, check_monitor
-from lightning_lottery.connectivity.means import ByBatch
 from lightning_lottery.connectivity.report import EXTENTS, Curve, Layer, Pair
 from lightning_lottery.functional.connectivity import State, as_real, interpolate_, recalibrate_batch_norm_
+from lightning_lottery.hooks.means import ByBatch
 from lightning_lottery.hooks.quiet import without_logging
 from lightning_lottery.scope import ties
 

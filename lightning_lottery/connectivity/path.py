@@ -20,12 +20,12 @@ from lightning_lottery.connectivity.checkpoints import check_masks, read_state, 
 from lightning_lottery.connectivity.evaluation import Evaluator
 from lightning_lottery.connectivity.judging import ALPHAS, Judging
 from lightning_lottery.connectivity.lines import Lines, layer_ends, with_aliases
-from lightning_lottery.connectivity.means import ByBatch, sum_over_ranks
 from lightning_lottery.connectivity.report import Curve, Kind, Pair, PathReport
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.functional.alignment import average
 from lightning_lottery.functional.connectivity import State, distances, has_batch_norm, layers_of
 from lightning_lottery.hooks.loggers import device_of
+from lightning_lottery.hooks.means import ByBatch, sum_over_ranks
 
 FURTHER = 15
 """Batches of a trial after the first, where that one does not tell a fraction from percent."""

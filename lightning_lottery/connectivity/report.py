@@ -10,7 +10,7 @@ from rich.table import Table
 
 from lightning_lottery.checks import is_count, is_number
 from lightning_lottery.children.reading import again
-from lightning_lottery.connectivity.blocks import ROUNDING, LineBlocks
+from lightning_lottery.connectivity.blocks import LineBlocks
 from lightning_lottery.connectivity.judging import Judging
 from lightning_lottery.connectivity.stability import sentences_on, stability_of
 from lightning_lottery.errors import LotteryError
@@ -18,6 +18,7 @@ from lightning_lottery.figures.between import layers_between, lines_between
 from lightning_lottery.files import read_text, write_whole
 from lightning_lottery.functional.connectivity import error_barrier, excess
 from lightning_lottery.functional.verdicts import Stability
+from lightning_lottery.hooks.means import ROUNDING
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

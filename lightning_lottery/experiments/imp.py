@@ -9,6 +9,7 @@ from typing import Any, Literal
 from rich.console import Console
 
 from lightning_lottery.checks import check_count, check_different, check_word
+from lightning_lottery.children.by_batch import read_by_batch
 from lightning_lottery.children.child import TRIAL, Child
 from lightning_lottery.children.engine import engine_of
 from lightning_lottery.children.fit import train
@@ -16,6 +17,7 @@ from lightning_lottery.children.options import Begin, DenseLevelOptions, LevelOp
 from lightning_lottery.children.project import Project
 from lightning_lottery.children.reading import Row
 from lightning_lottery.errors import LotteryError
+from lightning_lottery.experiments.imp_blocks import Tested
 from lightning_lottery.experiments.imp_report import ImpReport, row_of
 from lightning_lottery.experiments.plan import Plan, check_checkpoint, check_not_importing, child_of
 from lightning_lottery.experiments.report import show, write
@@ -42,13 +44,17 @@ class IterativePruning:
     at places drawn anew (which is random pruning at the ticket's density in each layer); ``"reinitialised"`` trains the
     ticket's masks in the network as built under another seed (S + 1000), from step 0 and for the whole fit.
 
+    Levels are judged beside the dense network, the densest first, until one does not match (``matches_down_to``); a
+    control by whether its ticket is superior to it (``judge_controls``). Where each child's test comes in eight batches
+    or more, and the monitor is a mean over them, test samples are judged beside seeds; else seeds alone, which is said.
+
     Each level of each seed is a child: a folder, done once, resumed when killed, refused when changed. Zeros bring no
     speed by themselves: see ``shrink``.
 
     The same fields are read from the section ``imp`` of a YAML.
 
     Args:
-        seeds: Each trains all levels; different, at least one. One seed gives no verdict.
+        seeds: Each trains all levels; different, at least one. One seed's verdict is about its own networks.
         prune_fraction: Fraction of what remains that each level removes, in (0, 1).
         levels: How many levels are pruned; give either this or ``sparsity``.
         sparsity: Prune to the first level that removes at least this fraction of the scope, in (0, 1).
@@ -169,9 +175,11 @@ class IterativePruning:
                 for child in children:
                     row_of(child.records(), self.monitor)  # before many more are trained for nothing
         records: dict[str, list[list[Row]]] = {}
+        tested: dict[str, list[Tested]] = {}
         for child in plan.children:
             records.setdefault(child.folder.name, []).append(child.records())
-        report = ImpReport.of_records(records, self.seeds, self.monitor, self.mode, self.margin)
+            tested.setdefault(child.folder.name, []).append(read_by_batch(child.folder))
+        report = ImpReport.of_records(records, self.seeds, self.monitor, self.mode, self.margin, tested)
         write(report, folder, run="levels")
         show(report, folder, console)
         return report

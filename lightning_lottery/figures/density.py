@@ -10,7 +10,10 @@ if TYPE_CHECKING:
 
 
 def accuracy_against_density(
-    curves: Mapping[str, Mapping[float, Sequence[float]]], dense: Sequence[float], metric: str
+    curves: Mapping[str, Mapping[float, Sequence[float]]],
+    dense: Sequence[float],
+    metric: str,
+    matches_down_to: float | None = None,
 ) -> "Figure":
     """A metric against the fraction of weights kept, on a logarithmic axis, beside the dense network.
 
@@ -18,6 +21,7 @@ def accuracy_against_density(
         curves: Name of a curve to density, in (0, 1], to the metric's value for each seed.
         dense: The metric of the dense network for each seed.
         metric: Its name, for the axis.
+        matches_down_to: Density of the last level that matches the dense network, which a line marks; None for none.
     """
     figure, (axes,) = panels(1, (6, 4))
     axes.set(xlabel="density", ylabel=metric, xscale="log")
@@ -28,6 +32,8 @@ def accuracy_against_density(
         axes.plot(list(points), [mean(seeds) for seeds in points.values()], "-", color=color, label=name)
         for density, seeds in points.items():
             axes.plot([density] * len(seeds), seeds, "o", color=color, alpha=0.5, markersize=4)
+    if matches_down_to is not None:
+        axes.axvline(matches_down_to, color="black", linestyle=":", label=f"matches down to {matches_down_to:.3g}")
     densities = sorted({density for points in curves.values() for density in points})
     ticks_at(axes, densities, [f"{density:.3g}" for density in densities])
     axes.invert_xaxis()

@@ -43,10 +43,15 @@ from lightning_lottery.functional.masks import keep_top_rows as keep_top_rows
 from lightning_lottery.functional.masks import overlap as overlap
 from lightning_lottery.functional.masks import shuffle as shuffle
 from lightning_lottery.functional.masks import zero_removed_ as zero_removed_
+from lightning_lottery.functional.matching import Compared as Compared
 from lightning_lottery.functional.matching import Matching as Matching
+from lightning_lottery.functional.matching import SeedBlocks as SeedBlocks
+from lightning_lottery.functional.matching import Superiority as Superiority
 from lightning_lottery.functional.matching import ThresholdROC as ThresholdROC
 from lightning_lottery.functional.matching import check_margin as check_margin
+from lightning_lottery.functional.matching import judge_controls as judge_controls
 from lightning_lottery.functional.matching import judge_matching as judge_matching
+from lightning_lottery.functional.matching import matches_down_to as matches_down_to
 from lightning_lottery.functional.matching import roc_of_threshold as roc_of_threshold
 from lightning_lottery.functional.prediction import Prediction as Prediction
 from lightning_lottery.functional.prediction import parents_needed as parents_needed

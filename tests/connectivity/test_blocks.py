@@ -6,9 +6,9 @@ from torchmetrics.classification import BinaryAUROC, MulticlassAccuracy, Multicl
 
 from helpers.lines import Judged, line_between, mlp, quadrants, saved, trained
 from helpers.projects import trainer
-from lightning_lottery.connectivity.blocks import MOST_BLOCKS, blocks_of
-from lightning_lottery.connectivity.means import ByBatch
+from lightning_lottery.connectivity.blocks import blocks_of
 from lightning_lottery.connectivity.path import path
+from lightning_lottery.hooks.means import MOST_BLOCKS, ByBatch
 
 SIZES = [8] * 7 + [5]
 

@@ -2,15 +2,16 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import WeightAveraging
 
 from helpers import stages
-from helpers.factories import STEPS, Net, closures
+from helpers.factories import STEPS, Data, Net, closures
 from helpers.processes import run
-from helpers.projects import says
+from helpers.projects import plain_loader, says
 from helpers.stages import Died, Dies
 from helpers.states import same
 from lightning_lottery import (
@@ -255,16 +256,64 @@ def test_every_level_is_judged_beside_the_dense_network_and_controls_beside_thei
     by_seed = {
         (row["stage"], *row["seeds"]): row["value"] for row in rows if row["metric"] == "test_acc" and row["step"]
     }
-    for name, reference in (("level-2", "level-0"), ("level-2-shuffled", "level-2")):
-        differences = [by_seed[f"imp/{name}", seed] - by_seed[f"imp/{reference}", seed] for seed in (1, 2)]
-        assert report[name].matching.mean == pytest.approx(sum(differences) / 2)
+    for name, better, worse in (("level-2", "level-2", "level-0"), ("level-2-shuffled", "level-2", "level-2-shuffled")):
+        differences = [by_seed[f"imp/{better}", seed] - by_seed[f"imp/{worse}", seed] for seed in (1, 2)]
+        verdict = report[name].matching or report[name].superiority
+        assert verdict.mean == pytest.approx(sum(differences) / 2)
         assert report[name].values == tuple(by_seed[f"imp/{name}", seed] for seed in (1, 2))
     summary = json.loads((out / "summary.json").read_text())
     assert summary["levels"]["level-3"]["density"] == report["level-3"].density == pytest.approx(50 / 144)
     assert summary["levels"]["level-3"]["matching"]["verdict"] in ("matching", "worse", "undecided")
+    assert summary["seeds_alone"] == report.seeds_alone == "the test has 3 batches, and 8 are needed"
     table = (out / "results.csv").read_text().splitlines()
     assert len(table) == len(rows) + 1 and set(table[0].split(",")) == keys
     assert (out / "levels.png").read_bytes().startswith(b"\x89PNG")
+
+
+class InManyBatches(Data):
+    def test_dataloader(self):
+        return plain_loader(24, 2)
+
+
+@pytest.fixture(scope="module")
+def in_batches(tmp_path_factory):
+    """One level and its control, two seeds, tested in twelve batches."""
+    out = tmp_path_factory.mktemp("in_batches")
+    project = closures(data=InManyBatches)
+    judged = {"monitor": "test_loss", "mode": "min", "margin": 0.5}
+    experiment = IterativePruning(levels=1, seeds=(1, 2), controls=["shuffled"], scope=Scope(), **judged)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("PL_GLOBAL_SEED", raising=False)
+        return experiment, project, out, experiment.run(project, out=out)
+
+
+def test_a_test_in_enough_batches_is_judged_on_its_samples_too(in_batches):
+    _, _, out, report = in_batches
+    assert report.seeds_alone == ""
+    matching = report["level-1"].matching
+    tested = {
+        (name, seed): json.loads((out / f"seed-{seed}/{name}/by_batch.json").read_text())["test_loss"]["values"]
+        for name in ("level-0", "level-1")
+        for seed in (1, 2)
+    }
+    mean = np.mean([np.subtract(tested["level-0", seed], tested["level-1", seed]) for seed in (1, 2)], axis=0)
+    assert len(mean) == 12 and matching.mean == pytest.approx(mean.mean(), rel=1e-4)
+    assert matching.test_standard_error == pytest.approx(mean.std(ddof=1) / 12**0.5, rel=1e-4)
+
+
+def test_a_child_of_an_earlier_version_is_judged_by_its_seed_alone_and_a_damaged_record_is_named(in_batches):
+    experiment, project, out, whole = in_batches
+    path = out / "seed-2/level-1/by_batch.json"
+    kept = path.read_text()
+    path.unlink()
+    report = experiment.run(project, out=out)
+    assert report.seeds_alone.startswith("level-1 of seed 2 kept no values batch by batch")
+    assert report["level-1"].matching.test_standard_error is None
+    path.write_text('{"test_acc": {"values": [0.5], "weights": [1.0, 1.0]}}')
+    with pytest.raises(LotteryError, match=r"by_batch.json' is damaged: its 'test_acc' is none\. .*--redo level-1"):
+        experiment.run(project, out=out)
+    path.write_text(kept)
+    assert experiment.run(project, out=out) == whole
 
 
 def test_curves_lie_on_an_axis_of_levels_beside_the_figure(pruned):

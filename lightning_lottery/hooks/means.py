@@ -1,5 +1,6 @@
 """Averages over samples and ranks of what a module logs, and of one metric the values of each batch."""
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,12 +11,30 @@ from torchmetrics import Metric
 
 from lightning_lottery.hooks.private import BatchesOfMetric
 
+MOST_BLOCKS = 60
+"""More batches are joined to about so many blocks: further ones would only make files larger."""
+
+ROUNDING = 1e-5
+"""How far, relatively, the mean of a metric's values over batches may lie from the metric: it is logged in float32."""
+
 
 class ByBatch(NamedTuple):
     """A metric batch by batch, over all ranks: its values and what each weighs, both of shape (batches,)."""
 
     values: npt.NDArray[np.float64]
     weights: npt.NDArray[np.float64]
+
+    def joined(self) -> "ByBatch":
+        """The same in at most ``MOST_BLOCKS`` blocks of neighbouring batches."""
+        count = len(self.weights)
+        begins = np.linspace(0, count, min(count, MOST_BLOCKS) + 1).round().astype(int)[:-1]
+        weights = np.add.reduceat(self.weights, begins)
+        return ByBatch(np.add.reduceat(self.values * self.weights, begins) / weights, weights)
+
+    def averages_to(self, value: float) -> bool:
+        """Whether a metric is the mean of its values over batches."""
+        mean = float(self.values @ (self.weights / self.weights.sum()))
+        return math.isclose(mean, value, rel_tol=ROUNDING, abs_tol=ROUNDING)
 
 
 class Means:

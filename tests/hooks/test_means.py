@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
@@ -6,7 +7,7 @@ from torchmetrics import MeanMetric
 
 from helpers.lines import Judged, line_between, mlp, quadrants, trained
 from helpers.projects import trainer
-from lightning_lottery.connectivity.means import Means
+from lightning_lottery.hooks.means import MOST_BLOCKS, ByBatch, Means
 
 
 def test_a_batch_weighs_as_many_samples_as_it_has_or_says_and_what_is_logged_after_it_all_so_far(tmp_path):
@@ -57,3 +58,19 @@ def test_a_metric_that_is_no_mean_is_left_out(tmp_path):
             self.log("seen", 1.0, reduce_fx="sum")
 
     assert "seen" not in line_between(tmp_path, trained(0), trained(1), module=Summed(mlp())).curves["raw"][0, 1]
+
+
+def test_batches_are_joined_to_blocks_whose_mean_is_the_same_and_few_stay_as_they_are():
+    values, weights = np.arange(130.0), np.arange(1.0, 131)
+    joined = ByBatch(values, weights).joined()
+    assert len(joined.values) == MOST_BLOCKS and joined.weights.sum() == weights.sum()
+    assert joined.averages_to(values @ weights / weights.sum())
+    assert joined.values[0] == pytest.approx((0 * 1 + 1 * 2) / 3)  # 130 batches in 60 blocks: 2 or 3 in each
+    few = ByBatch(values[:7], weights[:7]).joined()
+    assert few.values == pytest.approx(values[:7]) and few.weights.tolist() == weights[:7].tolist()
+
+
+def test_a_metric_averages_to_what_float32_says_of_its_mean_and_to_nothing_else():
+    metric = ByBatch(np.array([0.5, 1.0]), np.array([3.0, 1.0]))
+    assert metric.averages_to(float(np.float32(0.625))) and not metric.averages_to(0.75)
+    assert not metric.averages_to(float("nan"))
