@@ -232,10 +232,11 @@ class ImpReport:
     def _on_controls(self) -> Iterator[str]:
         """Over which controls tickets are superior."""
         controls = {result.name: result.superiority for result in self.results if result.superiority is not None}
+        number = "1 control" if len(controls) == 1 else f"all {len(controls)} controls"
         for is_superior, says in ((True, "The ticket is superior to"), (False, "Not shown to be superior to")):
             names = [name for name, verdict in controls.items() if verdict.superior == is_superior]
             if names:
-                yield f"{says} {', '.join(names)} (one-sided, Holm over all {len(controls)} controls)."
+                yield f"{says} {', '.join(names)} (one-sided, p by Holm over {number})."
 
     @property
     def _tickets(self) -> list[LevelResult]:

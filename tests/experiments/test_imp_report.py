@@ -104,7 +104,7 @@ def test_sentences_say_down_to_which_density_it_matches_the_power_and_which_cont
         f"level-2 is undecided: with these 3 seeds a true match is found with probability {level.power:.2f} there; "
         "not even 1000 seeds would reach 80 % on this test set, the variance staying as it is."
     )
-    assert controls == "The ticket is superior to level-1-shuffled (one-sided, Holm over all 1 controls)."
+    assert controls == "The ticket is superior to level-1-shuffled (one-sided, p by Holm over 1 control)."
     assert alone.startswith("Seeds alone are judged, on these test samples and no others: level-0 of seed 1 kept no")
 
 
