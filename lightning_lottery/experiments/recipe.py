@@ -4,6 +4,7 @@ import json
 import os
 import statistics
 from collections.abc import Collection, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,8 @@ def run_recipe(
 
     A stage's files go to ``OUT/RECIPE/seed-S/STAGE/``. In its YAML ``${oc.env:LOTTERY_RUN}`` is ``OUT/RECIPE/seed-S``,
     by which stages name one another's files. At the end a table over seeds, ``results.jsonl``, ``summary.json``
-    and ``summary.png``. ``${stable_step:01-when-stable}`` is the step k* that the sweep of that stage found; without
+    and ``summary.png``; and for each analysis of stability the verdict over the seeds, which are its parents, in
+    ``verdicts.json``. ``${stable_step:01-when-stable}`` is the step k* that the sweep of that stage found; without
     one the stage that names it is refused.
 
     Args:
@@ -64,6 +66,7 @@ def run_recipe(
         refuse_repeated,
         run_stage,
     )
+    from lightning_lottery.experiments.stage_verdicts import sentences_of_stages, verdicts_of
 
     target = Path(out) / recipe.resolve().name
     folders = {seed: target / f"seed-{seed}" for seed in seeds}
@@ -89,8 +92,13 @@ def run_recipe(
     write_records(target, rows)
     summary = summarise(rows)
     write_whole(target / "summary.json", json.dumps(summary, indent=1).encode(), "summary")
+    verdicts = verdicts_of(runs)
+    content = {stage: asdict(verdict) for stage, verdict in verdicts.items()}
+    write_whole(target / "verdicts.json", json.dumps(content, indent=1).encode(), "verdicts")
     _draw(summary, target)
     console.print(table_of(summary, title=_title(target.name, seeds)))
+    for sentence in sentences_of_stages(verdicts, len(seeds)):
+        console.print(sentence, soft_wrap=True)
     console.print(f"Records: {target / 'results.jsonl'}. Curves: tensorboard --logdir {target}", soft_wrap=True)
     return summary
 

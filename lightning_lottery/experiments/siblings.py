@@ -24,6 +24,9 @@ from lightning_lottery.hooks.mask_callback import MaskCallback
 from lightning_lottery.hooks.quiet import without_noise
 from lightning_lottery.hooks.strategies import refuse_spawning
 
+REPORT = Path("lines", "report.json")
+"""Where the lines between children are reported, in the folder that holds theirs."""
+
 Predict = Callable[[LightningModule, Any], torch.Tensor]
 """Given a module and a batch, the predicted classes."""
 
@@ -63,7 +66,7 @@ class Siblings:
 
     def report(self) -> PathReport:
         """The lines, when they are done."""
-        return PathReport.load(self.lines.folder / "report.json")
+        return PathReport.load(self.lines.folder / REPORT.name)
 
     def rows(self, labels: Mapping[str, Any]) -> list[Row]:
         """The records of the children and of the lines between them, when all are done.
@@ -132,7 +135,7 @@ class Family:
             )
             for name, seed in zip(_names(seeds), seeds, strict=True)
         ]
-        return Siblings(start, children, self._lines(folder / "lines", children))
+        return Siblings(start, children, self._lines(folder / REPORT.parent, children))
 
     @property
     def trial(self) -> LinesTrialOptions:
@@ -191,7 +194,7 @@ def judge_lines(
         if not built.trainer.is_global_zero:
             return None
         report = replace(report, is_null_control=options.is_null_control)
-        report.save(child.folder / "report.json")
+        report.save(child.folder / REPORT.name)
         return report.rows()
 
 
