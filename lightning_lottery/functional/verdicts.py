@@ -141,6 +141,13 @@ def judge(
     ``"stable"`` is judged by it, and ``"unstable"`` by the cross-fitted one. One pair then has a verdict, about those
     two networks. Without ``blocks`` the verdict is about this test set.
 
+    Simulated with ``blocks`` (1,000 repetitions, 2026-11-29, ``tests/helpers/line_process.py``, parents x children):
+    lines that are flat, at an error of .05, are called stable in 91 % (1 x 3) and 99.9 % (3 x 3) of cases with 360
+    samples, in 99.7 % and all with 1,000; at .15 in 35 % and 74 %, and 94 % and 99.9 %. A barrier on the threshold is
+    called stable in at most 4.0 %, and unstable in at most 4.3 %, where barriers vary by 20 % between parents; the more
+    skewed they are the more often it is called stable: in up to 7.4 % at 40 % (3 x 2), and 14.8 % at 70 %. Then
+    ``typical`` and ``spread_of_parents`` say more than the mean.
+
     Args:
         barriers: Error barrier of each pair of children of each parent.
         threshold: Error barrier below which a network is called stable, in its units.

@@ -4,7 +4,7 @@
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 import numpy as np
@@ -98,9 +98,7 @@ TRUTHS = {
 }
 
 
-def table_of_rates(repetitions: int = 400) -> str:
-    from dataclasses import replace
-
+def table_of_rates(repetitions: int = 1000) -> str:
     rows = []
     for name, process in TRUTHS.items():
         for samples, blocks in ((360, 12), (1000, 10)):
