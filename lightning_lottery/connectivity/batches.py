@@ -88,11 +88,13 @@ class Batches:
         self.kept: list[Any] | None = []
         self.sizes: list[int] = []
         self.parts: list[int] = []  # in which each of the loader's batches is given, alike on all ranks
+        self.least: list[int] = []  # samples that every rank has of each: shares of ranks differ by one
         used = 0
         for whole in self._whole():
             batch = self._share(whole)
             self.sizes.append(samples_in(batch))
             self.parts.append(1)
+            self.least.append(samples_in(whole) // world_size)
             used += bytes_of(batch)
             if used > memory:
                 self.kept = None  # all or nothing: a part kept would only save a part of each pass
@@ -113,16 +115,13 @@ class Batches:
         Raises:
             LotteryError: As ``share_of``; nothing is cut then.
         """
-        # By the least that any rank has, as all must give equally many: shares of ranks differ by a sample.
-        self.parts = [min(parts, max(1, samples_in(whole) // self.world_size)) for whole in self._whole()]
-        whole = list(zip(self.kept or self._load_whole(), self.parts, strict=True))
-        pieces = [piece for batch, number in whole for piece in _parts_of(batch, number)]
-        self.sizes = [samples_in(piece) for piece in pieces]
-        self.kept = None if self.kept is None else pieces
+        numbers = [min(parts, max(1, least)) for least in self.least]
+        kept = None if self.kept is None else list(_in_parts(self.kept, numbers))
+        self.sizes = [samples_in(piece) for piece in kept or _in_parts(self._load_whole(), numbers)]
+        self.kept, self.parts = kept, numbers
 
     def _load(self) -> Iterator[Any]:
-        for batch, parts in zip(self._load_whole(), self.parts, strict=True):
-            yield from _parts_of(batch, parts)
+        return _in_parts(self._load_whole(), self.parts)
 
     def _load_whole(self) -> Iterator[Any]:
         return map(self._share, self._whole())
@@ -146,8 +145,10 @@ class Batches:
         yield from waiting
 
 
-def _parts_of(batch: Any, parts: int) -> list[Any]:
-    return [batch] if parts == 1 else [share_of(batch, part, parts) for part in range(parts)]
+def _in_parts(batches: Iterable[Any], numbers: Iterable[int]) -> Iterator[Any]:
+    """Each batch in so many parts."""
+    for batch, number in zip(batches, numbers, strict=True):
+        yield from [batch] if number == 1 else (share_of(batch, part, number) for part in range(number))
 
 
 def samples_in(batch: Any) -> int:

@@ -1,12 +1,15 @@
 """Test samples in blocks: what a verdict needs to know how far other samples could move it."""
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities.seed import isolate_rng
 
 from lightning_lottery.connectivity.batches import Batches, Split, samples_in, share_of
 from lightning_lottery.connectivity.evaluation import Evaluator
@@ -57,6 +60,8 @@ def blocks_of(
         by_batch: Pair to the metric batch by batch, at each place of its line; empty where it was not evaluated.
         curves: Pair to the metric at each place.
     """
+    if not all(math.isfinite(value) for curve in curves.values() for value in curve):
+        return None, "the metric is not finite everywhere"
     whole = {pair: [point for point in points if point is not None] for pair, points in by_batch.items()}
     if any(len(whole[pair]) < len(curve) for pair, curve in curves.items()):
         return None, "the metric was not logged batch by batch"
@@ -69,8 +74,12 @@ def blocks_of(
                 return None, "the metric is no mean over batches"
     if len(weights) < LEAST_BLOCKS:
         return None, f"there are {len(weights)} batches, and {LEAST_BLOCKS} are needed"
-    values = {pair: [point.joined().values.tolist() for point in points] for pair, points in whole.items()}
-    return LineBlocks(next(iter(whole.values()))[0].joined().weights.tolist(), values), ""
+    joined = {pair: [point.joined() for point in points] for pair, points in whole.items()}
+    first = next(iter(joined.values()))[0]
+    if first.equal_batches() < LEAST_BLOCKS - 1:  # one less, as the last batch may be what was left over
+        return None, "a few of the batches hold most of the samples"
+    values = {pair: [point.values.tolist() for point in points] for pair, points in joined.items()}
+    return LineBlocks(first.weights.tolist(), values), ""
 
 
 def cut_into_blocks(
@@ -79,7 +88,7 @@ def cut_into_blocks(
     """Have batches that are fewer than ``LEAST_BLOCKS`` evaluated in parts, where the metric is the same then.
 
     A metric may not be a mean over samples, or be defined for some batch sizes only: some samples are evaluated at once
-    and in two halves. Nothing is done where the Trainer limits the number of batches, which are then no others.
+    and in quarters. Nothing is done where the Trainer limits the number of batches, which are then no others.
 
     Args:
         batches: What is cut.
@@ -89,37 +98,49 @@ def cut_into_blocks(
         data: The project's data module.
         monitor: The metric.
     """
-    parts = math.ceil(BLOCKS / len(batches))
-    is_limited = getattr(trainer, f"limit_{split}_batches") != 1.0
-    if len(batches) >= LEAST_BLOCKS or is_limited or max(batches.sizes) < 2 * parts:
+    limit = getattr(trainer, f"limit_{split}_batches")
+    is_limited = isinstance(limit, int) or limit != 1.0  # Lightning's rule: 1 is one batch, 1.0 are all
+    if is_limited or (parts := _parts_for(batches)) == 1:
         return
     try:
-        if _is_mean_over_samples(batches, module, trainer, split, data, monitor):
-            batches.cut(parts)
+        with isolate_rng():  # the step may draw random numbers
+            if _is_mean_over_samples(batches, module, trainer, split, data, monitor):
+                batches.cut(parts)
     except Exception:  # somebody's step, on fewer samples than it has ever seen: it stays with its own batches
         return
+
+
+def _parts_for(batches: Batches) -> int:
+    """In how many parts each batch is to be given, the same on all ranks; 1 where they stay as they are."""
+    parts = math.ceil(BLOCKS / len(batches))
+    is_cut = len(batches) < LEAST_BLOCKS and max(batches.least) >= 2 * parts and batches.least[0] > 1
+    return parts if is_cut else 1
 
 
 def _is_mean_over_samples(
     batches: Batches, module: LightningModule, trainer: Trainer, split: Split, data: Any, monitor: str
 ) -> bool:
-    """Whether the metric of a few samples is the mean of its values on two halves of them."""
-    first = next(iter(batches))
-    size = samples_in(first)
-    some = first if size < 2 * _TRIED else share_of(first, 0, size // _TRIED)
-    halves = [share_of(some, half, 2) for half in (0, 1)]
-    tried = Evaluator(module, trainer, Batches([some, *halves]), split, data=data)
-    try:
-        tried(lambda module: None, kept=monitor)
-    finally:
-        tried.close()
-    (values,) = tried.by_batch
-    if values is None:
-        return False
-    whole, *parts = values.values
-    weights = values.weights[1:] / values.weights[1:].sum()
-    return math.isclose(float(weights @ parts), float(whole), rel_tol=ROUNDING, abs_tol=ROUNDING)
+    """Whether the metric of some samples is the mean of its values on quarters of them.
+
+    Where it is the same on all of these, as where all or no answers are right, that says nothing: more are taken.
+    """
+    first, quarters = next(iter(batches)), min(4, batches.least[0])
+    # Not by this rank's number of samples, so that all ranks take as many turns: each is a collective.
+    for number in _TRIED:
+        some = share_of(first, 0, max(1, samples_in(first) // number))
+        tried = Batches([some, *(share_of(some, quarter, quarters) for quarter in range(quarters))])
+        with closing(Evaluator(module, trainer, tried, split, data=data)) as evaluate:
+            evaluate(lambda module: None, kept=monitor)
+        (by_batch,) = evaluate.by_batch
+        if by_batch is None:
+            return False
+        whole, parts, weights = by_batch.values[0], by_batch.values[1:], by_batch.weights[1:]
+        if not np.isclose(parts @ weights / weights.sum(), whole, rtol=ROUNDING, atol=ROUNDING):
+            return False
+        if not np.allclose(parts, whole, rtol=ROUNDING, atol=ROUNDING):
+            return True
+    return False
 
 
-_TRIED = 16
-"""About so many samples are evaluated to see that."""
+_TRIED = (16, 128, sys.maxsize)
+"""About so many samples are evaluated to see that, and more where these do not show it."""

@@ -31,6 +31,13 @@ class ByBatch(NamedTuple):
         weights = np.add.reduceat(self.weights, begins)
         return ByBatch(np.add.reduceat(self.values * self.weights, begins) / weights, weights)
 
+    def equal_batches(self) -> float:
+        """How many batches of one size would say as much of other samples: fewer than there are, where sizes differ.
+
+        Source: Kish 1965, the effective sample size.
+        """
+        return float(self.weights.sum() ** 2 / (self.weights**2).sum())
+
     def averages_to(self, value: float) -> bool:
         """Whether a metric is the mean of its values over batches."""
         mean = float(self.values @ (self.weights / self.weights.sum()))

@@ -8,6 +8,7 @@ Checked on Lightning 2.6.0 and 2.6.6.
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from copy import copy
 from itertools import islice
 from typing import Any, TypeVar
@@ -245,7 +246,7 @@ class BatchesOfMetric:
         self._alone = metric.clone() if self._seen and not self._is_asked else metric
 
     def of_batch(self) -> float | None:
-        """The value of the batch that was seen last; None where the metric keeps more than sums, or gives several."""
+        """The value of the batch that was seen last; None where the metric keeps more than sums, gives several, or fails."""
         self.batches += 1
         value: Any = None
         if self._is_asked:
@@ -256,7 +257,8 @@ class BatchesOfMetric:
                 setattr(self._alone, name, state - self._seen[name].to(state.device))
             self._seen = now
             # The class's own method: the metric's is wrapped, to gather over ranks and to keep what it found.
-            value = type(self._alone).compute(self._alone)
+            with suppress(Exception):  # somebody's metric, which may not be defined for one batch, as R2 for one sample
+                value = type(self._alone).compute(self._alone)
         return float(value) if torch.is_tensor(value) and value.numel() == 1 else None
 
 

@@ -2,11 +2,13 @@ import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset
+from torchmetrics import R2Score
 from torchmetrics.classification import BinaryAUROC, MulticlassAccuracy, MulticlassF1Score
 
 from helpers.lines import Judged, line_between, mlp, quadrants, saved, trained
 from helpers.projects import trainer
-from lightning_lottery.connectivity.blocks import blocks_of
+from lightning_lottery.connectivity.batches import Batches
+from lightning_lottery.connectivity.blocks import _parts_for, blocks_of, cut_into_blocks
 from lightning_lottery.connectivity.path import path
 from lightning_lottery.hooks.means import MOST_BLOCKS, ByBatch
 
@@ -76,6 +78,23 @@ def test_a_metric_that_is_no_mean_over_batches_is_judged_by_networks_alone_and_t
         )
 
 
+class OneAtATime(Judged):
+    """Logs a metric that is not defined for a single sample, and only updates it."""
+
+    def __init__(self):
+        super().__init__(mlp())
+        self.metric = R2Score()
+
+    def test_step(self, batch, batch_idx):
+        self.metric.update(self.network(batch[0])[:, 1], batch[1].float())
+        self.log("test_acc", self.metric)
+
+
+def test_a_metric_that_fails_on_one_batch_alone_is_judged_by_networks_alone(tmp_path):
+    report = between(tmp_path, 1, module=OneAtATime())
+    assert report.blocks is None and report.networks_alone == "the metric was not logged batch by batch"
+
+
 class AtTheEnd(Judged):
     def test_step(self, batch, batch_idx):
         self.right = [*getattr(self, "right", []), (self.network(batch[0]).argmax(1) == batch[1]).float()]
@@ -102,6 +121,57 @@ def test_batches_that_a_metric_hangs_on_are_not_cut(tmp_path):
     report = between(tmp_path, 20, module=OfTheBatch(mlp()))
     assert report.blocks is None and report.networks_alone == "there are 4 batches, and 8 are needed"
     assert list(between(tmp_path, 8, module=OfTheBatch(mlp())).blocks.weights) == SIZES
+
+
+class AllRight(Judged):
+    """1 where all samples of a batch are right: 0 on both halves and on the whole of most batches, and no mean."""
+
+    def test_step(self, batch, batch_idx):
+        self.log("test_acc", float((self.network(batch[0]).argmax(1) == batch[1]).all()))
+
+
+def test_a_metric_that_is_the_same_on_all_samples_tried_is_not_taken_for_a_mean(tmp_path):
+    report = between(tmp_path, 20, module=AllRight(mlp()))
+    assert report.networks_alone == "there are 4 batches, and 8 are needed"
+    limited = path(
+        AllRight(mlp()), in_batches_of(20), list(report.names), trainer=trainer(tmp_path, limit_test_batches=1)
+    )
+    assert limited.samples == 20
+
+
+def test_a_loader_that_gives_its_batches_once_is_cut_as_well(tmp_path):
+    batches = iter(list(in_batches_of(20)))
+    once = line_between(tmp_path, trained(0), trained(1), loader=batches)
+    assert once.blocks == between(tmp_path, 20).blocks and once.blocks is not None
+
+
+class Draws(Judged):
+    def test_step(self, batch, batch_idx):
+        torch.rand(1)
+        super().test_step(batch, batch_idx)
+
+
+def test_what_is_tried_leaves_random_numbers_as_they_were(tmp_path):
+    batches, module = Batches(list(in_batches_of(20))), Draws(mlp())
+    before = torch.get_rng_state()
+    cut_into_blocks(batches, module, trainer(tmp_path), "test", None, "test_acc")
+    assert len(batches) == 10 and torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(("size", "parts"), [(47, 1), (48, 12), (3, 1)])
+def test_ranks_whose_shares_differ_by_a_sample_cut_alike(size, parts):
+    ranks = [Batches([torch.zeros(size, 2)], rank=rank, world_size=2) for rank in (0, 1)]
+    assert [_parts_for(batches) for batches in ranks] == [parts, parts]
+    for batches in ranks:
+        batches.cut(parts)
+    assert len({len(batches) for batches in ranks}) == 1 and sum(map(sum, (b.sizes for b in ranks))) == size
+
+
+def test_batches_that_do_not_fit_in_memory_are_cut_one_by_one():
+    batches = Batches([torch.arange(20.0)] * 2, memory=0)
+    batches.cut(3)
+    assert batches.kept is None and batches.sizes == [6, 7, 7] * 2
+    assert torch.equal(torch.cat(list(batches)), torch.arange(20.0).repeat(2))
 
 
 class Refuses(Judged):
@@ -133,3 +203,18 @@ def test_other_weights_from_place_to_place_are_no_blocks():
     one, other = (ByBatch(np.zeros(8), np.full(8, weight)) for weight in (1.0, 2.0))
     blocks, reason = blocks_of({(0, 1): [one, other]}, {(0, 1): [0.0, 0.0]})
     assert blocks is None and "other batch sizes" in reason
+
+
+def test_a_place_that_diverged_is_named_as_such_and_not_taken_for_a_metric_of_another_kind():
+    points = [ByBatch(np.full(8, value), np.ones(8)) for value in (0.1, np.nan, 0.1)]
+    assert blocks_of({(0, 1): points}, {(0, 1): [0.1, np.nan, 0.1]}) == (None, "the metric is not finite everywhere")
+    assert blocks_of({(0, 1): []}, {(0, 1): [np.nan] * 3}) == (None, "the metric is not finite everywhere")
+
+
+def test_batches_of_which_one_holds_nearly_all_samples_say_nothing_of_other_samples():
+    """The variance between them would be a fifth of what it is."""
+    point = ByBatch(np.zeros(11), np.array([900.0, *[10.0] * 10]))
+    blocks, reason = blocks_of({(0, 1): [point, point]}, {(0, 1): [0.0, 0.0]})
+    assert blocks is None and reason == "a few of the batches hold most of the samples"
+    last = ByBatch(np.zeros(8), np.array([*[100.0] * 7, 1.0]))
+    assert blocks_of({(0, 1): [last, last]}, {(0, 1): [0.0, 0.0]})[0] is not None
