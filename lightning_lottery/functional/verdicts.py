@@ -244,8 +244,8 @@ def _check_parents(barriers: Barriers, blocks: Blocks | None) -> None:
                 "give the barriers of all pairs of its children."
             )
     if blocks is not None:
-        pairs_here = {parent: list(pairs) for parent, pairs in barriers.items()}
-        if pairs_here != {parent: list(pairs) for parent, pairs in blocks.lines.items()}:
+        pairs_here = [(parent, list(pairs)) for parent, pairs in barriers.items()]
+        if pairs_here != [(parent, list(pairs)) for parent, pairs in blocks.lines.items()]:
             raise LotteryError("The blocks are of other parents or pairs than the barriers, or in another order.")
 
 

@@ -209,6 +209,13 @@ def test_where_not_one_block_differs_the_bounds_are_a_sample_away():
     assert judge({0: {(0, 1): 0.0}}, blocks=blocks).verdict == "undecided"  # of a metric that is no share
 
 
+def test_blocks_in_another_order_of_parents_are_refused():
+    three, line = {(0, 1): 0.0, (0, 2): 0.0, (1, 2): 0.0}, np.zeros((3, 10))
+    lines = {1: {(0, 1): line}, 0: dict.fromkeys(three, line)}
+    with pytest.raises(LotteryError, match="in another order"):
+        judge({0: three, 1: {(0, 1): 0.0}}, blocks=Blocks(np.ones(10), lines))
+
+
 def test_blocks_of_other_pairs_are_refused():
     with pytest.raises(LotteryError, match="blocks are of other parents or pairs"):
         judge({0: PAIRS}, blocks=flat({(0, 1): 0.01}))
