@@ -18,8 +18,7 @@ def check_monitor(line: Sequence[Mapping[str, float]], judging: "Judging") -> No
     """Refuse what cannot be judged, given all that a module logs at each place.
 
     Raises:
-        LotteryError: It does not log the monitor, or an accuracy in percent; or an error that is not positive, where a
-            ratio is asked for.
+        LotteryError: It does not log the monitor, or an accuracy in percent.
     """
     monitor, mode = judging.monitor, judging.mode
     if monitor not in line[0]:
@@ -29,13 +28,18 @@ def check_monitor(line: Sequence[Mapping[str, float]], judging: "Judging") -> No
             f"'{monitor}' goes up to {highest:.4g}: with mode='max' it must be a fraction in [0, 1]. "
             "Log it as a fraction, or judge an error or a loss with mode='min'."
         )
-    if (
-        judging.threshold_ratio is not None
-        and (lowest := min(judging.errors({monitor: [p[monitor] for p in line]}))) <= 0
-    ):
+
+
+def check_ratio(curve: Mapping[str, Sequence[float]], judging: "Judging") -> None:
+    """Refuse a ratio of an error that can be negative.
+
+    Raises:
+        LotteryError: A ratio is asked for, and the error is negative somewhere.
+    """
+    if judging.threshold_ratio is not None and (lowest := min(judging.errors(curve))) < 0:
         raise LotteryError(
-            f"`threshold_ratio` is a fraction of the ends' error, and that of '{monitor}' goes down to {lowest:.4g}: "
-            "give a `threshold` in its units."
+            f"`threshold_ratio` is a fraction of the ends' error, and that of '{judging.monitor}' goes down to "
+            f"{lowest:.4g}: give a `threshold` in its units."
         )
 
 

@@ -18,7 +18,7 @@ from lightning_lottery.connectivity.batches import Batches, loader_of, split_of
 from lightning_lottery.connectivity.blocks import blocks_of, cut_into_blocks
 from lightning_lottery.connectivity.checkpoints import check_masks, read_state, weights_kept, write_in_form_of
 from lightning_lottery.connectivity.evaluation import Evaluator
-from lightning_lottery.connectivity.judging import ALPHAS, Judging
+from lightning_lottery.connectivity.judging import ALPHAS, Judging, check_ratio
 from lightning_lottery.connectivity.lines import Lines, layer_ends, with_aliases
 from lightning_lottery.connectivity.report import Curve, Kind, Pair, PathReport
 from lightning_lottery.errors import LotteryError
@@ -140,7 +140,8 @@ def check_evaluation(
 
     Raises:
         LotteryError: A checkpoint that does not load or does not fit the module; no step, no loader or several, a
-            monitor that is not logged or in percent, no training batches to recalibrate with.
+            monitor that is not logged or in percent, or negative where a ratio is asked for, no training batches to
+            recalibrate with.
     """
     networks = _read_networks((str(ckpt_path),), module, trainer, "", aligned=False, allow_diverged=True)
     (state,) = networks.states
@@ -156,6 +157,7 @@ def check_evaluation(
         try:
             with closing(evaluator), weights_kept(module):
                 curve = lines.between(state, state, [1.0], recalibrated=bool(training))
+                check_ratio(curve, judging)
                 if predict is not None:
                     lines.predictions(state, predict)
         except LotteryError:

@@ -12,7 +12,7 @@ from lightning_lottery.checks import is_count, is_number
 from lightning_lottery.children.reading import again
 from lightning_lottery.connectivity.blocks import LineBlocks
 from lightning_lottery.connectivity.judging import Judging
-from lightning_lottery.connectivity.stability import sentences_on, stability_of
+from lightning_lottery.connectivity.stability import sentences_on, stability_of, unit_of
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.figures.between import layers_between, lines_between
 from lightning_lottery.files import read_text, write_whole
@@ -200,7 +200,7 @@ class PathReport:
 
     def figures(self) -> dict[str, "Figure"]:
         """``path``: error and loss along the lines; ``layers`` where layers were interpolated: a bar for each."""
-        alphas, threshold = self.judging.alphas, self.judging.threshold
+        alphas, threshold = self.judging.alphas, self.judging.bound * unit_of({0: self})
         losses = [metric for metric in self.curves["raw"][self.pairs[0]] if "loss" in metric][:1]
 
         def along(kind: Kind) -> dict[str, Sequence[Sequence[float]]]:

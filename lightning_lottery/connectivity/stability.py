@@ -62,13 +62,15 @@ def stability_of(reports: Mapping[int, Lines]) -> Stability:
     """
     first = next(iter(reports.values()))
     _check_test_sets(reports)
-    unit = 1.0 if first.judging.threshold_ratio is None else _mean_of_ends(reports)
+    unit = unit_of(reports)
     barriers: Barriers = {
         parent: {pair: error_barrier(report.errors(pair)) / unit for pair in report.pairs}
         for parent, report in reports.items()
     }
     is_finite = all(math.isfinite(barrier) for pairs in barriers.values() for barrier in pairs.values())
-    are_shares = unit == 1 and all(report.error_of_ends is not None for report in reports.values())
+    are_shares = first.judging.threshold_ratio is None and all(
+        report.error_of_ends is not None for report in reports.values()
+    )
     stability = judge(
         barriers,
         first.judging.bound,
@@ -78,7 +80,22 @@ def stability_of(reports: Mapping[int, Lines]) -> Stability:
     if any(report.is_null_control for report in reports.values()):
         reason = "the same seed twice is a null control: its barrier is 0"
         return replace(stability, verdict="undecided", reason=reason)
+    if math.isnan(unit) and all(map(math.isfinite, _ends(reports))):
+        return replace(stability, reason="an error of 0, or below it, has no fraction: give a `threshold` in its units")
     return stability
+
+
+def unit_of(reports: Mapping[int, Lines]) -> float:
+    """What barriers are divided by: 1, or with a ``threshold_ratio`` the mean error of the ends; NaN if not positive.
+
+    Args:
+        reports: As for ``stability_of``.
+    """
+    if next(iter(reports.values())).judging.threshold_ratio is None:
+        return 1.0
+    ends = _ends(reports)
+    mean = float(np.mean(ends))
+    return mean if min(ends) >= 0 and mean > 0 else math.nan
 
 
 ABOUT = {
@@ -133,9 +150,9 @@ def _check_test_sets(reports: Mapping[int, Lines]) -> None:
             )
 
 
-def _mean_of_ends(reports: Mapping[int, Lines]) -> float:
-    ends = [report.errors(pair)[end] for report in reports.values() for pair in report.pairs for end in (0, -1)]
-    return float(np.mean(ends))
+def _ends(reports: Mapping[int, Lines]) -> list[float]:
+    """The error at both ends of every line."""
+    return [report.errors(pair)[end] for report in reports.values() for pair in report.pairs for end in (0, -1)]
 
 
 def _blocks(reports: Mapping[int, Lines], unit: float) -> Blocks | None:

@@ -15,6 +15,7 @@ from lightning_lottery.children.conditions import FILE, read_conditions
 from lightning_lottery.children.reading import Row, read_rows
 from lightning_lottery.connectivity.judging import Judging
 from lightning_lottery.connectivity.report import PathReport
+from lightning_lottery.connectivity.stability import unit_of
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.experiments.imp_report import row_of
 from lightning_lottery.experiments.sweep_report import DENSE
@@ -182,8 +183,10 @@ def predict_tickets(
             f"The sweep in '{sweep}' has no pruned network, and no iterative pruning is given: no ticket."
         )
     methods = list(dict.fromkeys(point.method for point in points))
-    floors = [r.stability.noise_floor for (network, *_), r in reports.items() if network == DENSE]
-    known = [floor for floor in floors if floor is not None]
+    dense = [report for (network, *_), report in reports.items() if network == DENSE]
+    # Barriers of points are in the error's units, also where verdicts are of a ratio.
+    floors = [(report.stability.noise_floor, unit_of({0: report})) for report in dense]
+    known = [floor * unit for floor, unit in floors if floor is not None]
     return PredictionReport(
         points=points,
         predictions={method: _predictions([p for p in points if p.method == method], margin) for method in methods},

@@ -12,7 +12,7 @@ from rich.table import Table
 from lightning_lottery.checks import is_count, is_number
 from lightning_lottery.children.reading import Row, again, is_mapping, read_json
 from lightning_lottery.connectivity.report import Pair, PathReport
-from lightning_lottery.connectivity.stability import on_more, stability_of
+from lightning_lottery.connectivity.stability import on_more, stability_of, unit_of
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.figures.sweep import barrier_over_steps, lines_over_steps
 from lightning_lottery.functional.k_star import LEVEL, KStar, find_k_star
@@ -218,7 +218,8 @@ class SweepReport:
         recalibrated = {}
         if all("recalibrated" in report.curves for report in reports.values()):
             barriers = _barriers(reports, recalibrated=True)
-            recalibrated = {"recalibrated": float(np.mean([list(pairs.values()) for pairs in barriers.values()]))}
+            means_by_parent = [np.mean(list(pairs.values())) for pairs in barriers.values()]
+            recalibrated = {"recalibrated": float(np.mean(means_by_parent)) / unit_of(reports)}
         error = self._error_at(network, step)
         return _plain({**asdict(self._judge(network, step)), "by_parent": means, "error": error, **recalibrated})
 

@@ -7,6 +7,7 @@ import pytest
 from helpers.children import lines_report
 from lightning_lottery import LotteryError
 from lightning_lottery.connectivity.blocks import LineBlocks
+from lightning_lottery.connectivity.judging import Judging
 from lightning_lottery.connectivity.stability import on_more, sentences_on, stability_of
 from lightning_lottery.functional.verdicts import judge
 
@@ -44,6 +45,21 @@ def test_a_ratio_of_a_loss_is_judged_in_units_of_the_ends():
     assert "of the ends' mean error" in sentences_on(stability, report.judging, 100, "")[0]
     stricter = replace(report, judging=replace(report.judging, threshold_ratio=0.005))
     assert stability_of({0: stricter}).verdict == "unstable"
+
+
+@pytest.mark.parametrize("error", [0.0, -0.5])
+def test_a_ratio_of_an_error_that_has_none_is_undecided_and_says_why(error):
+    """Not refused: a loss may become negative, and an accuracy 1, once all children are trained."""
+    report = lines_report(0.02, 0.022, 0.021, error=error, monitor="test_loss")
+    stability = stability_of({0: replace(report, judging=replace(report.judging, threshold_ratio=0.05))})
+    assert stability.verdict == "undecided" and "give a `threshold` in its units" in stability.reason
+
+
+def test_one_place_without_an_error_leaves_a_ratio_its_verdict():
+    ratio = replace(Judging(), alphas=(0.0, 0.5, 1.0), threshold_ratio=0.05)
+    curves = {"raw": {(0, 1): {"test_acc": [1.0, 0.98, 0.9]}}}
+    report = replace(lines_report(0.01), judging=ratio, curves=curves)
+    assert stability_of({0: report}).mean == pytest.approx(0.05 / 0.05)
 
 
 def test_different_test_sets_are_refused():
