@@ -13,7 +13,6 @@ from rich.table import Table
 from lightning_lottery.checks import check_count
 from lightning_lottery.children.conditions import FILE, read_conditions
 from lightning_lottery.children.reading import Row, read_rows
-from lightning_lottery.connectivity.judging import Judging
 from lightning_lottery.connectivity.report import PathReport
 from lightning_lottery.connectivity.stability import unit_of
 from lightning_lottery.errors import LotteryError
@@ -238,7 +237,7 @@ def _points_of_sweep(
 
 def _points_of_imp(folder: Path, reports: Mapping[Cell, PathReport], sweep: Path, left_out: int) -> Iterator[Point]:
     """Each level of each seed that is a parent of the sweep, at the step that it was rewound to."""
-    judging = next(iter(reports.values())).judging
+    any_report = next(iter(reports.values()))
     seeds = {int(path.name.removeprefix("seed-")): path for path in folder.glob("seed-*") if path.name[5:].isdecimal()}
     parents = {parent for _, parent, _ in reports}
     if not seeds.keys() & parents:
@@ -248,7 +247,7 @@ def _points_of_imp(folder: Path, reports: Mapping[Cell, PathReport], sweep: Path
         )
     for seed in sorted(seeds.keys() & parents):
         _check_same_beginning(seeds[seed] / "level-0", sweep / f"parent-{seed}" / PARENT)
-        dense_error = _recorded(seeds[seed] / "level-0", judging)
+        dense_error = _recorded(seeds[seed] / "level-0", any_report)
         for level in sorted(seeds[seed].glob("level-*"), key=lambda path: (len(path.name), path.name)):
             number = level.name.removeprefix("level-")
             if number == "0" or not number.isdecimal() or not (level / "done").exists():
@@ -257,7 +256,7 @@ def _points_of_imp(folder: Path, reports: Mapping[Cell, PathReport], sweep: Path
             step = conditions["start_step"]
             if (dense := reports.get((DENSE, seed, step))) is None:
                 raise LotteryError(f"'{level}' was rewound to step {step}, at which the sweep has no dense network.")
-            deficit, trained = _recorded(level, judging) - dense_error, conditions["end_step"] - step
+            deficit, trained = _recorded(level, any_report) - dense_error, conditions["end_step"] - step
             barrier, error = _barrier(dense, left_out), _error(dense, left_out)
             yield Point(f"imp level {number}", seed, step, barrier, None, deficit, error, trained)
 
@@ -268,10 +267,15 @@ def _check_same_beginning(level: Path, parent: Path) -> None:
         raise LotteryError(f"'{level}' and '{parent}' have one seed and began with other weights: another project's.")
 
 
-def _recorded(child: Path, judging: Judging) -> float:
-    """The error that a child recorded."""
-    value = float(row_of(read_rows(child / "results.jsonl"), judging.monitor)["value"])
-    return 1 - value if judging.mode == "max" else value
+def _recorded(child: Path, report: PathReport) -> float:
+    """The error that a child recorded, in the metric of a sweep's report and on as many samples."""
+    row = row_of(read_rows(child / "results.jsonl"), report.judging.monitor)
+    if row.get("n") not in (None, report.samples):
+        raise LotteryError(
+            f"'{child}' was tested on {row['n']} samples, the sweep's networks on {report.samples}: give both one test "
+            "set."
+        )
+    return report.judging.errors({report.judging.monitor: [float(row["value"])]})[0]
 
 
 def _trained(cell: Path) -> int:
@@ -359,7 +363,9 @@ def _sentence(method: str, score: str, result: Prediction | str) -> str:
     goes = "goes" if result.p <= 0.05 and not result.is_descriptive else "was not shown to go"
     beyond = ""
     if result.partial is not None:
-        beyond = f"; beyond the error at that step rho {result.partial:.2f} (p {result.partial_p:.2g})"
+        beyond = (
+            f"; beyond the error of dense children of that step rho {result.partial:.2f} (p {result.partial_p:.2g})"
+        )
     sentence = (
         f"{method}: among {result.parents} initialisations at the same step, a lower barrier of {whose} children "
         f"{goes} with a better ticket ({_correlation(result)}){beyond}."

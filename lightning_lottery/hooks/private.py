@@ -246,7 +246,7 @@ class BatchesOfMetric:
         self._alone = metric.clone() if self._seen and not self._is_asked else metric
 
     def of_batch(self) -> float | None:
-        """The value of the batch that was seen last; None where the metric keeps more than sums, gives several, or fails."""
+        """The value of the batch seen last; None where the metric keeps more than sums, gives several, or fails."""
         self.batches += 1
         value: Any = None
         if self._is_asked:

@@ -1,5 +1,6 @@
 import json
 import sys
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -269,6 +270,21 @@ def test_a_trial_loads_one_batch_or_some_more_where_nothing_is_right_and_keeps_t
     before = {name: value.clone() for name, value in module.state_dict().items()}
     check_evaluation(module, loader, begin, trainer=trainer(tmp_path), judging=Judging())
     assert loader.count == loaded and same(module.state_dict(), before)
+
+
+@pytest.mark.parametrize(("value", "is_refused"), [(0.0, False), (-0.1, True)])
+def test_a_trial_refuses_a_ratio_of_an_error_below_0_and_takes_one_of_a_batch_without_errors(
+    tmp_path, value, is_refused
+):
+    class Scored(Net):
+        def test_step(self, batch, batch_idx):
+            self.log("nll", value)
+
+    begin, judging = tmp_path / "begin.ckpt", Judging("nll", "min", threshold_ratio=0.02)
+    torch.save({"state_dict": Scored().state_dict()}, begin)
+    refusal = pytest.raises(LotteryError, match="that of 'nll' goes down to -0.1") if is_refused else nullcontext()
+    with refusal:
+        check_evaluation(Scored(), plain_loader(24), begin, trainer=trainer(tmp_path), judging=judging)
 
 
 def test_a_trial_refuses_a_trainer_that_evaluates_nothing(tmp_path):

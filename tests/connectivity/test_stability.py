@@ -1,25 +1,13 @@
 import math
 from dataclasses import replace
 
-import numpy as np
 import pytest
 
-from helpers.children import lines_report
+from helpers.children import in_blocks, lines_report
 from lightning_lottery import LotteryError
-from lightning_lottery.connectivity.blocks import LineBlocks
 from lightning_lottery.connectivity.judging import Judging
 from lightning_lottery.connectivity.stability import on_more, sentences_on, stability_of
 from lightning_lottery.functional.verdicts import judge
-
-
-def in_blocks(report, blocks=10, scale=0.02, seed=0):
-    """The same lines with values that vary from block to block around those of the report."""
-    draw, values = np.random.default_rng(seed), {}
-    for pair, curve in report.curves["raw"].items():
-        line = np.array(curve[report.judging.monitor])[:, None] + scale * draw.normal(size=(3, blocks))
-        line += np.array(curve[report.judging.monitor])[:, None] - line.mean(1, keepdims=True)
-        values[pair] = line.tolist()
-    return replace(report, blocks=LineBlocks([100.0] * blocks, values))
 
 
 def test_blocks_of_an_accuracy_are_judged_as_errors():

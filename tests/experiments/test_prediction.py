@@ -2,12 +2,15 @@
 
 import csv
 import json
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from helpers.children import lines_report
+from helpers.children import in_blocks, lines_report
 from helpers.sweeps import STEPS, cell, imp, sweep
 from lightning_lottery import LotteryError
+from lightning_lottery.connectivity.report import PathReport
 from lightning_lottery.experiments.prediction import predict_tickets
 
 
@@ -74,6 +77,24 @@ def test_a_sweep_of_several_test_sets_is_refused(tmp_path):
     lines_report(0.1, 0.1, 0.1, samples=7).save(other)
     with pytest.raises(LotteryError, match="different metrics or test sets"):
         predict_tickets(str(folder))
+
+
+def test_iterative_pruning_that_was_tested_on_other_samples_is_refused(tmp_path):
+    pruned = Path(imp(tmp_path / "imp"))
+    rows = pruned / "seed-3" / "level-1" / "results.jsonl"
+    rows.write_text(json.dumps(json.loads(rows.read_text()) | {"n": 7}) + "\n")
+    with pytest.raises(LotteryError, match="level-1' was tested on 7 samples, the sweep's networks on 100000"):
+        predict_tickets(str(sweep(tmp_path / "sweep")), [str(pruned)])
+
+
+def test_the_noise_floor_is_in_the_barriers_units_where_a_ratio_was_judged(tmp_path):
+    folder, floors = sweep(tmp_path), []
+    for ratio in (None, 0.1):
+        for path in folder.glob("parent-*/dense-*/lines/report.json"):
+            judged = in_blocks(PathReport.load(path))
+            replace(judged, judging=replace(judged.judging, threshold_ratio=ratio)).save(path)
+        floors.append(predict_tickets(str(folder)).noise_floor)
+    assert floors[0] == pytest.approx(floors[1]) and floors[0] > 0
 
 
 @pytest.mark.parametrize("barrier", [float("nan"), float("inf")])

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -144,6 +145,13 @@ def test_recalibrated_barriers_stand_beside_and_are_not_judged():
     assert list(report.barriers("dense", recalibrated=True)[4][0].values()) == [0.5] * 3
     assert report.judged("dense") == dense(HIGH, LOW).judged("dense")
     assert "recalibrated" not in FALLS.summary()["networks"]["dense"]["steps"]["8"]
+
+
+def test_recalibrated_barriers_are_in_the_unit_of_the_raw_ones_where_a_ratio_is_judged():
+    lines = lines_report(0.25, 0.25, 0.25, recalibrated=(0.5, 0.5, 0.5))
+    lines = replace(lines, judging=replace(lines.judging, threshold_ratio=0.1))
+    (values,) = SweepReport(0.1, {"dense": {0: {0: lines}}}).summary()["networks"]["dense"]["steps"].values()
+    assert (values["mean"], values["recalibrated"]) == (2.0, 4.0)
 
 
 def test_lines_are_means_over_parents_and_pairs_above_their_ends():

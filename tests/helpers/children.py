@@ -1,9 +1,13 @@
 """What children leave in their folders, written by hand: nothing is trained."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from lightning_lottery.children.child import Child, Row
+from lightning_lottery.connectivity.blocks import LineBlocks
 from lightning_lottery.connectivity.judging import Judging
 from lightning_lottery.connectivity.report import PathReport
 
@@ -69,3 +73,13 @@ def lines_report(
         samples=samples,
         device="cpu",
     )
+
+
+def in_blocks(report, blocks=10, scale=0.02, seed=0):
+    """The same lines with values that vary from block to block around those of the report."""
+    draw, values = np.random.default_rng(seed), {}
+    for pair, curve in report.curves["raw"].items():
+        line = np.array(curve[report.judging.monitor])[:, None] + scale * draw.normal(size=(3, blocks))
+        line += np.array(curve[report.judging.monitor])[:, None] - line.mean(1, keepdims=True)
+        values[pair] = line.tolist()
+    return replace(report, blocks=LineBlocks([100.0] * blocks, values))

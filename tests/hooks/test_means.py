@@ -74,3 +74,9 @@ def test_a_metric_averages_to_what_float32_says_of_its_mean_and_to_nothing_else(
     metric = ByBatch(np.array([0.5, 1.0]), np.array([3.0, 1.0]))
     assert metric.averages_to(float(np.float32(0.625))) and not metric.averages_to(0.75)
     assert not metric.averages_to(float("nan"))
+
+
+def test_batches_of_one_size_count_in_full_and_one_that_holds_nearly_all_alone():
+    zeros = np.zeros(4)
+    assert ByBatch(zeros, np.full(4, 7.0)).equal_batches() == pytest.approx(4)
+    assert ByBatch(zeros, np.array([1e6, 1, 1, 1])).equal_batches() == pytest.approx(1, abs=1e-5)
