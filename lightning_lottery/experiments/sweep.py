@@ -200,7 +200,10 @@ class InstabilitySweep:
         folder = Path(out)
         searches = self._searches(project, folder, labels)
         Plan(children_in(folder), []).discard(redo, folder)  # first: the waves depend on what is done
-        return Plan(children_in(folder), searches.waves())
+        waves = searches.waves()
+        if self.remaining == "equal" and not all(parent.is_done for parent in searches.parents):
+            waves = [list(searches.parents)]  # where their children end is known once the parents have ended
+        return Plan(children_in(folder), waves)
 
     def _try_before(self, searches: Searches, project: Project, folder: Path, do: Engine, console: Console) -> None:
         """A trial, where parents or children of the first round are still to be trained."""

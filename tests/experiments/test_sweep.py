@@ -1,4 +1,5 @@
 import json
+from shutil import copytree
 
 import pytest
 import torch
@@ -160,6 +161,18 @@ def test_what_is_done_is_not_done_again_and_more_steps_only_add_children(tmp_pat
     assert changed(alphas=[0, 0.25, 0.5, 0.75, 1])[1] == {f"parent-0/dense-step-{step}/lines" for step in (0, 8)}
     with pytest.raises(LotteryError, match="There is no dense-step-9 to do again: there are parent-0/parent, parent-0"):
         changed(redo=["dense-step-9"])
+
+
+def test_children_may_train_equally_long_after_their_steps_which_is_planned_once_parents_have_ended(tmp_path):
+    equal = sweep(parents=[0], steps=[0, 4], remaining="equal")
+    assert [[child.folder.name for child in wave] for wave in equal.plan(PROJECT, tmp_path).waves] == [["parent"]]
+    equal.run(PROJECT, out=tmp_path)
+    children = [json.loads(path.read_text()) for path in tmp_path.glob("parent-0/dense-*/seed-*/conditions.json")]
+    assert {(child["start_step"], child["end_step"]) for child in children} == {(0, STEPS - 4), (4, STEPS)}
+    with pytest.raises(LotteryError, match="do not say where that is: give `parents`"):
+        snapshots = tmp_path / "elsewhere" / "snapshots"
+        copytree(tmp_path / "parent-0/parent/snapshots", snapshots)
+        sweep(snapshots=[str(snapshots)], steps=[0, 4], remaining="equal").plan(PROJECT, tmp_path / "other")
 
 
 def test_parents_may_be_folders_of_snapshots(tmp_path):
