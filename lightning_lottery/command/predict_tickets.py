@@ -13,7 +13,7 @@ from lightning_lottery.functional.prediction import parents_needed
 
 def predict(arguments: Sequence[str]) -> None:
     """Join finished sweeps and iterative pruning, and write what their barriers say of their tickets."""
-    if "--plan" in " ".join(arguments):
+    if any(argument.split("=")[0] == "--plan" for argument in arguments):
         plan(arguments)
         return
     parser = parser_of("predict-tickets", predict_tickets, skip=("sweep", "imps"))

@@ -127,13 +127,10 @@ class SweepReport:
             for name, sweep in {"": self.summary(), **self.beside}.items()
             for network, content in sweep["networks"].items()
         }
-        first = next(
-            report for steps in self.reports.values() for parents in steps.values() for report in parents.values()
-        )
         heat = {network: self.lines(network) for network in self.reports}
         return {
             "barrier": barrier_over_steps(curves, self.threshold),
-            "lines": lines_over_steps(first.judging.alphas, heat, self.threshold),
+            "lines": lines_over_steps(self._first.judging.alphas, heat, self.threshold),
         }
 
     def scalars(self) -> Iterator[tuple[str, float, int]]:
@@ -148,7 +145,7 @@ class SweepReport:
     def table(self) -> Table:
         """A row for each network and step: children's error, barrier with its bounds, each parent's, verdict."""
         table = Table(
-            title=f"error barrier, threshold {self.threshold}",
+            title=f"error barrier, threshold {self._threshold}",
             caption="Bounds of the mean over parents: one-sided, 95 % each. By parent: means of its pairs.",
         )
         for column in ("network", "step", "error", "barrier", "bounds", "by parent", "verdict"):
@@ -166,6 +163,16 @@ class SweepReport:
         """k* of every network, then what contradicts it and what more seeds would do."""
         return [sentence for network in self.reports for sentence in self._sentences_on(network)]
 
+    @property
+    def _threshold(self) -> str:
+        """In words: with a ratio, barriers are in units of the ends' mean error."""
+        is_ratio = self._first.judging.threshold_ratio is not None
+        return f"{self.threshold} of the ends' mean error" if is_ratio else f"{self.threshold}"
+
+    @property
+    def _first(self) -> PathReport:
+        return next(report for steps in self.reports.values() for at in steps.values() for report in at.values())
+
     def _sentences_on(self, network: str) -> Iterator[str]:
         star, judged = self.k_star(network), self.judged(network)
         last, first = judged[max(judged)], min(judged)
@@ -175,7 +182,7 @@ class SweepReport:
         estimates = {parent: self.k_star(network, parent).estimate for parent in parents}
         single = ", ".join(f"{parent}: {_where(estimate, first)}" for parent, estimate in estimates.items())
         yield (
-            f"{network}: {verdict}. The mean barrier falls below {self.threshold} {where} (bounds, each wrong with a "
+            f"{network}: {verdict}. The mean barrier falls below {self._threshold} {where} (bounds, each wrong with a "
             f"probability of at most {100 * star.level:.0f} %: {low}, {high}); of single parents, {single}."
         )
         yield from (f"{network}: step {step} is {how}." for step, how in star.contradictions.items())

@@ -150,7 +150,9 @@ def test_recalibrated_barriers_stand_beside_and_are_not_judged():
 def test_recalibrated_barriers_are_in_the_unit_of_the_raw_ones_where_a_ratio_is_judged():
     lines = lines_report(0.25, 0.25, 0.25, recalibrated=(0.5, 0.5, 0.5))
     lines = replace(lines, judging=replace(lines.judging, threshold_ratio=0.1))
-    (values,) = SweepReport(0.1, {"dense": {0: {0: lines}}}).summary()["networks"]["dense"]["steps"].values()
+    report = SweepReport(0.1, {"dense": {0: {0: lines}}})
+    (values,) = report.summary()["networks"]["dense"]["steps"].values()
+    assert "falls below 0.1 of the ends' mean error" in report.sentences()[0]
     assert (values["mean"], values["recalibrated"]) == (2.0, 4.0)
 
 
