@@ -85,7 +85,7 @@ def blocks_of(
 def cut_into_blocks(
     batches: Batches, module: LightningModule, trainer: Trainer, split: Split, data: Any, monitor: str
 ) -> None:
-    """Have batches that are fewer than ``LEAST_BLOCKS`` evaluated in parts, where the metric is the same then.
+    """Have batches that are fewer than ``LEAST_BLOCKS`` evaluated in parts, where all metrics are the same then.
 
     A metric may not be a mean over samples, or be defined for some batch sizes only: some samples are evaluated at once
     and in quarters. Nothing is done where the Trainer limits the number of batches, which are then no others.
@@ -120,27 +120,34 @@ def _parts_for(batches: Batches) -> int:
 def _is_mean_over_samples(
     batches: Batches, module: LightningModule, trainer: Trainer, split: Split, data: Any, monitor: str
 ) -> bool:
-    """Whether the metric of some samples is the mean of its values on quarters of them.
+    """Whether all that is logged of some samples stays what it is where these come in quarters.
 
-    Where it is the same on all of these, as where all or no answers are right, that says nothing: more are taken.
+    Where the metric is the same on all of these, as where all or no answers are right, that says nothing: more are
+    taken.
     """
     first, quarters = next(iter(batches)), min(4, batches.least[0])
     # Not by this rank's number of samples, so that all ranks take as many turns: each is a collective.
     for number in _TRIED:
         some = share_of(first, 0, max(1, samples_in(first) // number))
-        tried = Batches([some, *(share_of(some, quarter, quarters) for quarter in range(quarters))])
-        with closing(Evaluator(module, trainer, tried, split, data=data)) as evaluate:
-            evaluate(lambda module: None, kept=monitor)
+        results = []
+        for pieces in ([some], [share_of(some, quarter, quarters) for quarter in range(quarters)]):
+            with closing(Evaluator(module, trainer, Batches(pieces), split, data=data)) as evaluate:
+                results += evaluate(lambda module: None, kept=monitor)
         (by_batch,) = evaluate.by_batch
-        if by_batch is None:
+        whole, parts = results
+        if by_batch is None or not math.isclose(parts[monitor], whole[monitor], rel_tol=ROUNDING, abs_tol=ROUNDING):
             return False
-        whole, parts, weights = by_batch.values[0], by_batch.values[1:], by_batch.weights[1:]
-        if not np.isclose(parts @ weights / weights.sum(), whole, rtol=ROUNDING, atol=ROUNDING):
+        if not np.allclose(
+            [parts[name] for name in whole], list(whole.values()), rtol=_BESIDE, atol=_BESIDE, equal_nan=True
+        ):
             return False
-        if not np.allclose(parts, whole, rtol=ROUNDING, atol=ROUNDING):
+        if not np.allclose(by_batch.values, whole[monitor], rtol=ROUNDING, atol=ROUNDING):
             return True
     return False
 
+
+_BESIDE = 1e-3
+"""How far, relatively, metrics that are not judged may move, by the rounding of losses in lower precision."""
 
 _TRIED = (16, 128, sys.maxsize)
 """About so many samples are evaluated to see that, and more where these do not show it."""

@@ -174,6 +174,17 @@ def test_batches_that_do_not_fit_in_memory_are_cut_one_by_one():
     assert torch.equal(torch.cat(list(batches)), torch.arange(20.0).repeat(2))
 
 
+class OfTheBatchBeside(OfTheBatch):
+    def test_step(self, batch, batch_idx):
+        self.log("test_contrast", (self.network(batch[0]) @ self.network(batch[0]).T).softmax(1).diagonal().mean())
+        Judged.test_step(self, batch, batch_idx)
+
+
+def test_a_metric_beside_the_judged_one_stays_what_it_was_as_well(tmp_path):
+    report = between(tmp_path, 20, module=OfTheBatchBeside(mlp()))
+    assert report.networks_alone == "there are 4 batches, and 8 are needed"
+
+
 class Refuses(Judged):
     def test_step(self, batch, batch_idx):
         assert len(batch[0]) in (41, 20), "another size than its author has seen"
