@@ -53,6 +53,9 @@ Kind = str | Layer
 """A kind of line: ``"raw"``, ``"recalibrated"``, ``"aligned"``, or a layer's."""
 
 
+NO_SHARES = ("loss", "nll", "mse", "mae", "perplexity", "entropy", "energy")
+"""In the names of metrics that are low where a network is good, and are no shares of samples."""
+
 MOST = 2**63
 """Above all whole numbers that a report holds: those beyond are damage, and no float holds them."""
 
@@ -112,7 +115,8 @@ class PathReport:
         """Mean error of the networks themselves; None where the monitor is no share of samples, such as a loss."""
         ends = [errors[end] for errors in map(self.errors, self.pairs) for end in (0, -1)]
         mean = sum(ends) / len(ends)
-        is_share = self.judging.mode == "max" or "loss" not in self.judging.monitor
+        # By its name: a loss may lie between 0 and 1 as an error does.
+        is_share = self.judging.mode == "max" or not any(word in self.judging.monitor for word in NO_SHARES)
         return mean if is_share and 0 <= mean <= 1 else None
 
     def errors(self, pair: Pair, kind: Kind = "raw") -> list[float]:

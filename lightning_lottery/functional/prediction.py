@@ -37,7 +37,8 @@ class Prediction:
         low: Bound of rho from below, 95 % two-sided, from a bootstrap of parents; None for few parents.
         high: Bound from above, or None.
         partial: The same correlation beyond what a third quantity explains; None without one, or where it explains all.
-        partial_p: Of ``partial``, or None.
+        partial_p: Of ``partial``, or None; where the third explains most of both, 5 % are rather 9 % (10 parents at 7
+            steps, loadings of .8, simulated).
         auc: Of pairs of a matching and another ticket at the same step, the share in which the matching one's barrier
             is lower, ties counting half; None where no step has both kinds.
         auc_pooled: The same over all steps together: confounded with the step, as both merely change with it.

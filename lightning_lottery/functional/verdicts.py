@@ -146,7 +146,8 @@ def judge(
     samples, in 99.7 % and all with 1,000; at .15 in 35 % and 74 %, and 94 % and 99.9 %. A barrier on the threshold is
     called stable in at most 4.0 %, and unstable in at most 4.3 %, where barriers vary by 20 % between parents; the more
     skewed they are the more often it is called stable: in up to 7.4 % at 40 % (3 x 2), and 14.8 % at 70 %. Then
-    ``typical`` and ``spread_of_parents`` say more than the mean.
+    ``typical`` and ``spread_of_parents`` say more than the mean. A pair of networks that differ on few samples, all to
+    one side, is called stable at the threshold more often: in up to 11 % with 360 samples, 8 % with 1,000.
 
     Args:
         barriers: Error barrier of each pair of children of each parent.
@@ -156,8 +157,8 @@ def judge(
         level: Of each one-sided test, in (0, 0.5).
 
     Raises:
-        LotteryError: No parent, a parent without a pair of children, a child without which no pair is left although
-            there are several, or blocks of other pairs.
+        LotteryError: A level outside of (0, 0.5), no parent, a parent without a pair of children, a child without whom
+            no pair is left although there are several, or blocks of other pairs.
 
     Example:
         >>> judge({0: {(0, 1): 0.3, (0, 2): 0.31, (1, 2): 0.29}}).verdict
@@ -169,6 +170,8 @@ def judge(
     Source: Frankle et al. 2020 (2 % as the threshold); Schuirmann 1987 (each of his one-sided tests); Efron & Stein
     1981 for the jackknife; Obuchowski & Rockette 1995 and Gallas 2006 for networks and samples in one variance.
     """
+    if not 0 < level < 0.5:
+        raise LotteryError(f"`level` is that of a one-sided test, in (0, 0.5), got {level}.")
     _check_parents(barriers, blocks)
     is_pair = all(len(pairs) == 1 for pairs in barriers.values())
     about = "parents" if len(barriers) > 1 else "these two networks" if is_pair else "children of this parent"
@@ -341,7 +344,7 @@ def _verdict(low: float, high: float, threshold: float) -> tuple[Verdict, str]:
 def _typical(by_parent: tuple[float, ...], threshold: float, samples: int, level: float) -> Typical:
     """The median over parents by a t-test of logarithms: their barriers are skewed, and on that scale they are not."""
     shift = 1 / (2 * samples)  # a barrier of 0 has no logarithm
-    logs = np.log(np.array(by_parent) + shift)
+    logs = np.log(np.maximum(by_parent, 0.0) + shift)
     center, count = float(logs.mean()), len(logs)
     margin = _quantile(level, count - 1) * float(logs.std(ddof=1)) / count**0.5
     median, low, high = (math.exp(log) - shift for log in (center, center - margin, center + margin))

@@ -112,6 +112,12 @@ def test_nothing_to_judge_is_an_error(barriers, says):
         judge(barriers)
 
 
+@pytest.mark.parametrize("level", [0.0, 0.5, 0.7, float("nan")])
+def test_a_level_that_no_one_sided_test_has_is_refused(level):
+    with pytest.raises(LotteryError, match="one-sided test"):
+        judge({0: PAIRS}, level=level)
+
+
 def test_so_many_more_parents_are_named_as_first_make_the_margin_smaller_than_the_distance():
     means = [0.005, 0.02, 0.017]
     stability = judge({parent: {(0, 1): mean} for parent, mean in enumerate(means)})
