@@ -14,6 +14,15 @@ ALPHAS = tuple(float(alpha) for alpha in np.linspace(0, 1, 21))
 """Where a line is evaluated by default: both ends and the middle among them."""
 
 
+NO_SHARES = ("loss", "nll", "mse", "mae", "perplexity", "entropy", "energy")
+"""In the names of metrics that are low where a network is good, and are no shares of samples."""
+
+
+def is_share(monitor: str, mode: str, values: Sequence[float]) -> bool:
+    """Whether a metric is a share of samples: by its name, as a loss may lie between 0 and 1 as an error does."""
+    return (mode == "max" or not any(word in monitor for word in NO_SHARES)) and all(0 <= v <= 1 for v in values)
+
+
 def check_monitor(line: Sequence[Mapping[str, float]], judging: "Judging") -> None:
     """Refuse what cannot be judged, given all that a module logs at each place.
 

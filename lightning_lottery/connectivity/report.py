@@ -11,7 +11,7 @@ from rich.table import Table
 from lightning_lottery.checks import is_count, is_number
 from lightning_lottery.children.reading import again
 from lightning_lottery.connectivity.blocks import LineBlocks
-from lightning_lottery.connectivity.judging import Judging
+from lightning_lottery.connectivity.judging import Judging, is_share
 from lightning_lottery.connectivity.stability import sentences_on, stability_of, unit_of
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.figures.between import layers_between, lines_between
@@ -52,9 +52,6 @@ class Layer(NamedTuple):
 Kind = str | Layer
 """A kind of line: ``"raw"``, ``"recalibrated"``, ``"aligned"``, or a layer's."""
 
-
-NO_SHARES = ("loss", "nll", "mse", "mae", "perplexity", "entropy", "energy")
-"""In the names of metrics that are low where a network is good, and are no shares of samples."""
 
 MOST = 2**63
 """Above all whole numbers that a report holds: those beyond are damage, and no float holds them."""
@@ -115,9 +112,7 @@ class PathReport:
         """Mean error of the networks themselves; None where the monitor is no share of samples, such as a loss."""
         ends = [errors[end] for errors in map(self.errors, self.pairs) for end in (0, -1)]
         mean = sum(ends) / len(ends)
-        # By its name: a loss may lie between 0 and 1 as an error does.
-        is_share = self.judging.mode == "max" or not any(word in self.judging.monitor for word in NO_SHARES)
-        return mean if is_share and 0 <= mean <= 1 else None
+        return mean if is_share(self.judging.monitor, self.judging.mode, [mean]) else None
 
     def errors(self, pair: Pair, kind: Kind = "raw") -> list[float]:
         """The monitor as an error along a pair's line: one minus it where it is better when high."""
@@ -357,11 +352,13 @@ class PathReport:
     def _on_ends(self) -> list[str]:
         """Where a barrier is nothing but a difference of the ends."""
         straight = [pair for pair in self.pairs if self.measures(pair)["error_excess"] <= ROUNDING]
-        high = [f"{self.names[i]} and {self.names[j]}" for i, j in straight if self._is_above((i, j))]
+        least = self.judging.bound * unit_of({0: self})
+        high = [
+            f"{self.names[i]} and {self.names[j]}"
+            for i, j in straight
+            if self.measures((i, j))["error_barrier"] >= least
+        ]
         return [f"{names}: the ends differ, excess 0; the line between them has no rise." for names in high]
-
-    def _is_above(self, pair: Pair) -> bool:
-        return self.stability_of_pair(pair).mean >= self.judging.bound
 
     def _notes(self) -> list[str]:
         """What the numbers of an alignment and of a midpoint rest on."""

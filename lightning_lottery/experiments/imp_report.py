@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from rich.table import Table
 
 from lightning_lottery.children.reading import Row
+from lightning_lottery.connectivity.judging import is_share
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.experiments.imp_blocks import BlocksOfTest, Tested, blocks_of_test
 from lightning_lottery.figures.density import accuracy_against_density
@@ -269,7 +270,7 @@ def _comparisons(
     """Each ticket beside the dense network, and the ticket beside each of its controls; better when high."""
     sign = 1 if mode == "max" else -1
     every = [value for of_seeds in values.values() for value in of_seeds]
-    is_share = (mode == "max" or "loss" not in monitor) and all(0 <= value <= 1 for value in every)
+    samples = blocks.samples if blocks is not None and is_share(monitor, mode, every) else 0
     comparisons = {}
     for name in values:
         if (reference := _reference_of(name)) is not None:
@@ -278,7 +279,7 @@ def _comparisons(
                 [sign * value for value in values[better]],
                 [sign * value for value in values[worse]],
                 None if blocks is None else blocks.between(better, worse, sign),
-                blocks.samples if blocks is not None and is_share else 0,
+                samples,
             )
     return comparisons
 

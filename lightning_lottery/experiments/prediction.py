@@ -82,7 +82,9 @@ class PredictionReport:
             method: {score: result if isinstance(result, str) else asdict(result) for score, result in scores.items()}
             for method, scores in self.predictions.items()
         }
-        trained = {str(point.step): point.trained for point in self.points}
+        trained: dict[str, dict[str, int]] = {}
+        for point in self.points:
+            trained.setdefault(point.method, {})[str(point.step)] = point.trained
         return {"margin": self.margin, "noise_floor": self.noise_floor, "trained": trained, "predictions": predictions}
 
     def figures(self) -> dict[str, "Figure"]:
@@ -122,14 +124,12 @@ class PredictionReport:
 
     def sentences(self) -> list[str]:
         """What was found, in words."""
-        sentences = [_sentence(method, score, result) for method, score, result in self._every()]
-        steps = sorted({(point.step, point.trained) for point in self.points})
-        if len({trained for _, trained in steps}) > 1:
-            sentences.append(
-                f"Tickets of later steps trained less ({steps[0][1]} steps after step {steps[0][0]}, {steps[-1][1]} "
-                f"after {steps[-1][0]}): within a step they are compared fairly, over steps they are not "
-                "(`remaining: equal` in the sweep)."
-            )
+        sentences = []
+        for method, score, result in self._every():
+            steps = {point.step for point in self.points if point.method == method}
+            sentences.append(_sentence(method, score, result, len(steps)))
+        for method in self.predictions:
+            sentences += _on_training(method, [point for point in self.points if point.method == method])
         return sentences
 
     def write(self, folder: Path) -> None:
@@ -356,7 +356,7 @@ def _correlation(result: Prediction) -> str:
     return f"rho {result.rho:.2f}{bounds}, p {result.p:.2g}"
 
 
-def _sentence(method: str, score: str, result: Prediction | str) -> str:
+def _sentence(method: str, score: str, result: Prediction | str, steps: int) -> str:
     whose = "the dense network's" if score == "dense" else "the pruned network's"
     if isinstance(result, str):
         return f"{method}, {whose} barrier: {result.rstrip('.')}."
@@ -370,11 +370,24 @@ def _sentence(method: str, score: str, result: Prediction | str) -> str:
         f"{method}: among {result.parents} initialisations at the same step, a lower barrier of {whose} children "
         f"{goes} with a better ticket ({_correlation(result)}){beyond}."
     )
+    if result.steps < steps:
+        sentence += f" {steps - result.steps} of {steps} steps are left out: a parent has no ticket or no number there."
     if result.is_descriptive:
         sentence += f" With {result.parents} parents this only describes them."
     elif result.low is None:
         sentence += f" Bounds are given from {BOOTSTRAPPED} parents on."
     return sentence
+
+
+def _on_training(method: str, points: Sequence[Point]) -> Iterator[str]:
+    """Where tickets of later steps trained less."""
+    steps = sorted({(point.step, point.trained) for point in points})
+    (first, long), (last, short) = steps[0], steps[-1]
+    if len({trained for _, trained in steps}) > 1:
+        yield (
+            f"{method}: tickets of later steps trained less ({long} steps after step {first}, {short} after {last}): "
+            "within a step they are compared fairly, over steps they are not (`remaining: equal` in the sweep)."
+        )
 
 
 def _number(value: float | None) -> str:

@@ -91,11 +91,8 @@ def run_recipe(
     rows = [row for children in runs.values() for child in children for row in child.records()]
     write_records(target, rows)
     summary = summarise(rows)
-    write_whole(target / "summary.json", json.dumps(summary, indent=1).encode(), "summary")
     verdicts = verdicts_of(runs)
-    content = {stage: asdict(verdict) for stage, verdict in verdicts.items()}
-    write_whole(target / "verdicts.json", json.dumps(content, indent=1).encode(), "verdicts")
-    _draw(summary, target)
+    _write(summary, {stage: asdict(verdict) for stage, verdict in verdicts.items()}, target)
     console.print(table_of(summary, title=_title(target.name, seeds)))
     for sentence in sentences_of_stages(verdicts, len(seeds)):
         console.print(sentence, soft_wrap=True)
@@ -147,6 +144,12 @@ def _title(recipe: str, seeds: Sequence[int]) -> str:
     if len(seeds) == 1:
         return f"{recipe}, seed {seeds[0]}"
     return f"{recipe}, seeds {', '.join(map(str, seeds))}: mean ± standard deviation"
+
+
+def _write(summary: dict[str, Any], verdicts: dict[str, Any], target: Path) -> None:
+    write_whole(target / "summary.json", json.dumps(summary, indent=1).encode(), "summary")
+    write_whole(target / "verdicts.json", json.dumps(verdicts, indent=1).encode(), "verdicts")
+    _draw(summary, target)
 
 
 def _draw(summary: dict[str, Any], target: Path) -> None:

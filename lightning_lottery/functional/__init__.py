@@ -23,6 +23,8 @@ from lightning_lottery.functional.crossed import Crossed as Crossed
 from lightning_lottery.functional.crossed import Form as Form
 from lightning_lottery.functional.crossed import covariance_of_samples as covariance_of_samples
 from lightning_lottery.functional.crossed import crossed_variance as crossed_variance
+from lightning_lottery.functional.crossed import rounding_variance as rounding_variance
+from lightning_lottery.functional.crossed import upper_quantile as upper_quantile
 from lightning_lottery.functional.iterative import check_prune_fraction as check_prune_fraction
 from lightning_lottery.functional.iterative import levels_to as levels_to
 from lightning_lottery.functional.iterative import prune_further as prune_further

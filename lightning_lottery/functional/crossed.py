@@ -15,6 +15,18 @@ LEAST_BLOCKS = 8
 """With fewer blocks of samples their variance is too uncertain to stand beside that of networks."""
 
 
+def upper_quantile(level: float, freedom: float) -> float:
+    """Upper quantile of Student's t."""
+    from scipy.special import stdtrit
+
+    return float(stdtrit(freedom, 1 - level))
+
+
+def rounding_variance(size: float) -> float:
+    """A variance that metrics of that size, logged in float32, have where nothing varies."""
+    return (1e-7 * (1 + abs(size))) ** 2
+
+
 class Form(NamedTuple):
     """How networks alone estimate the variance of a mean: the quadratic form ``values' matrix values``.
 

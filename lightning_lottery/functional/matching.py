@@ -17,6 +17,8 @@ from lightning_lottery.functional.crossed import (
     Form,
     covariance_of_samples,
     crossed_variance,
+    rounding_variance,
+    upper_quantile,
 )
 from lightning_lottery.functional.verdicts import MOST, POWER
 
@@ -140,7 +142,7 @@ def judge_matching(
     if (crossed := paired.crossed) is None:
         return estimate
     error = crossed.variance**0.5
-    reach = _quantile(level, crossed.freedom) * error
+    reach = upper_quantile(level, crossed.freedom) * error
     estimate = replace(
         estimate,
         low=paired.mean - reach,
@@ -297,7 +299,7 @@ def _paired(values: Sequence[float], reference: Sequence[float], blocks: SeedBlo
     differences = np.asarray(values, dtype=float) - np.asarray(reference, dtype=float)
     if not np.isfinite(differences).all() or (blocks is not None and not np.isfinite(blocks.differences).all()):
         return _Paired(differences, None, None, "a value is not finite")
-    rounding = (1e-7 * (1 + float(np.abs([*values, *reference]).max()))) ** 2
+    rounding = rounding_variance(float(np.abs([*values, *reference]).max()))
     n = len(differences)
     forms = [Form((np.eye(n) - 1 / n) / (n * (n - 1)), n - 1)] if n > 1 else []
     if blocks is None:
@@ -376,13 +378,6 @@ def _parts_of_samples(covariance: Floats | None, crossed: Crossed) -> tuple[floa
     together = float(covariance.sum() - np.trace(covariance)) / (n * (n - 1))
     shared = min(max(together, 0.0), crossed.samples)
     return shared, (crossed.samples - shared) * n
-
-
-def _quantile(level: float, freedom: float) -> float:
-    """Upper quantile of Student's t."""
-    from scipy.special import stdtrit
-
-    return float(stdtrit(freedom, 1 - level))
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,8 @@ from lightning_lottery.functional.crossed import (
     Form,
     covariance_of_samples,
     crossed_variance,
+    rounding_variance,
+    upper_quantile,
 )
 
 Verdict = Literal["stable", "unstable", "undecided"]
@@ -189,10 +191,10 @@ def judge(
     if not networks.forms:
         return replace(estimate, reason="one pair gives an estimate, no verdict")
     variance = max(float(networks.values @ form.matrix @ networks.values) for form in networks.forms)
-    if variance <= _rounding(mean):
+    if variance <= rounding_variance(mean):
         return replace(estimate, standard_error=0.0, reason="no spread between networks is no certainty")
     freedom = networks.forms[0].freedom
-    margin = _quantile(level, freedom) * variance**0.5
+    margin = upper_quantile(level, freedom) * variance**0.5
     stability = _decide(estimate, mean - margin, mean + margin)
     return _with_more(
         replace(stability, standard_error=variance**0.5), networks, Crossed(variance, 0.0, freedom, 1.0), level
@@ -291,12 +293,12 @@ def _judge_crossed(estimate: Stability, networks: _Networks, blocks: Blocks, sam
     )
     _, high, crossed = highest
     low, _, _ = fitted
-    if crossed.variance <= _rounding(estimate.mean):
+    if crossed.variance <= rounding_variance(estimate.mean):
         # Not one block tells the networks apart: as sure as if they differed on a single sample, and no surer.
         if not samples:
             return replace(estimate, standard_error=0.0, reason="no spread between networks is no certainty")
         crossed = replace(crossed, samples=1 / samples**2)
-        low, high = (estimate.mean + sign * _quantile(level, crossed.freedom) / samples for sign in (-1, 1))
+        low, high = (estimate.mean + sign * upper_quantile(level, crossed.freedom) / samples for sign in (-1, 1))
     stability = replace(
         _decide(estimate, min(low, high), high),
         standard_error=crossed.variance**0.5,
@@ -310,20 +312,8 @@ def _bounded(values: Floats, networks: _Networks, blocks: Blocks, level: float) 
     means = values @ (blocks.weights / blocks.weights.sum())
     covariance = covariance_of_samples(values, blocks.weights)
     crossed = crossed_variance(means, covariance, networks.weights, networks.forms, len(blocks.weights))
-    mean, margin = float(networks.weights @ means), _quantile(level, crossed.freedom) * crossed.variance**0.5
+    mean, margin = float(networks.weights @ means), upper_quantile(level, crossed.freedom) * crossed.variance**0.5
     return mean - margin, mean + margin, crossed
-
-
-def _rounding(mean: float) -> float:
-    """A variance that metrics logged in float32 have where nothing varies."""
-    return (1e-7 * (1 + abs(mean))) ** 2
-
-
-def _quantile(level: float, freedom: float) -> float:
-    """Upper quantile of Student's t."""
-    from scipy.special import stdtrit
-
-    return float(stdtrit(freedom, 1 - level))
 
 
 def _decide(estimate: Stability, low: float, high: float) -> Stability:
@@ -346,7 +336,7 @@ def _typical(by_parent: tuple[float, ...], threshold: float, samples: int, level
     shift = 1 / (2 * samples)  # a barrier of 0 has no logarithm
     logs = np.log(np.maximum(by_parent, 0.0) + shift)
     center, count = float(logs.mean()), len(logs)
-    margin = _quantile(level, count - 1) * float(logs.std(ddof=1)) / count**0.5
+    margin = upper_quantile(level, count - 1) * float(logs.std(ddof=1)) / count**0.5
     median, low, high = (math.exp(log) - shift for log in (center, center - margin, center + margin))
     verdict = "undecided" if not margin else _verdict(low, high, threshold)[0]
     return Typical(median, low, high, verdict)

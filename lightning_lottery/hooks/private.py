@@ -230,7 +230,8 @@ def restore_metric_(metric: Metric, states: Mapping[str, Any], updates: int) -> 
 class BatchesOfMetric:
     """What a metric object says of each batch by itself: what ``forward`` gave, else the sums that were added to it.
 
-    The metric is only read: the sums of a batch are how far its states moved.
+    Its states are only read: the sums of a batch are how far they moved. What its last ``forward`` gave is forgotten
+    once it was taken.
 
     Args:
         metric: Before whose reset all batches are; it has seen the first one.

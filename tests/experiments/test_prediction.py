@@ -41,7 +41,9 @@ def test_everything_is_written_and_the_figure_is_there(tmp_path):
 
 def test_tickets_that_trained_less_after_later_steps_are_said_to(tmp_path):
     sentences = predict_tickets(str(sweep(tmp_path / "common"))).sentences()
-    assert any("Tickets of later steps trained less (30 steps after step 0, 10 after 20)" in s for s in sentences)
+    assert any(
+        "synflow: tickets of later steps trained less (30 steps after step 0, 10 after 20)" in s for s in sentences
+    )
     for parent in range(5):
         for step in STEPS:
             for network in ("dense", "synflow"):
@@ -101,7 +103,9 @@ def test_the_noise_floor_is_in_the_barriers_units_where_a_ratio_was_judged(tmp_p
 def test_a_step_at_which_a_child_diverged_is_left_out(barrier, tmp_path):
     folder = sweep(tmp_path)
     lines_report(barrier, 0.5, 0.5).save(folder / "parent-1" / "dense-step-0" / "lines" / "report.json")
-    assert predict_tickets(str(folder)).predictions["synflow"]["dense"].steps == 2
+    report = predict_tickets(str(folder))
+    assert report.predictions["synflow"]["dense"].steps == 2
+    assert "1 of 3 steps are left out: a parent has no ticket or no number there." in report.sentences()[0]
 
 
 def test_few_parents_only_describe_and_two_cannot_be_compared(tmp_path):

@@ -3,7 +3,14 @@ import pytest
 from scipy import stats
 
 from lightning_lottery import LotteryError
-from lightning_lottery.functional.crossed import Blocks, Form, covariance_of_samples, crossed_variance
+from lightning_lottery.functional.crossed import (
+    Blocks,
+    Form,
+    covariance_of_samples,
+    crossed_variance,
+    rounding_variance,
+    upper_quantile,
+)
 
 HALVES = Form(np.array([[0.25, -0.25], [-0.25, 0.25]]), freedom=1.0)
 """Half the variance of two values: that of their mean."""
@@ -76,3 +83,9 @@ def test_for_wrong_answers_the_noise_floor_is_of_the_share_on_which_two_networks
     floor = Blocks(np.ones(samples), {0: {(0, 1): line}}).noise_floor()
     share = (wrong[0] != wrong[1]).mean()
     assert floor == pytest.approx(0.68 * (share / samples) ** 0.5, rel=0.01)
+
+
+def test_quantiles_are_student_s_and_what_float32_rounds_counts_as_nothing():
+    assert upper_quantile(0.05, 2) == pytest.approx(2.919985580)
+    shares = np.float32([0.1, 0.1]).astype(float) - 0.1  # one number, logged in float32 and in float64
+    assert 0 < np.abs(shares).max() ** 2 < rounding_variance(0.1) < (1 / 10_000) ** 2
