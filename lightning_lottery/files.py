@@ -250,15 +250,22 @@ def write_table(path: Location, rows: Sequence[Mapping[str, Any]], what: str, *,
     write_whole(path, text.getvalue().encode(), what)
 
 
-def write_image(path: Location, figure: "Figure") -> None:
-    """Write a figure as PNG.
+def write_image(folder: Location, name: str, figure: "Figure") -> None:
+    """Write a figure as ``NAME.png`` and ``NAME.svg``: the same bytes for the same figure.
 
     Raises:
-        LotteryError: It cannot be written.
+        LotteryError: One cannot be written.
     """
-    image = BytesIO()
-    figure.savefig(image, format="png", dpi=120)
-    write_whole(path, image.getvalue(), "figure")
+    from matplotlib import style
+
+    from lightning_lottery.figures.style import STYLE
+
+    # Ticks are made only when a figure is drawn, by the settings of that moment: a notebook's may be white on black.
+    with style.context(["default", STYLE]):
+        for ending, options in (("png", {"dpi": 120}), ("svg", {"metadata": {"Date": None}})):
+            image = BytesIO()
+            figure.savefig(image, format=ending, facecolor="white", **options)
+            write_whole(folder / f"{name}.{ending}", image.getvalue(), "figure")
 
 
 def hash_of_tensors(tensors: "Mapping[str, Tensor]") -> str:

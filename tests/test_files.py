@@ -5,6 +5,9 @@ import fcntl
 from pathlib import Path
 
 import fsspec
+import matplotlib
+import matplotlib.image
+import matplotlib.style
 import pytest
 from matplotlib.figure import Figure
 
@@ -66,7 +69,10 @@ def test_a_folder_whose_lock_cannot_be_had_is_named_and_what_the_block_raises_is
 
 def test_what_cannot_be_written_is_refused_by_its_name_and_leaves_nothing(tmp_path):
     (tmp_path / "file").write_text("")
-    for write in (lambda path: write_table(path, [], "norms"), lambda path: write_image(path, Figure())):
+    for write in (
+        lambda path: write_table(path, [], "norms"),
+        lambda path: write_image(path.parent, path.stem, Figure()),
+    ):
         with pytest.raises(LotteryError, match="The (norms|figure) '.*' could not be written"):
             write(tmp_path / "file" / "t.csv")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
@@ -93,9 +99,22 @@ def test_what_is_written_under_a_url_is_read_from_there_and_from_nowhere_else(tm
     write_whole(folder / "a", b"first", "text")
     write_whole(folder / "a", b"second", "text")
     write_table(folder / "deep" / "t.csv", [{"a": 1}], "norms")
-    write_image(folder / "f.png", Figure())
+    write_image(folder, "f", Figure())
     assert opened(folder / "a").read() == b"second" and opened(folder / "deep" / "t.csv").read() == b"a\r\n1\r\n"
-    assert len(fsspec.filesystem("memory").find("files/run")) == 3 and not list(tmp_path.iterdir())
+    assert len(fsspec.filesystem("memory").find("files/run")) == 4 and not list(tmp_path.iterdir())
+
+
+def test_a_figure_is_written_for_screens_and_for_papers_the_same_bytes_each_time_on_white_paper(tmp_path):
+    for folder in ("first", "second"):
+        figure = Figure(figsize=(2, 2))
+        figure.add_subplot().plot([0, 1], [1, 0])
+        with matplotlib.style.context("dark_background"):
+            write_image(tmp_path / folder, "f", figure)
+    for name in ("f.png", "f.svg"):
+        assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes()
+    svg = (tmp_path / "first" / "f.svg").read_text()
+    assert "dc:date" not in svg and 'style="fill: #ffffff"' in svg
+    assert matplotlib.image.imread(tmp_path / "first" / "f.png")[0, 0].tolist() == [1, 1, 1, 1]
 
 
 def test_whatever_a_store_raises_is_one_sentence_with_the_url(monkeypatch):

@@ -141,7 +141,7 @@ class PredictionReport:
         write_table(folder / "points.csv", self.rows(), "points")
         write_whole(folder / "summary.json", json.dumps(self.summary(), indent=1).encode(), "summary")
         for name, figure in self.figures().items():
-            write_image(folder / f"{name}.png", figure)
+            write_image(folder, name, figure)
 
     def _every(self) -> Iterator[tuple[str, str, Prediction | str]]:
         for method, scores in self.predictions.items():

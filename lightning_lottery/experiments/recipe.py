@@ -164,7 +164,7 @@ def _draw(summary: dict[str, Any], target: Path) -> None:
         for metric in drawn
     }
     if values:
-        write_image(target / "summary.png", stages_over_seeds(values, target.name))
+        write_image(target, "summary", stages_over_seeds(values, target.name))
 
 
 def _moments(values: list[float]) -> dict[str, Any]:

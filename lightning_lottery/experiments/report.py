@@ -67,7 +67,7 @@ def write(
     write_table(folder / "results.csv", rows, "records")
     write_whole(folder / "summary.json", json.dumps(report.summary(), indent=1).encode(), "summary")
     for name, figure in figures.items():
-        write_image(folder / f"{name}.png", figure)
+        write_image(folder, name, figure)
     with _board(folder / run) as writer:
         for name, value, step in report.scalars():
             writer.add_scalar(name, value, step)

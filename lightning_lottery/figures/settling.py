@@ -40,7 +40,7 @@ def norms_with_draws(
     colours = {rule: f"C{i % 10}" for i, rule in enumerate(rules)}
     words = {name: [*dict.fromkeys(one.word for one in margins.get(name, {}).values())] for name in norms}
     number = len(norms) + sum(map(len, words.values()))
-    figure, all_axes = panels(number, (10, 0.6 + 2.2 * max(1, number)), upright=True)
+    figure, all_axes = panels(number, (10, 0.6 + 2.2 * max(1, number)), columns=1)
     panel = iter(all_axes)
     for name, series in norms.items():
         axes = next(panel)

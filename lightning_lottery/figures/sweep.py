@@ -35,7 +35,7 @@ def barrier_over_steps(curves: Mapping[str, Mapping[int, Mapping[str, Any]]], th
             axes.plot([step] * len(means), means, ".", color=color, alpha=0.5, markersize=4)
     axes.axhline(threshold, **THRESHOLD, label="threshold")
     every_step = sorted({step for points in curves.values() for step in points})
-    ticks_at(axes, every_step, [str(step) for step in every_step], rotation=45)
+    ticks_at(axes, every_step, [str(step) for step in every_step])
     # By the means alone: with few children the bounds are so wide that the curve would be flat below them.
     top = max([threshold, *(point["mean"] or 0 for points in curves.values() for point in points.values())])
     axes.set_ylim(-0.1 * top, 1.6 * top)

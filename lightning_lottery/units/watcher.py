@@ -178,7 +178,7 @@ class UnitWatcher:
             "distances": mask_distances({name: (steps, d.tolist()) for name, (steps, d) in matrices.items()}),
         }
         for name, figure in figures.items():
-            write_image(folder / f"{name}.png", figure)
+            write_image(folder, name, figure)
         return figures
 
     def _margins(self) -> dict[str, dict[str, Margins]]:
