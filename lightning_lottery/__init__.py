@@ -43,6 +43,8 @@ if TYPE_CHECKING:
     from lightning_lottery.units.saved import save_shrunk as save_shrunk
     from lightning_lottery.units.scores import unit_masks as unit_masks
 
+__version__: str  # as installed; see __getattr__
+
 # Each public name and the module it stands in, in reading order. A name is imported when it is first asked for: the
 # command's first answer and the script that needs one schedule do not wait for torch and Lightning.
 _MODULES = {
@@ -90,6 +92,8 @@ __all__ = list(_MODULES)  # noqa: PLE0605 (of strings)
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return import_module("importlib.metadata").version(__name__)
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     globals()[name] = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)  # so that this is asked once

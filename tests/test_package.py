@@ -8,6 +8,7 @@ from itertools import chain
 from pathlib import Path
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 from packaging.version import Version
 
@@ -62,6 +63,44 @@ def test_every_public_name_touched_loads_nothing_that_lightning_does_not():
     assert added == []
 
 
+# What a pruning callback does without. Lightning itself loads some of them, so that nothing run would show who did.
+HEAVY = {
+    *("distributed", "matplotlib", "pandas", "pymannkendall", "scipy", "sklearn", "statsmodels", "tensorboard"),
+    *("timm", "torch_pruning", "torchvision", "transformers"),
+}
+MODULES = sorted(path for path in PACKAGE.rglob("*.py") if "zoo" not in path.parts)
+
+
+def imported_at_once(path):
+    """What a module's own import brings: not what its functions import, nor what type checkers alone read."""
+    todo = list(ast.parse(path.read_text(encoding="utf-8")).body)
+    while todo:
+        node = todo.pop()
+        if isinstance(node, ast.Import):
+            yield from (alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield (node.module or "").partition(".")[0]
+        elif not (
+            isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
+            or (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")
+        ):
+            todo.extend(ast.iter_child_nodes(node))
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
+def test_what_is_heavy_is_imported_by_the_function_that_needs_it(path):
+    assert HEAVY.isdisjoint(imported_at_once(path))
+
+
+def test_an_import_at_once_is_seen_wherever_it_stands(tmp_path):
+    module = tmp_path / "module.py"
+    module.write_text(
+        "import a.b\ntry:\n    from c.d import e\nexcept ImportError:\n    import f\nclass G:\n    import h\n"
+        "if TYPE_CHECKING:\n    import unseen\ndef i():\n    import unseen\n"
+    )
+    assert set(imported_at_once(module)) == {"a", "c", "f", "h"}
+
+
 def test_every_public_name_exists_is_listed_once_and_shown():
     names = lightning_lottery.__all__
     assert names and len(names) == len(set(names))
@@ -114,6 +153,35 @@ def test_the_module_is_the_command():
     assert "usage: " in run.stdout.lower()
 
 
+def project():
+    return tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+
+def test_the_version_is_that_of_the_project():
+    assert lightning_lottery.__version__ == project()["version"]
+
+
+def test_the_citation_names_this_version_and_this_licence():
+    citation = yaml.safe_load((PACKAGE.parent / "CITATION.cff").read_text(encoding="utf-8"))
+    assert (citation["version"], citation["license"]) == (project()["version"], project()["license"])
+    assert citation["title"].startswith(project()["name"])
+
+
+FORMS = sorted((PACKAGE.parent / ".github/ISSUE_TEMPLATE").glob("*.yml"))
+
+
+@pytest.mark.parametrize("path", FORMS, ids=lambda path: path.name)
+def test_an_issue_form_can_be_read_and_tells_its_questions_apart(path):
+    form = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if path.name == "config.yml":
+        assert form == {"blank_issues_enabled": True}
+        return
+    assert form["name"] and form["description"]
+    names = [question["id"] for question in form["body"]]
+    assert names and len(names) == len(set(names))
+    assert all(question["attributes"]["label"] for question in form["body"])
+
+
 def lowest(requirements):
     """Name to the lowest release that a requirement allows; none where it has no lower bound."""
     bounds = {}
@@ -124,13 +192,11 @@ def lowest(requirements):
 
 
 def test_every_dependency_has_a_lower_bound_and_it_is_the_release_that_make_lowest_tests():
-    root = PACKAGE.parent
-    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    extras = project["optional-dependencies"]
-    used = [*project["dependencies"], *chain(*(extras[name] for name in extras if name != "test"))]
+    extras = project()["optional-dependencies"]
+    used = [*project()["dependencies"], *chain(*(extras[name] for name in extras if name != "test"))]
     bounds = lowest([*used, *extras["test"]])
     assert [name for name in lowest(used) if len(bounds[name]) != 1] == []
-    lines = (root / "tests/lowest.txt").read_text(encoding="utf-8").splitlines()
+    lines = (PACKAGE.parent / "tests/lowest.txt").read_text(encoding="utf-8").splitlines()
     pins = [line for line in lines if "==" in line]
     assert len(pins) == len(lowest(pins))
     assert lowest(pins) == {name: bound for name, bound in bounds.items() if bound}
