@@ -13,7 +13,12 @@ def test_the_command_writes_points_figure_and_summary_and_says_what_they_say(tmp
     said = " ".join(capsys.readouterr().out.split())
     assert "synflow: among 5 initialisations at the same step, a lower barrier" in said and "points.csv" in said
     assert json.loads((tmp_path / "out" / "summary.json").read_text())["margin"] == 0.02
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"points.csv", "summary.json", "prediction.png"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "points.csv",
+        "summary.json",
+        "prediction.png",
+        "prediction.svg",
+    }
 
 
 @pytest.mark.parametrize("words", [["--plan", "r=0.7"], ["--plan=r=0.7,steps=7"]])

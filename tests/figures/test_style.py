@@ -1,6 +1,6 @@
 import math
 
-import matplotlib
+import matplotlib.style
 import pytest
 from matplotlib.figure import Figure
 
