@@ -64,6 +64,9 @@ class ExactResume(SavingCallback):
         super().__init__(name)
         self.interval = interval
         self.seed = seed
+        self.goes_on_its_run = True
+        """Whether a checkpoint that a fit begins at is its own run's: a child of another run has its own order of the
+        data on purpose."""
         self._reset()
 
     def _reset(self) -> None:
@@ -103,7 +106,7 @@ class ExactResume(SavingCallback):
         self._loader_states = self._logged = self._complete_until = None
         loaders = training_loader(trainer).flattened
         lost = [loader for loader in loaders if not hasattr(loader, "load_state_dict") or sized_len(loader) is None]
-        if self._resumed and trainer.ckpt_path is not None and lost:
+        if self._resumed and self.goes_on_its_run and trainer.ckpt_path is not None and lost:
             # What has no length is read a batch ahead, and its state says so.
             rank_zero_warn(
                 f"The training loader ({type(lost[0]).__name__}) cannot go on in the middle of an epoch: the "

@@ -71,6 +71,9 @@ def train(child: Child, resume: str, project: Project | None = None) -> list[Row
                 callbacks.append(by_batch)
             if not any(isinstance(callback, ExactResume) for callback in callbacks):
                 callbacks.append(ExactResume())
+            for callback in callbacks:
+                if isinstance(callback, ExactResume):
+                    callback.goes_on_its_run = bool(resume)
             callbacks.insert(0, _EndsAtStep())
         return callbacks
 

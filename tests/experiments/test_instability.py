@@ -1,6 +1,7 @@
 import json
 import os
 import re
+import warnings
 from io import StringIO
 
 import numpy as np
@@ -68,6 +69,23 @@ def analysed(parent, tmp_path_factory):
     out = tmp_path_factory.mktemp("analysed")
     report = Analysis(layer_alphas=(0, 0.5, 1), seeds=(1, 2, 3)).run(parent / "snapshots/step=5.ckpt", out=out)
     return report, out
+
+
+class Shuffled(Data):
+    """An ordinary loader, which has no state to restore: in mid-epoch it begins anew."""
+
+    def train_dataloader(self):
+        return plain_loader(shuffle=True)
+
+
+def test_an_analysis_of_a_tiny_project_warns_of_nothing_though_its_children_begin_in_mid_epoch(tmp_path):
+    trainer(tmp_path / "parent", ExactResume(), Snapshots([5])).fit(Net(), Shuffled())
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        Analysis(data=Shuffled, seeds=(1, 2)).run(tmp_path / "parent/snapshots/step=5.ckpt", out=tmp_path / "out")
+    texts = [str(warning.message) for warning in caught]
+    assert [text for text in texts if "order of the data" in text or "not resumable" in text] == []
+    assert [warning for warning in caught if "lightning_lottery" in warning.filename] == []
 
 
 def test_the_same_seed_twice_is_the_same_network_and_its_barrier_is_exactly_zero(parent, tmp_path):
