@@ -50,6 +50,11 @@ def without_repeats(loggers: Sequence[Logger], last: int) -> Iterator[None]:
             vars(logger).pop("log_metrics", None)
 
 
+def takes_figures(trainer: Trainer) -> bool:
+    """Whether any logger takes figures, so that drawing one is worth its time."""
+    return any(hasattr(getattr(logger, "experiment", None), "add_figure") for logger in trainer.loggers)
+
+
 def draw_to_all(trainer: Trainer, key: str, figure: "Figure", step: int) -> None:
     """Hand a figure to every logger that takes figures: TensorBoard's kind, whose ``experiment`` has ``add_figure``."""
     for logger in trainer.loggers:

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 
 from lightning_lottery.checks import check_count, check_word, is_number
 from lightning_lottery.errors import LotteryError
-from lightning_lottery.files import hash_of_tensors
+from lightning_lottery.files import Location, hash_of_tensors, write_image, write_table
 from lightning_lottery.functional.masks import Masks, Scores, keep_top, overlap
 from lightning_lottery.functional.schedules import Schedule
 from lightning_lottery.hooks.clock import (
@@ -25,8 +25,9 @@ from lightning_lottery.hooks.clock import (
     refuse_another_module,
     resolve,
 )
+from lightning_lottery.hooks.history import COLUMNS, History
 from lightning_lottery.hooks.left_out import copies, missed
-from lightning_lottery.hooks.loggers import folder_of, log_to_all
+from lightning_lottery.hooks.loggers import draw_to_all, folder_of, log_to_all, takes_figures
 from lightning_lottery.hooks.masked import Masked, check_agreement, cloned
 from lightning_lottery.hooks.named import NamedCallback
 from lightning_lottery.hooks.resuming import check_state, check_tensors, reading_state, start_clock
@@ -43,6 +44,11 @@ class MaskCallback(NamedCallback):
 
     After an optimizer step that happened: ``observe``, and where a new mask is due: schedule, ``scores``, ``keep_top``,
     install, log. All state is saved in checkpoints; every rank holds the same masks, compared by hash at each change.
+
+    When the fit ends, the run's folder holds ``ticket.safetensors``, and where masks changed ``pruning.png``,
+    ``pruning.svg`` and their numbers ``pruning.csv``: the fraction removed of each layer over steps, above target and
+    achieved sparsity, above training loss and mask change (the loss in at most 1,000 points, each a mean; at most 500
+    updates). Loggers that take figures get the picture at validations too, each time the fit is a tenth further on.
 
     Args:
         schedule: Sparsity by optimizer step, or None for masks that never change.
@@ -101,6 +107,8 @@ class MaskCallback(NamedCallback):
         self._weights_hash: dict[str, str] = {}
         self._dead: set[str] = set()
         self._is_shown = False
+        self._history = History()
+        self._drawn_at = 0  # the step of the last picture that loggers got
 
     # What a method says.
 
@@ -299,6 +307,8 @@ class MaskCallback(NamedCallback):
         self._is_shown = False
         start_clock(self.clock, trainer, self.label)
         self._upkeep.begin(trainer)
+        if is_new:
+            self._history.update(self.step, self._target, list(self._masked.counts.values()), None)
         if not self.frozen:
             return
         self._upkeep.make_true(trainer)
@@ -326,11 +336,12 @@ class MaskCallback(NamedCallback):
         else:
             self._upkeep.remembers_removed = True
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any = None, *_: Any) -> None:
         self._upkeep.follow(trainer, self.step, is_promised=self._is_promised)
         if not self.clock.tick(trainer):
             self._upkeep.after_batch()
             return
+        self._history.see(self.step, outputs, trainer.log_every_n_steps)  # type: ignore[attr-defined]
         self.observe(self._masked.params, self.step)
         if self._is_due(self.step):
             self._update(trainer)
@@ -361,6 +372,10 @@ class MaskCallback(NamedCallback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._upkeep.is_unsure = True  # who swapped weights for validation swaps them back
+        # A picture takes as long as many a step: the next one comes when the fit is a tenth further on.
+        is_further = self.step > self._drawn_at and 10 * self.step >= 11 * self._drawn_at
+        if is_further and self._has_pruned and trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
+            self._draw(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._upkeep.follow(trainer, self.step, is_promised=self._is_promised)
@@ -386,6 +401,10 @@ class MaskCallback(NamedCallback):
             path = folder / self._ticket_file
             self.ticket().save(path)
             rank_zero_info(f"{self.label}: sparsity {self.sparsity:.4f} of the scope; the ticket is '{path}'.")
+            if self._has_pruned:
+                rows = self._history.rows([*self._masked.counts])
+                write_table(folder / f"{self.named('pruning')}.csv", rows, "history of masks", columns=COLUMNS)
+                self._write_pictures(trainer, folder)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Mask what is saved: another callback may have put averaged weights there."""
@@ -412,6 +431,7 @@ class MaskCallback(NamedCallback):
             "target": self._target,
             "between": None if self._resolved is None else [int(self._resolved.begin), int(self._resolved.end)],
             "weights_hash": dict(self._weights_hash),
+            "history": self._history.state_dict(),
             **self.method_state(),
         }
 
@@ -444,6 +464,8 @@ class MaskCallback(NamedCallback):
             self._resolved = self.schedule.over(*state["between"])
         self._upkeep.masked = Masked({name: saved[name].clone() for name in params}, params)
         self._weights_hash = dict(state["weights_hash"])
+        if "history" in state:  # earlier versions kept none: then it begins here
+            self._history.load_state_dict(state["history"], len(params))
         self.load_method_state(state)
 
     # Masks.
@@ -516,12 +538,30 @@ class MaskCallback(NamedCallback):
             **changes,
         }
         self._to_loggers(trainer, values)
+        self._history.update(self.step, target, list(layers.values()), changes.get("mask/change"))
         if new := sorted({name for name, (kept, total) in layers.items() if total and not kept} - self._dead):
             self._dead.update(new)
             rank_zero_warn(
                 f"{self.label} keeps no weight of {', '.join(new)} at step {self.step}: nothing passes through there. "
                 "Exclude it from the scope, rank per='tensor', or ask for less sparsity."
             )
+
+    @property
+    def _has_pruned(self) -> bool:
+        """Whether masks have changed, or are to: a ticket that is only trained has no picture."""
+        return len(self._history.updates) > 1 or self.schedule is not None
+
+    def _draw(self, trainer: Trainer) -> None:
+        """Hand the picture of the fit so far to the loggers that take figures."""
+        self._drawn_at = self.step
+        if takes_figures(trainer) and trainer.is_global_zero:
+            draw_to_all(trainer, self._key("pruning"), self._history.figure([*self._masked.counts], self.step), self.step)
+
+    def _write_pictures(self, trainer: Trainer, folder: Location) -> None:
+        """Write the picture of the whole fit, and hand it to the loggers that take figures."""
+        figure = self._history.figure([*self._masked.counts], self.step)
+        write_image(folder, self.named("pruning"), figure)
+        draw_to_all(trainer, self._key("pruning"), figure, self.step)
 
     def _to_loggers(self, trainer: Trainer, values: Mapping[str, float]) -> None:
         """Write values beside the step's own, whatever ``log_every_n_steps`` leaves out."""
