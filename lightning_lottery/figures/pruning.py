@@ -5,7 +5,17 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from lightning_lottery.figures.style import COLOR_MAP, COLORS, INK, PALE, name_ends, panels, per_cent, percentage, styled
+from lightning_lottery.figures.style import (
+    COLOR_MAP,
+    COLORS,
+    INK,
+    PALE,
+    name_ends,
+    panels,
+    per_cent,
+    percentage,
+    styled,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,7 +34,7 @@ def pruning_over_steps(
     change: Sequence[tuple[int, float]],
     end: int,
 ) -> "Figure":
-    """Layers by steps, coloured by the fraction removed, over target and achieved sparsity, over training loss and change.
+    """Layers by steps, coloured by the fraction removed, over sparsity asked for and achieved, over loss and mask change.
 
     Args:
         steps: Optimizer steps at which masks were noted, rising; from each on to the next they stayed as they were.

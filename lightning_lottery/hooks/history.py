@@ -122,7 +122,7 @@ class History:
             outputs: As Lightning hands them to ``on_train_batch_end``: a loss, a mapping with one, or neither.
             interval: Steps until the host is asked for.
         """
-        loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
+        loss: Any = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
         if isinstance(loss, Tensor) and loss.numel() == 1:
             # A copy: whoever steps by hand may give a tensor that the next batch is written into. It stays on its
             # device, since asking a GPU for a number in every step would stop it in every step.
@@ -218,7 +218,7 @@ class History:
         shapes = tuple(removed.shape), tuple(state["layers"].shape)
         if shapes != ((rows, 2), (rows, layers if rows else 0)) or rows > _ROWS or stride < 1 or number < 0:
             raise LotteryError(
-                f"The checkpoint's history of masks is none of {layers} layers: {rows} steps, {shapes[0]} and {shapes[1]}."
+                f"The checkpoint's history of masks is none of {layers} layers: {rows} steps, {shapes[0]}, {shapes[1]}."
             )
         _check_steps(steps)
         fractions = torch.cat([removed.double(), state["layers"].double()], 1)
@@ -227,7 +227,8 @@ class History:
         self._stride, self._number, self._waiting = stride, number, []
         pairs, by_layer = removed.double().tolist(), state["layers"].float().unbind()
         self._updates = [
-            Masking(int(step), *pair, row.clone()) for step, pair, row in zip(steps, pairs, by_layer, strict=True)
+            Masking(int(step), target, sparsity, row.clone())
+            for step, (target, sparsity), row in zip(steps, pairs, by_layer, strict=True)
         ]
 
 

@@ -555,7 +555,9 @@ class MaskCallback(NamedCallback):
         """Hand the picture of the fit so far to the loggers that take figures."""
         self._drawn_at = self.step
         if takes_figures(trainer) and trainer.is_global_zero:
-            draw_to_all(trainer, self._key("pruning"), self._history.figure([*self._masked.counts], self.step), self.step)
+            draw_to_all(
+                trainer, self._key("pruning"), self._history.figure([*self._masked.counts], self.step), self.step
+            )
 
     def _write_pictures(self, trainer: Trainer, folder: Location) -> None:
         """Write the picture of the whole fit, and hand it to the loggers that take figures."""

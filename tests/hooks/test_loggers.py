@@ -7,7 +7,14 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import CSVLogger
 
 from helpers.projects import fit, trainer
-from lightning_lottery.hooks.loggers import device_of, draw_to_all, folder_of, log_to_all, without_repeats
+from lightning_lottery.hooks.loggers import (
+    device_of,
+    draw_to_all,
+    folder_of,
+    log_to_all,
+    takes_figures,
+    without_repeats,
+)
 
 
 class Keeps(CSVLogger):
@@ -47,6 +54,8 @@ def test_figures_reach_the_loggers_that_take_them_and_no_others(tmp_path):
     figureless = [SimpleNamespace(experiment=object()), SimpleNamespace()]
     draw_to_all(SimpleNamespace(loggers=[*figureless, takes]), "key", "figure", 3)
     assert drawn == [("key", "figure", 3)]
+    assert takes_figures(SimpleNamespace(loggers=[*figureless, takes]))
+    assert not takes_figures(SimpleNamespace(loggers=figureless))
 
 
 @pytest.mark.parametrize("logs", [True, False])

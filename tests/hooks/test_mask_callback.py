@@ -1,5 +1,6 @@
 """What every mask callback does around a fit: other runs and instances, odd layers, logs, checkpoints."""
 
+import csv
 import warnings
 from datetime import timedelta
 
@@ -16,7 +17,7 @@ from torch import nn
 from helpers.callbacks import BODY, CALLBACKS, EVERY, EVERY_FROZEN, STEPS, ticket
 from helpers.one_shot import Plain
 from helpers.projects import Batches, Odd, fit, says, trainer
-from helpers.states import removed_are_zero
+from helpers.states import KeepEveryResume, removed_are_zero
 from lightning_lottery import (
     PLATON,
     SNIP,
@@ -153,6 +154,75 @@ def test_every_value_promised_is_logged_and_the_bar_shows_the_sparsity(tmp_path)
     assert [event.step + 1 for event in events.Scalars("mask/change")] == [2, 4, 6, 8, 9, 10, 12]
     assert max(event.value for event in events.Scalars("mask/regrowth")) > 0
     assert "sparsity/scope" in fitted.progress_bar_metrics
+
+
+def rows_of(folder, name="pruning"):
+    with open(folder / f"{name}.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@EVERY
+def test_every_pruned_fit_leaves_a_table_of_losses_and_layers_and_a_trained_ticket_none(make, tmp_path):
+    losses, callback = CSVLogger(tmp_path, name="log", version=""), make()
+    fit(tmp_path, callback, logger=losses)
+    folder = tmp_path / "log"
+    if callback.schedule is None:
+        assert not (folder / "pruning.csv").exists()
+        return
+    rows = rows_of(folder)
+    with open(folder / "metrics.csv", newline="") as file:
+        logged = {int(row["step"]) + 1: float(row["train_loss"]) for row in csv.DictReader(file) if row["train_loss"]}
+    assert {int(row["step"]): float(row["loss"]) for row in rows if row["loss"]} == pytest.approx(logged)
+    assert len(logged) == STEPS
+    masks = [row for row in rows if row["sparsity"]]
+    assert int(masks[0]["step"]) == 0 and float(masks[-1]["sparsity"]) == callback.sparsity
+    shares = {name: 1 - mask.float().mean().item() for name, mask in callback.masks.items()}
+    assert {name: float(masks[-1][f"removed of {name}"]) for name in shares} == pytest.approx(shares, abs=1e-6)
+    assert sum(float(row["change"]) for row in rows if row["change"]) >= callback.sparsity - 1e-9
+
+
+@pytest.mark.pictures
+@pytest.mark.parametrize("name", ["PLATON", "SNIP"])
+def test_a_gradual_and_a_one_shot_fit_leave_a_picture_as_png_and_svg(name, tmp_path):
+    fit(tmp_path, CALLBACKS[name](name="mine"))
+    assert (tmp_path / "pruning-mine.png").read_bytes().startswith(b"\x89PNG")
+    assert b"</svg>" in (tmp_path / "pruning-mine.svg").read_bytes()
+
+
+@pytest.mark.pictures
+def test_loggers_that_take_figures_get_one_at_validations_each_a_tenth_further_on_and_one_at_the_end(
+    tmp_path, monkeypatch
+):
+    class Takes(CSVLogger):
+        experiment = property(lambda self: self)
+        add_figure = staticmethod(lambda key, figure, step: seen.append((key, step, figure)))
+        log_metrics = log_hyperparams = save = finalize = lambda *_, **__: None
+
+    seen = []
+    pruner = CALLBACKS["PLATON"]()
+    each_step = {"val_check_interval": 1, "max_epochs": 8, "num_sanity_val_steps": 2}
+    fitted = fit(tmp_path, pruner, logger=Takes(tmp_path), **each_step)
+    steps = [step for _, step, _ in seen]
+    assert steps == [*range(1, 12), 13, 15, 17, 19, 21, 24, 27, 30, 32]
+    assert {key for key, *_ in seen} == {"pruning"} and len({id(figure) for *_, figure in seen}) == len(seen)
+    fitted.validate(fitted.lightning_module, Batches(batches=1), verbose=False)
+    assert len(seen) == len(steps)
+
+
+def test_a_resumed_fit_leaves_the_same_table_and_one_from_a_state_without_history_begins_it_there(tmp_path):
+    keep = KeepEveryResume(tmp_path / "whole", tmp_path / "points")
+    make = CALLBACKS["PLATON"]
+    fit(tmp_path / "whole", make(), ExactResume(interval=1), keep)
+    point = tmp_path / "points" / "5.ckpt"
+    fit(tmp_path / "again", make(), ExactResume(interval=100), ckpt=point)
+    whole = rows_of(tmp_path / "whole")
+    assert rows_of(tmp_path / "again") == whole and len(whole) == STEPS + 1
+    checkpoint = torch.load(point, weights_only=True)
+    del checkpoint["callbacks"][make().state_key]["history"]
+    torch.save(checkpoint, point)
+    fit(tmp_path / "old", make(), ExactResume(interval=100), ckpt=point)
+    late = rows_of(tmp_path / "old")
+    assert late == [row for row in whole if int(row["step"]) > 5]
 
 
 @EVERY_FROZEN
