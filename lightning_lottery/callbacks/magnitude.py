@@ -18,8 +18,8 @@ class MagnitudePruning(MaskCallback):
     ranked by absolute value and as many are removed as the schedule asks for. Removed weights are exactly zero in
     every step, checkpoint and validation from then on.
 
-    When the fit ends, the run's folder holds ``ticket.safetensors`` and the picture ``pruning.png``, also as ``.svg`` and
-    its numbers as ``.csv``: what each layer lost when, over sparsity, over loss and mask change.
+    When the fit ends, the run's folder holds ``ticket.safetensors`` and the picture ``pruning.png``, also as ``.svg``
+    and its numbers as ``.csv``: what each layer lost when, over sparsity, over loss and mask change.
 
     Args:
         sparsity: Final fraction of the scope that is removed, in [0, 1), reached by a cubic schedule; or a Schedule:

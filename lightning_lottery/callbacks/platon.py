@@ -34,8 +34,8 @@ class PLATON(MaskCallback):
     state are left alone, so a removed weight may come back: between updates validation and checkpoints see weights
     that drift, as in the authors' code. From ``end`` on they see exactly the asked sparsity.
 
-    When the fit ends, the run's folder holds ``ticket.safetensors`` and the picture ``pruning.png``, also as ``.svg`` and
-    its numbers as ``.csv``: what each layer lost when, over sparsity, over loss and mask change.
+    When the fit ends, the run's folder holds ``ticket.safetensors`` and the picture ``pruning.png``, also as ``.svg``
+    and its numbers as ``.csv``: what each layer lost when, over sparsity, over loss and mask change.
 
     Args:
         sparsity: Final fraction of the scope that is removed, in [0, 1), reached by a cubic schedule; or a Schedule.

@@ -118,8 +118,8 @@ class SNIP(_ByLoss):
     module's own ``training_step`` on the first training batches of an epoch; all ranks' batches count. Removed weights
     stay removed. At high sparsity whole layers may lose their weights: a warning names them.
 
-    When the fit ends, the run's folder holds ``ticket.safetensors`` and the picture ``pruning.png``, also as ``.svg`` and
-    its numbers as ``.csv``: what each layer lost when, over sparsity, over loss and mask change.
+    When the fit ends, the run's folder holds ``ticket.safetensors`` and the picture ``pruning.png``, also as ``.svg``
+    and its numbers as ``.csv``: what each layer lost when, over sparsity, over loss and mask change.
 
     Args:
         sparsity: Fraction of the scope that is removed, in [0, 1).
@@ -152,8 +152,8 @@ class GraSP(_ByLoss):
     those of the module's own ``training_step`` on the first training batches of an epoch; all ranks' batches count.
     Each batch is differentiated twice, which takes more memory than training does. Removed weights stay removed.
 
-    When the fit ends, the run's folder holds ``ticket.safetensors`` and the picture ``pruning.png``, also as ``.svg`` and
-    its numbers as ``.csv``: what each layer lost when, over sparsity, over loss and mask change.
+    When the fit ends, the run's folder holds ``ticket.safetensors`` and the picture ``pruning.png``, also as ``.svg``
+    and its numbers as ``.csv``: what each layer lost when, over sparsity, over loss and mask change.
 
     Args:
         sparsity: Fraction of the scope that is removed, in [0, 1).

@@ -42,8 +42,8 @@ class SynFlow(OneShot):
     its own input before them. All layers carry the same flow, so none loses its last weight early, in networks of
     linear and convolution layers, ReLU, pooling and neutral batch norm; layer norm, softmax and GELU break that.
 
-    When the fit ends, the run's folder holds ``ticket.safetensors`` and the picture ``pruning.png``, also as ``.svg`` and
-    its numbers as ``.csv``: what each layer lost when, over sparsity, over loss and mask change.
+    When the fit ends, the run's folder holds ``ticket.safetensors`` and the picture ``pruning.png``, also as ``.svg``
+    and its numbers as ``.csv``: what each layer lost when, over sparsity, over loss and mask change.
 
     Args:
         sparsity: Fraction of the scope that is removed, in [0, 1).

@@ -34,7 +34,7 @@ def pruning_over_steps(
     change: Sequence[tuple[int, float]],
     end: int,
 ) -> "Figure":
-    """Layers by steps, coloured by the fraction removed, over sparsity asked for and achieved, over loss and mask change.
+    """Layers by steps, coloured by what was removed, over sparsity asked for and achieved, over loss and mask change.
 
     Args:
         steps: Optimizer steps at which masks were noted, rising; from each on to the next they stayed as they were.
