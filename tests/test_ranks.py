@@ -1,11 +1,18 @@
 """Laws that need two ranks: real processes over gloo, started as a script and by the command."""
 
+import signal
 import sys
 
 import pytest
+import torch
+import yaml
 
+from helpers import stages
 from helpers.callbacks import CALLBACKS, COLUMNS
 from helpers.processes import TESTS, run
+from helpers.states import same
+from lightning_lottery.children.child import Child
+from lightning_lottery.children.cli import resolve
 
 TWO_RANKS = "two ranks (`ddp`), resume included"
 
@@ -133,3 +140,53 @@ def test_slimming_and_its_early_birds_resume_exactly_on_two_ranks(tmp_path):
     done = run(sys.executable, str(script), str(tmp_path))
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     assert done.stdout.count("ok\n") == 2
+
+
+@pytest.fixture(scope="module")
+def child_of_two_ranks(tmp_path_factory):
+    """Makes a child of two ranks in a folder, which saves its state only where it is asked to; the unbroken one."""
+    config = stages.fit(stages.platon())
+    config["trainer"] |= {"devices": 2, "strategy": "ddp"}
+    config["trainer"]["callbacks"][0] = stages.named("ExactResume", interval=100)
+    config["data"] = stages.named("Digits", batch_size=8, limit=64)  # for two ranks as many steps as for one of half
+
+    def make(folder):
+        folder.mkdir()
+        (folder / "fit.yaml").write_text(yaml.safe_dump(config))
+        child = Child(folder / "child", "fit", resolve(["fit", "--config", str(folder / "fit.yaml")]))
+        child.prepare()
+        return child
+
+    unbroken = make(tmp_path_factory.mktemp("two ranks") / "unbroken")
+    assert do(unbroken).returncode == 0 and unbroken.is_done
+    return make, unbroken
+
+
+def do(child, **variables):
+    return run(sys.executable, "-m", "lightning_lottery", "child", str(child.folder), **variables)
+
+
+@pytest.mark.parametrize(
+    ("number", "ranks"),
+    [
+        pytest.param(signal.SIGTERM, "1", id="SIGTERM to the second rank"),
+        pytest.param(signal.SIGTERM, "0", id="SIGTERM to the first rank", marks=pytest.mark.torture),
+        pytest.param(signal.SIGINT, "01", id="Ctrl-C to both", marks=pytest.mark.torture),
+        pytest.param(signal.SIGUSR1, "01", id="SIGUSR1 to both", marks=pytest.mark.torture),
+    ],
+)
+@pytest.mark.parametrize("step", [pytest.param(5, marks=pytest.mark.torture), stages.STEPS])
+def test_a_signal_to_any_rank_ends_all_at_the_next_step_and_the_child_goes_on(
+    child_of_two_ranks, tmp_path, number, ranks, step
+):
+    make, unbroken = child_of_two_ranks
+    child = make(tmp_path / "broken")
+    asked = do(child, DIES_AT=str(step), DIES_BY=number.name, DIES_ON=ranks)
+    assert not child.is_done and asked.returncode == 128 + (number if "0" in ranks else signal.SIGTERM)
+    assert "the same command goes on from here" in asked.stderr and "Traceback" not in asked.stderr
+    assert torch.load(child.folder / "resume.ckpt", weights_only=True)["global_step"] in (step, step + 1)
+    again = do(child)
+    assert again.returncode == 0 and child.is_done, again.stderr[-3000:]
+    weights = [torch.load(each.folder / "last.ckpt", weights_only=True)["state_dict"] for each in (child, unbroken)]
+    assert same(*weights)
+    assert child.records() == unbroken.records()

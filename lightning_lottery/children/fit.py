@@ -127,7 +127,8 @@ def _run(child: Child, built: Built, checkpoint: str | None) -> None:
     """Run the child's subcommand."""
     if child.command in ("fit", "start"):
         built.trainer.fit(built.model, datamodule=built.datamodule, ckpt_path=checkpoint)
-        heed()  # a signal that came with the last step
+        wait_no_more()
+        _heed_on_all_ranks(built.trainer)  # a signal that came with the last step
         # Lightning 2.6.6 leaves the process at Ctrl-C; where a version only returns, the fit must not count as done.
         if built.trainer.interrupted:
             raise KeyboardInterrupt
@@ -135,6 +136,13 @@ def _run(child: Child, built: Built, checkpoint: str | None) -> None:
         quiet = {"return_predictions": False} if child.command == "predict" else {"verbose": False}
         run_subcommand = getattr(built.trainer, child.command)
         run_subcommand(built.model, datamodule=built.datamodule, ckpt_path=checkpoint, **quiet)
+
+
+def _heed_on_all_ranks(trainer: Trainer) -> None:
+    """End where a signal asked any rank to: one that left alone would be missed in what the others do together."""
+    if trainer.strategy.reduce_boolean_decision(is_asked(), all=False):
+        heed()
+        raise Ended(signal.SIGTERM)  # another rank was asked
 
 
 def _test(built: Built) -> None:
@@ -205,17 +213,13 @@ class _EndsAtStep(Callback):
     def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
         if self._saver is not None and not self._saver.is_wanted:
             self._saver.publish(trainer)
-            heed()
-            raise Ended(signal.SIGTERM)  # another rank was asked
+            _heed_on_all_ranks(trainer)
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
         if self._saver is None and trainer.strategy.reduce_boolean_decision(is_asked(), all=False):
             callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
             self._saver = next(callback for callback in callbacks if isinstance(callback, ExactResume))
             self._saver.save_at_next_step()
-
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        wait_no_more()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         wait_no_more()

@@ -98,10 +98,14 @@ class Died(BaseException):
 
 
 class DiesAt(Callback):
-    """Ends the fit after the step that ``DIES_AT`` names: by the signal that ``DIES_BY`` names, else by ``Died``."""
+    """Ends the fit after the step that ``DIES_AT`` names: by the signal that ``DIES_BY`` names, else by ``Died``.
+
+    ``DIES_ON`` names the ranks, such as ``01``, that it comes to; default: all.
+    """
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        if trainer.global_step == int(os.environ.get("DIES_AT", -1)):
+        is_here = str(trainer.global_rank) in os.environ.get("DIES_ON", "0123456789")
+        if is_here and trainer.global_step == int(os.environ.get("DIES_AT", -1)):
             for logger in trainer.loggers:
                 logger.experiment.flush()  # as it would have been now and then in a longer run
             if by := os.environ.get("DIES_BY"):
