@@ -8,7 +8,7 @@ ONLY ?=
 
 BIN := .venv/bin
 
-.PHONY: demo test lowest torture bench clean
+.PHONY: demo test lowest torture docs bench clean
 
 demo: .venv/.installed-demo
 	$(BIN)/lightning-lottery run recipes/quickstart --seeds $(SEEDS) --jobs 2
@@ -28,6 +28,10 @@ lowest: .venv-lowest/.installed
 torture: .venv/.installed-test
 	$(BIN)/python -m pytest -m torture $(PYTEST_ARGS)
 
+# README, the tutorial, the recipes and the reference of every public name, as pages: build/docs/index.html.
+docs: .venv/.installed-docs
+	$(BIN)/python .github/docs/build.py build/docs
+
 # All of tests/benchmarks, or as in `make bench ONLY="platon shrink"`; keep the machine idle meanwhile.
 bench: .venv/.installed-test
 	PYTHONPATH=tests $(BIN)/python -W ignore -m benchmarks.table $(ONLY)
@@ -38,6 +42,7 @@ clean:
 	find lightning_lottery tests recipes -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/.installed-demo: EXTRAS := demo
+.venv/.installed-docs: EXTRAS := demo,docs
 .venv/.installed-test: EXTRAS := demo,test
 
 # A stamp is written last, so a failed install is tried again. Every install holds the demo.
