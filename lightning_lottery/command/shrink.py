@@ -40,6 +40,8 @@ def shrink_checkpoint(
     submodule: str = "",
     batches: int = 16,
     out: str = "runs/shrink",
+    model: str | None = None,
+    data: str | None = None,
 ) -> str:
     """Write a smaller network: without the heads, neurons and channels that a ticket or fractions remove.
 
@@ -55,6 +57,8 @@ def shrink_checkpoint(
         submodule: The network within the module that is written, such as "model"; default: the whole module.
         batches: Training batches that units are scored on.
         out: Folder for the smaller network, which `load_shrunk` or `from_pretrained` reads.
+        model: package.Class, where the YAML names none.
+        data: package.Class, where the YAML names none.
 
     Returns:
         Parameters, FLOPs and latency before and after, a table of text.
@@ -68,7 +72,8 @@ def shrink_checkpoint(
         raise LotteryError("Say what to remove: either a ticket, or fractions of heads, neurons or channels.")
     # One device, also where the configuration asks for several: nothing here is trained, and the file is written once.
     alone = {"accelerator": "cpu", "devices": 1, "logger": False, "enable_checkpointing": False, "callbacks": []}
-    arguments = ["fit", "--seed_everything", "0", "--config", config]
+    classes = [word for option, name in (("--model", model), ("--data", data)) if name for word in (option, name)]
+    arguments = ["fit", "--seed_everything", "0", *classes, "--config", config]
     project = BuiltCLI(arguments, sections=SECTIONS, trainer=lambda _: alone)
     module = project.model
     if submodule not in dict(module.named_modules()):

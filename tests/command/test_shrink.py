@@ -55,6 +55,16 @@ def test_the_same_checkpoint_and_batches_remove_the_same_units():
     assert all(torch.equal(one[name], two[name]) for name in one)
 
 
+def test_a_project_that_names_no_classes_is_shrunk_where_they_are_named_beside_it():
+    options = project()
+    content = yaml.safe_load(Path("fit.yaml").read_text())
+    beside = {section: f"lightning_lottery.zoo.{content[section]['class_path']}" for section in ("model", "data")}
+    content |= {section: content[section]["init_args"] for section in beside}
+    Path("fit.yaml").write_text(yaml.safe_dump(content))
+    shrink_checkpoint(**options, **beside, heads=0.5, submodule="network", batches=1)
+    assert {group.size for group in groups_of(load_shrunk("runs/shrink")).values() if group.kind == "head"} == {1}
+
+
 def test_a_ticket_or_fractions_are_needed_and_not_both():
     Ticket({}, units={mlp_layers()[0]: torch.arange(8) < 4}).save("units.safetensors")
     for arguments in ({}, {"ticket": "units.safetensors", "heads": 0.5}):
