@@ -43,10 +43,12 @@ def _what_earlier_modules_left_is_not_looked_at_again() -> None:
 @pytest.fixture(autouse=True)
 def _a_picture_is_drawn_only_where_it_is_looked_at(request, monkeypatch) -> None:
     """One takes ten times as long as the fit of a test: those marked ``pictures`` have theirs."""
-    callbacks = sys.modules.get("lightning_lottery.hooks.mask_callback")
-    if callbacks is not None and request.node.get_closest_marker("pictures") is None:
-        monkeypatch.setattr(callbacks.MaskCallback, "_write_pictures", lambda *_: None)
-        monkeypatch.setattr(callbacks.MaskCallback, "_draw", lambda *_: None)
+    if request.node.get_closest_marker("pictures") is not None:
+        return
+    for module, callback in (("hooks.mask_callback", "MaskCallback"), ("callbacks.early_bird", "EarlyBird")):
+        if drawing := getattr(sys.modules.get(f"lightning_lottery.{module}"), callback, None):
+            monkeypatch.setattr(drawing, "_write_pictures", lambda *_: None)
+            monkeypatch.setattr(drawing, "_draw", lambda *_: None, raising=False)
 
 
 OUTCOMES: dict[tuple[str, str], set[str]] = {}

@@ -2,6 +2,7 @@
 
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -12,6 +13,8 @@ from torch import Tensor, nn
 
 from lightning_lottery.checks import check_word, check_words
 from lightning_lottery.errors import LotteryError
+from lightning_lottery.files import Location, location, write_image, write_table
+from lightning_lottery.functional.settling.detector import described
 from lightning_lottery.functional.settling.rules import Rule
 from lightning_lottery.functional.settling.watch import Per, Probe, names_of
 from lightning_lottery.hooks.clock import StepClock, comes_later, put_in_order, refuse_another_module, steps_of_fit
@@ -24,11 +27,12 @@ from lightning_lottery.hooks.private import batches_that_stepped
 from lightning_lottery.hooks.resuming import check_state, reading_state, start_clock
 from lightning_lottery.hooks.strategies import refuse_sharding
 from lightning_lottery.ticket import Ticket
-from lightning_lottery.units.draws import Draws, check_what_draws, name_of, readers
+from lightning_lottery.units.draws import COLUMNS, Draws, check_what_draws, name_of, readers
 from lightning_lottery.units.groups import groups_of
 from lightning_lottery.units.open_attention import open_attention_
 from lightning_lottery.units.parts import KINDS, Group
 from lightning_lottery.units.removal import cut_out_
+from lightning_lottery.units.score_log import FILE, ScoreLog
 from lightning_lottery.units.scores import weight_norms
 from lightning_lottery.units.watcher import PER, Judged, Noted, UnitWatcher, check_per, in_order, layers_by_kind
 
@@ -42,11 +46,17 @@ class EarlyBird(NamedCallback):
     At every step the units' scores are noted on their device; at each probe they are fetched, together, and made into
     masks at every sparsity. Each rule watches each kind of unit by itself. The first time one has settled, a ticket is
     drawn: the masks of all units at that step, saved as ``early_bird/RULE-KIND-SPARSITY.safetensors`` with step,
-    statistic and p-value in its provenance, the first of all also as ``early_bird/first.safetensors``. Beside them when
-    the fit ends: ``norms.csv``, ``probes.csv``, and figures of the norms with the draws marked and of the distances of
-    masks to one another; below the norms, where ``SlopeEquivalence`` is a rule, the smallest margin that would have
-    held at each probe. Where the first draw removes units, the network has its masks: it is ``ticket.safetensors``, as
-    of every callback that masks.
+    statistic and p-value in its provenance, the first of all also as ``early_bird/first.safetensors``.
+
+    Beside them when the fit ends, each picture as PNG and SVG: ``settling`` (how far masks move, their norms, what each
+    rule said with its threshold, where ``SlopeEquivalence`` is one the smallest margin that would have held, and the
+    draws, on one axis of steps), ``distances`` (of every two masks), ``coefficients`` (the scores of all units over
+    steps); the tables ``draws.csv``, ``norms.csv``, ``distances.csv`` and ``probes.csv``. While it trains,
+    ``scores.log`` grows: the scores of every step that is noted, bit for bit, two to four bytes a unit and step, 1 GiB
+    at most. From it ``replay_draws`` says what other rules, at other sparsities, would have drawn.
+
+    Where the first draw removes units, the network has its masks: it is ``ticket.safetensors``, as of every callback
+    that masks.
 
     Args:
         rules: When have masks settled? ``HammingFIFO``, ``SlopeHAC``, ``MannKendall``, ``SlopeEquivalence``; ``ADF``,
@@ -131,6 +141,7 @@ class EarlyBird(NamedCallback):
         self._coefficients: list[Tensor] = []
         self._restored: Mapping[str, Any] | None = None
         self._draws = Draws(self.source)
+        self._log_file: ScoreLog | None = None
         self._acted: str | None = None  # the ticket by which the first draw acted
 
     # What anybody may ask.
@@ -200,10 +211,13 @@ class EarlyBird(NamedCallback):
         self._warn(f": {rule} {caution}" for rule, caution in cautions.items())
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._restored = None
+        state, self._restored = self._restored, None
         if self._watcher is not None and comes_later(pl_module):
             self._find_times(trainer, pl_module, self._watcher)
         start_clock(self.clock, trainer, self.label)
+        folder = folder_of(trainer)  # collective: asked for on every rank
+        if trainer.is_global_zero and not trainer.fast_dev_run and self._watcher is not None:  # type: ignore[attr-defined]
+            self._open_log(folder, trainer.ckpt_path, self._watcher, state)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         watcher = self._watcher
@@ -225,11 +239,21 @@ class EarlyBird(NamedCallback):
             return
         for name, ticket in self.tickets.items():
             ticket.save(folder / f"{name}.safetensors")
-        settled = self._draws.settled()
-        if settled:
+        if self._draws.settled():
             self.ticket().save(folder / "first.safetensors")
-        steps = {name: ticket.provenance["step"] for name, ticket in settled.items()}
-        for name, figure in self._watcher.write(folder, steps).items():
+        self._watcher.write(folder)
+        write_table(folder / "draws.csv", self._draws.rows(), "draws", columns=COLUMNS)
+        self._write_pictures(trainer, folder, self._watcher)
+        if self._log_file is not None:
+            self._log_file.end()
+
+    def _write_pictures(self, trainer: Trainer, folder: Location, watcher: UnitWatcher) -> None:
+        """Write the pictures of the fit, and hand them to the loggers that take figures."""
+        figures = watcher.figures({name: ticket.provenance["step"] for name, ticket in self._draws.settled().items()})
+        if self._log_file is not None and (scores := self._log_file.read()):
+            figures["coefficients"] = scores.figure()
+        for name, figure in figures.items():
+            write_image(folder, name, figure)
             draw_to_all(trainer, self._key(name), figure, self.clock.step)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -250,6 +274,7 @@ class EarlyBird(NamedCallback):
             **(self._watcher.state_dict() if self._watcher is not None else {"watch": None}),
             **self._draws.state_dict(),
             "acted": self._acted,
+            "score_log": None if self._log_file is None else self._log_file.state_dict(),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -318,14 +343,52 @@ class EarlyBird(NamedCallback):
         return trained
 
     def _scores(self, module: nn.Module, watcher: UnitWatcher) -> Tensor:
-        """The scores of all units in the watcher's order, on their device."""
+        """Coefficients or norms of all units in the watcher's order, on their device."""
         parts = weight_norms(module, watcher.groups) if self.source == "weights" else self._coefficients
-        scores = torch.cat([part.float() for part in parts])
-        return scores.abs() if self.source == "coefficients" else scores
+        return torch.cat([part.float() for part in parts])
 
     def _readers(self, module: nn.Module) -> dict[str, nn.Parameter]:
         """The weights that a draw may mask, once the units are known."""
         return {} if self._watcher is None else readers(module, self._watcher.groups)
+
+    # The log of scores.
+
+    def _open_log(
+        self, folder: Location, ckpt_path: Any, watcher: UnitWatcher, state: Mapping[str, Any] | None
+    ) -> None:
+        """Begin the log, or go on with that of the fit whose checkpoint has this state."""
+        if self._log_file is not None:
+            return  # a second fit of the same Trainer
+        self._log_file = ScoreLog(
+            {
+                "scores": self.source,
+                "layers": watcher.watch.layers,
+                "per": self.per_kind,
+                "watch": watcher.kinds,
+                "rules": {name: described(rule) for name, rule in self.rules.items()},
+                "sparsities": self.sparsities,
+            }
+        )
+        name = self.named("early_bird")
+        if state is None:
+            self._log_file.begin(folder / name / FILE)
+            return
+        with reading_state(self.label):
+            saved = state.get("score_log")  # earlier versions kept none
+            self._log_file.load_state_dict(saved or {"checksum": -1, "why_ended": None})
+        parents = [*Path(str(ckpt_path)).parents][:2] if isinstance(location(ckpt_path or ""), Path) else []
+        step = watcher.watch.last_step
+        if not self._log_file.go_on(folder / name / FILE, [parent / name / FILE for parent in parents], step):
+            rank_zero_info(
+                f"{self.label}: {FILE} begins anew after step {step}: what was logged until then lies neither in this "
+                "run's folder nor beside the checkpoint."
+            )
+
+    def _append(self, noted: Noted) -> None:
+        if self._log_file is not None and self._log_file.why_ended is None:
+            self._log_file.append(noted.steps, noted.rows)
+            if self._log_file.why_ended is not None:
+                self._warn([f": {FILE} {self._log_file.why_ended}, and ends before step {noted.steps[0]}."])
 
     # Draws.
 
@@ -361,7 +424,9 @@ class EarlyBird(NamedCallback):
         # Before anything is judged: ranks with other scores would draw at other steps, and the next collective of one
         # would meet none of the others.
         check_agreement(trainer, {"scores": noted.rows}, f"{self.label} at step {self.clock.step}")
-        judged = watcher.judge(noted)
+        self._append(noted)
+        # The log holds coefficients as they are, signs and all; where their size counts it is taken here.
+        judged = watcher.judge(noted._replace(rows=noted.rows.abs()) if self.source == "coefficients" else noted)
         self._log(trainer, noted, judged)
         # Everything is drawn from the masks of the last step that was noted. That is the probe's own step: whatever
         # waits is fetched as soon as a probe is due, so none lies among the steps before.

@@ -91,7 +91,9 @@ from lightning_lottery.functional.sensitivity import observe_ as observe_
 from lightning_lottery.functional.sensitivity import score as score
 from lightning_lottery.functional.settling.detector import Detector as Detector
 from lightning_lottery.functional.settling.detector import Settled as Settled
+from lightning_lottery.functional.settling.detector import described as described
 from lightning_lottery.functional.settling.detector import replay as replay
+from lightning_lottery.functional.settling.detector import rule_of as rule_of
 from lightning_lottery.functional.settling.rules import ADF as ADF
 from lightning_lottery.functional.settling.rules import Finding as Finding
 from lightning_lottery.functional.settling.rules import HammingFIFO as HammingFIFO

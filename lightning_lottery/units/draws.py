@@ -26,6 +26,10 @@ Time = int | float | str
 """An optimizer step, a fraction of the fit, or ``"random"``."""
 
 
+COLUMNS = ("ticket", "rule", "kind", "sparsity", "step", "settled", "statistic", "p_value", "seed")
+"""Of the table of draws."""
+
+
 class Draws:
     """Tickets by the names of their files: ``RULE-KIND-SPARSITY`` and ``at=TIME-SPARSITY``.
 
@@ -117,6 +121,19 @@ class Draws:
         }
         self.tickets[name] = unit_ticket(module, watcher.groups, units, provenance)
         return [f" at step {step}{sentence}" for sentence in watcher.shortfalls(sparsity, units)]
+
+    def rows(self) -> list[dict[str, Any]]:
+        """A row for each ticket, in order: who drew it when, and what the rule said."""
+        rows = []
+        for name, ticket in self.tickets.items():
+            saved = ticket.provenance
+            kind, sparsity = saved.get("watched", ""), saved["unit_sparsity"]
+            ending = f"-{kind}-{sparsity:g}" if kind else f"-{sparsity:g}"
+            known = {word: saved.get(word) for word in ("step", "settled", "statistic", "p_value", "seed")}
+            rows.append(
+                {"ticket": name, "rule": name.removesuffix(ending), "kind": kind, "sparsity": sparsity, **known}
+            )
+        return rows
 
     def state_dict(self) -> dict[str, Any]:
         """Everything drawn so far, as plain data and unit masks."""

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from lightning_lottery.errors import LotteryError
-from lightning_lottery.figures.settling import Margins, mask_distances, norms_with_draws
-from lightning_lottery.files import Location, write_image, write_table
+from lightning_lottery.figures.settling import Judgement, Margins, mask_distances, settling_over_steps
+from lightning_lottery.files import Location, write_table
 from lightning_lottery.functional.settling.detector import Settled
 from lightning_lottery.functional.settling.rules import Rule, SlopeEquivalence
 from lightning_lottery.functional.settling.watch import Per, Probe, Watch
@@ -152,34 +152,44 @@ class UnitWatcher:
 
     # Keeping.
 
-    def write(self, folder: Location, steps: Mapping[str, int]) -> "dict[str, Figure]":
-        """Write ``norms.csv``, ``probes.csv`` and the figures ``norms.png`` and ``distances.png``.
+    def write(self, folder: Location) -> None:
+        """Write the tables ``norms.csv``, ``distances.csv`` (of each mask to the one before) and ``probes.csv``."""
+        for name, word, by_series in (("norms", "norm", self.watch.norms), ("distances", "distance", self.watch.moves)):
+            rows = sorted((step, series, value) for series, curve in by_series.items() for step, value in curve)
+            table = [{"step": step, "series": series, word: value} for step, series, value in rows]
+            write_table(folder / f"{name}.csv", table, name, columns=("step", "series", word))
+        table = [{"rule": p.rule, "kind": p.kind, "sparsity": p.sparsity, **p.verdict._asdict()} for p in self.probes]
+        write_table(folder / "probes.csv", table, "probes", columns=("rule", "kind", "sparsity", *Settled._fields))
+
+    def figures(self, steps: Mapping[str, int]) -> "dict[str, Figure]":
+        """``settling``: how masks settle, and ``distances``: of every two of them.
 
         Args:
-            folder: Where to.
             steps: ``RULE-KIND-SPARSITY`` to the step at which that rule drew.
-
-        Returns:
-            The figures by name.
         """
+        watch = self.watch
         draws = {
-            name: {rule: steps[f"{rule}-{name}"] for rule in self.watch.rules if f"{rule}-{name}" in steps}
-            for name in self.watch.norms
+            name: {rule: steps[f"{rule}-{name}"] for rule in watch.rules if f"{rule}-{name}" in steps}
+            for name in watch.norms
         }
-        norms = sorted((step, name, norm) for name, series in self.watch.norms.items() for step, norm in series)
-        rows = [{"step": step, "series": name, "norm": norm} for step, name, norm in norms]
-        write_table(folder / "norms.csv", rows, "norms", columns=("step", "series", "norm"))
-        rows = [{"rule": p.rule, "kind": p.kind, "sparsity": p.sparsity, **p.verdict._asdict()} for p in self.probes]
-        write_table(folder / "probes.csv", rows, "probes", columns=("rule", "kind", "sparsity", *Settled._fields))
-        matrices = {name: self.watch.distances(name) for name in draws}
-        watched = {name: series for name, series in self.watch.norms.items() if series}
-        figures = {
-            "norms": norms_with_draws(watched, draws, self._margins()),
+        matrices = {name: watch.distances(name) for name in draws}
+        return {
+            "settling": settling_over_steps(watch.moves, watch.norms, self._judgements(), draws, self._margins()),
             "distances": mask_distances({name: (steps, d.tolist()) for name, (steps, d) in matrices.items()}),
         }
-        for name, figure in figures.items():
-            write_image(folder, name, figure)
-        return figures
+
+    def _judgements(self) -> dict[str, Judgement]:
+        """What each rule said of each series: its p-values, or what else it looks at."""
+        judgements = {}
+        for name, rule in self.watch.rules.items():
+            curves: dict[str, list[tuple[int, float]]] = {}
+            for probe in self.probes:
+                p_value = probe.verdict.p_value
+                value = probe.verdict.statistic if p_value is None else p_value
+                if probe.rule == name:
+                    curves.setdefault(probe.series, []).append((probe.verdict.step, value))
+            judgements[name] = Judgement(rule.looks_at, rule.threshold, rule.holds_above, curves)
+        return judgements
 
     def _margins(self) -> dict[str, dict[str, Margins]]:
         """Of each series and each rule that has a margin, the smallest that would have held at its probes."""

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import shutil
 import sys
 import warnings
 from dataclasses import replace
@@ -43,6 +44,8 @@ from lightning_lottery.functional.settling.rules import scores_differ
 from lightning_lottery.functional.settling.watch import Watch
 from lightning_lottery.units.groups import groups_of
 from lightning_lottery.units.removal import parameter_masks
+from lightning_lottery.units.replaying import replay_draws
+from lightning_lottery.units.score_log import ScoreLog
 from lightning_lottery.units.scores import weight_norms
 
 # Every rule is tried here; that ADF is warned of is tested by itself.
@@ -114,6 +117,7 @@ def test_live_detection_is_detection_replayed_from_the_logged_coefficients(tmp_p
     assert len({step for _, step in draws}) > 2
 
 
+@pytest.mark.pictures
 def test_under_a_url_lies_what_a_folder_holds_and_nothing_here(tmp_path, monkeypatch):
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
@@ -122,7 +126,8 @@ def test_under_a_url_lies_what_a_folder_holds_and_nothing_here(tmp_path, monkeyp
         fit(url, NetworkSlimming(), bird(), module=Blocks(), **LONG)
     folder, store = tmp_path / "run" / "early_bird", fsspec.filesystem("memory")
     files = {path.name: path.read_bytes() for path in folder.iterdir()}
-    assert {"first.safetensors", "norms.csv", "probes.csv", "distances.png"} <= files.keys()
+    pictures = {f"{name}.{kind}" for name in ("settling", "distances", "coefficients") for kind in ("png", "svg")}
+    assert {"first.safetensors", "norms.csv", "probes.csv", "scores.log", *pictures} <= files.keys()
     assert {name: store.cat_file(f"{tmp_path.name}/early_bird/{name}") for name in files} == files
     assert len(store.find(tmp_path.name)) == len(files) and not list((tmp_path / "here").iterdir())
 
@@ -356,7 +361,7 @@ def test_resumed_after_any_step_equals_the_unbroken_run(action, tmp_path):
         trainer = fit(
             folder, NetworkSlimming(), callback, ExactResume(interval=1), *more, module=Blocks(), **slow, **arguments
         )
-        files = {p.name: p.read_bytes() for p in (folder / "early_bird").iterdir() if p.suffix != ".png"}
+        files = {p.name: p.read_bytes() for p in (folder / "early_bird").iterdir()}
         files |= {p.name: p.read_bytes() for p in folder.glob("*.safetensors")}
         frozen = callback.freezing and callback.freezing.state_dict()
         state = {"norms": callback.norms, "probes": repr(callback.probes), "frozen": frozen}
@@ -367,6 +372,7 @@ def test_resumed_after_any_step_equals_the_unbroken_run(action, tmp_path):
     assert len(unbroken["files"]) >= (6 if action == "record" else 3)
     assert ("ticket.safetensors" in unbroken["files"]) == (action != "record")
     for point in sorted((tmp_path / "points").iterdir(), key=lambda path: int(path.stem))[2::8]:
+        shutil.copytree(tmp_path / "whole", tmp_path / point.stem)  # a run goes on in its folder, with what came later
         resumed = run(tmp_path / point.stem, ckpt=point)
         for key in unbroken:
             assert same(resumed[key], unbroken[key]) or resumed[key] == unbroken[key], (key, point.stem)
@@ -462,6 +468,7 @@ def test_platon_and_a_recording_early_bird_train_and_resume_beside_each_other_as
     assert Ticket.load(tmp_path / "whole" / "ticket.safetensors").provenance["method"] == "PLATON"
     for step in (6, 17, 25):
         point = tmp_path / "points" / f"{step}.ckpt"
+        shutil.copytree(tmp_path / "whole", tmp_path / str(step))
         assert same(run(tmp_path / str(step), *pair(), ExactResume(), ckpt=point), whole), step
 
 
@@ -550,6 +557,84 @@ def test_adf_is_warned_of_once_before_the_first_step_and_no_other_rule_is(tmp_pa
     assert not any("takes" in str(one.message) for one in shown)
 
 
+# The log of scores
+
+
+def drawn_live(callback):
+    return {n: (t.provenance["step"], t.provenance["settled"], dict(t.units)) for n, t in callback.tickets.items()}
+
+
+def drawn_again(replayed):
+    return {name: (draw.step, draw.settled, draw.units) for name, draw in replayed.draws.items()}
+
+
+def in_order(draws):
+    return dict(sorted(draws.items()))
+
+
+@pytest.mark.parametrize("scores", ["coefficients", "signed coefficients", "weights"])
+def test_a_replay_of_the_logged_scores_draws_what_was_drawn_live_bit_for_bit(scores, tmp_path):
+    callback = bird(RULES, (0.25, 0.5), scores=scores)
+    slimming = [] if scores == "weights" else [NetworkSlimming()]
+    fit(tmp_path, *slimming, callback, module=Blocks(), **LONG)
+    replayed = replay_draws(tmp_path)
+    assert same(in_order(drawn_again(replayed)), in_order(drawn_live(callback))) and len(replayed.draws) == 20
+    assert len({step for step, *_ in drawn_again(replayed).values()}) > 2
+    assert replayed.probes == callback.probes and replayed.norms == callback.norms
+    assert (replayed.first, replayed.last) == (1, 40)
+
+
+def test_other_rules_and_sparsities_draw_from_the_log_what_they_draw_live_in_the_same_fit(tmp_path):
+    def live(folder, rules, sparsities, **arguments):
+        torch.manual_seed(0)
+        callback = bird(rules, sparsities, **arguments)
+        fit(tmp_path / folder, NetworkSlimming(), callback, module=Blocks(), **LONG)
+        return callback
+
+    live("logged", [ADF(0.9, smoothing=1, **NORMS)], (0.75,))
+    strict = [
+        HammingFIFO(3, 0.1, interval=4),
+        SlopeHAC(0.4, smoothing=5, window=30, interval=7),
+        MannKendall(**NORMS, smoothing=2),
+    ]
+    for name, rules, per in (
+        ("masks", strict[:1], None),
+        ("norms", strict[1:], {"head": "all"}),
+        ("all", strict, None),
+    ):
+        other = live(name, rules, (0.25, 0.5), per=per)
+        replayed = replay_draws(tmp_path / "logged", rules, [0.25, 0.5], per=per)
+        assert same(in_order(drawn_again(replayed)), in_order(drawn_live(other)))
+        assert replayed.probes == other.probes and replayed.norms == other.norms
+
+
+def test_a_log_ends_where_its_fit_did_and_says_so_once_where_it_may_not_grow(tmp_path, monkeypatch):
+    callback = bird([ADF(0.9, smoothing=1, **NORMS)], (0.5,))
+    monkeypatch.setattr(ScoreLog.__init__, "__kwdefaults__", {"most": 3000})
+    with says("scores.log has reached 0 MiB, and ends before step", times=1):
+        fit(tmp_path, NetworkSlimming(), callback, module=Blocks(), **LONG)
+    assert replay_draws(tmp_path).last in range(10, 40)
+    assert replay_draws(tmp_path).last % 10 == 0
+
+
+def test_a_fit_resumed_elsewhere_takes_the_log_along_that_lies_beside_its_checkpoint(tmp_path, caplog):
+    def run(folder, *more, **arguments):
+        torch.manual_seed(0)
+        fit(folder, NetworkSlimming(), bird(RULES), ExactResume(interval=1), *more, module=Blocks(), **arguments)
+        return (folder / "early_bird" / "scores.log").read_bytes()
+
+    whole = run(tmp_path / "whole", KeepEveryResume(tmp_path / "whole", tmp_path / "points"), **LONG)
+    short = tmp_path / "whole" / "checkpoints"
+    short.mkdir()
+    shutil.copy(tmp_path / "points" / "17.ckpt", short)
+    with caplog.at_level("INFO"):
+        assert run(tmp_path / "new", ckpt=short / "17.ckpt", **LONG) == whole
+        assert "begins anew" not in caplog.text
+        run(tmp_path / "lost", ckpt=tmp_path / "points" / "17.ckpt", **LONG)
+        assert "scores.log begins anew after step 15: what was logged until then lies neither" in caplog.text
+    assert replay_draws(tmp_path / "lost").first == 16
+
+
 # Records
 
 
@@ -599,7 +684,19 @@ def test_norms_of_every_step_and_verdicts_of_every_probe_are_logged_and_written(
     series = {name: [(int(s), float(n)) for s, key, n in written if key == name] for name in callback.norms}
     assert series == callback.norms
     assert len((folder / "probes.csv").read_text().splitlines()) == 1 + len(callback.probes)
-    assert (folder / "norms.png").stat().st_size > 5000 and (folder / "distances.png").stat().st_size > 5000
+    with open(folder / "draws.csv", newline="") as file:
+        draws = {
+            row["ticket"]: (row["rule"], row["kind"], int(row["step"]), row["settled"]) for row in csv.DictReader(file)
+        }
+    assert draws == {
+        name: (
+            name.removesuffix(f"-{t.provenance['watched']}-0.5"),
+            t.provenance["watched"],
+            t.provenance["step"],
+            str(t.provenance["settled"]),
+        )
+        for name, t in callback.tickets.items()
+    }
 
 
 # Bad input

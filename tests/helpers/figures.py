@@ -15,8 +15,16 @@ def drawn(figure):
 
 
 def texts_of(figure):
-    """Every text that a drawn figure shows."""
-    return [text for text in figure.findobj(Text) if text.get_visible() and text.get_text().strip()]
+    """Every text that a drawn figure shows: not the labels of ticks beyond an axis's ends."""
+    beyond = set()
+    for axis in (axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)):
+        low, high = sorted(axis.get_view_interval())
+        ticks = [
+            tick for tick in (*axis.get_major_ticks(), *axis.get_minor_ticks()) if not low <= tick.get_loc() <= high
+        ]
+        beyond |= {label for tick in ticks for label in (tick.label1, tick.label2)}
+    texts = figure.findobj(Text)
+    return [text for text in texts if text.get_visible() and text.get_text().strip() and text not in beyond]
 
 
 def overlapping(texts):

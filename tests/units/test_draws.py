@@ -140,3 +140,20 @@ def test_a_mask_of_no_group_makes_no_ticket():
     model = encoder()
     with pytest.raises(LotteryError, match="no group of units 'nowhere'"):
         unit_ticket(model, groups_of(model), {"nowhere": torch.ones(2).bool()}, {})
+
+
+def test_the_table_has_a_row_for_each_ticket_with_who_drew_it_when_and_why(module):
+    watcher, probes = judged(module)
+    draws = Draws("weights")
+    draws.plan([10], 40, is_cut_short=False)
+    draws.draw_at_times(module, watcher)
+    settled = next(probe for probe in probes if probe.verdict.settled)
+    draws.draw_by(settled, module, watcher)
+    first, second, third = draws.rows()
+    assert [(row["ticket"], row["rule"], row["kind"], row["sparsity"]) for row in (first, second)] == [
+        ("at=10-0.25", "at=10", "", 0.25),
+        ("at=10-0.5", "at=10", "", 0.5),
+    ]
+    assert (first["step"], first["settled"], first["p_value"]) == (10, False, None)
+    assert (third["ticket"], third["rule"], third["kind"]) == (name_of(settled), "H", settled.kind)
+    assert third["settled"] and third["statistic"] == settled.verdict.statistic

@@ -97,28 +97,50 @@ def test_layers_that_keep_no_unit_are_named_before_any_score_and_after():
     assert list(watcher.shortfalls(0.25, watcher.watch.masks(0.25))) == []
 
 
-def test_tables_hold_every_norm_and_every_probe_and_figures_are_images(tmp_path):
+def table(path):
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_tables_hold_every_norm_every_move_and_every_probe(tmp_path):
     watcher = UnitWatcher(GROUPS, NORMS, [0.5], PER)
     watch(watcher, range(1, 31))
-    assert watcher.write(tmp_path, {"ADF-head-0.5": 30}).keys() == {"norms", "distances"}
-    with open(tmp_path / "norms.csv", newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert [(int(row["step"]), row["series"]) for row in rows] == [
-        (step, series) for step in range(1, 31) for series in ("head-0.5", "neuron-0.5")
+    watcher.write(tmp_path)
+    both = ("head-0.5", "neuron-0.5")
+    assert [(int(row["step"]), row["series"]) for row in table(tmp_path / "norms.csv")] == [
+        (step, series) for step in range(1, 31) for series in both
     ]
-    with open(tmp_path / "probes.csv", newline="") as file:
-        assert [int(row["step"]) for row in csv.DictReader(file)] == [20, 20, 30, 30]
-    assert all((tmp_path / name).read_bytes().startswith(b"\x89PNG") for name in ("norms.png", "distances.png"))
+    moves = [(int(row["step"]), row["series"], float(row["distance"])) for row in table(tmp_path / "distances.csv")]
+    assert moves == sorted((step, name, move) for name, curve in watcher.watch.moves.items() for step, move in curve)
+    assert [step for step, *_ in moves] == [20, 20, 30, 30]
+    assert [int(row["step"]) for row in table(tmp_path / "probes.csv")] == [20, 20, 30, 30]
 
 
-def test_the_figure_of_norms_shows_the_smallest_margins_of_rules_that_have_one_in_the_word_they_were_asked_in(tmp_path):
+def test_figures_show_what_was_watched_said_and_drawn():
+    watcher = UnitWatcher(GROUPS, NORMS | MASKS, [0.25, 0.5], PER)
+    watch(watcher, range(1, 31))
+    figures = watcher.figures({"ADF-head-0.5": 30})
+    assert figures.keys() == {"settling", "distances"}
+    heads = figures["settling"].axes[::2]
+    titles = [axes.get_title(loc="left") for axes in heads]
+    assert titles[2:] == ["ADF: p-value; holds below 0.9", "HammingFIFO: largest distance; holds below 0.9", "draws"]
+    p_values = [
+        (p.verdict.step, p.verdict.p_value) for p in watcher.probes if (p.rule, p.series) == ("ADF", "head-0.5")
+    ]
+    assert [*zip(*heads[2].lines[1].get_data(), strict=True)] == p_values
+    assert [*heads[-1].lines[0].get_xdata()] == [30] and len(heads[-1].lines) == 1
+
+
+def test_the_figure_shows_the_smallest_margins_of_rules_that_have_one_in_the_word_they_were_asked_in(tmp_path):
     short = {"block": 5, "window": 20, "interval": 10}
     rules = NORMS | {"by margin": SlopeEquivalence(0.5, **short), "by change": SlopeEquivalence(change=0.1, **short)}
     watcher = UnitWatcher(GROUPS, rules, [0.5], PER, ["head"])
     watch(watcher, range(1, 41))
     watcher.probes[0] = watcher.probes[0]._replace(verdict=Settled(*watcher.probes[0].verdict[:6]))  # of an old release
-    norms, *below = watcher.write(tmp_path, {})["norms"].axes
-    assert [axes.get_ylabel().split("\n")[0] for axes in below] == ["margin", "change"]
+    watcher.write(tmp_path)
+    axes_of = watcher.figures({})["settling"].axes
+    norms, below = axes_of[1], [axes for axes in axes_of if axes.get_title(loc="left").startswith("smallest")]
+    assert [axes.get_ylabel().split(",")[0] for axes in below] == ["margin", "change"]
     for axes, word, asked in zip(below, ("margin", "change"), (0.5, 0.1), strict=True):
         verdicts = [p.verdict for p in watcher.probes if p.rule == f"by {word}"]
         smallest, threshold = axes.lines

@@ -8,7 +8,14 @@ from typing import Any, NamedTuple
 
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.functional.masks import Masks
-from lightning_lottery.functional.settling.rules import Rule
+from lightning_lottery.functional.settling.rules import (
+    ADF,
+    HammingFIFO,
+    MannKendall,
+    Rule,
+    SlopeEquivalence,
+    SlopeHAC,
+)
 
 
 class Settled(NamedTuple):
@@ -81,7 +88,7 @@ class Detector:
     def state_dict(self) -> dict[str, Any]:
         """The rule and what it remembers, as plain data and mask tensors."""
         return {
-            "rule": _described(self.rule),
+            "rule": described(self.rule),
             "observed": list(self._observed),
             "last": self._last,
             "streak": self._streak,
@@ -93,8 +100,8 @@ class Detector:
         Raises:
             LotteryError: It was taken under another rule.
         """
-        if {**_defaults(self.rule), **state["rule"]} != _described(self.rule):
-            raise LotteryError(f"The saved state is of the rule {state['rule']}, not of {_described(self.rule)}.")
+        if {**_defaults(self.rule), **state["rule"]} != described(self.rule):
+            raise LotteryError(f"The saved state is of the rule {state['rule']}, not of {described(self.rule)}.")
         self._observed = deque(map(self.rule.keep, state["observed"]), maxlen=self.rule.memory)
         self._last, self._streak = index(state["last"]), index(state["streak"])
 
@@ -116,5 +123,28 @@ def _defaults(rule: Rule) -> dict[str, Any]:
     return {one.name: one.default for one in fields(rule)}  # type: ignore[arg-type]
 
 
-def _described(rule: Rule) -> dict[str, Any]:
+def described(rule: Rule) -> dict[str, Any]:
+    """A rule as plain values: the name of its class, and its arguments.
+
+    Example:
+        >>> from lightning_lottery.functional.settling.rules import HammingFIFO
+        >>> rule_of(described(HammingFIFO(3))) == HammingFIFO(3)
+        True
+    """
     return {"name": type(rule).__name__, **asdict(rule)}  # type: ignore[call-overload]
+
+
+def rule_of(description: Mapping[str, Any]) -> Rule:
+    """The rule that ``described`` was given, of this package's own.
+
+    Raises:
+        LotteryError: No such rule, or arguments that it does not take.
+    """
+    arguments = {name: value for name, value in description.items() if name != "name"}
+    for rule in (HammingFIFO, SlopeHAC, MannKendall, SlopeEquivalence, ADF):
+        if rule.__name__ == description.get("name"):
+            try:
+                return rule(**arguments)
+            except TypeError as error:
+                raise LotteryError(f"{rule.__name__} does not take {arguments}: {error}.") from error
+    raise LotteryError(f"There is no rule {description.get('name')!r} to be made anew: give it yourself.")

@@ -55,12 +55,21 @@ class Rule(ABC):
     watches: ClassVar[Literal["masks", "norms"]]
     caution: ClassVar[str] = ""
     """What a user of the rule is warned of before the first step; empty for nothing."""
+    looks_at: ClassVar[str] = "statistic"
+    """What decides, in words."""
+    holds_above: ClassVar[bool] = False
+    """Whether what decides is to be above the threshold; else at it or below."""
     interval: int
     min_steps: int
     patience: int
 
     def __post_init__(self) -> None:
         _check_counts(self, interval=1, min_steps=0, patience=1)
+
+    @property
+    def threshold(self) -> float | None:
+        """What decides is compared with it; None where a rule decides otherwise."""
+        return None
 
     @property
     @abstractmethod
@@ -108,6 +117,7 @@ class HammingFIFO(Rule):
     """
 
     watches = "masks"
+    looks_at = "largest distance"
     length: int = 5
     tolerance: float = 0.1
     interval: int = 100
@@ -119,6 +129,11 @@ class HammingFIFO(Rule):
         _check_counts(self, length=2)
         if not 0 <= self.tolerance < 1:
             raise LotteryError(f"`tolerance` is the fraction that may differ and must be in [0, 1), got {self}.")
+
+    @property
+    def threshold(self) -> float:
+        """``tolerance``."""
+        return self.tolerance
 
     @property
     def stride(self) -> int:
@@ -143,6 +158,7 @@ class HammingFIFO(Rule):
 
 class _OnNorms(Rule):
     watches = "norms"
+    looks_at = "p-value"
     p_if_constant: ClassVar[float]
     p: float
     window: int
@@ -152,6 +168,11 @@ class _OnNorms(Rule):
         _check_counts(self, window=20)
         if not is_number(self.p) or not 0 < self.p < 1:
             raise LotteryError(f"`p` is a p-value and must be in (0, 1), got {self}.")
+
+    @property
+    def threshold(self) -> float:
+        """``p``."""
+        return self.p
 
     @property
     def stride(self) -> int:
@@ -236,6 +257,7 @@ class SlopeHAC(_OnAverages):
     """
 
     p_if_constant = 1.0
+    holds_above = True
     p: float = 0.20
     lags: int | None = None
     smoothing: int = 200
@@ -281,6 +303,7 @@ class MannKendall(_OnAverages):
     """
 
     p_if_constant = 1.0
+    holds_above = True
     p: float = 0.20
     variant: Literal["original", "hamed_rao"] = "original"
     smoothing: int = 200

@@ -63,7 +63,10 @@ class Watch:
         self.norms: dict[str, list[tuple[int, float]]] = {name: [] for name in self._series}
         """Step and nuclear norm of the masks, for each series."""
         self._history: dict[str, list[tuple[int, Tensor]]] = {name: [] for name in self._series}
-        self._stride = min(rule.interval for rule in rules.values()) if rules else 1
+        self._interval = self._stride = min(rule.interval for rule in rules.values()) if rules else 1
+        self.moves: dict[str, list[tuple[int, float]]] = {name: [] for name in self._series}
+        """For each series steps, the shortest interval of the rules apart, and the distance to the mask before."""
+        self._before: dict[str, tuple[int, Tensor]] = {}
         self._latest: tuple[int, Tensor] | None = None
 
     def push(self, steps: Sequence[int], scores: Tensor) -> list[Probe]:
@@ -128,6 +131,8 @@ class Watch:
             "norms": {name: _pairs(series) for name, series in self.norms.items()},
             "history": {name: [[step, mask.clone()] for step, mask in kept] for name, kept in self._history.items()},
             "stride": self._stride,
+            "moves": {name: _pairs(series) for name, series in self.moves.items()},
+            "before": {name: [step, mask.clone()] for name, (step, mask) in self._before.items()},
             "latest": list(self._latest) if self._latest else None,
         }
 
@@ -135,8 +140,10 @@ class Watch:
         """Go on from where ``state_dict`` was taken, under the same arguments."""
         for detector, saved in zip(self._detectors.values(), state["detectors"], strict=True):
             detector.load_state_dict(saved)
-        norms = {name: pairs.tolist() for name, pairs in state["norms"].items()}
-        self.norms = {name: [(int(step), norm) for step, norm in pairs] for name, pairs in norms.items()}
+        self.norms = {name: _series(pairs) for name, pairs in state["norms"].items()}
+        if "moves" in state:  # earlier versions kept none: then they begin here
+            self.moves = {name: _series(pairs) for name, pairs in state["moves"].items()}
+            self._before = {name: (index(step), mask.clone()) for name, (step, mask) in state["before"].items()}
         # `index` takes whole numbers alone: a checkpoint may hold anything.
         saved_masks = state["history"].items()
         self._history = {name: [(index(step), mask.clone()) for step, mask in kept] for name, kept in saved_masks}
@@ -158,6 +165,11 @@ class Watch:
         return masks
 
     def _remember(self, name: str, step: int, mask: Tensor) -> None:
+        if step % self._interval:
+            return
+        if name in self._before and self._before[name][0] == step - self._interval:
+            self.moves[name].append((step, (mask ^ self._before[name][1]).float().mean().item()))
+        self._before[name] = step, mask.clone()
         if step % self._stride:
             return
         self._history[name].append((step, mask.clone()))
@@ -229,6 +241,10 @@ def names_of(rules: Sequence[Rule]) -> dict[str, Rule]:
         differing = [f.name for f in fields(rule) if len({repr(getattr(one, f.name)) for one in alike}) > 1]  # type: ignore[arg-type]
         named["-".join([type(rule).__name__, *(f"{name}={getattr(rule, name)}" for name in differing)])] = rule
     return named
+
+
+def _series(pairs: Tensor) -> list[tuple[int, float]]:
+    return [(int(step), value) for step, value in pairs.tolist()]
 
 
 def _pairs(series: Sequence[tuple[int, float]]) -> Tensor:

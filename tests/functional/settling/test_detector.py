@@ -19,7 +19,7 @@ from helpers.settling import (
     short,
 )
 from lightning_lottery.errors import LotteryError
-from lightning_lottery.functional.settling.detector import Detector, replay
+from lightning_lottery.functional.settling.detector import Detector, described, replay, rule_of
 from lightning_lottery.functional.settling.rules import ADF, HammingFIFO, MannKendall, SlopeEquivalence, SlopeHAC
 from lightning_lottery.functional.settling.tests import layers_by_units, nuclear_norm
 
@@ -175,3 +175,16 @@ def test_steps_out_of_order_are_refused(rule):
 def test_a_norm_that_is_not_finite_is_refused(rule, norm):
     with pytest.raises(LotteryError, match="finite norms"):
         Detector(rule).push(1, norm)
+
+
+@pytest.mark.parametrize(
+    "rule", [HammingFIFO(3), SlopeHAC(lags=4), MannKendall(variant="original"), ADF(0.2), SlopeEquivalence(change=0.1)]
+)
+def test_a_rule_is_made_anew_from_its_description_as_plain_values(rule):
+    assert rule_of(json.loads(json.dumps(described(rule)))) == rule
+
+
+@pytest.mark.parametrize("description", [{}, {"name": "Mine"}, {"name": "ADF", "q": 1}, {"name": "ADF", "p": 2.0}])
+def test_a_description_of_no_rule_is_refused(description):
+    with pytest.raises(LotteryError):
+        rule_of(description)

@@ -487,3 +487,19 @@ def test_hamming_tolerates_exactly_its_tolerance():
     for tolerance, settled in ((0.1, True), (0.0999, False)):
         verdicts = replay(HammingFIFO(2, tolerance, interval=1), [(1, {"w": kept}), (2, {"w": moved})])
         assert [verdict.settled for verdict in verdicts] == [settled]
+
+
+def test_every_rule_says_what_it_looks_at_and_on_which_side_of_its_threshold_it_holds():
+    series = np.random.default_rng(0).normal(size=400) + 20
+    for rule in (SlopeHAC(smoothing=1, window=400), MannKendall(smoothing=1, window=400), ADF(smoothing=1, window=400)):
+        finding = rule.judge(series.tolist())
+        assert rule.looks_at == "p-value" and rule.threshold == rule.p
+        assert finding.holds == (
+            (finding.p_value > rule.threshold) if rule.holds_above else (finding.p_value < rule.threshold)
+        )
+    assert (HammingFIFO().looks_at, HammingFIFO(tolerance=0.2).threshold, HammingFIFO().holds_above) == (
+        "largest distance",
+        0.2,
+        False,
+    )
+    assert SlopeEquivalence(0.1).threshold == 0.05 and not SlopeEquivalence(0.1).holds_above

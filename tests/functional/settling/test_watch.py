@@ -87,3 +87,18 @@ def test_rules_of_one_class_are_named_by_what_tells_them_apart():
     rules = [ADF(), SlopeHAC(lags=5), SlopeHAC(p=0.1), HammingFIFO()]
     assert list(names_of(rules)) == ["ADF", "SlopeHAC-p=0.2-lags=5", "SlopeHAC-p=0.1-lags=None", "HammingFIFO"]
     assert len(names_of([ADF(), ADF()])) == 1
+
+
+def test_moves_are_distances_of_masks_the_shortest_interval_apart_and_survive_a_state_that_lacks_them():
+    rules = {"H": HammingFIFO(2, interval=2), "I": HammingFIFO(2, interval=4)}
+    layers, per = {"head": {"a": 4}}, {"head": "all"}
+    rows = torch.tensor([[4.0, 3, 2, 1], [1, 2, 3, 4], [4, 3, 2, 1], [4, 3, 2, 1], [4, 1, 3, 2], [4, 3, 2, 1]])
+    watch = Watch(layers, rules, [0.5], per, ["head"])
+    watch.push([1, 2, 3], rows[:3])
+    again, old = (Watch(layers, rules, [0.5], per, ["head"]) for _ in range(2))
+    again.load_state_dict(watch.state_dict())
+    old.load_state_dict({name: value for name, value in watch.state_dict().items() if name not in ("moves", "before")})
+    for one in (watch, again, old):
+        one.push([4, 6, 10], rows[[3, 4, 5]])
+    assert watch.moves == again.moves == {"head-0.5": [(4, 1.0), (6, 0.5)]}
+    assert old.moves == {"head-0.5": [(6, 0.5)]}
