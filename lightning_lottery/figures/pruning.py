@@ -156,19 +156,3 @@ def shortened(names: Sequence[str]) -> list[str]:
         short.append(".".join(part[first:]))
     half = _LONGEST // 2
     return [name if len(name) <= _LONGEST else f"{name[: half - 1]}…{name[-half:]}" for name in short]
-
-
-@styled
-def accuracy_through_training(
-    curves: Mapping[str, Sequence[tuple[int, float]]], metric: str, pruned_at: Mapping[str, Sequence[int]]
-) -> "Figure":
-    """A metric through training, a curve for each run, with a mark where its network was pruned.
-
-    Args:
-        curves: Name of a run to optimizer steps and values.
-        metric: Its name, for the axis, in words.
-        pruned_at: Name of a run to the first and the last step at which weights were removed; none for a dense one.
-    """
-    figure, (axes,) = panels(1, (7.5, 4))
-    axes.set(xlabel="optimizer step", ylabel=metric)
-    return figure

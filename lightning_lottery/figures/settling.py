@@ -71,15 +71,15 @@ def settling_over_steps(
         margins: Series to rule to its margins.
     """
     series = list(dict.fromkeys([*norms, *moves]))
-    kinds = list(dict.fromkeys(map(_kind, series)))
-    shares = list(dict.fromkeys(map(_share, series)))
+    kinds = list(dict.fromkeys(map(kind_of, series)))
+    shares = list(dict.fromkeys(map(share_of, series)))
     margins = margins or {}
     words = list(dict.fromkeys(one.word for name in series for one in margins.get(name, {}).values()))
     lanes = 0.1 * len(shares) + 0.12
     heights = [1.5, 1.8, *[1.2] * len(judgements), *[1.2] * len(words), lanes * max(1, len(judgements)) + 0.1]
     figure, rows = _grid(len(kinds), heights)
     for column, kind in enumerate(kinds):
-        of_kind = {name: look(shares.index(_share(name)))["color"] for name in series if _kind(name) == kind}
+        of_kind = {name: look(shares.index(share_of(name)))["color"] for name in series if kind_of(name) == kind}
         panel = iter([row[column] for row in rows])
         axes = next(panel)
         axes.set_title(f"{kind}s: how far the masks moved since the ones before")
@@ -90,18 +90,15 @@ def settling_over_steps(
         axes.set(title="nuclear norm of the masks, by what they remove", ylabel="norm")
         _draw_curves(axes, {name: norms.get(name, ()) for name in of_kind}, of_kind)
         norm = axes
-        ends = [(norms[name][-1][1], _in_per_cent(name), of_kind[name]) for name in of_kind if norms.get(name)]
+        ends = [(norms[name][-1][1], removed_in_words(name), of_kind[name]) for name in of_kind if norms.get(name)]
         for rule, judgement in judgements.items():
             _draw_judgement(next(panel), rule, judgement, of_kind, draws)
         for word in words:
             _draw_margins(next(panel), word, {name: margins.get(name, {}) for name in of_kind}, of_kind)
         draw_lanes(
             next(panel),
-            {
-                rule: {name: [draws[name][rule]] for name in of_kind if rule in draws.get(name, {})}
-                for rule in judgements
-            },
-            {name: look(shares.index(_share(name))) for name in of_kind},
+            {rule: {name: [draws.get(name, {}).get(rule)] for name in of_kind} for rule in judgements},
+            {name: look(shares.index(share_of(name))) for name in of_kind},
             named=not column,
         )
         if ends:
@@ -179,29 +176,33 @@ def _draw_margins(
 
 def draw_lanes(
     axes: "Axes",
-    draws: Mapping[str, Mapping[str, Sequence[int]]],
+    draws: Mapping[str, Mapping[str, Sequence[int | None]]],
     looks: Mapping[str, Mapping[str, Any]],
     *,
     named: bool,
 ) -> None:
-    """The steps of draws: a row for each rule, and in it a lane for each series, so that none hides another."""
+    """The steps of draws: a row for each rule, and in it a lane for each series, so that none hides another.
+
+    Args:
+        axes: The panel.
+        draws: Rule to series to steps, of one run or several; None for a run in which the rule never settled.
+        looks: Series to colour and marker.
+        named: Whether rules are named here.
+    """
     axes.set_title("draws", fontsize="small")
-    names = list(looks)
+    names, high = list(looks), 0.8 / max(1, len(looks))
     for row, by_series in enumerate(draws.values()):
         axes.axhspan(row - 0.5, row + 0.5, color=PALE, alpha=0.12 * (row % 2), linewidth=0)
         for name, steps in by_series.items():
-            lane = row - 0.4 + 0.8 * (names.index(name) + 0.5) / len(names)
-            axes.plot(steps, [lane] * len(steps), **{**looks[name], "linestyle": ""}, markersize=4)
-        if not any(by_series.values()):
+            settled = sorted(step for step in steps if step is not None)
+            # Of several runs that drew at one step each is seen: one a little below the other.
+            lower = [settled[:i].count(step) for i, step in enumerate(settled)]
+            lane = row - 0.4 + high * (names.index(name) + (0.15 if any(lower) else 0.5))
+            heights = [lane + 0.7 * high * (number % 5) / 4 for number in lower]
+            axes.plot(settled, heights, **{**looks[name], "linestyle": ""}, markersize=4)
+        if by_series and not any(step is not None for steps in by_series.values() for step in steps):
             axes.text(
-                0.5,
-                row,
-                "never settled",
-                transform=axes.get_yaxis_transform(),
-                ha="center",
-                va="center",
-                color=PALE,
-                fontsize=8,
+                *(0.5, row), "never settled", transform=axes.get_yaxis_transform(), ha="center", va="center", fontsize=7
             )
     rules = [textwrap.fill(rule, 24) if named else "" for rule in draws]
     axes.set_yticks(range(len(draws)), rules, fontsize=8)
@@ -218,7 +219,7 @@ def mask_distances(matrices: Mapping[str, tuple[Sequence[int], Sequence[Sequence
 
     Source: You et al. 2020, figure 2.
     """
-    kinds, shares = (list(dict.fromkeys(map(part, matrices))) for part in (_kind, _share))
+    kinds, shares = (list(dict.fromkeys(map(part, matrices))) for part in (kind_of, share_of))
     columns, rows = max(1, len(shares)), max(1, len(kinds))
     side, gap, width, height = 1.9, 0.65, 0.2 + 2.55 * columns + 1.1, 0.25 + 2.5 * rows + 0.1
     figure, every = panels(len(kinds) * len(shares), (width, height), columns=columns)
@@ -231,7 +232,7 @@ def mask_distances(matrices: Mapping[str, tuple[Sequence[int], Sequence[Sequence
     for number, axes in enumerate(every):
         kind, share = kinds[number // columns], shares[number % columns]
         steps, distances = matrices.get(f"{kind}-{share}", ((), ()))
-        axes.set_title(f"{_in_per_cent(f'{kind}-{share}')} of {kind}s removed", fontsize="small")
+        axes.set_title(f"{removed_in_words(f'{kind}-{share}')} of {kind}s removed", fontsize="small")
         axes.tick_params(labelsize=8)
         axes.grid(visible=False)
         axes.set_ylabel("" if number % columns else "optimizer step")
@@ -339,13 +340,16 @@ def outline(curve: Curve) -> list[tuple[int, float]]:
     return thin
 
 
-def _kind(series: str) -> str:
+def kind_of(series: str) -> str:
+    """The kind of unit in ``head-0.3``."""
     return series.partition("-")[0]
 
 
-def _share(series: str) -> str:
+def share_of(series: str) -> str:
+    """The fraction removed in ``head-0.3``, as it is written there."""
     return series.partition("-")[2]
 
 
-def _in_per_cent(series: str) -> str:
-    return f"{100 * float(_share(series)):.3g} %"
+def removed_in_words(series: str) -> str:
+    """The same in per cent."""
+    return f"{100 * float(share_of(series)):.3g} %"

@@ -206,7 +206,14 @@ def name_ends(axes: "Axes", ends: Sequence[tuple[float, str, str]], x: float | N
             fontsize=size,
             verticalalignment="center",
             annotation_clip=False,
-            arrowprops={"arrowstyle": "-", "color": color, "linewidth": 1.0, "shrinkA": 1, "shrinkB": 3},
+            arrowprops={
+                "arrowstyle": "-",
+                "color": color,
+                "linewidth": 1.0,
+                "shrinkA": 1,
+                "shrinkB": 3,
+                "relpos": (0, 0.5),
+            },
         )
 
 
