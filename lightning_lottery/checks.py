@@ -4,7 +4,8 @@ Each raises ``LotteryError`` with what the argument is, what would be allowed, a
 """
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -178,3 +179,29 @@ def check_seed_range(name: str, values: Collection[Any]) -> None:
     for value in values:
         if not is_count(value) or value >= 2**32:
             raise LotteryError(f"`{name}` are whole numbers from 0 to {2**32 - 1}, got {value!r}.")
+
+
+def nearest(word: str, words: Iterable[str]) -> str | None:
+    """Which of several words somebody meant who wrote another; None where none is like it, however it is spelled.
+
+    Example:
+        >>> nearest("platton", ["PLATON", "SynFlow"]), nearest("ckpt", ["ticket", "ckpt_path"])
+        ('PLATON', 'ckpt_path')
+    """
+    folded: dict[str, str] = {}
+    for name in words:
+        folded.setdefault(name.lower(), name)
+    longer = [name for name in folded if word and name.startswith(word.lower())]
+    close = longer if len(longer) == 1 else get_close_matches(word.lower(), folded, n=1)
+    return folded[close[0]] if close else None
+
+
+def did_you_mean(word: str, words: Iterable[str]) -> str:
+    """The question to put behind a refusal of a word, or nothing.
+
+    Example:
+        >>> did_you_mean("sparsty", ["sparsity", "interval"])
+        " Did you mean 'sparsity'?"
+    """
+    name = nearest(word, words)
+    return f" Did you mean '{name}'?" if name else ""

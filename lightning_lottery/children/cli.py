@@ -15,29 +15,9 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 
 # Imports every callback, schedule and rule: jsonargparse finds a class by its short name only where it was imported.
 import lightning_lottery.callbacks  # noqa: F401
+from lightning_lottery.children.refusal import in_one_sentence
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.files import read_text
-
-UNION_NOISE = (
-    "Does not validate against",
-    "Subtypes:",
-    "Errors:",
-    "Given value",
-    "Expected a <class 'NoneType'>",
-    "Expected a path but",
-)
-"""Beginnings of what the parser says of every union of types."""
-
-BASE_CLASS_NOISE = ("Problem with given class_path 'lightning.Callback'", "Not a valid subclass of Callback")
-"""What it goes on to say of an argument of a callback: that the base class does not have it either."""
-
-NO_CLASS = re.compile(r"class_path 'lightning\.Lightning(Data)?Module'")
-"""In what it says of a section that names no class, whose keys it then looks for in the base class."""
-
-CLASSES_MISSING = (
-    " If a program's own LightningCLI(Model, Data) saved this file, it names no classes: say them beside --config, "
-    "--model package.Model --data package.Data."
-)
 
 SUBCLASSES = re.compile(r"(?<=known subclasses: )[\w., ]+")
 """In its help: what the classes are that an argument takes."""
@@ -76,6 +56,7 @@ class LotteryCLI(LightningCLI):
     Args:
         arguments: Command line, a subcommand first; None for the program's own.
         sections: Accepted in the YAML beside what ``fit`` reads, so that one file serves all; they build nothing.
+        section: The one that is read, with its defaults where nobody names it.
         trainer: Trainer arguments that override the configuration's, given the configuration's own.
 
     Raises:
@@ -88,9 +69,12 @@ class LotteryCLI(LightningCLI):
         arguments: Sequence[str] | None = None,
         *,
         sections: Sections | None = None,
+        section: str = "",
         trainer: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
     ) -> None:
-        self._sections = sections or {}
+        # A parser of all sections takes thrice as long as that of `fit`: those that nobody names are left out.
+        named = {name for name in sections or {} if name == section or _is_named(name, arguments)}
+        self._sections = {name: kind for name, kind in (sections or {}).items() if name in named}
         self._trainer_arguments = trainer
         subcommand = arguments[0] if arguments else None
         self._subcommands = {subcommand} if subcommand in COMMANDS else set(COMMANDS)
@@ -116,6 +100,7 @@ class LotteryCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Accept the sections; not built, because an experiment's defaults need not make one."""
+        parser.usage = "lightning-lottery SUBCOMMAND --config FILE [options]"  # in place of a hundred lines
         for name, experiment in self._sections.items():
             parser.add_class_arguments(experiment, name, instantiate=False)
 
@@ -127,7 +112,7 @@ class LotteryCLI(LightningCLI):
             path = Path(name if option == "--config" else option.removeprefix("--config="))
             if option.startswith("--config") and path.is_file():
                 read_text(path, "configuration")  # refuses by name what is no text
-        with _refusing():
+        with _refusing(parser):
             self.config = parser.parse_args(args)  # type: ignore[arg-type]
 
     def _parse_ckpt_path(self) -> None:
@@ -207,12 +192,12 @@ def resolve(arguments: Sequence[str], sections: Sections | None = None) -> dict[
     """
     command, *options = arguments
     is_section = command in (sections or {})
-    parsed = _ParsedCLI(["fit" if is_section else command, *options], sections=sections)
+    parsed = _ParsedCLI(["fit" if is_section else command, *options], sections=sections, section=command)
     return parsed.plain_config(command if is_section else "")
 
 
 @contextmanager
-def _refusing() -> Iterator[None]:
+def _refusing(parser: LightningArgumentParser | None = None) -> Iterator[None]:
     """Tell in one sentence what the parser has against a configuration."""
     from omegaconf.errors import OmegaConfBaseException
 
@@ -223,8 +208,30 @@ def _refusing() -> Iterator[None]:
             raise mistake from None
         raise LotteryError(f"The configuration cannot be resolved: {str(error).splitlines()[0]}.") from error
     except ArgumentError as error:
-        sentence = _in_one_sentence(str(error))
-        raise LotteryError(sentence + (CLASSES_MISSING if NO_CLASS.search(sentence) else "")) from error
+        options = [] if parser is None else _options_of(parser)
+        raise LotteryError(in_one_sentence(str(error), options)) from error
+
+
+def _options_of(parser: LightningArgumentParser) -> list[str]:
+    """Every option of the subcommands that a parser has."""
+    subcommands = [action.choices for action in parser._actions if isinstance(action.choices, dict)]
+    return [action.dest for parsers in subcommands for inner in parsers.values() for action in inner._actions]
+
+
+def _is_named(section: str, arguments: Sequence[str] | None) -> bool:
+    """Whether a command line, or a file that it names, may say something of a section."""
+    if arguments is None:
+        return True
+    files = [Path(word.removeprefix("--config=")) for word in arguments]
+    texts = (file.read_text(encoding="utf-8", errors="ignore") for file in files if _is_file(file))
+    return any(section in text for text in (*arguments, *texts))
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a word that is no path: too long, or with a null byte
+        return False
 
 
 def _classes_in(arguments: Sequence[str]) -> list[str]:
@@ -236,20 +243,6 @@ def _classes_in(arguments: Sequence[str]) -> list[str]:
     pairs = list(zip(arguments, [*arguments[1:], ""], strict=True))
     apart = [word for option, name in pairs if option in ("--model", "--data") for word in (option, name)]
     return apart + [word for word in arguments if word.startswith(("--model=", "--data="))]
-
-
-def _in_one_sentence(message: str) -> str:
-    """The parser's words, line by line, without what it says of every union of types and of its base class."""
-    kept: list[str] = []
-    left_out = len(message)  # what is indented more belongs to a line that is left out
-    for line in filter(str.strip, message.splitlines()):
-        indent, words = len(line) - len(line.lstrip()), line.strip().removeprefix("- ")
-        if indent <= left_out:
-            is_base = words.startswith(BASE_CLASS_NOISE)
-            left_out = indent if is_base else len(message)
-            if not is_base and not words.startswith(UNION_NOISE) and words not in kept:
-                kept.append(words)
-    return "; ".join(kept).replace(":;", ":").rstrip(".") + "."
 
 
 def mistake_in(error: BaseException | None) -> LotteryError | MisconfigurationException | None:

@@ -1,6 +1,5 @@
 """Explain: what a fit would prune, when, and at what cost in memory, found out by the fit's own code."""
 
-from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, ClassVar
@@ -11,7 +10,7 @@ from rich.table import Table
 
 from lightning_lottery.callbacks.early_bird import EarlyBird
 from lightning_lottery.children.cli import BuiltCLI
-from lightning_lottery.command.options import CKPT_PATH, THE_PROJECT
+from lightning_lottery.command.options import console
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.experiments.sections import SECTIONS
 from lightning_lottery.functional.schedules import Schedule
@@ -36,35 +35,26 @@ class _Explainer(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.is_global_zero:
-            console = _wide_console()
+            terminal = console()
             if comes_later(pl_module):
                 pl_module.on_fit_start()
             for callback in trainer.callbacks:  # type: ignore[attr-defined]
                 if isinstance(callback, MaskCallback):
                     callback.plan(trainer, pl_module)
-                    _print(callback, pl_module, console)
-            console.print(NO_SPEED)
+                    _print(callback, pl_module, terminal)
+            terminal.print(NO_SPEED)
         raise _Explained
 
 
 def explain_fit(arguments: Sequence[str]) -> None:
     """Set a fit up as ``fit`` would, print what its callbacks are about to do, and stop before the first batch.
 
-    Example: ``lightning-lottery explain --config mine.yaml --trainer.callbacks+=PLATON``
-
-    Every option of ``fit`` is one here: ``lightning-lottery fit --help`` lists them.
+    Args:
+        arguments: Every option of ``fit`` is one here.
 
     Raises:
         LotteryError: The configuration has no callback of ours, or one of them refuses the fit.
     """
-    about, _, _ = (explain_fit.__doc__ or "").partition("\n\n    Raises:")
-    ArgumentParser(
-        prog="lightning-lottery explain",
-        usage="lightning-lottery explain --config FILE [options]",
-        description=about,
-        epilog=THE_PROJECT + CKPT_PATH,
-        formatter_class=RawDescriptionHelpFormatter,
-    ).parse_known_args(list(arguments))  # answers --help itself; everything else is left to fit
 
     def trainer_arguments(config: dict[str, Any]) -> dict[str, Any]:
         callbacks = config["callbacks"]
@@ -81,19 +71,13 @@ def explain_fit(arguments: Sequence[str]) -> None:
             built.trainer.fit(built.model, datamodule=built.datamodule)
 
 
-def _wide_console() -> Console:
-    """The terminal's; into a file or a pipe, wide enough for qualified names."""
-    console = Console()
-    return console if console.is_terminal else Console(width=160)
-
-
-def _print(callback: MaskCallback, module: LightningModule, console: Console) -> None:
+def _print(callback: MaskCallback, module: LightningModule, terminal: Console) -> None:
     parameters = {entry.name: entry for entry in callback.candidates(module)}
     masked = callback.parameters
     aliases = ties(module)
     scoped = sum(param.numel() for param in masked.values())
     total = sum(entry.parameter.numel() for entry in parameters.values())
-    console.rule(callback.label)
+    terminal.rule(callback.label)
     table = Table(title=f"{scoped:,} of {total:,} parameters in scope")
     table.add_column("parameter", no_wrap=True, min_width=max(map(len, parameters)))
     for column in ("of", "shape", "entries", "in scope"):
@@ -104,13 +88,13 @@ def _print(callback: MaskCallback, module: LightningModule, console: Console) ->
         in_scope = "yes" if name in masked else f"no: {entry.reason or 'not masked'}"
         shape = " x ".join(map(str, entry.parameter.shape))
         table.add_row(name + note, entry.module_type, shape, f"{entry.parameter.numel():,}", in_scope)
-    console.print(table)
+    terminal.print(table)
     for sentence in callback.warnings(module):
-        console.print(sentence)
+        terminal.print(sentence)
     if callback.resolved_schedule is not None:
-        console.print(_schedule_table(callback.resolved_schedule, callback.interval, scoped))
+        terminal.print(_schedule_table(callback.resolved_schedule, callback.interval, scoped))
     added = sum(param.numel() * callback.bytes_per_weight(param) for param in masked.values())
-    console.print(
+    terminal.print(
         f"Memory that {callback.label} adds: {added / 2**20:.2f} MiB ({added / scoped:.1f} bytes per weight)."
     )
 

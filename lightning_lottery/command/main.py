@@ -1,6 +1,6 @@
 """The command: Lightning's subcommands on anybody's project, and ours.
 
-Nothing slow is imported before it is known what is asked: ``--help`` and a mistyped subcommand are answered at once.
+Nothing slow is imported before it is known what is asked: help, typos and missing files are answered at once.
 """
 
 import os
@@ -10,44 +10,10 @@ from importlib import import_module
 from importlib.metadata import version
 
 from lightning_lottery.children.signals import Ended
+from lightning_lottery.command.at_once import checked, subcommand_of
+from lightning_lottery.command.help import help_of, usage
+from lightning_lottery.command.subcommands import LIGHTNINGS, Subcommand
 from lightning_lottery.errors import LotteryError
-
-LIGHTNINGS = ("fit", "validate", "test", "predict")
-"""The subcommands that Lightning itself runs."""
-
-OURS = {
-    "explain": (
-        "explain:explain_fit",
-        "Print what a fit would prune, when, and at what cost in memory, without training.",
-    ),
-    "path": (
-        "path:judge_checkpoints",
-        "Judge finished networks: the straight line between every two checkpoints, and its error barrier.",
-    ),
-    "instability": (
-        "experiments:instability",
-        "Train children of one checkpoint with different seeds, then judge the straight lines between them.",
-    ),
-    "sweep": (
-        "experiments:sweep",
-        "From which step on is a network stable to SGD noise? Instability analyses at many steps of several parents.",
-    ),
-    "imp": (
-        "experiments:imp",
-        "Iterative pruning with rewinding: train, remove a fraction of what remains, rewind, level by level.",
-    ),
-    "predict-tickets": (
-        "predict_tickets:predict",
-        "Does stability at a step go with a good ticket found there? Read from a finished sweep and iterative pruning.",
-    ),
-    "shrink": (
-        "shrink:write_shrunk",
-        "Write a smaller network: without the heads, neurons and channels that a ticket or fractions remove.",
-    ),
-    "run": ("run:run", "Run the numbered stages of a recipe folder over seeds; what is done is not run again."),
-    "child": ("child:child", "Run the child of one folder: what `run` starts for each stage."),
-}
-"""Each of our subcommands: the file of this folder and its function that answers it, and what it does."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -81,22 +47,39 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _answer(words: Sequence[str]) -> None:
     first = words[0] if words else "--help"
     if first in ("-h", "--help"):
-        print(_usage())  # noqa: T201
+        print(usage())  # noqa: T201
     elif first == "--version":
         print(f"lightning-lottery {version('lightning_lottery')}")  # noqa: T201
-    elif first not in (*LIGHTNINGS, *OURS) and not first.startswith("-"):
-        raise LotteryError(f"There is no subcommand '{first}': there are {', '.join([*LIGHTNINGS, *OURS])}.")
-    elif first in OURS:
-        if first != "run":  # which does it itself, once there is a recipe to run
-            _import_what_yaml_names()
-        module, function = OURS[first][0].split(":")
-        getattr(import_module(f"lightning_lottery.command.{module}"), function)(words[1:])
+    elif first.startswith("-"):
+        raise LotteryError(f"A subcommand comes first, before '{first}': `lightning-lottery --help` lists them.")
     else:
-        _import_what_yaml_names()
-        from lightning_lottery.children.cli import LotteryCLI
-        from lightning_lottery.experiments.sections import SECTIONS
+        _answer_subcommand(subcommand_of(first), words[1:])
 
-        LotteryCLI(words, sections=SECTIONS)
+
+def _answer_subcommand(subcommand: Subcommand, words: Sequence[str]) -> None:
+    if {"-h", "--help"} & {*words}:
+        print(help_of(subcommand))  # noqa: T201
+        return
+    if subcommand.is_on_project and {"--help_all", "--help-all"} & {*words}:
+        lightnings = subcommand.name if subcommand.name in LIGHTNINGS else "fit"
+        _run_lightnings([lightnings, "--help"])
+        return
+    words = checked(subcommand, words)
+    if subcommand.answer:
+        if subcommand.imports_zoo:
+            _import_what_yaml_names()
+        module, function = subcommand.answer.split(":")
+        getattr(import_module(f"lightning_lottery.command.{module}"), function)(words)
+    else:
+        _run_lightnings([subcommand.name, *words])
+
+
+def _run_lightnings(words: Sequence[str]) -> None:
+    _import_what_yaml_names()
+    from lightning_lottery.children.cli import LotteryCLI
+    from lightning_lottery.experiments.sections import SECTIONS
+
+    LotteryCLI(words, sections={} if words[1:] == ["--help"] else SECTIONS)
 
 
 def _import_what_yaml_names() -> None:
@@ -107,11 +90,3 @@ def _import_what_yaml_names() -> None:
 def _refuse(mistake: Exception) -> None:
     print(f"lightning-lottery: error: {mistake}", file=sys.stderr)  # noqa: T201
     raise SystemExit(2) from mistake
-
-
-def _usage() -> str:
-    lines = ["usage: lightning-lottery SUBCOMMAND [...]", "", "Lightning's subcommands, on any project:"]
-    lines += [f"  {name}" for name in LIGHTNINGS]
-    lines += ["", "of this package:"]
-    lines += [f"  {name:16} {sentence}" for name, (_, sentence) in OURS.items()]
-    return "\n".join([*lines, "", "lightning-lottery SUBCOMMAND --help says more."])

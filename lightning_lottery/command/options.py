@@ -1,45 +1,56 @@
 """Options of subcommands: read from the signature and the docstring of the function that does the work."""
 
+import argparse
 from argparse import ArgumentError
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
+from rich.console import Console
 
+from lightning_lottery.command.subcommands import SUBCOMMANDS
 from lightning_lottery.errors import LotteryError
 
-THE_PROJECT = """
-the project, and everything else that fit takes:
-  --config FILE         fit's YAML; several lay one over another, and options after them lie over all
-  --model CLASS, --data CLASS
-                        package.Class, where the YAML names none: a program's own LightningCLI(Model, Data) saved it
-"""
-"""Help for commands that leave the project to the parser of ``fit``."""
 
-CKPT_PATH = """  --ckpt_path FILE      checkpoint that training goes on from; default: none, the module as built
-"""
-
-
-def parser_of(
-    subcommand: str, function: Callable[..., Any], *, skip: Collection[str] = (), positional: bool = False
-) -> ArgumentParser:
-    """A parser whose options are a function's arguments.
+def parser_of(name: str, function: Callable[..., Any]) -> ArgumentParser:
+    """A parser of a subcommand: its options in the table of subcommands, and a function's arguments.
 
     Args:
-        subcommand: Of ``lightning-lottery``.
-        function: Its docstring is the help.
-        skip: Arguments that are no options.
-        positional: Whether arguments without a default are given by their position.
+        name: Of the subcommand.
+        function: That of the subcommand's signature.
     """
+    subcommand = SUBCOMMANDS[name]
     # Mistakes are raised and not printed: `main` tells all of them alike, in one sentence.
-    parser = ArgumentParser(prog=f"lightning-lottery {subcommand}", exit_on_error=False, allow_abbrev=False)
-    parser.add_function_arguments(function, skip=set(skip), as_positional=positional)
+    parser = ArgumentParser(prog=f"lightning-lottery {name}", exit_on_error=False, allow_abbrev=False)
+    skip: set[str | int] = set(subcommand.signature.skip) if subcommand.signature else set()
+    parser.add_function_arguments(function, skip=skip)
+    for option in subcommand.options:
+        option.add_to(parser)
     return parser
 
 
-def add_redo(parser: Any, what: str) -> None:
-    """Add ``--redo``, which may be given several times."""
-    parser.add_argument("--redo", action="append", default=[], help=f"{what} to run again, and what depends on it")
+def words_of(name: str, arguments: Sequence[str]) -> argparse.Namespace:
+    """What a command line says to a subcommand that takes nothing but the options of the table.
+
+    Raises:
+        LotteryError: A value that is none, or a word too many.
+    """
+    parser = argparse.ArgumentParser(prog=f"lightning-lottery {name}", exit_on_error=False, allow_abbrev=False)
+    for option in SUBCOMMANDS[name].options:
+        option.add_to(parser)
+    try:
+        options, left = parser.parse_known_args(list(arguments))
+    except ArgumentError as error:
+        raise LotteryError(f"`{name}`: {error}.") from error
+    if left:
+        raise LotteryError(f"`{name}` does not know what to do with '{left[0]}'.")
+    return options
+
+
+def console() -> Console:
+    """The terminal's; into a file or a pipe, wide enough for qualified names."""
+    terminal = Console()
+    return terminal if terminal.is_terminal else Console(width=160)
 
 
 def parsed(parser: ArgumentParser, arguments: Sequence[str]) -> Namespace:

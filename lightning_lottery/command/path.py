@@ -13,27 +13,13 @@ from lightning_lottery.experiments.report import write
 from lightning_lottery.experiments.sections import SECTIONS
 from lightning_lottery.hooks.quiet import without_noise
 
-# What the project's configuration gives; what no command line can say; and what is said otherwise below.
-FROM_PROJECT = ("module", "data", "trainer")
-IN_PYTHON_ONLY = ("memory", "allow_diverged")
-SAID_OTHERWISE = ("ckpt_paths", "align", "predict")
-
 WITHOUT_CALLBACKS = {"logger": False, "enable_checkpointing": False, "enable_model_summary": False, "callbacks": []}
 """Arguments of the Trainer that evaluates: the project's own callbacks would prune, or write files."""
 
 
 def judge_checkpoints(arguments: Sequence[str]) -> None:
     """Judge the lines between checkpoints, and write the report."""
-    parser = parser_of("path", path, skip=(*FROM_PROJECT, *IN_PYTHON_ONLY, *SAID_OTHERWISE))
-    parser.add_argument("ckpt_paths", nargs="+", help="Lightning checkpoints or plain state dicts, at least two")
-    parser.add_argument("--config", required=True, help="the project: fit's YAML")
-    for section in ("model", "data"):
-        parser.add_argument(f"--{section}", default=None, help="package.Class, where the YAML names none")
-    aligned = "also the line to each second network with its units in the order of the first's (git re-basin)"
-    parser.add_argument("--align", action="store_true", help=aligned)
-    parser.add_argument("--predict", default=None, help="package.module:function of predicted classes, to compare them")
-    parser.add_argument("--out", default="runs/path", help="folder for records, figures and curves")
-    options = parsed(parser, arguments).as_dict()
+    options = parsed(parser_of("path", path), arguments).as_dict()
     out, predict = Path(options.pop("out")), options.pop("predict")
     named = {f"--{section}": options.pop(section) for section in ("model", "data")}
     classes = [word for option, name in named.items() if name for word in (option, name)]

@@ -13,16 +13,10 @@ from lightning_lottery.functional.prediction import parents_needed
 
 def predict(arguments: Sequence[str]) -> None:
     """Join finished sweeps and iterative pruning, and write what their barriers say of their tickets."""
-    if any(argument.split("=")[0] == "--plan" for argument in arguments):
-        plan(arguments)
+    options = parsed(parser_of("predict-tickets", predict_tickets), arguments).as_dict()
+    if (text := options.pop("plan")) is not None:
+        plan(text)
         return
-    parser = parser_of("predict-tickets", predict_tickets, skip=("sweep", "imps"))
-    parser.add_argument("sweep", help="folder of a finished sweep")
-    parser.add_argument("imps", nargs="*", help="folders of finished iterative pruning, rewound to steps of the sweep")
-    parser.add_argument("--out", default="runs/predict-tickets", help="folder for points, summary and figure")
-    parser.add_argument("--plan", default=None, help="r=0.5[,steps=7]: how many parents show such a correlation")
-    options = parsed(parser, arguments).as_dict()
-    options.pop("plan")
     out, sweep, imps = Path(options.pop("out")), options.pop("sweep"), options.pop("imps")
     report = predict_tickets(sweep, imps, **options)
     report.write(out)
@@ -33,11 +27,12 @@ def predict(arguments: Sequence[str]) -> None:
     console.print(f"Points: {out / 'points.csv'}. Figure: {out / 'prediction.png'}", soft_wrap=True)
 
 
-def plan(arguments: Sequence[str]) -> None:
-    """Say how many parents it takes to show a correlation."""
-    parser = parser_of("predict-tickets", parents_needed, skip=("r", "steps", "power", "shared", "seed"))
-    parser.add_argument("--plan", required=True, help="r=0.5[,steps=7]")
-    text = parsed(parser, arguments).plan
+def plan(text: str) -> None:
+    """Say how many parents it takes to show a correlation.
+
+    Args:
+        text: ``r=0.5`` or ``r=0.5,steps=7``.
+    """
     try:
         values = dict(part.split("=") for part in text.split(","))
         r, steps = float(values.pop("r")), int(values.pop("steps", 7))

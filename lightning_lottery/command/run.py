@@ -3,17 +3,14 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from lightning_lottery.command.options import add_redo, parsed, parser_of, seeds_of
+from lightning_lottery.command.options import parsed, parser_of, seeds_of
 from lightning_lottery.experiments.recipe import run_recipe
 from lightning_lottery.experiments.stages import stages_of
 
 
 def run(arguments: Sequence[str]) -> None:
     """Run a recipe."""
-    parser = parser_of("run", run_recipe, skip=("seeds", "redo"), positional=True)
-    parser.add_argument("--seeds", default="0", help="one run of all stages for each, such as 0,1,2")
-    add_redo(parser, "stage")
-    options = parsed(parser, arguments).as_dict()
+    options = parsed(parser_of("run", run_recipe), arguments).as_dict()
     seeds = seeds_of(options.pop("seeds"))
     stages_of(Path(options["recipe"]))  # refuses a recipe that is not there before anything slow is imported
     # The classes of the zoo answer to their short names in YAML once they are imported.

@@ -40,6 +40,8 @@ from lightning_lottery.functional.masks import check_sparsity as check_sparsity
 from lightning_lottery.functional.masks import count as count
 from lightning_lottery.functional.masks import density as density
 from lightning_lottery.functional.masks import hamming as hamming
+from lightning_lottery.functional.masks import jaccard as jaccard
+from lightning_lottery.functional.masks import jaccard_by_chance as jaccard_by_chance
 from lightning_lottery.functional.masks import keep_top as keep_top
 from lightning_lottery.functional.masks import keep_top_rows as keep_top_rows
 from lightning_lottery.functional.masks import overlap as overlap

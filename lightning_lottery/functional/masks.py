@@ -130,6 +130,41 @@ def overlap(a: Masks, b: Masks) -> int:
     return sum(count_true(mask & b[name]) for name, mask in a.items())
 
 
+def jaccard(a: Masks, b: Masks) -> float:
+    """Entries that both masks keep, of those that either keeps, in [0, 1]; 1 where neither keeps any.
+
+    Args:
+        a: Parameter name to bool tensor, ``True`` = kept.
+        b: The same parameters in the same shapes.
+
+    Raises:
+        LotteryError: They are not.
+
+    Example:
+        >>> jaccard({"w": torch.tensor([True, True, False])}, {"w": torch.tensor([True, False, True])})
+        0.3333333333333333
+    """
+    both = overlap(a, b)
+    either = count(a)[0] + count(b)[0] - both
+    return both / either if either else 1.0
+
+
+def jaccard_by_chance(density_a: float, density_b: float) -> float:
+    """What ``jaccard`` is on average of two large masks that were drawn apart from each other.
+
+    Args:
+        density_a: Fraction that the first keeps, in [0, 1].
+        density_b: Fraction that the second keeps, in [0, 1].
+
+    Example:
+        >>> round(jaccard_by_chance(0.5, 0.5), 4)
+        0.3333
+    """
+    both = density_a * density_b
+    either = density_a + density_b - both
+    return both / either if either else 1.0
+
+
 def density(masks: Masks) -> float:
     """Fraction of all entries that is kept, in [0, 1]; 1 where there is no entry.
 

@@ -52,13 +52,6 @@ def test_explain_shows_everything_trains_nothing_and_leaves_no_file(here, capsys
     assert [path.name for path in here.iterdir()] == ["fit.yaml"]
 
 
-def test_explain_says_what_it_does_itself_and_not_what_fit_does(capsys):
-    with pytest.raises(SystemExit):
-        main(["explain", "--help"])
-    shown = capsys.readouterr().out
-    assert shown.startswith("usage: lightning-lottery explain") and "stop before the first batch" in shown
-
-
 def test_explain_refuses_a_scope_that_matches_nothing(refused, here):
     content = fit(platon(scope={"include": ["nothing.*"]}))
     assert "matches none of the 24 parameters" in refused("explain", "--config", config(content))

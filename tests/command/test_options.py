@@ -1,33 +1,32 @@
 import pytest
 
 from lightning_lottery import LotteryError
-from lightning_lottery.command.options import add_redo, parsed, parser_of, seeds_of
+from lightning_lottery.command.options import console, parsed, parser_of, seeds_of, words_of
+from lightning_lottery.command.subcommands import SUBCOMMANDS, Option, Signature, Subcommand
 
 
-def work(config: str, fraction: float = 0.5, *, alphas: tuple[float, ...] = (), out: str = "runs/work") -> None:
+def work(config: str, fraction: float = 0.5, *, alphas: tuple[float, ...] = (), hidden: str = "") -> None:
     """Do the work.
 
     Args:
         config: The project.
         fraction: Of the units to remove.
         alphas: Fractions of the line.
-        out: Folder for the result.
+        hidden: Nobody says it.
     """
 
 
-def test_a_function_s_arguments_are_options_with_its_defaults_and_its_docstring_as_help():
-    parser = parser_of("work", work, skip=("out",))
-    options = parsed(parser, ["--config", "a.yaml", "--fraction", "0.25"])
-    assert options.as_dict() == {"config": "a.yaml", "fraction": 0.25, "alphas": ()}
-    shown = " ".join(parser.format_help().split())
-    assert "lightning-lottery work" in shown and "Do the work" in shown and "Of the units to remove." in shown
-    assert "--out" not in shown
+@pytest.fixture(autouse=True)
+def a_subcommand(monkeypatch):
+    """One that works, in the table of subcommands."""
+    again = Option("redo", "what to do again", "NAME", kind="again")
+    subcommand = Subcommand("work", "Do.", options=(again,), signature=Signature("", "", frozenset({"hidden"})))
+    monkeypatch.setitem(SUBCOMMANDS, "work", subcommand)
 
 
-def test_what_has_no_default_is_an_option_or_a_position():
-    assert parsed(parser_of("work", work, positional=True), ["a.yaml"]).config == "a.yaml"
-    with pytest.raises(LotteryError, match="config"):
-        parsed(parser_of("work", work), [])
+def test_a_function_s_arguments_are_options_with_its_defaults_beside_those_of_the_table():
+    options = parsed(parser_of("work", work), ["--config", "a.yaml", "--fraction", "0.25"])
+    assert options.as_dict() == {"config": "a.yaml", "fraction": 0.25, "alphas": (), "redo": []}
 
 
 @pytest.mark.parametrize(
@@ -40,11 +39,14 @@ def test_a_mistake_is_raised_as_one_line_that_names_the_option(arguments, named)
     assert named in str(refusal.value) and "\n" not in str(refusal.value)
 
 
-def test_redo_may_be_said_several_times():
-    parser = parser_of("work", work)
-    add_redo(parser, "child")
-    assert parsed(parser, ["--config", "a", "--redo", "x", "--redo", "y"]).redo == ["x", "y"]
-    assert parsed(parser, ["--config", "a"]).redo == []
+def test_an_option_of_the_table_may_be_said_several_times():
+    assert parsed(parser_of("work", work), ["--config", "a", "--redo", "x", "--redo", "y"]).redo == ["x", "y"]
+
+
+def test_words_of_a_subcommand_without_a_function_and_none_too_many():
+    assert words_of("new-recipe", ["quickstart"]).recipe == "quickstart"
+    with pytest.raises(LotteryError, match="`new-recipe` does not know what to do with 'c'"):
+        words_of("new-recipe", ["a", "b", "c"])
 
 
 def test_seeds_are_numbers_separated_by_commas():
@@ -52,3 +54,8 @@ def test_seeds_are_numbers_separated_by_commas():
     for text in ("", "a", "1;2", "1.5"):
         with pytest.raises(LotteryError, match="--seeds are numbers separated by commas"):
             seeds_of(text)
+
+
+def test_what_is_written_into_a_pipe_is_not_cut_at_eighty_columns(capsys):
+    console().print("a" * 150)
+    assert "a" * 150 in capsys.readouterr().out

@@ -33,7 +33,8 @@ def test_a_plan_says_how_many_parents_it_takes(words, capsys):
         (["--plan", "0.7"], "--plan is 'r=0.5'"),
         (["--plan", "r=0.7,p=3"], "takes r and steps, got p"),
         (["--plan", "r=1.5"], "below 1"),
-        (["nowhere"], "There is no finished sweep in 'nowhere'"),
+        (["nowhere"], "There is no folder of a sweep 'nowhere'"),
+        (["."], "There is no finished sweep in '.'"),
         ([], "sweep"),
     ],
 )

@@ -1,0 +1,186 @@
+"""``lightning-lottery ticket``: show a ticket, compare two, or mask a checkpoint by one."""
+
+import json
+from argparse import Namespace
+from collections.abc import Mapping, Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.table import Table
+from torch import Tensor
+
+from lightning_lottery.checks import did_you_mean
+from lightning_lottery.command.options import console, words_of
+from lightning_lottery.connectivity.checkpoints import load_plain
+from lightning_lottery.errors import LotteryError
+from lightning_lottery.files import location, write_whole
+from lightning_lottery.functional.masks import count, jaccard, jaccard_by_chance, overlap, zero_removed_
+from lightning_lottery.hooks.quiet import without_noise
+from lightning_lottery.hooks.saving import save_whole
+from lightning_lottery.scope import plain_name
+from lightning_lottery.ticket import Ticket
+
+ACTIONS = {"show": 1, "diff": 2, "apply": 1}
+"""What can be done, and with how many tickets."""
+
+STATES = ("state_dict", "current_model_state")
+"""Where a checkpoint holds weights; the second beside averages."""
+
+
+def ticket(arguments: Sequence[str]) -> None:
+    """Answer the subcommand."""
+    options = words_of("ticket", arguments)
+    action, files = options.action, options.tickets
+    if action not in ACTIONS:
+        listed = "show, diff and apply"
+        raise LotteryError(f"`ticket` has no '{action}'.{did_you_mean(action, ACTIONS)} There are {listed}.")
+    if len(files) != ACTIONS[action]:
+        number = {1: "one ticket", 2: "two tickets"}[ACTIONS[action]]
+        raise LotteryError(f"`ticket {action}` takes {number}, got {', '.join(files)}.")
+    tickets = [Ticket.load(file) for file in files]
+    if action == "show":
+        show(tickets[0])
+    elif action == "diff":
+        diff(*tickets)
+    else:
+        apply(tickets[0], options)
+
+
+def show(ticket: Ticket) -> None:
+    """Print what a ticket keeps, layer by layer, and where it comes from."""
+    terminal = console()
+    kept, total = count(ticket.distinct)
+    if total:
+        whole = ticket.provenance.get("model_sparsity")
+        share = f", {whole:.1%} of the model" if isinstance(whole, float) else ""
+        title = f"{kept:,} of {total:,} weights kept: {ticket.sparsity:.1%} removed{share}"
+        terminal.print(title)
+        table = _table("layer", "shape", "kept", "of", "removed")
+        for layer in ticket.table():
+            shape = " x ".join(map(str, layer.shape))
+            table.add_row(layer.name, shape, f"{layer.kept:,}", f"{layer.total:,}", f"{layer.sparsity:.1%}")
+        terminal.print(table)
+    if ticket.units:
+        table = _table("units", "kept", "of", "removed")
+        for name, mask in ticket.units.items():
+            kept, total = count({name: mask})
+            table.add_row(name, f"{kept:,}", f"{total:,}", f"{1 - kept / total:.1%}" if total else "")
+        terminal.print(table)
+    for name, value in ticket.provenance.items():
+        text = value if isinstance(value, str) else json.dumps(value)
+        terminal.print(f"{name}: {text}", soft_wrap=True, highlight=False, markup=False)
+
+
+def diff(a: Ticket, b: Ticket) -> None:
+    """Print how far two tickets keep the same entries, layer by layer, beside what chance would give."""
+    terminal = console()
+    masks = {side: {**ticket.distinct, **_of_units(ticket)} for side, ticket in (("a", a), ("b", b))}
+    common = [name for name, mask in masks["a"].items() if getattr(masks["b"].get(name), "shape", None) == mask.shape]
+    table = _table("weights kept", "by the first", "the second", "both", "overlap", "by chance")
+    for name in common:
+        table.add_row(name, *_compared({name: masks["a"][name]}, {name: masks["b"][name]}))
+    whole = [{name: masks[side][name] for name in common if name in masks[side]} for side in ("a", "b")]
+    if len(common) > 1:
+        table.add_section()
+        table.add_row("all", *_compared(*whole))
+    if common:
+        terminal.print(table)
+        terminal.print(
+            "Overlap: the weights that both keep, of those that either keeps; 100 % where they are equal.\n"
+            "By chance: the overlap of tickets that keep as many weights, but have nothing to do with each other."
+        )
+    for name in masks["a"].keys() | masks["b"].keys():
+        if name not in common:
+            sides = [side for side, side_masks in (("first", masks["a"]), ("second", masks["b"])) if name in side_masks]
+            where = f"only in the {sides[0]}" if len(sides) == 1 else "of another shape in each"
+            terminal.print(f"{name} is {where}.", soft_wrap=True, highlight=False)
+
+
+def apply(ticket: Ticket, options: Namespace) -> None:
+    """Write a checkpoint whose removed weights are zero: an existing one's, or of the module as configured."""
+    if (options.ckpt_path is None) == (options.config is None):
+        raise LotteryError("`ticket apply` masks either a checkpoint (--ckpt_path) or a project as built (--config).")
+    if options.ckpt_path is not None:
+        content = masked(load_plain(Path(options.ckpt_path), "cpu"), ticket, options.prefix, options.ckpt_path)
+        file = BytesIO()
+        torch.save(content, file)
+        write_whole(Path(options.out), file.getvalue(), "checkpoint")
+    else:
+        _write_built(ticket, options)
+    kept, total = count(ticket.distinct)
+    print(  # noqa: T201
+        f"{options.out}: {total - kept:,} of {total:,} weights are zero. A fit that goes on from there keeps them so "
+        "by the callback MaskFreezing with this ticket."
+    )
+
+
+def masked(content: Any, ticket: Ticket, prefix: str, what: str) -> dict[str, Any]:
+    """A checkpoint, or a plain state dict, whose removed weights are zero; nothing else is changed.
+
+    Args:
+        content: As it was loaded.
+        ticket: Whose masks.
+        prefix: What the ticket's names begin with and the checkpoint's do not, such as ``"model."``.
+        what: The checkpoint, for messages.
+
+    Raises:
+        LotteryError: The ticket masks no weight, or one that the checkpoint does not hold, or in another shape.
+    """
+    if not isinstance(content, dict):
+        raise LotteryError(f"'{what}' holds no weights by name.")
+    if not ticket.masks:
+        raise LotteryError("The ticket has masks of units only: `lightning-lottery shrink` removes those.")
+    dotted = prefix and f"{prefix.removesuffix('.')}."
+    masks = {name.removeprefix(dotted): mask for name, mask in ticket.masks.items()}
+    if "state_dict" not in content:
+        return _masked_state(content, masks, what)
+    states = {key: _masked_state(content[key], masks, what) for key in STATES if key in content}
+    return {**content, **states}
+
+
+def _masked_state(state: Mapping[str, Any], masks: Mapping[str, Tensor], what: str) -> dict[str, Any]:
+    names = {plain_name(name): name for name in state}
+    missing = [name for name in masks if name not in names]
+    if missing:
+        raise LotteryError(
+            f"'{what}' has no weights '{missing[0]}' ({len(missing)} of the ticket's {len(masks)} are missing)."
+            f"{did_you_mean(missing[0], names)} Where only the beginning of names differs, say it by --prefix."
+        )
+    for name, mask in masks.items():
+        if (shape := tuple(state[names[name]].shape)) != tuple(mask.shape):
+            raise LotteryError(f"'{what}' has '{name}' in the shape {shape}, the ticket in {tuple(mask.shape)}.")
+    return {**state, **{names[name]: zero_removed_(state[names[name]].clone(), mask) for name, mask in masks.items()}}
+
+
+def _write_built(ticket: Ticket, options: Namespace) -> None:
+    """Write a checkpoint of the module as a configuration builds it, masked."""
+    from lightning_lottery.children.cli import BuiltCLI
+    from lightning_lottery.experiments.sections import SECTIONS
+
+    alone = {"accelerator": "cpu", "devices": 1, "logger": False, "enable_checkpointing": False, "callbacks": []}
+    with without_noise():
+        built = BuiltCLI(["fit", "--config", options.config], sections=SECTIONS, trainer=lambda _: alone)
+    ticket.apply(built.model, options.prefix)
+    built.trainer.strategy.connect(built.model)  # as if a fit had begun: a Trainer saves the module that it has
+    save_whole(built.trainer, location(options.out))
+
+
+def _of_units(ticket: Ticket) -> dict[str, Tensor]:
+    return {f"units of {name}": mask for name, mask in ticket.units.items()}
+
+
+def _compared(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> tuple[str, ...]:
+    """Cells of a row: kept by each and by both, the overlap, and that of chance."""
+    (kept_a, total), (kept_b, _), both = count(a), count(b), overlap(a, b)
+    chance = jaccard_by_chance(kept_a / total, kept_b / total) if total else 1.0
+    return f"{kept_a:,}", f"{kept_b:,}", f"{both:,}", f"{jaccard(a, b):.1%}", f"{chance:.1%}"
+
+
+def _table(first: str, *columns: str) -> Table:
+    table = Table()
+    table.add_column(first, overflow="fold")
+    for column in columns:
+        table.add_column(column, justify="right", no_wrap=True)
+    return table

@@ -1,0 +1,104 @@
+import pytest
+import torch
+
+from helpers.stages import config, fit
+from lightning_lottery import LotteryError, Ticket
+from lightning_lottery.command.main import main
+from lightning_lottery.command.ticket import masked
+
+
+def mask(*rows):
+    return torch.tensor(rows, dtype=torch.bool)
+
+
+@pytest.fixture
+def tickets(here):
+    """Two tickets of one layer, one of which has units and another layer as well."""
+    Ticket({"a": mask([1, 1, 0, 0]), "b": mask([1, 0])}, provenance={"method": "PLATON", "step": 7}).save("one")
+    Ticket({"a": mask([1, 0, 1, 0])}, units={"heads": mask(1, 0, 0)}).save("two")
+    return "one", "two"
+
+
+def shown(capsys, *words):
+    main(["ticket", *words])
+    return " ".join(capsys.readouterr().out.replace("│", " ").split())
+
+
+def test_show_tells_each_layer_and_where_the_ticket_comes_from(tickets, capsys):
+    text = shown(capsys, "show", "one")
+    assert "3 of 6 weights kept: 50.0% removed" in text
+    assert "a 1 x 4 2 4 50.0%" in text and "method: PLATON step: 7" in text
+    assert "heads 1 3 66.7%" in shown(capsys, "show", "two")
+
+
+def test_diff_tells_what_both_keep_beside_what_chance_would_give(tickets, capsys):
+    text = shown(capsys, "diff", "one", "two")
+    assert "a 2 2 1 33.3% 33.3%" in text
+    assert "b is only in the first." in text and "units of heads is only in the second." in text
+    text = shown(capsys, "diff", "one", "one")
+    assert "a 2 2 2 100.0% 33.3%" in text and "all 3 3 3 100.0% 33.3%" in text
+
+
+def test_apply_masks_a_checkpoint_and_changes_nothing_else(tickets, here, capsys):
+    weights = {"model.a": torch.ones(1, 4), "model.b": torch.ones(1, 2), "model.c": torch.ones(3)}
+    torch.save({"state_dict": weights, "epoch": 3, "callbacks": {"x": [1]}}, "last.ckpt")
+    Ticket({"a": mask([1, 1, 0, 0])}).save("inner")
+    Ticket({f"model.{name}": value for name, value in Ticket.load("one").masks.items()}).save("outer")
+    main(["ticket", "apply", "outer", "--ckpt-path", "last.ckpt", "--out", "masked.ckpt"])
+    assert "masked.ckpt: 3 of 6 weights are zero." in capsys.readouterr().out
+    written = torch.load("masked.ckpt", weights_only=True)
+    assert written["epoch"] == 3 and written["callbacks"] == {"x": [1]}
+    assert written["state_dict"]["model.a"].tolist() == [[1, 1, 0, 0]]
+    assert written["state_dict"]["model.b"].tolist() == [[1, 0]]
+    assert written["state_dict"]["model.c"].tolist() == [1, 1, 1]
+
+
+def test_apply_masks_averages_plain_states_and_compiled_names_too():
+    ticket = Ticket({"net.w": mask(1, 0)})
+    plain = {"_orig_mod.w": torch.ones(2)}
+    assert masked(plain, ticket, "net", "x")["_orig_mod.w"].tolist() == [1, 0]
+    averaged = {"state_dict": {"net.w": torch.ones(2)}, "current_model_state": {"net.w": torch.ones(2)}}
+    assert all(state["net.w"].tolist() == [1, 0] for state in masked(averaged, ticket, "", "x").values())
+    assert averaged["state_dict"]["net.w"].tolist() == [1, 1]
+
+
+def test_apply_masks_the_module_that_a_configuration_builds(here, capsys):
+    content = config(fit())
+    main(["ticket", "apply", *_ticket_of_a_layer(), "--config", content, "--out", "built.ckpt"])
+    state = torch.load("built.ckpt", weights_only=True)["state_dict"]
+    assert not state["network.classifier.weight"][0].any() and state["network.classifier.weight"][1].any()
+    capsys.readouterr()
+    main(["test", "--config", content, "--ckpt_path", "built.ckpt", "--trainer.logger", "false"])
+    assert "test_acc" in capsys.readouterr().out
+
+
+def _ticket_of_a_layer():
+    rows = torch.ones(10, 8, dtype=torch.bool)
+    rows[0] = False
+    Ticket({"network.classifier.weight": rows}).save("layer")
+    return ["layer"]
+
+
+def test_what_cannot_be_is_one_sentence(tickets, refused, here):
+    torch.save({"state_dict": {"a": torch.ones(4)}}, "last.ckpt")
+    (here / "torn.ckpt").write_bytes(b"none")
+    apply = ("ticket", "apply", "one")
+    assert "Did you mean 'apply'? There are show, diff and apply." in refused("ticket", "aply", "one")
+    assert "`ticket diff` takes two tickets, got one." in refused("ticket", "diff", "one")
+    assert "either a checkpoint (--ckpt_path) or a project" in refused(*apply)
+    assert "has no weights 'b' (1 of the ticket's 2 are missing)" in refused(*apply, "--ckpt_path", "last.ckpt")
+    assert "'torn.ckpt' does not load as a checkpoint" in refused(*apply, "--ckpt_path", "torn.ckpt")
+    assert "is not a ticket" in refused("ticket", "show", "last.ckpt")
+
+
+@pytest.mark.parametrize(
+    ("content", "ticket", "says"),
+    [
+        ([1], Ticket({"a": mask(1, 0)}), "holds no weights by name"),
+        ({"a": torch.ones(3)}, Ticket({"a": mask(1, 0)}), r"has 'a' in the shape \(3,\), the ticket in \(2,\)"),
+        ({"a": torch.ones(3)}, Ticket({}, units={"heads": mask(1, 0)}), "shrink` removes those"),
+    ],
+)
+def test_a_checkpoint_that_does_not_fit_is_refused(content, ticket, says):
+    with pytest.raises(LotteryError, match=says):
+        masked(content, ticket, "", "x.ckpt")
