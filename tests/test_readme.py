@@ -3,6 +3,7 @@
 import ast
 import inspect
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import lightning_lottery
 from lightning_lottery import functional
-from lightning_lottery.command.main import LIGHTNINGS, OURS
+from lightning_lottery.command.at_once import checked, subcommand_of
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
@@ -86,11 +87,26 @@ def test_what_is_imported_is_public():
                 assert {alias.name for alias in node.names} <= {*lightning_lottery.__all__}
 
 
-COMMANDS = sorted(set(re.findall(r"lightning-lottery +([a-z][\w-]*)(?=[ `\n])", README)))
+COMMANDS = re.findall(r"(?:^|`)lightning-lottery +([a-z][^`\n]*)", README, re.MULTILINE)
+FILES = ("mine.yaml", "A.ckpt", "B.ckpt", "k.ckpt", "last.ckpt", "T", "T1", "T2")
+FOLDERS = ("recipes/quickstart", "quickstart", "runs/sweep", "runs/imp-step-100")
 
 
-def test_every_command_that_is_shown_is_there():
-    assert {"fit", "explain", "run", "sweep"} <= set(COMMANDS) <= {*LIGHTNINGS, *OURS}
+def test_many_commands_are_shown():
+    assert {"fit", "explain", "run", "sweep", "ticket"} <= {command.split()[0] for command in COMMANDS}
+
+
+@pytest.mark.parametrize("command", sorted(set(COMMANDS)))
+def test_a_command_that_is_shown_has_its_subcommand_and_options(command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for file in FILES:
+        (tmp_path / file).touch()
+    for folder in FOLDERS:
+        (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+    name, *words = shlex.split(command, comments=True)
+    subcommand = subcommand_of(name)
+    if words:  # else it is only named
+        checked(subcommand, words)
 
 
 def test_what_is_folded_away_is_closed_again_and_can_be_read_as_markdown():
