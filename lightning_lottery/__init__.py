@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from lightning_lottery.experiments.imp_report import ImpReport as ImpReport
     from lightning_lottery.experiments.instability import InstabilityAnalysis as InstabilityAnalysis
     from lightning_lottery.experiments.recipe import run_recipe as run_recipe
+    from lightning_lottery.experiments.results import results as results
     from lightning_lottery.experiments.sweep import InstabilitySweep as InstabilitySweep
     from lightning_lottery.experiments.sweep_report import SweepReport as SweepReport
     from lightning_lottery.functional.schedules import Constant as Constant
@@ -79,6 +80,7 @@ _MODULES = {
     "IterativePruning": "experiments.imp",
     "ImpReport": "experiments.imp_report",
     "run_recipe": "experiments.recipe",
+    "results": "experiments.results",
     "path": "connectivity.path",
     "PathReport": "connectivity.report",
     "groups_of": "units.groups",

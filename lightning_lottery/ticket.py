@@ -18,6 +18,7 @@ from lightning_lottery.checks import is_count
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.files import Location, Remote, location, opened, write_whole
 from lightning_lottery.functional.masks import count, density, hamming, shuffle
+from lightning_lottery.notebook import html_of
 from lightning_lottery.scope import named_parameters, plain_name, ties
 
 FORMAT = "lightning_lottery.ticket"
@@ -99,6 +100,16 @@ class Ticket:
     def __repr__(self) -> str:
         method = self.provenance.get("method", "unknown method")
         return f"Ticket({len(self.distinct)} parameters, sparsity {self.sparsity:.4f}, {method})"
+
+    def _repr_html_(self) -> str:
+        method = self.provenance.get("method", "an unknown method")
+        units = [Layer(name, tuple(mask.shape), *count({name: mask})) for name, mask in self.units.items()]
+        cells = [
+            (each.name, " × ".join(map(str, each.shape)), f"{each.kept:,}", f"{each.total:,}", f"{each.sparsity:.1%}")
+            for each in (*self.table(), *units)
+        ]
+        title = f"Ticket of {method}, {self.sparsity:.1%} removed" if self.masks else f"Ticket of {method}"
+        return html_of(title, ("weights or units", "shape", "kept", "of", "removed"), cells)
 
     @property
     def distinct(self) -> dict[str, Tensor]:

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1] / PACKAGE
 
 FLOORS = [  # lowest first; a name stands for the module or for everything in the folder
     {"errors"},
-    {"checks", "files", "figures"},
+    {"checks", "files", "figures", "notebook"},
     {"scope"},
     {"functional"},
     {"ticket"},

@@ -3,10 +3,12 @@
 import re
 from pathlib import Path
 
+import pandas
 import pytest
 import yaml
 
 from helpers.stages import in_this_process
+from lightning_lottery import results
 from lightning_lottery.children import processes
 from lightning_lottery.experiments import recipe
 from lightning_lottery.experiments.stages import stages_of
@@ -38,6 +40,12 @@ def test_the_stages_of_a_recipe_run_in_order(folder, tmp_path, monkeypatch):
         assert (tmp_path / folder.name / "seed-0" / stage / "done").is_file()
     for metrics in summary.values():
         assert 0 <= metrics["test_acc"]["mean"] <= 1
+    frame = results(tmp_path / folder.name)
+    for metric in {metric for metrics in summary.values() for metric in metrics}:
+        means = {stage: metrics[metric]["mean"] for stage, metrics in summary.items() if metric in metrics}
+        assert frame[frame.metric == metric].groupby("stage").value.mean().to_dict() == pytest.approx(means)
+    table = pandas.read_csv(tmp_path / folder.name / "results.csv")
+    assert [*table.columns] == [*frame.columns] and table.value.tolist() == frame.value.tolist()
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: str(folder.relative_to(ROOT)))

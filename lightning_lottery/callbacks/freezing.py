@@ -61,6 +61,7 @@ class MaskFreezing(MaskCallback):
             raise LotteryError(
                 "MaskFreezing needs a ticket with masks of parameters; this one has only masks of units."
             )
+        self.network = "shuffled" if "shuffle_seed" in self._ticket.provenance else "ticket"
         super().__init__(None, interval=1, scope=None, name=name)
 
     def _reset(self) -> None:

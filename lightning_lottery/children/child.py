@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,15 +14,15 @@ from lightning_lottery.children.environment import RESUME_FROM
 from lightning_lottery.children.fingerprint import differences, leaves, shown, what_is_trained
 from lightning_lottery.children.options import Options, plain, read_options
 from lightning_lottery.children.reading import (
-    Row,
+    TRIAL,
     again,
     is_bounded,
     is_mapping,
     is_word,
     read_json,
     read_mapping,
-    read_rows,
 )
+from lightning_lottery.children.records import Row, labels_of, read_rows, stamped, write_records
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.files import alone_in, hash_of_file, read_text, remove_file, remove_tree, write_whole
 
@@ -31,9 +31,6 @@ if TYPE_CHECKING:
 
 ERROR = "error"
 """File in a child's folder: the sentence that it failed with."""
-
-TRIAL = "trial"
-"""Command, and name of the folder, of a child that trains nothing, done and removed before others are trained."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +44,7 @@ class Child:
         folder: Where everything of it goes.
         command: Lightning's subcommand (fit, validate, test, predict), or one of this package's.
         config: The resolved configuration of the project, as of ``fit``.
-        labels: What every row of its records says of it: ``stage``, ``seeds``, ``parent``.
+        labels: What every row of its records says of it: columns such as ``stage``, ``seed``, ``parent``.
         options: What the command needs beside the project.
         project: What ``config`` was made of, for a process that builds it without importing it anew.
     """
@@ -84,7 +81,7 @@ class Child:
             raise LotteryError(
                 f"The specification '{folder / 'child.json'}' is damaged: its options ({error}). {again(folder)}"
             ) from error
-        return cls(folder, spec["command"], config, spec["labels"], options)
+        return cls(folder, spec["command"], config, labels_of(spec["labels"]), options)
 
     def prepare(self) -> None:
         """Write the folder's specification; refuse a folder in which another was trained.
@@ -207,9 +204,14 @@ class Child:
             raise LotteryError(f"The records '{path}' were changed since they were written. {again(self.folder)}")
         return rows
 
-    def finish(self, rows: Sequence[Row]) -> None:
-        """Write the records, then ``done``; the checkpoint to resume from is no longer needed."""
-        write_records(self.folder, rows)
+    def finish(self, rows: Sequence[Row], commit: str | None = None) -> None:
+        """Write the records, then ``done``; the checkpoint to resume from is no longer needed.
+
+        Args:
+            rows: What was measured.
+            commit: Of the user's project when the work began.
+        """
+        write_records(self.folder, stamped(rows, commit))
         mark = self._prepared_fingerprint() | {"records": hash_of_file(self.folder / "results.jsonl")}
         write_whole(self.folder / "done", json.dumps(mark).encode(), "mark")
         (self.folder / "resume.ckpt").unlink(missing_ok=True)
@@ -249,22 +251,6 @@ def _read_config(folder: Path) -> Any:
     if not is_bounded(config):
         raise LotteryError(f"The configuration '{path}' is damaged: it is nested too deep. {again(folder)}")
     return config
-
-
-def write_records(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write ``results.jsonl``, a row a line.
-
-    Raises:
-        LotteryError: It cannot be written.
-    """
-    text = "".join(json.dumps(row) + "\n" for row in rows)
-    write_whole(folder / "results.jsonl", text.encode(), "records")
-
-
-def tell_progress(folder: Path, done: int, total: int | None) -> None:
-    """Leave in a child's folder how far it is, for whoever runs several."""
-    with suppress(OSError):  # a disk may be full, and this is for show
-        (folder / "progress").write_text(f"{done} {total or ''}")
 
 
 def discard_with_dependents(children: Sequence[Child], names: Collection[str], *, root: Path | None = None) -> None:

@@ -16,7 +16,7 @@ from lightning_lottery.checks import check_count
 from lightning_lottery.children.child import Child
 from lightning_lottery.children.environment import DASK, JOBS, environment
 from lightning_lottery.children.processes import run_one, run_together
-from lightning_lottery.children.reading import Row
+from lightning_lottery.children.records import Row
 from lightning_lottery.children.resume import do_child
 from lightning_lottery.children.signals import Ended
 from lightning_lottery.errors import LotteryError

@@ -4,7 +4,6 @@ import signal
 from collections.abc import Mapping, Sized
 from contextlib import nullcontext
 from pathlib import Path
-from time import monotonic
 from typing import Any
 
 import torch
@@ -16,7 +15,7 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning_lottery.callbacks import ExactResume, MaskFreezing
 from lightning_lottery.callbacks.early_bird import EarlyBird
 from lightning_lottery.children.by_batch import LogsByBatch
-from lightning_lottery.children.child import Child, tell_progress
+from lightning_lottery.children.child import Child
 from lightning_lottery.children.conditions import Conditions
 from lightning_lottery.children.level import with_level, with_snapshots
 from lightning_lottery.children.options import (
@@ -28,8 +27,9 @@ from lightning_lottery.children.options import (
     StartOptions,
     TicketOptions,
 )
+from lightning_lottery.children.progress import DEFAULT_BARS, FitProgress
 from lightning_lottery.children.project import Built, Project, project_of
-from lightning_lottery.children.reading import Row
+from lightning_lottery.children.records import Row, record
 from lightning_lottery.children.signals import Ended, heed, is_asked, take_back, wait_for_step, wait_no_more
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.files import remove_file
@@ -62,11 +62,13 @@ def train(child: Child, resume: str, project: Project | None = None) -> list[Row
     by_batch = LogsByBatch() if isinstance(child.options, (DenseLevelOptions, LevelOptions)) else None
 
     def with_those_of_the_child(callbacks: list[Callback]) -> list[Callback]:
+        is_shown = _has_default_bar(child, callbacks)
         callbacks = _with_options(child, callbacks, resumed=bool(resume))
         if is_fit:
             callbacks.append(PlainHyperparameters())  # or no child could go on from what another leaves
         if child.command == "fit":
-            callbacks += [validated, conditions, _Progress(folder)]
+            callbacks = [callback for callback in callbacks if type(callback) not in DEFAULT_BARS]
+            callbacks += [validated, conditions, FitProgress(folder, is_shown=is_shown)]
             if by_batch is not None:
                 callbacks.append(by_batch)
             if not any(isinstance(callback, ExactResume) for callback in callbacks):
@@ -116,6 +118,14 @@ def _with_options(child: Child, callbacks: list[Callback], *, resumed: bool) -> 
         case DenseLevelOptions() | LevelOptions() as level:
             return with_level(callbacks, level, resumed=resumed)
     return [*callbacks]
+
+
+def _has_default_bar(child: Child, callbacks: list[Callback]) -> bool:
+    """Whether Lightning would show its default bar: a YAML says so, a factory's Trainer has it already."""
+    bars = [callback for callback in callbacks if isinstance(callback, ProgressBar)]
+    trainer = child.config.get("trainer")
+    is_left_on = trainer is not None and trainer.get("enable_progress_bar") is not False
+    return all(type(bar) in DEFAULT_BARS for bar in bars) if bars else is_left_on
 
 
 def only_bars(callbacks: list[Callback]) -> list[Callback]:
@@ -228,19 +238,6 @@ class _EndsAtStep(Callback):
             launcher.kill(signal.SIGTERM)  # heeded at once, by this rank alone: the others would wait for it
 
 
-class _Progress(Callback):
-    """Leaves in the folder how far the fit is, at most once a second."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.last = folder, 0.0
-
-    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
-        if trainer.is_global_zero and monotonic() - self.last > 1:
-            self.last = monotonic()
-            steps = trainer.estimated_stepping_batches
-            tell_progress(self.folder, trainer.global_step, int(steps) if 0 < steps < float("inf") else None)
-
-
 class _LastValidation(Callback):
     """What the last validation measured, kept in checkpoints: a fit that goes on from its end validates no more."""
 
@@ -266,21 +263,22 @@ def _rows(child: Child, trainer: Trainer, validated: Mapping[str, float]) -> lis
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
     method = next((callback for callback in callbacks if isinstance(callback, MaskCallback)), None)
     watches = any(isinstance(callback, EarlyBird) for callback in callbacks)
-    row = {
+    sparsity = method.sparsity if method else 0.0
+    about = {
         "stage": child.folder.name,
+        "network": method.network if method else "dense",
         "method": method.method_name if method else "EarlyBird" if watches else "dense",
-        "parent": None,
-        "seeds": [child.config["seed_everything"]],
+        "seed": child.config["seed_everything"],
         "step": trainer.global_step,
-        "alpha": None,
-        "sparsity": method.sparsity if method else 0.0,
+        "density": 1 - sparsity,
+        "device": device_of(trainer),
         **child.labels,
     }
     metrics = trainer.callback_metrics.items()
     measured = {name: float(value) for name, value in metrics if is_recorded(name)}
     return [
-        {**row, "metric": name, "value": value, "n": _samples(trainer, name), "device": device_of(trainer)}
-        for name, value in sorted({"sparsity": row["sparsity"], **measured, **validated}.items())
+        record(**about, metric=name, value=value, n=_samples(trainer, name))
+        for name, value in sorted({"sparsity": sparsity, **measured, **validated}.items())
     ]
 
 

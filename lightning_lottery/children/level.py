@@ -78,6 +78,7 @@ class Dense(MaskCallback):
     """
 
     role = "dense"
+    network = "dense"
 
     def __init__(self, scope: Scope, *, rewind_step: int) -> None:
         super().__init__(None, interval=1, scope=scope, name=None)

@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from threading import Thread
+from threading import Event, Thread
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 
 from lightning_lottery.children.child import ERROR, Child
 from lightning_lottery.children.environment import TIED, environment_of_child
+from lightning_lottery.children.progress import Line, read_progress
 from lightning_lottery.children.signals import ENDING, STOPS, Ended, ended_by
 from lightning_lottery.errors import LotteryError
 
@@ -52,7 +53,8 @@ def run_one(child: Child, name: str, console: Console) -> None:
         return
     console.rule(f"{name}: goes on from its last checkpoint" if child.is_started else name)
     try:
-        code = run_child(child)
+        with _followed_in_notebook(child, name, console):
+            code = run_child(child)
     except (KeyboardInterrupt, Ended):
         _leave_progress_bar(console)
         console.print(f"{name}: interrupted. The same command goes on from here.")
@@ -126,12 +128,40 @@ def follow(
         raise LotteryError(" ".join(failures))
 
 
+@contextmanager
+def _followed_in_notebook(child: Child, name: str, console: Console) -> Iterator[None]:
+    """Show how far a child is that runs in the block: in a terminal it says so itself."""
+    if not console.is_jupyter:
+        yield
+        return
+    line, is_over = Line(console), Event()
+
+    def follow_it() -> None:
+        while not is_over.wait(0.5):
+            if progress := read_progress(child.folder):
+                line.show(name, *progress)
+
+    thread = Thread(target=follow_it, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        thread.join()
+        if progress := read_progress(child.folder):  # of a child that is too short to be seen in between as well
+            line.show(name, *progress)
+
+
 class _Bars:
-    """A progress bar for each child. Of many, those that run or failed are shown, and one bar for all of them."""
+    """A progress bar for each child. Of many, those that run or failed are shown, and one bar for all of them.
+
+    A notebook has one line for all.
+    """
 
     def __init__(self, total: int, console: Console) -> None:
         columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[state]}"))
-        self._progress = Progress(*columns, TimeRemainingColumn(), console=console)
+        self._line = Line(console) if console.is_jupyter else None
+        self._progress = Progress(*columns, TimeRemainingColumn(), console=console, disable=self._line is not None)
         self._total, self._ended, self._are_many = total, 0, total > MANY
         self._all = self._progress.add_task("all", total=total, state=f"0/{total}", visible=self._are_many)
 
@@ -146,18 +176,20 @@ class _Bars:
         return self._progress.add_task(name, total=None, state="begins", visible=not self._are_many)
 
     def show_progress(self, bar: TaskID, child: Child) -> None:
-        try:
-            done, total = (child.folder / "progress").read_text().split(" ")
-            state, whole = f"step {done}/{total}", int(total) if total else None
-            self._progress.update(bar, completed=int(done), total=whole, state=state, visible=True)
-        except (FileNotFoundError, ValueError):
-            return  # not yet, or being written
+        if progress := read_progress(child.folder):
+            done, total = progress
+            state = f"step {done}/{total or ''}"
+            self._progress.update(bar, completed=done, total=total, state=state, visible=True)
+            if self._line is not None:
+                self._line.show(f"child {self._ended + 1}/{self._total} · {child.folder.name}", done, total)
 
     def end(self, bar: TaskID, state: str, *, failed: bool) -> None:
         self._ended += 1
         shown = failed or not self._are_many
         self._progress.update(bar, total=1, completed=not failed, state=state, visible=shown)
         self._progress.update(self._all, advance=1, state=f"{self._ended}/{self._total}")
+        if self._line is not None:
+            self._line.show("done", self._ended, self._total, unit="child")
 
 
 def _command(child: Child) -> list[str]:

@@ -5,11 +5,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from lightning_lottery.checks import is_number
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.files import read_text
 
-Row = dict[str, Any]
+TRIAL = "trial"
+"""Command, and name of the folder, of a child that trains nothing, done and removed before others are trained."""
 
 DEEPEST = 100
 """Levels of a configuration, and of whatever else children leave."""
@@ -57,7 +57,7 @@ def read_json(path: Path, what: str) -> Any:
     try:
         value = json.loads(read_text(path, what))
     except (ValueError, RecursionError) as error:  # LotteryError among them
-        raise LotteryError(f"{_why(error, path, what)}. {again(path.parent)}") from error
+        raise LotteryError(f"{why(error, path, what)}. {again(path.parent)}") from error
     if not is_bounded(value):
         raise LotteryError(f"The {what} '{path}' is damaged: it is nested too deep. {again(path.parent)}")
     return value
@@ -83,38 +83,6 @@ def read_mapping(path: Path, what: str, fits: Mapping[str, Callable[[Any], bool]
     return values
 
 
-def read_rows(path: Path) -> list[Row]:
-    """The rows of ``results.jsonl``, at least one.
-
-    Raises:
-        LotteryError: It is not there, too large, has no row, or a line that is none.
-    """
-    try:
-        rows = [json.loads(line) for line in read_text(path, "records").splitlines()]
-    except (ValueError, RecursionError) as error:
-        raise LotteryError(f"{_why(error, path, 'records')}. {again(path.parent)}") from error
-    wrong = [number for number, row in enumerate(rows, start=1) if not is_row(row)]
-    if wrong or not rows:
-        fault = f"line {wrong[0]} is no record" if wrong else "there are none in it"
-        raise LotteryError(f"The records '{path}' are damaged: {fault}. {again(path.parent)}")
-    return rows
-
-
-def is_row(row: Any) -> bool:
-    """Whether a value is a record, as far as tables and figures rely on it."""
-    if not isinstance(row, dict) or not {"stage", "metric", "value", "sparsity", "seeds"} <= row.keys():
-        return False
-    words = (row["stage"], row["metric"], row.get("method", ""))
-    numbers = [value for value in (row["sparsity"], row.get("alpha")) if value is not None]
-    seeds = row["seeds"]
-    return (
-        all(isinstance(word, str) for word in words)
-        and all(is_number(value) for value in (row["value"], *numbers))
-        and isinstance(seeds, list)
-        and not any(isinstance(value, (dict, list)) for value in (*seeds, row.get("parent")))
-    )
-
-
 def is_mapping(value: Any) -> bool:
     """Whether it is a mapping."""
     return isinstance(value, dict)
@@ -125,7 +93,8 @@ def is_word(value: Any) -> bool:
     return isinstance(value, str)
 
 
-def _why(error: Exception, path: Path, what: str) -> str:
+def why(error: Exception, path: Path, what: str) -> str:
+    """What is wrong with a file, as the beginning of a sentence."""
     if isinstance(error, LotteryError):
         return str(error).rstrip(".")
     return f"The {what} '{path}' {'are' if what == 'records' else 'is'} damaged: {error}"

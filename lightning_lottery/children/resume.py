@@ -10,7 +10,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_lottery.children.child import ERROR, Child, entered
 from lightning_lottery.children.environment import RESUME_FROM
-from lightning_lottery.children.reading import Row
+from lightning_lottery.children.records import Row, commit_here
 from lightning_lottery.children.signals import ENDING, Ended, ended_by, heed
 from lightning_lottery.children.slurm import requeue
 from lightning_lottery.errors import LotteryError
@@ -65,6 +65,7 @@ def _do(child: Child, commands: Mapping[str, Work], wait: bool) -> None:
         if is_first_rank and not resume:
             # Anew, with the hashes of files that earlier children have written since the folder was prepared.
             child.specify()
+        commit = commit_here() if is_first_rank else None  # now: a training takes longer than the next commit
         try:
             rows = commands[child.command](child, resume)
         except SystemExit as leaving:
@@ -74,7 +75,7 @@ def _do(child: Child, commands: Mapping[str, Work], wait: bool) -> None:
                 f"'{child.folder}' is not done: the project left its process by `sys.exit()` in the middle of it."
             ) from leaving
         if rows is not None:
-            child.finish(rows)
+            child.finish(rows, commit)
 
 
 def _sentence(error: Exception) -> str:

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch import Callback
-from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.callbacks import Checkpoint, ProgressBar
 from lightning.pytorch.loggers import Logger
 
 from lightning_lottery.checks import check_seed_range
+from lightning_lottery.children.progress import FitProgress
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.hooks.mask_callback import MaskCallback
 
@@ -107,11 +108,15 @@ class YamlProject:
             kept = callbacks(config["callbacks"])
             # Lightning adds a ModelCheckpoint of its own where checkpointing is on and nobody brings one.
             has_checkpoint = any(isinstance(callback, Checkpoint) for callback in kept)
+            # A fit that says itself how far it is needs Lightning's default bar no more.
+            is_silent = any(isinstance(callback, FitProgress) for callback in kept)
+            is_silent = is_silent and not any(isinstance(callback, ProgressBar) for callback in kept)
             return {
                 "default_root_dir": str(folder),
                 "logger": logger,
                 "callbacks": kept,
                 "enable_checkpointing": config["enable_checkpointing"] if has_checkpoint else False,
+                "enable_progress_bar": False if is_silent else config["enable_progress_bar"],
             }
 
         return ResolvedCLI([subcommand, "--config", str(folder / "config.yaml")], trainer=trainer_arguments)

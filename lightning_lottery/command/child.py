@@ -4,10 +4,10 @@ from argparse import ArgumentParser
 from collections.abc import Sequence
 from pathlib import Path
 
-from lightning_lottery.children.child import TRIAL
 from lightning_lottery.children.cli import COMMANDS
 from lightning_lottery.children.fit import train
 from lightning_lottery.children.processes import end_with_starter
+from lightning_lottery.children.reading import TRIAL
 from lightning_lottery.children.resume import Work, do_child
 from lightning_lottery.command.subcommands import SUBCOMMANDS
 from lightning_lottery.experiments.sections import SECTIONS, run_section

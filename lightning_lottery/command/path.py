@@ -7,6 +7,7 @@ from rich.console import Console
 
 from lightning_lottery.children.cli import BuiltCLI
 from lightning_lottery.children.factories import imported
+from lightning_lottery.children.records import commit_here, stamped
 from lightning_lottery.command.options import parsed, parser_of
 from lightning_lottery.connectivity.path import path
 from lightning_lottery.experiments.report import write
@@ -35,7 +36,8 @@ def judge_checkpoints(arguments: Sequence[str]) -> None:
         )
         if project.trainer.is_global_zero:
             outcome = {"path/error_barrier": report.stability.mean}
-            write(report, out, run="path", hparams={}, outcome=outcome)
+            rows = stamped(report.rows(), commit_here())
+            write(report, out, run="path", rows=rows, hparams={}, outcome=outcome)
             console = Console()
             console.print(report.table())
             console.print(f"{' '.join(report.sentences())} Records: {out}", soft_wrap=True)

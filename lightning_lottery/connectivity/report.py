@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from rich.table import Table
 
 from lightning_lottery.checks import is_count, is_number
+from lightning_lottery.children.frames import frame_of
 from lightning_lottery.children.reading import again
+from lightning_lottery.children.records import LINE, Row, metric_of_line, record
 from lightning_lottery.connectivity.blocks import LineBlocks
 from lightning_lottery.connectivity.judging import Judging, is_share
 from lightning_lottery.connectivity.stability import sentences_on, stability_of, unit_of
@@ -19,9 +21,11 @@ from lightning_lottery.files import read_text, write_whole
 from lightning_lottery.functional.connectivity import error_barrier, excess
 from lightning_lottery.functional.verdicts import Stability
 from lightning_lottery.hooks.means import ROUNDING
+from lightning_lottery.notebook import html_of_table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from pandas import DataFrame
 
 Pair = tuple[int, int]
 """Numbers of two networks, the first of which is the line's end at alpha 1."""
@@ -92,6 +96,14 @@ class PathReport:
     blocks: LineBlocks | None = None
     networks_alone: str = ""
 
+    def __repr__(self) -> str:
+        judged, what = self.stability, f"{self.judging.monitor} over {self.samples} samples"
+        barrier = f"{judged.verdict}, mean error barrier {judged.mean:.4f}"
+        return f"PathReport({len(self.names)} networks, {what}: {barrier})"
+
+    def _repr_html_(self) -> str:
+        return html_of_table(self.table(), self.sentences())
+
     @property
     def pairs(self) -> list[Pair]:
         """The pairs of networks, in order."""
@@ -157,31 +169,43 @@ class PathReport:
                 barrier["middle"] = barrier.get("middle", 0.0) + rises[alphas.index(0.5)] / 2
         return barriers
 
-    def rows(self, seeds: Sequence[int | str] = (), **labels: Any) -> list[dict[str, Any]]:
+    def rows(self, seeds: Sequence[int | str] = (), **labels: Any) -> list[Row]:
         """Records: one row for every pair, alpha and metric, then one for every pair and measure.
+
+        A point on a line is called ``line/METRIC``, and where the line is not the raw one, ``line/KIND/METRIC``; a
+        measure of another line than the raw one ``KIND/MEASURE``.
 
         Args:
             seeds: Of the networks, where they were trained with different ones; default: their names.
-            labels: What every row says beside: ``stage``, ``parent``, ``step``, ``sparsity``.
+            labels: What every row says beside: ``stage``, ``parent``, ``step``, ``density``.
         """
-        rows: list[dict[str, Any]] = []
+        rows: list[Row] = []
         ends = list(seeds or self.names)
+        about = {"stage": "path", "n": self.samples, "device": self.device, **labels}
 
-        def add(networks: Sequence[int | str], method: str, alpha: float | None, metrics: Mapping[str, float]) -> None:
-            row = {"stage": "path", "parent": None, "step": None, "sparsity": None, **labels, "seeds": list(networks)}
-            row |= {"n": self.samples, "device": self.device, "method": method, "alpha": alpha}
-            rows.extend({**row, "metric": metric, "value": value} for metric, value in metrics.items())
+        def add(pair: Pair | None, kind: str, metrics: Mapping[str, float], alpha: float | None = None) -> None:
+            children = {} if pair is None else {"child_a": ends[pair[0]], "child_b": ends[pair[1]], "alpha": alpha}
+            for name, value in metrics.items():
+                metric = metric_of_line(kind, name) if alpha is None else LINE + metric_of_line(kind, name)
+                rows.append(record(**about, **children, metric=metric, value=value))
 
         for pair in self.pairs:
-            networks = [ends[number] for number in pair]
             for kind, curves in self.curves.items():
                 for metric, values in curves[pair].items():
                     for alpha, value in zip(self._alphas_of(kind), values, strict=True):
-                        add(networks, str(kind), alpha, {metric: value})
-            for method, measures in self._measures_of(pair):
-                add(networks, method, None, measures)
-        add(ends, "midpoint", None, self.midpoint)
+                        add(pair, str(kind), {metric: value}, alpha)
+            for kind, measures in self._measures_of(pair):
+                add(pair, kind, measures)
+        add(None, "midpoint", self.midpoint)
         return rows
+
+    def to_frame(self) -> "DataFrame":
+        """The records as a data frame, in the columns of ``results``.
+
+        Raises:
+            LotteryError: pandas is not installed.
+        """
+        return frame_of(self.rows())
 
     def summary(self) -> dict[str, Any]:
         """Verdict and measures of every pair, plain values."""
@@ -338,7 +362,7 @@ class PathReport:
         return [kind for kind in self.curves if isinstance(kind, Layer) and kind.extent == extent]
 
     def _measures_of(self, pair: Pair) -> Iterator[tuple[str, dict[str, float]]]:
-        """What records call a method, to its measures."""
+        """What kind of line, or part of a network, to its measures."""
         yield "raw", {**self.measures(pair), **self.distances[pair]}
         for kind in ("recalibrated", "aligned"):
             if kind in self.curves:

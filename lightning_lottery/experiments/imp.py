@@ -10,12 +10,13 @@ from rich.console import Console
 
 from lightning_lottery.checks import check_count, check_different, check_word
 from lightning_lottery.children.by_batch import read_by_batch
-from lightning_lottery.children.child import TRIAL, Child
+from lightning_lottery.children.child import Child
 from lightning_lottery.children.engine import engine_of
 from lightning_lottery.children.fit import train
 from lightning_lottery.children.options import Begin, DenseLevelOptions, LevelOptions, Prune, RecordsTrialOptions
 from lightning_lottery.children.project import Project
-from lightning_lottery.children.reading import Row
+from lightning_lottery.children.reading import TRIAL
+from lightning_lottery.children.records import Row
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.experiments.imp_blocks import Tested
 from lightning_lottery.experiments.imp_report import ImpReport, row_of
@@ -24,6 +25,7 @@ from lightning_lottery.experiments.report import show, write
 from lightning_lottery.experiments.trial import try_before, try_out
 from lightning_lottery.functional.iterative import check_prune_fraction, levels_to
 from lightning_lottery.functional.matching import check_margin
+from lightning_lottery.notebook import call_of_fields
 from lightning_lottery.scope import Scope
 
 REINITIALISED = 1000
@@ -93,6 +95,9 @@ class IterativePruning:
     monitor: str = "test_acc"
     mode: Literal["max", "min"] = "max"
     margin: float = 0.01
+
+    def __repr__(self) -> str:
+        return call_of_fields(self)
 
     def __post_init__(self) -> None:
         check_different("seeds", self.seeds, "different numbers")
@@ -220,9 +225,9 @@ class IterativePruning:
 
     def _dense(self, project: Project, folder: Path, begin: str | None, labels: Mapping[str, Any]) -> Child:
         """The child of level 0."""
-        labels = {**labels, "stage": f"{labels['stage']}/level-0", "seeds": [project.seed], "method": "dense"}
+        about = {"stage": f"{labels['stage']}/level-0", "seed": project.seed, "method": "dense", "level": 0}
         options = DenseLevelOptions(self.scope or Scope(), self.rewind_step)
-        return child_of(project, folder / "level-0", "fit", begin, options=options, labels=labels)
+        return child_of(project, folder / "level-0", "fit", begin, options=options, labels={**labels, **about})
 
     def _level(
         self, project: Project, folder: Path, level: int, snapshot: str, labels: Mapping[str, Any]
@@ -238,9 +243,11 @@ class IterativePruning:
             name = f"level-{level}{kind and '-'}{kind}"
             # A control's rows are of its ticket's seed, whatever seed it is built under: by it they are compared.
             about = {
-                "seeds": [seed],
-                "method": f"IterativePruning {kind}".rstrip(),
                 "stage": f"{labels['stage']}/{name}",
+                "network": kind or "ticket",
+                "method": f"IterativePruning {kind}".rstrip(),
+                "seed": seed,
+                "level": level,
             }
             return child_of(project, folder / name, "fit", ckpt_path, options=options, labels={**labels, **about})
 

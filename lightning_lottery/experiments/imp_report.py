@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from rich.table import Table
 
-from lightning_lottery.children.reading import Row
+from lightning_lottery.children.frames import frame_of
+from lightning_lottery.children.records import Row
 from lightning_lottery.connectivity.judging import is_share
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.experiments.imp_blocks import BlocksOfTest, Tested, blocks_of_test
@@ -21,9 +22,11 @@ from lightning_lottery.functional.matching import (
     matches_down_to,
 )
 from lightning_lottery.functional.verdicts import MOST, POWER
+from lightning_lottery.notebook import html_of_table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from pandas import DataFrame
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,14 @@ class ImpReport:
     seeds_alone: str = ""
     records: Sequence[Row] = field(default=(), compare=False, repr=False)
 
+    def __repr__(self) -> str:
+        density, levels = self.matches_down_to, len(self._tickets)
+        matches = "matches at no level" if density is None else f"matches down to density {density:.4g}"
+        return f"ImpReport({levels} levels, {self.monitor}, seeds {', '.join(map(str, self.seeds))}: {matches})"
+
+    def _repr_html_(self) -> str:
+        return html_of_table(self.table(), self.sentences())
+
     def __getitem__(self, name: str) -> LevelResult:
         """The result of a name, such as ``level-3-shuffled``."""
         return {result.name: result for result in self.results}[name]
@@ -118,7 +129,7 @@ class ImpReport:
         controls = judge_controls({name: each for name, each in comparisons.items() if _kind_of(name) != "ticket"})
         results = []
         for name, rows in judged.items():
-            density, reference, matching = 1 - rows[0]["sparsity"], _reference_of(name), None
+            density, reference, matching = rows[0]["density"], _reference_of(name), None
             if name in comparisons and name not in controls:
                 signed, dense, its_blocks, samples = comparisons[name]
                 matching = judge_matching(signed, dense, margin, blocks=its_blocks, samples=samples)
@@ -134,6 +145,14 @@ class ImpReport:
     def rows(self) -> list[Row]:
         """The records of all children."""
         return list(self.records)
+
+    def to_frame(self) -> "DataFrame":
+        """The records as a data frame, in the columns of ``results``.
+
+        Raises:
+            LotteryError: pandas is not installed.
+        """
+        return frame_of(self.rows())
 
     def summary(self) -> dict[str, Any]:
         """Every level with its verdict, plain values."""

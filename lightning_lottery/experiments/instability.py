@@ -9,12 +9,12 @@ from typing import Any, Literal
 
 from rich.console import Console
 
-from lightning_lottery.children.child import TRIAL
 from lightning_lottery.children.engine import ProjectWork, engine_of
 from lightning_lottery.children.factories import address_of
 from lightning_lottery.children.fingerprint import leaves
 from lightning_lottery.children.fit import train
 from lightning_lottery.children.project import Project
+from lightning_lottery.children.reading import TRIAL
 from lightning_lottery.connectivity.judging import ALPHAS, Judging
 from lightning_lottery.connectivity.report import PathReport
 from lightning_lottery.errors import LotteryError
@@ -23,6 +23,7 @@ from lightning_lottery.experiments.report import show, write
 from lightning_lottery.experiments.siblings import Family, Predict, Siblings, check_seeds, judge_lines
 from lightning_lottery.experiments.trial import try_before, try_out
 from lightning_lottery.hooks.mask_callback import MaskCallback
+from lightning_lottery.notebook import call_of_fields
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +77,9 @@ class InstabilityAnalysis:
     ticket: str | None = None
     pruner: Callable[[], MaskCallback] | None = None
     predict: str | Predict | None = None
+
+    def __repr__(self) -> str:
+        return call_of_fields(self)
 
     def __post_init__(self) -> None:
         check_seeds(self.seeds)

@@ -12,7 +12,8 @@ from rich.table import Table
 
 from lightning_lottery.checks import check_count
 from lightning_lottery.children.conditions import FILE, read_conditions
-from lightning_lottery.children.reading import Row, read_rows
+from lightning_lottery.children.frames import import_pandas
+from lightning_lottery.children.records import Row, read_rows
 from lightning_lottery.connectivity.report import PathReport
 from lightning_lottery.connectivity.stability import unit_of
 from lightning_lottery.errors import LotteryError
@@ -23,9 +24,11 @@ from lightning_lottery.figures.prediction import barrier_and_deficit
 from lightning_lottery.files import write_image, write_table, write_whole
 from lightning_lottery.functional.matching import check_margin
 from lightning_lottery.functional.prediction import BOOTSTRAPPED, Prediction, predict_deficits
+from lightning_lottery.notebook import html_of_table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from pandas import DataFrame
 
 SCORES = ("dense", "pruned")
 """Whose barrier predicts: the dense network's, or that of the pruned one."""
@@ -72,9 +75,23 @@ class PredictionReport:
     margin: float
     noise_floor: float | None
 
+    def __repr__(self) -> str:
+        return f"PredictionReport({len(self.points)} tickets: {', '.join(self.predictions)})"
+
+    def _repr_html_(self) -> str:
+        return html_of_table(self.table(), self.sentences())
+
     def rows(self) -> list[Row]:
         """A row for each ticket."""
         return [{**asdict(point), "matches": point.deficit <= self.margin} for point in self.points]
+
+    def to_frame(self) -> "DataFrame":
+        """The rows as a data frame.
+
+        Raises:
+            LotteryError: pandas is not installed.
+        """
+        return import_pandas().DataFrame(self.rows())
 
     def summary(self) -> dict[str, Any]:
         """Plain values: the predictions, and how many steps tickets trained."""

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from lightning_lottery.checks import check_count, check_different, check_seed_range
 from lightning_lottery.children.environment import DASK, JOBS, PROVISIONAL, environment
+from lightning_lottery.children.records import is_of_whole_network, write_results
 from lightning_lottery.experiments.stages import stages_of
 from lightning_lottery.files import read_text, write_image, write_whole
 
@@ -58,7 +59,7 @@ def run_recipe(
     if overlay is not None:
         read_text(Path(overlay), "overlay")
     # Only now: this takes seconds to import, which a recipe that is not there need not wait for.
-    from lightning_lottery.children.child import discard_with_dependents, write_records
+    from lightning_lottery.children.child import discard_with_dependents
     from lightning_lottery.experiments.stage_children import (
         child_of_stage,
         is_known,
@@ -88,8 +89,11 @@ def run_recipe(
             child = children[number - 1]
             with environment(**{JOBS: str(jobs)}, **({DASK: dask} if dask else {})):
                 run_stage(child, f"seed {seed} · {child.folder.name} ({number}/{len(children)})", console)
-    rows = [row for children in runs.values() for child in children for row in child.records()]
-    write_records(target, rows)
+    # Records older than the column do not say their recipe.
+    rows = [
+        {**row, "recipe": target.name} for children in runs.values() for child in children for row in child.records()
+    ]
+    write_results(target, rows)
     summary = summarise(rows)
     verdicts = verdicts_of(runs)
     _write(summary, {stage: asdict(verdict) for stage, verdict in verdicts.items()}, target)
@@ -101,26 +105,19 @@ def run_recipe(
 
 
 def summarise(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Stage to metric to mean, standard deviation, count and values over runs; ``sparsity`` as one more metric.
+    """Stage to metric to mean, standard deviation, count and values over networks, or over pairs of them.
 
     Example:
-        >>> row = {"stage": "01-dense", "metric": "test_acc", "sparsity": 0.0}
-        >>> rows = [row | {"seeds": [0], "value": 0.5}, row | {"seeds": [1], "value": 1.0}]
+        >>> from lightning_lottery.children.records import record
+        >>> rows = [record(stage="01-dense", metric="test_acc", value=value) for value in (0.5, 1.0)]
         >>> summarise(rows)["01-dense"]["test_acc"]["mean"]
         0.75
     """
-    values: dict[str, dict[str, dict[tuple[int | None, ...], float]]] = {}
+    values: dict[str, dict[str, list[float]]] = {}
     for row in rows:
-        if row.get("alpha") is not None or " layer " in row.get("method", ""):
-            continue  # a place on a line, or a part of a network: figures show them
-        metrics, run = values.setdefault(row["stage"], {}), (row.get("parent"), *row["seeds"])
-        name = f"recalibrated {row['metric']}" if row.get("method") == "recalibrated" else row["metric"]
-        metrics.setdefault("sparsity", {})[run] = row["sparsity"]
-        metrics.setdefault(name, {})[run] = row["value"]
-    return {
-        stage: {metric: _moments(list(by_run.values())) for metric, by_run in metrics.items()}
-        for stage, metrics in values.items()
-    }
+        if is_of_whole_network(row):
+            values.setdefault(row["stage"], {}).setdefault(row["metric"], []).append(row["value"])
+    return {stage: {name: _moments(each) for name, each in metrics.items()} for stage, metrics in values.items()}
 
 
 def table_of(summary: dict[str, Any], title: str) -> Table:

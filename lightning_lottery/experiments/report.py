@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 from rich.console import Console
 from rich.table import Table
 
-from lightning_lottery.children.child import write_records
+from lightning_lottery.children.records import Row, write_results
 from lightning_lottery.errors import LotteryError
-from lightning_lottery.files import remove_file, write_image, write_table, write_whole
+from lightning_lottery.files import remove_file, write_image, write_whole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class Report(Protocol):
     """What an experiment found."""
 
-    def rows(self) -> list[dict[str, Any]]:
+    def rows(self) -> list[Row]:
         """Records."""
 
     def summary(self) -> dict[str, Any]:
@@ -45,7 +45,7 @@ def write(
     folder: Path,
     *,
     run: str,
-    rows: Sequence[Mapping[str, Any]] | None = None,
+    rows: Sequence[Row] | None = None,
     hparams: Mapping[str, Any] | None = None,
     outcome: Mapping[str, float] | None = None,
 ) -> None:
@@ -63,8 +63,7 @@ def write(
         LotteryError: A file cannot be written.
     """
     rows, figures = report.rows() if rows is None else rows, report.figures()
-    write_records(folder, rows)
-    write_table(folder / "results.csv", rows, "records")
+    write_results(folder, rows)
     write_whole(folder / "summary.json", json.dumps(report.summary(), indent=1).encode(), "summary")
     for name, figure in figures.items():
         write_image(folder, name, figure)

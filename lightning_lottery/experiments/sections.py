@@ -10,7 +10,7 @@ from lightning_lottery.children.child import Child
 from lightning_lottery.children.cli import Sections, working_directory
 from lightning_lottery.children.engine import engine_options
 from lightning_lottery.children.environment import PROVISIONAL, RUN
-from lightning_lottery.children.reading import Row, read_rows
+from lightning_lottery.children.records import Row, read_rows
 from lightning_lottery.children.yaml_project import ConfiguredCallback, YamlProject
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.experiments.imp import IterativePruning
@@ -54,7 +54,7 @@ def run_section(child: Child, resume: str) -> list[Row]:
     """
     experiment = read_section(child.command, child.config[child.command])
     project = YamlProject({name: value for name, value in child.config.items() if name != child.command})
-    labels = {name: value for name, value in child.labels.items() if name != "seeds"}
+    labels = {name: value for name, value in child.labels.items() if name != "seed"}
     begin = {} if child.command == "sweep" else {"ckpt_path": child.config["ckpt_path"]}  # a sweep has parents instead
     experiment.run(
         project,

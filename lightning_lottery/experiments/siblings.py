@@ -14,7 +14,7 @@ from lightning_lottery.children.factories import imported
 from lightning_lottery.children.fit import only_bars
 from lightning_lottery.children.options import LinesOptions, LinesTrialOptions, StartOptions, TicketOptions
 from lightning_lottery.children.project import Project, project_of
-from lightning_lottery.children.reading import Row
+from lightning_lottery.children.records import STAMP, Row
 from lightning_lottery.connectivity.judging import Judging
 from lightning_lottery.connectivity.path import path
 from lightning_lottery.connectivity.report import PathReport
@@ -75,9 +75,11 @@ class Siblings:
             labels: What the lines' rows say beside: ``stage``, ``parent``.
         """
         trained = [row for child in self.seeds for row in child.records()]
-        labels = {**labels, "step": self.check_contract()["start_step"], "sparsity": trained[0]["sparsity"]}
+        alike = {name: trained[0].get(name) for name in ("network", "method", "density")}
+        stamp = {name: self.lines.records()[0].get(name) for name in STAMP}
+        about = {**alike, **labels, **stamp, "step": self.check_contract()["start_step"]}
         seeds = [child.config["seed_everything"] for child in self.seeds]
-        return [*trained, *self.report().rows(seeds, **labels)]
+        return [*trained, *self.report().rows(seeds, **about)]
 
 
 @dataclass(frozen=True)
@@ -131,7 +133,7 @@ class Family:
                 "fit",
                 begin,
                 options=TicketOptions(ticket, end_step),
-                labels={**labels, "seeds": [seed]},
+                labels={**labels, "seed": seed},
             )
             for name, seed in zip(_names(seeds), seeds, strict=True)
         ]

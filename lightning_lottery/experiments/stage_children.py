@@ -28,7 +28,8 @@ def child_of_stage(stage: Stage, seed: int, folder: Path, overlay: str | os.Path
             config = resolve([stage.command, *arguments], SECTIONS)
         except LotteryError as error:
             raise LotteryError(f"{stage.path}: {error}") from error
-    return Child(folder / stage.name, stage.command, config, {"stage": stage.name, "seeds": [seed]})
+    labels = {"recipe": folder.parent.name, "stage": stage.name, "seed": seed}
+    return Child(folder / stage.name, stage.command, config, labels)
 
 
 def is_known(child: Child, stages: Sequence[Stage], overlay: str | os.PathLike[str] | None) -> bool:

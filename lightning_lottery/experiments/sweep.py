@@ -11,13 +11,14 @@ from typing import Any, Literal
 from rich.console import Console
 
 from lightning_lottery.checks import check_different, check_word
-from lightning_lottery.children.child import TRIAL, Child
+from lightning_lottery.children.child import Child
 from lightning_lottery.children.conditions import FILE as CONDITIONS
 from lightning_lottery.children.conditions import read_conditions
 from lightning_lottery.children.engine import Engine, engine_of
 from lightning_lottery.children.fit import train
 from lightning_lottery.children.options import SnapshotOptions
 from lightning_lottery.children.project import Project
+from lightning_lottery.children.reading import TRIAL
 from lightning_lottery.connectivity.judging import ALPHAS, Judging
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.experiments.plan import Plan, check_checkpoint, check_not_importing, child_of
@@ -29,6 +30,7 @@ from lightning_lottery.experiments.trial import try_before, try_out
 from lightning_lottery.functional.matching import check_margin
 from lightning_lottery.functional.search import Bisection, Grid
 from lightning_lottery.hooks.mask_callback import MaskCallback
+from lightning_lottery.notebook import call_of_fields
 
 SEED_STRIDE = 1000
 """Children of the parents have different noise: those of the n-th parent (from 0) have the seeds S + 1000 n."""
@@ -106,6 +108,9 @@ class InstabilitySweep:
     recalibrate: int = 0
     remaining: Literal["end", "equal"] = "end"
     margin: float = 0.01
+
+    def __repr__(self) -> str:
+        return call_of_fields(self)
 
     def __post_init__(self) -> None:
         check_margin(self.margin)
@@ -242,7 +247,7 @@ class InstabilitySweep:
         return together
 
     def _parent(self, project: Project, folder: Path, steps: Sequence[int], labels: Mapping[str, Any]) -> Child:
-        labels = {**labels, "stage": f"{labels['stage']}/parent", "parent": project.seed, "seeds": [project.seed]}
+        labels = {**labels, "stage": f"{labels['stage']}/parent", "parent": project.seed, "seed": project.seed}
         options = SnapshotOptions(tuple(steps))
         return with_steps_before(child_of(project, folder, "fit", None, options=options, labels=labels))
 
@@ -261,7 +266,7 @@ class InstabilitySweep:
         name, ckpt_path = f"{network}-step-{step}", snapshots[parent] / f"step={step}.ckpt"
         if self.snapshots:
             check_checkpoint(ckpt_path)
-        labels = {**labels, "stage": f"{labels['stage']}/{name}", "parent": parent}
+        labels = {**labels, "stage": f"{labels['stage']}/{name}", "network": network, "parent": parent}
         siblings = family.siblings(
             folder / f"parent-{parent}" / name,
             str(ckpt_path),

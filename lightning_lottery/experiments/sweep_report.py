@@ -10,7 +10,9 @@ import numpy as np
 from rich.table import Table
 
 from lightning_lottery.checks import is_count, is_number
-from lightning_lottery.children.reading import Row, again, is_mapping, read_json
+from lightning_lottery.children.frames import frame_of
+from lightning_lottery.children.reading import again, is_mapping, read_json
+from lightning_lottery.children.records import Row
 from lightning_lottery.connectivity.report import Pair, PathReport
 from lightning_lottery.connectivity.stability import on_more, stability_of, unit_of
 from lightning_lottery.errors import LotteryError
@@ -18,9 +20,11 @@ from lightning_lottery.figures.sweep import barrier_over_steps, lines_over_steps
 from lightning_lottery.functional.k_star import LEVEL, KStar, find_k_star
 from lightning_lottery.functional.matching import ThresholdROC, roc_of_threshold
 from lightning_lottery.functional.verdicts import Barriers, Stability
+from lightning_lottery.notebook import html_of_table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from pandas import DataFrame
 
 DENSE = "dense"
 """What the network that nothing was removed from is called."""
@@ -48,6 +52,14 @@ class SweepReport:
     level: float = LEVEL
     records: Sequence[Row] = field(default=(), compare=False, repr=False)
     beside: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
+
+    def __repr__(self) -> str:
+        stars = {network: self.k_star(network).step for network in self.reports}
+        words = {network: "not shown stable" if k is None else f"stable at step {k}" for network, k in stars.items()}
+        return f"SweepReport({', '.join(map(' '.join, words.items()))}; threshold {self.threshold})"
+
+    def _repr_html_(self) -> str:
+        return html_of_table(self.table(), self.sentences())
 
     def barriers(self, network: str, *, recalibrated: bool = False) -> dict[int, Barriers]:
         """Step to parent to pair of children to error barrier."""
@@ -106,6 +118,14 @@ class SweepReport:
     def rows(self) -> list[Row]:
         """The records of parents, children and lines."""
         return list(self.records)
+
+    def to_frame(self) -> "DataFrame":
+        """The records as a data frame, in the columns of ``results``.
+
+        Raises:
+            LotteryError: pandas is not installed.
+        """
+        return frame_of(self.rows())
 
     def summary(self) -> dict[str, Any]:
         """k* and every step of every network, plain values; None for a k* beyond the last step."""

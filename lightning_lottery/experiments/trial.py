@@ -9,13 +9,14 @@ from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from rich.console import Console
 
-from lightning_lottery.children.child import TRIAL, Child
+from lightning_lottery.children.child import Child
 from lightning_lottery.children.engine import Engine
 from lightning_lottery.children.factories import imported
 from lightning_lottery.children.fit import is_recorded, only_bars, train
 from lightning_lottery.children.options import LinesTrialOptions, RecordsTrialOptions
 from lightning_lottery.children.project import Built, Project, project_of
-from lightning_lottery.children.reading import Row
+from lightning_lottery.children.reading import TRIAL
+from lightning_lottery.children.records import Row
 from lightning_lottery.connectivity.batches import split_of
 from lightning_lottery.connectivity.checkpoints import load_plain
 from lightning_lottery.connectivity.evaluation import step_name

@@ -72,6 +72,9 @@ class MaskCallback(NamedCallback):
 
     role = "pruning"
 
+    network = "pruned"
+    """What records call the network that it masks."""
+
     def __init__(
         self,
         schedule: Schedule | None,

@@ -1,10 +1,14 @@
 """A callback's ``name``: several of one kind in a Trainer are told apart wherever they leave something."""
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from lightning.pytorch import Callback
 
 from lightning_lottery.checks import check_name
+from lightning_lottery.notebook import call_of
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 class NamedCallback(Callback):
@@ -21,9 +25,20 @@ class NamedCallback(Callback):
     """What a checkpoint files the state under: methods may share a role, so that one does not resume another unnoticed.
     Without one it is the name of the class, as Lightning has it."""
 
+    _arguments: tuple[tuple[Any, ...], dict[str, Any]]
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> "Self":
+        """Keep what it is called with, which is shown; a copy takes it over with everything else."""
+        callback = super().__new__(cls)
+        callback._arguments = (args, kwargs)
+        return callback
+
     def __init__(self, name: str | None) -> None:
         check_name(name)
         self.name = name
+
+    def __repr__(self) -> str:
+        return call_of(type(self), *self._arguments)
 
     @property
     def method_name(self) -> str:

@@ -9,9 +9,12 @@ from lightning.pytorch import LightningModule
 
 NOISE = (
     "Seed set to",
+    "GPU available",
     "TPU available",
+    "`Trainer(limit_",
     "💡 Tip",
     "Loading `train_dataloader` to estimate",
+    "Restoring states",
     "Restored all states",
     "`Trainer.fit` stopped",
 )

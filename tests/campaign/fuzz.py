@@ -24,6 +24,7 @@ from lightning_lottery import LotteryError, Ticket
 from lightning_lottery import ticket as module
 from lightning_lottery.children.child import Child
 from lightning_lottery.children.cli import resolve
+from lightning_lottery.children.records import record
 from lightning_lottery.connectivity.report import PathReport
 
 ROOM = 1 << 30
@@ -257,7 +258,7 @@ def texts(number: int, folder: Path) -> Outcome:
     """So many files of a finished child, reports and YAMLs."""
     chance = random.Random(number)
     child = Child(folder / "child", "fit", {**fit(), "ckpt_path": None})
-    rows = [{"stage": "a", "seeds": [1], "step": 3, "metric": "test_acc", "value": 0.5, "sparsity": 0.0, "n": 8}]
+    rows = [record(stage="a", seed=1, step=3, metric="test_acc", value=0.5, density=1.0, n=8)]
     finished(child, rows)
     report, config = folder / "report.json", folder / "fit.yaml"
     lines_report(0.1).save(report)

@@ -11,7 +11,6 @@ import torch
 from lightning.pytorch import Callback
 from torch.utils.data import DataLoader
 
-from helpers.children import ROW_KEYS
 from helpers.factories import STEPS, Net, closures, make_data, weights
 from helpers.projects import trainer
 from helpers.slow_children import QUIET
@@ -25,6 +24,7 @@ from lightning_lottery.children.engine import engine_of
 from lightning_lottery.children.factories import FactoryProject
 from lightning_lottery.children.fit import train
 from lightning_lottery.children.options import DenseLevelOptions, SnapshotOptions, StartOptions, TicketOptions
+from lightning_lottery.children.records import COLUMNS, STAMP
 
 MASK = torch.rand(16, 6, generator=torch.Generator().manual_seed(0)) < 0.5
 
@@ -45,11 +45,12 @@ def child_in(folder, options=None, command="fit", **labels):
 def test_records_say_every_metric_once_and_labels_what_the_child_is(tmp_path):
     child = child_in(tmp_path, stage="here", parent=4)
     rows = train(child, "", child.project)
-    assert all(row.keys() == ROW_KEYS for row in rows)
+    assert all([*row] == [column for column in COLUMNS if column not in STAMP] for row in rows)
     assert [row["metric"] for row in rows] == ["sparsity", "test_acc", "test_loss"]
     for row in rows:
-        assert (row["stage"], row["parent"], row["seeds"], row["method"]) == ("here", 4, [3], "dense")
-        assert (row["step"], row["alpha"], row["sparsity"]) == (STEPS, None, 0.0)
+        assert (row["stage"], row["parent"], row["seed"]) == ("here", 4, 3)
+        assert row["method"] == row["network"] == "dense"
+        assert (row["step"], row["alpha"], row["density"]) == (STEPS, None, 1.0)
     assert [row["n"] for row in rows[1:]] == [24, 24]
     last = torch.load(child.folder / "last.ckpt", weights_only=True)
     assert (
@@ -61,8 +62,8 @@ def test_a_ticket_s_masks_are_kept_and_their_sparsity_is_in_the_records(tmp_path
     Ticket({"net.0.weight": MASK}).save(tmp_path / "ticket.safetensors")
     child = child_in(tmp_path, TicketOptions(str(tmp_path / "ticket.safetensors")))
     rows = train(child, "", child.project)
-    sparsity = 1 - MASK.float().mean().item()
-    assert {(row["method"], row["sparsity"]) for row in rows} == {("MaskFreezing", sparsity)}
+    density = MASK.float().mean().item()
+    assert {(row["network"], row["method"], row["density"]) for row in rows} == {("ticket", "MaskFreezing", density)}
     state = torch.load(child.folder / "last.ckpt", weights_only=True)["state_dict"]
     assert not state["net.0.weight"][~MASK].any()
 

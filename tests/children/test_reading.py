@@ -4,9 +4,8 @@ import pytest
 
 from lightning_lottery import LotteryError, files
 from lightning_lottery.children import reading
-from lightning_lottery.children.reading import is_mapping, is_word, read_json, read_mapping, read_rows
+from lightning_lottery.children.reading import is_mapping, is_word, read_json, read_mapping
 
-ROW = {"stage": "1-a", "method": "dense", "parent": None, "seeds": [0], "sparsity": 0.0, "metric": "acc", "value": 0.5}
 ADVICE = r"To run it again, and what depends on it: --redo \w+, or the stage's name where a recipe runs it"
 
 
@@ -50,36 +49,6 @@ def test_a_mapping_of_another_type_is_refused(path, value):
     path.write_text(json.dumps(value))
     with pytest.raises(LotteryError, match=f"^The report '{path}' is damaged: .*{ADVICE}"):
         read_mapping(path, "report", fits)
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        *({"value": value} for value in (None, "0.5", True, [0.5])),
-        *({"sparsity": value} for value in ("0", False)),
-        *({"seeds": value} for value in (0, "0", [[0]], None)),
-        *({"stage": 1}, {"metric": None}, {"method": []}, {"parent": {}}, {"alpha": "0"}),
-    ],
-)
-def test_a_record_with_another_type_of_value_is_refused(path, change):
-    whole = json.dumps(ROW)
-    path.write_text(f"{whole}\n{json.dumps({**ROW, 'value': float('nan'), 'seeds': ['a', 'b'], 'alpha': 0.5})}\n")
-    assert read_rows(path)[0] == ROW
-    path.write_text(f"{whole}\n{json.dumps(ROW | change)}\n")
-    with pytest.raises(LotteryError, match=f"^The records '{path}' are damaged: line 2 is no record.*{ADVICE}"):
-        read_rows(path)
-
-
-@pytest.mark.parametrize("key", ["stage", "metric", "value", "sparsity", "seeds"])
-def test_a_record_that_lacks_what_tables_rely_on_is_none(key):
-    assert reading.is_row(ROW) and not reading.is_row({name: value for name, value in ROW.items() if name != key})
-
-
-@pytest.mark.parametrize("text", ["", "\n", '{"stage": "1-', "[]\n", "7\n"])
-def test_records_that_are_none_are_refused(path, text):
-    path.write_text(text)
-    with pytest.raises(LotteryError, match=f"^The records '{path}' are damaged: .*{ADVICE}"):
-        read_rows(path)
 
 
 def test_what_has_no_end_when_it_is_written_out_is_not_bounded():

@@ -4,8 +4,9 @@ import pytest
 import yaml
 
 from helpers.stages import fit
-from lightning_lottery.children.child import TRIAL, Child
+from lightning_lottery.children.child import Child
 from lightning_lottery.children.cli import COMMANDS, resolve
+from lightning_lottery.children.reading import TRIAL
 from lightning_lottery.command.main import main
 from lightning_lottery.experiments.sections import SECTIONS
 

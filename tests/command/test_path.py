@@ -32,7 +32,9 @@ def test_path_leaves_a_table_records_a_figure_and_curves(networks, here, capsys)
     assert re.search("(un)?(stable|decided): mean error barrier 0.[0-9]{4}; .* This is about these two networks", shown)
     rows = [json.loads(line) for line in (here / "line/results.jsonl").read_text().splitlines()]
     assert sorted({row["alpha"] for row in rows if row["alpha"] is not None}) == [0.0, 0.25, 0.5, 0.75, 1.0]
-    assert {row["metric"] for row in rows} >= {"test_acc", "test_loss", "error_barrier", "error_excess", "l2", "cosine"}
+    metrics = {row["metric"] for row in rows}
+    assert metrics >= {"line/test_acc", "line/test_loss", "error_barrier", "error_excess", "l2", "cosine"}
+    assert rows[0]["child_a"] == "0.ckpt" and rows[0]["time"] and "test_acc" not in metrics
     assert (here / "line/path.png").read_bytes().startswith(b"\x89PNG")
     assert list((here / "line/path").glob("events.*"))
     assert not (here / "snapshots").exists()

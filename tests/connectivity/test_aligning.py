@@ -155,12 +155,13 @@ def test_the_verdict_is_the_raw_barrier_s_and_the_aligned_one_stands_beside_it_e
     assert raw.curves["raw"] == report.curves["raw"] and raw.stability == report.stability
     assert "aligned" not in raw.curves and not raw.moved
     rows = report.rows()
-    methods = {row["method"] for row in rows if row["metric"] == "error_barrier"}
-    assert methods == {"raw", "aligned"}
-    assert sum(row["method"] == "aligned" and row["metric"] == "test_acc" for row in rows) == 3 * 21
-    of_groups = [row for row in rows if row["method"] == "aligned group network.0"]
-    assert [row["value"] for row in of_groups if row["metric"] == "units"] == [32] * 3
-    assert all(2 <= row["value"] <= 32 for row in of_groups if row["metric"] == "units_moved")
+    values = {}
+    for row in rows:
+        values.setdefault(row["metric"], []).append(row["value"])
+    assert len(values["error_barrier"]) == len(values["aligned/error_barrier"]) == 3
+    assert len(values["line/aligned/test_acc"]) == len(values["line/test_acc"]) == 3 * 21
+    assert values["aligned group network.0/units"] == [32] * 3
+    assert all(2 <= value <= 32 for value in values["aligned group network.0/units_moved"])
     report.save(tmp_path / "report.json")
     assert PathReport.load(tmp_path / "report.json") == report
     summary = json.loads(json.dumps(report.summary()))

@@ -54,7 +54,7 @@ def test_metric_objects_forget_the_batches_that_recalibrated(tmp_path):
         assert curves[0, 1]["test_metric"] == pytest.approx(curves[0, 1]["test_acc"], abs=1e-6)
     assert report.curves["recalibrated"][0, 1]["test_loss"] != report.curves["raw"][0, 1]["test_loss"]
     assert not module.network[1].training and module.network[0].training
-    assert any(row["method"] == "recalibrated" and row["metric"] == "error_barrier" for row in report.rows())
+    assert any(row["metric"] == "recalibrated/error_barrier" for row in report.rows())
     with pytest.raises(LotteryError, match="has no `train_dataloader` to take batches from"):
         network = Normed().network
         files = saved(tmp_path, network, network)

@@ -7,6 +7,7 @@ import pytest
 from helpers.children import lines_report
 from helpers.lines import line_between, trained
 from lightning_lottery import LotteryError
+from lightning_lottery.children.records import COLUMNS, STAMP
 from lightning_lottery.connectivity.report import Layer, PathReport
 
 SAVED = Path(__file__).with_name("report.json")
@@ -23,7 +24,7 @@ def test_three_networks_give_three_pairs_and_a_verdict_on_their_parent_and_two_o
     assert two.stability.low == pytest.approx(report.stability_of_pair((0, 1)).low)
     assert "Of other children it says nothing" in " ".join(two.sentences())
     rows = report.rows()
-    assert {"stage", "method", "parent", "seeds", "alpha", "metric", "value", "n"} <= rows[0].keys()
+    assert {*rows[0]} == {*COLUMNS} - {*STAMP}
     assert sum(row["metric"] == "error_barrier" for row in rows) == 3
 
 
@@ -81,16 +82,16 @@ def test_records_hold_every_point_of_every_kind_of_line_and_every_measure_of_eve
     assert len(points) == sum(
         len(values) for curves in report.curves.values() for curve in curves.values() for values in curve.values()
     )
-    methods = {row["method"] for row in points}
-    assert {"raw", "aligned", "single layer network.0 in host 0", "cumulative layer network.4 in host 1"} <= methods
-    assert {row["alpha"] for row in points if "layer" in row["method"]} == {0.5}
-    assert {tuple(row["seeds"]) for row in rows if row["method"] != "midpoint"} == {(4, 5), (4, 6), (5, 6)}
+    kinds = ("", "aligned/", "single layer network.0 in host 0/", "cumulative layer network.4 in host 1/")
+    assert {f"line/{kind}test_acc" for kind in kinds} <= {row["metric"] for row in points}
+    assert all((row["alpha"] is not None) == row["metric"].startswith("line/") for row in rows)
+    assert {row["alpha"] for row in points if "layer" in row["metric"]} == {0.5}
+    ends = {(row["child_a"], row["child_b"]) for row in rows if not row["metric"].startswith("midpoint/")}
+    assert ends == {(4, 5), (4, 6), (5, 6)} and {row["seed"] for row in rows} == {None}
     assert {(row["stage"], row["step"]) for row in rows} == {("here", 3)}
-    barriers = {tuple(row["seeds"]): row["value"] for row in rows if (row["method"], row["metric"]) == RAW_BARRIER}
-    assert barriers[4, 6] == report.measures((0, 2))["error_barrier"]
-
-
-RAW_BARRIER = ("raw", "error_barrier")
+    for kind, metric in (("raw", "error_barrier"), ("aligned", "aligned/error_barrier")):
+        barriers = {(row["child_a"], row["child_b"]): row["value"] for row in rows if row["metric"] == metric}
+        assert barriers[4, 6] == report.measures((0, 2), kind)["error_barrier"] and len(barriers) == 3
 
 
 def test_scalars_are_the_lines_of_whole_networks_on_an_axis_of_1000_alpha():

@@ -8,6 +8,7 @@ import pytest
 
 from helpers.figures import drawn
 from lightning_lottery import LotteryError
+from lightning_lottery.children.records import record
 from lightning_lottery.experiments.imp_report import ImpReport, row_of
 from lightning_lottery.hooks.means import ByBatch
 
@@ -25,8 +26,8 @@ def records(values=VALUES, metric="test_acc"):
     return {
         name: [
             [
-                {"metric": "sparsity", "value": SPARSITY[name], "sparsity": SPARSITY[name]},
-                {"metric": metric, "value": value, "sparsity": SPARSITY[name]},
+                record(metric="sparsity", value=SPARSITY[name], density=1 - SPARSITY[name]),
+                record(metric=metric, value=value, density=1 - SPARSITY[name]),
             ]
             for value in values[name]
         ]

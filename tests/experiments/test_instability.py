@@ -29,6 +29,7 @@ from lightning_lottery.children.child import Child
 from lightning_lottery.children.factories import FactoryProject
 from lightning_lottery.children.options import TicketOptions
 from lightning_lottery.children.processes import run_together
+from lightning_lottery.children.records import COLUMNS
 from lightning_lottery.connectivity import lines
 from lightning_lottery.connectivity.report import Layer, PathReport
 from lightning_lottery.experiments import report as experiments_report
@@ -128,12 +129,12 @@ def test_three_seeds_make_three_pairs_and_a_report_of_everything(analysed, paren
     report, out = analysed
     assert report.pairs == [(0, 1), (0, 2), (1, 2)] and report.names == ("seed 1", "seed 2", "seed 3")
     rows = [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
-    keys = {"stage", "method", "parent", "seeds", "step", "alpha", "sparsity", "metric", "value", "n", "device"}
-    assert all(row.keys() == keys for row in rows)
-    assert {tuple(row["seeds"]) for row in rows} == {(1,), (2,), (3,), (1, 2), (1, 3), (2, 3)}
+    assert all([*row] == [*COLUMNS] for row in rows)
+    assert {(row["child_a"], row["child_b"]) for row in rows if row["seed"] is None} == {(1, 2), (1, 3), (2, 3)}
+    assert {row["seed"] for row in rows if row["child_a"] is None} == {1, 2, 3}
     assert {row["step"] for row in rows} == {5, STEPS}
     table = (out / "results.csv").read_text().splitlines()
-    assert len(table) == len(rows) + 1 and set(table[0].split(",")) == keys
+    assert len(table) == len(rows) + 1 and table[0] == ",".join(COLUMNS)
     assert json.loads((out / "summary.json").read_text())["pairs"]["0-1"]["raw"] == {
         **report.measures((0, 1)),
         **report.distances[0, 1],
@@ -192,7 +193,7 @@ def test_a_ticket_s_masks_are_kept_by_every_child(parent, tmp_path):
         assert (weights(out / f"seed-{seed}")["net.0.weight"][~mask] == 0).all()
         assert (weights(out / f"seed-{seed}")["net.0.weight"][mask] != 0).all()
     rows = [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
-    assert {row["sparsity"] for row in rows} == {1 - mask.float().mean().item()}
+    assert {(row["network"], row["density"]) for row in rows} == {("ticket", mask.float().mean().item())}
 
 
 @pytest.mark.parametrize("step", [None, 5])

@@ -1,3 +1,4 @@
+import csv
 import json
 import os
 import shutil
@@ -12,6 +13,7 @@ from helpers import stages
 from helpers.stages import Died, fit, freezing, in_this_process, named, platon, write
 from lightning_lottery import LotteryError, Ticket
 from lightning_lottery.children import processes
+from lightning_lottery.children.records import COLUMNS
 from lightning_lottery.experiments import recipe
 from lightning_lottery.files import hash_of_tensors
 
@@ -258,18 +260,18 @@ def test_rows_have_the_schema_of_the_records(finished):
         json.loads(line) for name in NAMES for line in (FOLDER / name / "results.jsonl").read_text().splitlines()
     ]
     for row in rows:
-        assert list(row) == [
-            *("stage", "method", "parent", "seeds", "step", "alpha", "sparsity", "metric", "value", "n", "device")
-        ]
-        assert row["seeds"] == [0] and row["device"] == "cpu" and isinstance(row["value"], float)
+        assert list(row) == list(COLUMNS)
+        assert (row["recipe"], row["seed"], row["device"]) == ("recipe", 0, "cpu") and isinstance(row["value"], float)
     fits = [row for row in rows if row["stage"] != "5-check"]
     assert {row["step"] for row in fits} == {stages.STEPS}
-    assert {(row["stage"], row["method"], row["sparsity"]) for row in fits} == {
-        ("1-dense", "dense", 0.0),
-        ("2-platon", "PLATON", 0.5),
-        ("3-ticket", "MaskFreezing", 0.5),
-        ("4-again", "MaskFreezing", 0.5),
+    assert {(row["stage"], row["network"], row["method"], row["density"]) for row in fits} == {
+        ("1-dense", "dense", "dense", 1.0),
+        ("2-platon", "pruned", "PLATON", 0.5),
+        ("3-ticket", "ticket", "MaskFreezing", 0.5),
+        ("4-again", "ticket", "MaskFreezing", 0.5),
     }
+    with open("runs/recipe/results.csv") as file:
+        assert [row["value"] for row in csv.DictReader(file)] == [str(row["value"]) for row in rows]
     assert [row["metric"] for row in rows if row["stage"] == "1-dense"] == [
         *("sparsity", "test_acc", "test_loss", "val_acc", "val_loss")
     ]
@@ -280,7 +282,7 @@ def test_the_summary_over_seeds_has_mean_and_standard_deviation(started, ran, ca
     summary = recipe.run_recipe(folder, seeds=[3, 5])
     assert ran == ["1-dense", "1-dense"]
     rows = [json.loads(line) for line in Path("runs/recipe/results.jsonl").read_text().splitlines()]
-    losses = {row["seeds"][0]: row["value"] for row in rows if row["metric"] == "test_loss"}
+    losses = {row["seed"]: row["value"] for row in rows if row["metric"] == "test_loss"}
     assert losses.keys() == {3, 5} and losses[3] != losses[5]
     summarised = summary["1-dense"]["test_loss"]
     assert summarised["values"] == [losses[3], losses[5]] and summarised["n"] == 2

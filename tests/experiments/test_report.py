@@ -8,9 +8,10 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
+from lightning_lottery.children.records import record
 from lightning_lottery.experiments.report import show, write
 
-ROW = {"stage": "a", "metric": "test_acc", "value": 0.5, "sparsity": 0.0, "seeds": [0]}
+ROW = record(stage="a", metric="test_acc", value=0.5, density=1.0, seed=0)
 
 
 class Small:

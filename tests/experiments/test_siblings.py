@@ -8,7 +8,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 
-from helpers.children import CONDITIONS, ROW_KEYS, finished, lines_report
+from helpers.children import CONDITIONS, finished, lines_report
 from helpers.factories import Net, closures, predicted, weights
 from helpers.processes import run
 from helpers.states import same
@@ -16,6 +16,7 @@ from lightning_lottery import Constant, LotteryError, MagnitudePruning
 from lightning_lottery.children.child import Child
 from lightning_lottery.children.conditions import FILE
 from lightning_lottery.children.options import LinesOptions, StartOptions, TicketOptions
+from lightning_lottery.children.records import COLUMNS, record
 from lightning_lottery.connectivity.judging import Judging
 from lightning_lottery.connectivity.report import PathReport
 from lightning_lottery.experiments.siblings import Family, check_seeds, judge_lines
@@ -33,7 +34,7 @@ def test_children_are_called_by_their_seeds_and_of_one_seed_by_their_numbers(tmp
         siblings = FAMILY.siblings(tmp_path, "k.ckpt", seeds, {"stage": "here"})
         assert [child.folder for child in siblings.seeds] == [tmp_path / name for name in names]
         assert [child.config["seed_everything"] for child in siblings.seeds] == list(seeds)
-        assert [child.labels for child in siblings.seeds] == [{"stage": "here", "seeds": [seed]} for seed in seeds]
+        assert [child.labels for child in siblings.seeds] == [{"stage": "here", "seed": seed} for seed in seeds]
         assert siblings.lines.options.is_null_control == (seeds == (3, 3, 3))
         assert siblings.lines.options.checkpoints == tuple(str(tmp_path / name / "last.ckpt") for name in names)
 
@@ -78,21 +79,21 @@ def done(tmp_path):
     """Two children and the lines between them, as if they had been trained."""
     siblings = FAMILY.siblings(tmp_path, "k.ckpt", (4, 5), {"stage": "here"})
     for number, child in enumerate(siblings.seeds):
-        finished(child, [{"metric": "test_acc", "value": 0.5, "sparsity": 0.25, **child.labels}])
+        finished(child, [record(metric="test_acc", value=0.5, density=0.75, method="dense", **child.labels)])
         noise = {"end_weights": str(number), "batches": [f"{number}-{batch}" for batch in range(3)]}
         (child.folder / FILE).write_text(json.dumps({**CONDITIONS, **noise}))
-    finished(siblings.lines)
+    finished(siblings.lines, lines_report(0.5).rows())
     lines_report(0.5).save(siblings.lines.folder / "report.json")
     return siblings
 
 
 def test_records_are_the_children_s_then_the_lines_at_the_step_and_sparsity_that_the_children_share(done):
     rows = done.rows({"stage": "there", "parent": 7})
-    assert [row["seeds"] for row in rows[:2]] == [[4], [5]]
-    assert len(rows) > 2 and all(row.keys() == ROW_KEYS for row in rows[2:])
+    assert [row["seed"] for row in rows[:2]] == [4, 5]
+    assert len(rows) > 2 and all([*row] == [*COLUMNS] for row in rows)
     for row in rows[2:]:
-        assert (row["stage"], row["parent"], row["step"], row["sparsity"]) == ("there", 7, 5, 0.25)
-        assert row["seeds"] == [4, 5]
+        assert (row["stage"], row["parent"], row["step"], row["density"]) == ("there", 7, 5, 0.75)
+        assert (row["seed"], row["child_a"], row["child_b"], row["method"]) == (None, 4, 5, "dense")
     (barrier,) = (row["value"] for row in rows[2:] if row["metric"] == "error_barrier")
     assert barrier == 0.5 and done.report() == lines_report(0.5)
 

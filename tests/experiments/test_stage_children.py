@@ -28,7 +28,10 @@ def stages(tmp_path):
 def test_a_stage_reads_the_seed_and_the_folder_of_its_run(stages, tmp_path):
     first, second = (child_of_stage(stage, 7, tmp_path / "seed-7", None) for stage in stages)
     assert first.folder == tmp_path / "seed-7/1-dense" and first.command == "fit"
-    assert first.labels == {"stage": "1-dense", "seeds": [7]} and first.config["seed_everything"] == 7
+    assert (
+        first.labels == {"recipe": tmp_path.name, "stage": "1-dense", "seed": 7}
+        and first.config["seed_everything"] == 7
+    )
     assert first.config["trainer"]["callbacks"][-1]["init_args"]["steps"] == [7]
     assert second.config["trainer"]["callbacks"][-1]["init_args"]["ticket"].startswith(f"{tmp_path}/seed-7/1-dense/")
     assert not {"LOTTERY_RUN", "LOTTERY_SEED"} & {*os.environ}

@@ -9,6 +9,7 @@ from helpers.stages import Died, Dies
 from helpers.states import same
 from lightning_lottery import Constant, InstabilitySweep, LotteryError, MagnitudePruning, Ticket
 from lightning_lottery.children import engine
+from lightning_lottery.children.records import COLUMNS
 from lightning_lottery.experiments.sweep_report import stable_step
 from lightning_lottery.functional.verdicts import judge
 
@@ -84,15 +85,11 @@ def test_records_figures_and_curves_hold_what_was_found(swept):
     accumulators = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     report, out = swept
     rows = rows_of(out)
-    keys = {"stage", "method", "parent", "seeds", "step", "alpha", "sparsity", "metric", "value", "n", "device"}
-    assert all(row.keys() == keys for row in rows)
-    recorded = {
-        (row["stage"], row["parent"]): row["value"]
-        for row in rows
-        if row["metric"] == "error_barrier" and row["method"] == "raw"
-    }
+    assert all([*row] == [*COLUMNS] for row in rows)
+    recorded = {(row["stage"], row["parent"]): row["value"] for row in rows if row["metric"] == "error_barrier"}
     assert recorded["sweep/magnitude-step-8", 1] == report.barriers("magnitude")[8][1][0, 1] and len(recorded) == 12
-    assert {row["sparsity"] for row in rows if row["stage"] == "sweep/magnitude-step-0"} == {0.75}
+    of_cell = [row for row in rows if row["stage"] == "sweep/magnitude-step-0"]
+    assert {(row["network"], row["density"]) for row in of_cell} == {("magnitude", 0.25)}
     summary = json.loads((out / "summary.json").read_text())
     assert list(summary["networks"]) == ["dense", "magnitude"]
     assert summary["networks"]["dense"]["steps"]["4"]["mean"] == report.judged("dense")[4].mean

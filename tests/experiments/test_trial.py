@@ -14,8 +14,9 @@ from helpers.projects import plain_loader
 from helpers.states import same
 from lightning_lottery import FactoryProject, InstabilityAnalysis, InstabilitySweep, IterativePruning, LotteryError
 from lightning_lottery.children import engine
-from lightning_lottery.children.child import TRIAL, Child
+from lightning_lottery.children.child import Child
 from lightning_lottery.children.options import RecordsTrialOptions
+from lightning_lottery.children.reading import TRIAL
 from lightning_lottery.experiments.trial import try_before, try_out
 
 RUNNERS = {

@@ -6,13 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from lightning_lottery.children.child import Child, Row
+from lightning_lottery.children.child import Child
+from lightning_lottery.children.records import Row
 from lightning_lottery.connectivity.blocks import LineBlocks
 from lightning_lottery.connectivity.judging import Judging
 from lightning_lottery.connectivity.report import PathReport
-
-ROW_KEYS = {"stage", "method", "parent", "seeds", "step", "alpha", "sparsity", "metric", "value", "n", "device"}
-"""What every record says."""
 
 CONDITIONS: dict[str, Any] = {
     "start_step": 5,

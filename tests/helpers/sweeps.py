@@ -3,6 +3,7 @@
 import json
 
 from helpers.children import lines_report
+from lightning_lottery.children.records import record, write_records
 
 STEPS = (0, 10, 20)
 
@@ -35,8 +36,7 @@ def sweep(folder, parents=(0, 1, 2, 3, 4), deficit=lambda parent, step: parent /
 def level(folder, seed, number, step, accuracy, weights=None):
     at = folder / f"seed-{seed}" / f"level-{number}"
     conditions(at, step, 30, weights=weights or f"of {seed}")
-    row = {"stage": "imp", "metric": "test_acc", "value": accuracy, "sparsity": 0.2, "seeds": [seed]}
-    (at / "results.jsonl").write_text(json.dumps(row) + "\n")
+    write_records(at, [record(stage="imp", metric="test_acc", value=accuracy, density=0.8, seed=seed)])
     (at / "done").touch()
 
 
