@@ -12,7 +12,6 @@ BIN := .venv/bin
 
 demo: .venv/.installed-demo
 	$(BIN)/lightning-lottery run recipes/quickstart --seeds $(SEEDS) --jobs 2
-	@echo "See it: $(BIN)/tensorboard --logdir runs/quickstart"
 
 test: .venv/.installed-test
 	$(BIN)/ruff format --check .

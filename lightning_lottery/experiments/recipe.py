@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
 from lightning_lottery.checks import check_count, check_different, check_seed_range
 from lightning_lottery.children.environment import DASK, JOBS, PROVISIONAL, environment
@@ -31,10 +30,10 @@ def run_recipe(
     """Run every stage for every seed, each in a process of its own; what is done is not run again.
 
     A stage's files go to ``OUT/RECIPE/seed-S/STAGE/``. In its YAML ``${oc.env:LOTTERY_RUN}`` is ``OUT/RECIPE/seed-S``,
-    by which stages name one another's files. At the end a table over seeds, ``results.jsonl``, ``summary.json``
-    and ``summary.png``; and for each analysis of stability the verdict over the seeds, which are its parents, in
-    ``verdicts.json``. ``${stable_step:01-when-stable}`` is the step k* that the sweep of that stage found; without
-    one the stage that names it is refused.
+    by which stages name one another's files. At the end tables over seeds, ``results.jsonl``, ``results.csv``,
+    ``summary.json`` and ``summary.png``; and for each analysis of stability the verdict over the seeds, which are its
+    parents, in ``verdicts.json``. ``${stable_step:01-when-stable}`` is the step k* that the sweep of that stage found;
+    without one the stage that names it is refused.
 
     Args:
         recipe: Folder with stages ``01-NAME.SUBCOMMAND.yaml``, ``02-...``.
@@ -60,6 +59,13 @@ def run_recipe(
         read_text(Path(overlay), "overlay")
     # Only now: this takes seconds to import, which a recipe that is not there need not wait for.
     from lightning_lottery.children.child import discard_with_dependents
+    from lightning_lottery.experiments.recipe_end import (
+        findings,
+        table_of_lines,
+        table_of_networks,
+        what_next,
+        where_to_look,
+    )
     from lightning_lottery.experiments.stage_children import (
         child_of_stage,
         is_known,
@@ -97,10 +103,18 @@ def run_recipe(
     summary = summarise(rows)
     verdicts = verdicts_of(runs)
     _write(summary, {stage: asdict(verdict) for stage, verdict in verdicts.items()}, target)
-    console.print(table_of(summary, title=_title(target.name, seeds)))
-    for sentence in sentences_of_stages(verdicts, len(seeds)):
-        console.print(sentence, soft_wrap=True)
-    console.print(f"Records: {target / 'results.jsonl'}. Curves: tensorboard --logdir {target}", soft_wrap=True)
+    console.print(table_of_networks(summary, _title(target.name, seeds), console.width))
+    if (lines := table_of_lines(summary, verdicts)) is not None:
+        console.print(lines)
+    undecided = {stage: verdict for stage, verdict in verdicts.items() if verdict.verdict == "undecided"}
+    takes_more_seeds = not {stage.command for stage in stages} & {"imp", "sweep"}
+    for sentence in (
+        *findings(summary, rows, verdicts),
+        *sentences_of_stages(undecided, len(seeds)),
+        *where_to_look(target),
+        *what_next(recipe, seeds, takes_more_seeds=takes_more_seeds),
+    ):
+        console.print(sentence, soft_wrap=True, highlight=False)
     return summary
 
 
@@ -120,27 +134,8 @@ def summarise(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {stage: {name: _moments(each) for name, each in metrics.items()} for stage, metrics in values.items()}
 
 
-def table_of(summary: dict[str, Any], title: str) -> Table:
-    """The summary as a table: a row per stage, a column per metric."""
-    metrics = [*dict.fromkeys(metric for stage in summary.values() for metric in stage)]
-    first = ("sparsity", "error_barrier")
-    shown = [
-        metric for metric in metrics if metric in first or (metric.startswith("test") and "_barrier" not in metric)
-    ]
-    shown = [metric for metric in shown if not metric.endswith(("_excess", "_ratio", "_middle"))]
-    shown = shown if len(shown) > 1 else metrics
-    table = Table(title=title)
-    for column in ("stage", *shown):
-        table.add_column(column, no_wrap=column == "stage")
-    for stage, moments in summary.items():
-        table.add_row(stage, *(_written(moments.get(metric)) for metric in shown))
-    return table
-
-
 def _title(recipe: str, seeds: Sequence[int]) -> str:
-    if len(seeds) == 1:
-        return f"{recipe}, seed {seeds[0]}"
-    return f"{recipe}, seeds {', '.join(map(str, seeds))}: mean ± standard deviation"
+    return f"{recipe}, seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
 
 
 def _write(summary: dict[str, Any], verdicts: dict[str, Any], target: Path) -> None:
@@ -167,9 +162,3 @@ def _draw(summary: dict[str, Any], target: Path) -> None:
 def _moments(values: list[float]) -> dict[str, Any]:
     sd = statistics.stdev(values) if len(values) > 1 else None
     return {"mean": statistics.fmean(values), "sd": sd, "n": len(values), "values": values}
-
-
-def _written(moments: dict[str, Any] | None) -> str:
-    if moments is None:
-        return ""
-    return f"{moments['mean']:.4f}" + (f" ± {moments['sd']:.4f}" if moments["sd"] else "")

@@ -94,7 +94,7 @@ def start_clock(clock: StepClock, trainer: Trainer, label: str) -> None:
     is_new = clock.is_new
     missed = clock.start(trainer)
     if is_new and clock.step > 0:
-        rank_zero_info(f"{label} begins with this fit at step {clock.step}: the checkpoint has no state of it.")
+        rank_zero_info(f"{label} begins at step {clock.step}, where this fit does.")
     if missed:
         rank_zero_warn(
             f"{label}: the checkpoint was saved between an optimizer step and this callback's hook, so it lacks what "

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from lightning.pytorch import Callback
+from lightning.pytorch.callbacks import ProgressBar, RichProgressBar, TQDMProgressBar
 from torch.utils.data import DataLoader
 
 from helpers.factories import STEPS, Net, closures, make_data, weights
@@ -24,7 +25,10 @@ from lightning_lottery.children.engine import engine_of
 from lightning_lottery.children.factories import FactoryProject
 from lightning_lottery.children.fit import train
 from lightning_lottery.children.options import DenseLevelOptions, SnapshotOptions, StartOptions, TicketOptions
+from lightning_lottery.children.progress import FitProgress
+from lightning_lottery.children.project import project_of
 from lightning_lottery.children.records import COLUMNS, STAMP
+from lightning_lottery.hooks.quiet import NOISE
 
 MASK = torch.rand(16, 6, generator=torch.Generator().manual_seed(0)) < 0.5
 
@@ -269,3 +273,60 @@ def test_ranks_that_are_forks_are_refused(tmp_path):
     child.prepare()
     with pytest.raises(LotteryError, match="runs under strategies that start processes of their own"):
         train(child, "", project)
+
+
+class Mine(TQDMProgressBar):
+    """A bar that somebody wrote."""
+
+
+@pytest.mark.parametrize(
+    ("bars", "shown", "are_shown"),
+    [
+        ([], [], False),  # the factory's Trainer was told to show none
+        ([TQDMProgressBar()], [], True),
+        ([RichProgressBar()], [], True),
+        ([Mine()], ["Mine"], False),
+    ],
+)
+def test_a_child_s_fit_has_one_line_in_place_of_lightning_s_default_bar_and_keeps_another(
+    tmp_path, monkeypatch, bars, shown, are_shown
+):
+    seen = []
+
+    class Looks(Callback):
+        def on_train_start(self, trainer, pl_module):
+            seen.extend(trainer.callbacks)
+
+    def with_bars(**arguments):
+        made = trainer(arguments["default_root_dir"], logger=arguments["logger"])
+        made.callbacks += [*bars, Looks()]
+        return made
+
+    project = FactoryProject(Net, make_data, with_bars)
+    child = Child(tmp_path / "child", "fit", {"seed_everything": 3, "ckpt_path": None}, {}, None, project)
+    child.prepare()
+    train(child, "", project)
+    assert [type(bar).__name__ for bar in seen if isinstance(bar, ProgressBar)] == shown
+    (line,) = [each for each in seen if isinstance(each, FitProgress)]
+    assert (line._line is not None) == are_shown
+
+
+@pytest.mark.parametrize(("wanted", "is_shown"), [(None, True), (True, True), (False, False)])
+def test_a_yaml_child_s_fit_has_the_line_unless_the_yaml_wants_none(child, wanted, is_shown):
+    config = {**child.config, "trainer": {**child.config["trainer"], "enable_progress_bar": wanted}}
+    changed = Child(child.folder, "fit", config)
+    changed.prepare()
+    assert training._has_default_bar(changed, []) == is_shown
+    built = project_of(config).build(
+        child.folder, "fit", False, lambda callbacks: [*callbacks, FitProgress(child.folder, is_shown=is_shown)]
+    )
+    assert built.trainer.progress_bar_callback is None  # Lightning's
+
+
+def test_what_every_fit_says_is_left_out_of_children_and_of_nobody_s_own_fit(tmp_path, caplog):
+    child = child_in(tmp_path)
+    with caplog.at_level("INFO"):
+        train(child, "", child.project)
+        assert not [message for message in caplog.messages if message.startswith(NOISE)]
+        trainer(tmp_path).fit(Net(), datamodule=make_data())
+    assert [message for message in caplog.messages if message.startswith("GPU available")]

@@ -19,6 +19,7 @@ from lightning_lottery import LotteryError
 from lightning_lottery.children import environment, processes
 from lightning_lottery.children.child import Child
 from lightning_lottery.children.processes import run_child
+from lightning_lottery.children.progress import tell_progress
 from lightning_lottery.children.signals import Ended
 
 
@@ -205,3 +206,42 @@ def test_children_share_the_devices_that_this_process_may_use(jobs, gpus, expect
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", gpus)
     shares = [processes._share(slot, jobs) for slot in range(jobs)]
     assert [share.get("CUDA_VISIBLE_DEVICES", "") for share in shares] == expected
+
+
+def in_a_notebook(monkeypatch):
+    """A console in a notebook, and the lines that it was shown."""
+    shown = []
+
+    class Shown:
+        def __init__(self, console):
+            assert console.is_jupyter
+
+        def show(self, name, done, total, more="", *, unit="step"):
+            shown.append(f"{name} · {unit} {done}/{total}")
+
+    monkeypatch.setattr(processes, "Line", Shown)
+    quiet = Console(file=StringIO())
+    quiet.is_jupyter = True
+    return quiet, shown
+
+
+def test_a_notebook_has_one_line_for_a_child_in_a_process_of_its_own(child, monkeypatch):
+    quiet, shown = in_a_notebook(monkeypatch)
+    monkeypatch.setattr(quiet, "rule", lambda name: None)
+    monkeypatch.setattr(processes, "run_child", in_this_process)
+    processes.run_one(child, "dense", quiet)
+    assert {*shown} == {shown[-1]} == {f"dense · step 1/{STEPS}"}  # so short a fit tells the first of its seconds alone
+
+
+def test_a_notebook_has_one_line_for_several_children(config, tmp_path, monkeypatch):
+    quiet, shown = in_a_notebook(monkeypatch)
+    children = [(name, Child(tmp_path / name, "fit", config)) for name in ("one", "two")]
+
+    def launch(child, slot):
+        tell_progress(child.folder, 3, None)
+        return lambda: in_this_process(child)
+
+    monkeypatch.setattr(processes.time, "sleep", lambda _: None)
+    processes.follow(children, launch, 1, quiet)
+    assert shown[0] == "child 1/2 · one · step 3/None" and shown[-1] == "done · child 2/2"
+    assert quiet.file.getvalue() == ""
