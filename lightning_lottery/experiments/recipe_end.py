@@ -96,8 +96,8 @@ def findings(summary: Summary, rows: Sequence[Row], verdicts: Mapping[str, Stabi
     for stage, verdict in verdicts.items():
         by_verdict.setdefault(verdict.verdict, []).append(stage)
     if by_verdict:
-        said = "; ".join(f"{verdict}: {', '.join(stages)}" for verdict, stages in sorted(by_verdict.items()))
-        yield f"To SGD noise {said}."
+        gathered = "; ".join(f"{verdict}: {', '.join(stages)}" for verdict, stages in sorted(by_verdict.items()))
+        yield f"To SGD noise {gathered}."
 
 
 def where_to_look(folder: Path) -> Iterator[str]:
