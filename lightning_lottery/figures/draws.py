@@ -55,7 +55,7 @@ def draws_over_seeds(draws: Mapping[str, Mapping[str, Sequence[int | None]]], no
 def _never_settled(draws: Mapping[str, Mapping[str, Sequence[int | None]]]) -> list[str]:
     """Sentences about what is missing in some runs; a rule that never settled at all says so in its row."""
     return [
-        f"{rule}, {removed_in_words(name)} of {kind_of(name)}s: in {steps.count(None)} of {len(steps)} runs not settled."
+        f"{rule}, {removed_in_words(name)} of {kind_of(name)}s: not settled in {steps.count(None)} of {len(steps)}."
         for rule, by_series in draws.items()
         if any(step is not None for steps in by_series.values() for step in steps)
         for name, steps in by_series.items()

@@ -32,7 +32,7 @@ def test_every_draw_of_every_run_is_seen_and_what_never_settled_is_said():
         assert [text.get_text() for text in axes.texts] == ["never settled"]
     assert [label.get_text().replace("\n", "") for label in heads.get_yticklabels()] == [*RULES]
     words = " ".join(text.get_text() for text in texts_of(figure)).replace("\n", " ")
-    assert "seed-4 ends at step 900." in words and "ADF, 50 % of heads: in 2 of 5 runs not settled." in words
+    assert "seed-4 ends at step 900." in words and "ADF, 50 % of heads: not settled in 2 of 5." in words
     assert overlapping(texts_of(figure)) == []
 
 
