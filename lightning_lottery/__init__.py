@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from lightning_lottery.units.groups import groups_of as groups_of
     from lightning_lottery.units.removal import shrink as shrink
     from lightning_lottery.units.replaying import replay_draws as replay_draws
+    from lightning_lottery.units.replaying import table_of_draws as table_of_draws
     from lightning_lottery.units.saved import load_shrunk as load_shrunk
     from lightning_lottery.units.saved import save_shrunk as save_shrunk
     from lightning_lottery.units.scores import unit_masks as unit_masks
@@ -86,6 +87,7 @@ _MODULES = {
     "groups_of": "units.groups",
     "unit_masks": "units.scores",
     "replay_draws": "units.replaying",
+    "table_of_draws": "units.replaying",
     "shrink": "units.removal",
     "save_shrunk": "units.saved",
     "load_shrunk": "units.saved",

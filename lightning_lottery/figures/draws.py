@@ -31,14 +31,14 @@ def draws_over_seeds(draws: Mapping[str, Mapping[str, Sequence[int | None]]], no
         notes: What is missing, in sentences.
     """
     series = list(dict.fromkeys(name for by_series in draws.values() for name in by_series))
-    kinds, shares = (list(dict.fromkeys(map(part, series))) for part in (kind_of, share_of))
+    kinds, shares = sorted({*map(kind_of, series)}), sorted({*map(share_of, series)}, key=float)
     tall = len(draws) * (0.17 * len(shares) + 0.2)
     figure, every = panels(len(kinds), (2.2 + 4.2 * max(1, len(kinds)), 1.6 + tall), sharex=True)
     for column, (axes, kind) in enumerate(zip(every, kinds, strict=True)):
         looks = {name: look(shares.index(share_of(name))) for name in series if kind_of(name) == kind}
         of_kind = {rule: {n: steps for n, steps in rows.items() if n in looks} for rule, rows in draws.items()}
         draw_lanes(axes, of_kind, looks, named=not column)
-        axes.set_title(f"draws by {kind}s", fontsize="medium")
+        axes.set_title(f"{kind}s: when rules found their masks settled", fontsize="medium")
         axes.set_xlabel("optimizer step")
     if every:
         handles = [

@@ -130,6 +130,41 @@ def replay_draws(
     return Replay(draws, probes, watch.norms, steps[0], steps[-1])
 
 
+def table_of_draws(
+    folders: Sequence[str | os.PathLike[str]],
+    rules: Sequence[Rule] | None = None,
+    sparsities: Sequence[float] | None = None,
+    *,
+    per: Mapping[str, Per] | None = None,
+) -> list[dict[str, Any]]:
+    """When each rule would have drawn in each of several fits: a row for each rule, kind of unit and sparsity.
+
+    Args:
+        folders: Of fits, as ``replay_draws`` takes them, such as of one recipe's seeds.
+        rules: As of ``replay_draws``, like the others.
+        sparsities: As of ``replay_draws``.
+        per: As of ``replay_draws``.
+
+    Returns:
+        ``rule``, ``kind``, ``sparsity``, ``settled`` (in how many fits), ``fits``, ``mean_step`` (of those in which it
+        settled; None where it never did) and ``steps`` (in the order of ``folders``; None where it did not).
+
+    Raises:
+        LotteryError: As of ``replay_draws``.
+    """
+    steps: dict[tuple[str, str, float], list[int | None]] = {}
+    for folder in folders:
+        for draw in replay_draws(folder, rules, sparsities, per=per).draws.values():
+            alike = steps.setdefault((draw.rule, draw.kind, draw.sparsity), [])
+            alike.append(draw.step if draw.settled else None)
+    rows = []
+    for (rule, kind, sparsity), by_fit in steps.items():
+        settled = [step for step in by_fit if step is not None]
+        known = {"rule": rule, "kind": kind, "sparsity": sparsity, "settled": len(settled), "fits": len(by_fit)}
+        rows.append({**known, "mean_step": sum(settled) / len(settled) if settled else None, "steps": by_fit})
+    return rows
+
+
 def _file_in(folder: Path) -> Path:
     for path in (folder / FILE, folder / "early_bird" / FILE):
         if path.is_file():

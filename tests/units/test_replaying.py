@@ -7,7 +7,7 @@ import torch
 
 from lightning_lottery import ADF, HammingFIFO, LotteryError
 from lightning_lottery.functional.settling.detector import described
-from lightning_lottery.units.replaying import replay_draws
+from lightning_lottery.units.replaying import replay_draws, table_of_draws
 from lightning_lottery.units.score_log import FILE, ScoreLog
 
 RULES = {"HammingFIFO": HammingFIFO(2, 0.5, interval=5)}
@@ -45,6 +45,22 @@ def test_rules_and_sparsities_are_those_of_the_fit_unless_others_are_asked_for(t
         ("HammingFIFO-length=9-tolerance=0.0-interval=5", 0.25, 40, False),
         ("HammingFIFO-length=9-tolerance=0.0-interval=5", 0.75, 40, False),
     ]
+
+
+def test_draws_over_rules_sparsities_and_fits_are_one_table(tmp_path):
+    for name, end in (("long", 41), ("short", 21)):
+        (tmp_path / name).mkdir()
+        log(tmp_path / name, steps=range(5, end, 5))
+    rules = [HammingFIFO(2, 0.5, interval=5, min_steps=25), HammingFIFO(9, 0.0, interval=5)]
+    first, second, never, _ = table_of_draws([tmp_path / "long", tmp_path / "short"], rules, [0.25, 0.75])
+    assert [first["rule"], first["kind"], first["sparsity"]] == [
+        "HammingFIFO-length=2-tolerance=0.5-min_steps=25",
+        "head",
+        0.25,
+    ]
+    assert [first["steps"], first["settled"], first["fits"], first["mean_step"]] == [[25, None], 1, 2, 25.0]
+    assert second["sparsity"] == 0.75 or second["sparsity"] == 0.25
+    assert never["mean_step"] is None and never["steps"] == [None, None]
 
 
 def test_the_size_of_coefficients_counts_or_the_coefficients_themselves_as_in_the_fit(tmp_path):
