@@ -48,7 +48,7 @@ class MaskCallback(NamedCallback):
     When the fit ends, the run's folder holds ``ticket.safetensors``, and where masks changed ``pruning.png``,
     ``pruning.svg`` and their numbers ``pruning.csv``: the fraction removed of each layer over steps, above target and
     achieved sparsity, above training loss and mask change (the loss in at most 1,000 points, each a mean; at most 500
-    updates). Loggers that take figures get the picture at validations too, each time the fit is a tenth further on.
+    updates). Loggers that take figures get the picture at validations too, each time the fit is half as long again.
 
     Args:
         schedule: Sparsity by optimizer step, or None for masks that never change.
@@ -375,8 +375,8 @@ class MaskCallback(NamedCallback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._upkeep.is_unsure = True  # who swapped weights for validation swaps them back
-        # A picture takes as long as many a step: the next one comes when the fit is a tenth further on.
-        is_further = self.step > self._drawn_at and 10 * self.step >= 11 * self._drawn_at
+        # A picture takes as long as many a step: the next one comes when the fit is half as long again.
+        is_further = self.step > self._drawn_at and 2 * self.step >= 3 * self._drawn_at
         if is_further and self._has_pruned and trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
             self._draw(trainer)
 

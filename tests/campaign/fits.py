@@ -130,6 +130,11 @@ def leavings(folder: Path) -> dict[str, Any]:
     files = {
         path.name: path.read_bytes() for path in sorted(folder.glob("*")) if path.suffix in (".safetensors", ".csv")
     }
+    files |= {
+        f"early_bird/{path.name}": path.read_bytes()
+        for path in sorted(folder.glob("early_bird/*"))
+        if path.suffix != ".png"
+    }
     snapshots = {path.name: _saved(path) for path in sorted(folder.glob("snapshots/*"))}
     told = [json.loads(line) for line in (folder / "lines").read_text().splitlines()]
     return {
