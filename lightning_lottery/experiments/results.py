@@ -34,29 +34,27 @@ def results(*folders: str | os.PathLike[str]) -> "DataFrame":
     one warning, and kept in ``frame.attrs["missing"]``; the rest is there. ``results.jsonl`` and ``results.csv`` in
     the folder of a recipe or an experiment have the same columns:
 
-    ========= =======================================================================================================
-    column    what it says
-    ========= =======================================================================================================
-    recipe    the recipe's name; none outside of one
-    stage     the recipe's stage, or the experiment; with `/` behind it a sweep's `NETWORK-step-K`, a level of imp
-    network   `dense`, `pruned` (while it trains), `ticket`, `shuffled`, `reinitialised`, or a sweep's name for it
-    method    what removes weights: `PLATON`, `MaskFreezing`, ...; `dense` for nothing
-    metric    what was measured; a point on a line is `line/METRIC`, never `METRIC`
-    value     the number
-    n         samples that it is a mean over, where that is known
-    seed      of the network; none for what is of two networks
-    parent    seed of the network that children come from
-    child_a   of two networks the one at alpha 1: its seed, or the path of its checkpoint
-    child_b   of two networks the one at alpha 0
-    step      of a network its last optimizer step; of two the step at which they part
-    alpha     place on the line, 0 to 1; none for a network, and for what is of a whole line
-    density   fraction of the scope that is kept
-    level     of iterative pruning, 0 is dense
-    device    that computed it
-    version   of lightning_lottery; none of records older than the column
-    commit    git commit of the folder that it was started in, where it is a repository; of changes it says nothing
-    time      when it was done, ISO 8601, UTC
-    ========= =======================================================================================================
+    | column | what it says |
+    | --- | --- |
+    | recipe | the recipe's name; none outside of one |
+    | stage | the recipe's stage, or the experiment; with `/` behind it a sweep's `NETWORK-step-K`, a level of imp |
+    | network | `dense`, `pruned` (while it trains), `ticket`, `shuffled`, `reinitialised`, or a sweep's name for it |
+    | method | what removes weights: `PLATON`, `MaskFreezing`, ...; `dense` for nothing |
+    | metric | what was measured; a point on a line is `line/METRIC`, never `METRIC` |
+    | value | the number |
+    | n | samples that it is a mean over, where that is known |
+    | seed | of the network; none for what is of two networks |
+    | parent | seed of the network that children come from |
+    | child_a | of two networks the one at alpha 1: its seed, or the path of its checkpoint |
+    | child_b | of two networks the one at alpha 0 |
+    | step | of a network its last optimizer step; of two the step at which they part |
+    | alpha | place on the line, 0 to 1; none for a network, and for what is of a whole line |
+    | density | fraction of the scope that is kept |
+    | level | of iterative pruning, 0 is dense |
+    | device | that computed it |
+    | version | of lightning_lottery; none of records older than the column |
+    | commit | git commit of the folder that it was started in, where it is a repository; of changes it says nothing |
+    | time | when it was done, ISO 8601, UTC |
 
     ``frame[frame.metric == "test_acc"].groupby("stage").value.mean()`` gives the numbers of a recipe's table; the
     metric ``error_barrier`` is that of the raw line, ``recalibrated/error_barrier`` of the recalibrated one.
