@@ -38,6 +38,7 @@ def judge_checkpoints(arguments: Sequence[str]) -> None:
             outcome = {"path/error_barrier": report.stability.mean}
             rows = stamped(report.rows(), commit_here())
             write(report, out, run="path", rows=rows, hparams={}, outcome=outcome)
+            report.save(out / "report.json")  # which `plot` reads
             console = Console()
             console.print(report.table())
             console.print(f"{' '.join(report.sentences())} Records: {out}", soft_wrap=True)

@@ -14,9 +14,10 @@ from lightning_lottery.children.reading import again
 from lightning_lottery.children.records import LINE, Row, metric_of_line, record
 from lightning_lottery.connectivity.blocks import LineBlocks
 from lightning_lottery.connectivity.judging import Judging, is_share
-from lightning_lottery.connectivity.stability import sentences_on, stability_of, unit_of
+from lightning_lottery.connectivity.stability import sentences_on, stability_of, unit_of, verdict_in_words
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.figures.between import layers_between, lines_between
+from lightning_lottery.figures.style import error_in_words, in_words
 from lightning_lottery.files import read_text, write_whole
 from lightning_lottery.functional.connectivity import error_barrier, excess
 from lightning_lottery.functional.verdicts import Stability
@@ -221,24 +222,59 @@ class PathReport:
             summary["midpoint"] = dict(self.midpoint)
         return summary
 
+    def figure(self) -> "Figure":
+        """Error and loss along the lines, each pair by its name, with the verdict."""
+        losses = [
+            metric
+            for metric in self.curves["raw"][self.pairs[0]]
+            if "loss" in metric and metric != self.judging.monitor
+        ]
+        error, are_shares = error_in_words(self.judging.monitor, self.judging.mode), self.error_of_ends is not None
+
+        def along(kind: Kind) -> dict[str, dict[str, Sequence[float]]]:
+            curves = self.curves.get(kind, {})
+            errors: dict[str, Sequence[float]] = {self.name_of(pair): self.errors(pair, kind) for pair in curves}
+            of_loss = {
+                in_words(loss): {self.name_of(p): curve[loss] for p, curve in curves.items()} for loss in losses[:1]
+            }
+            return {error: errors, **of_loss}
+
+        return lines_between(
+            self.judging.alphas,
+            along("raw"),
+            self.judging.bound * unit_of({0: self}),
+            beside={kind: along(kind) for kind in ("recalibrated", "aligned") if kind in self.curves},
+            title=verdict_in_words(self.stability, are_shares=are_shares),
+            shares=[error] if are_shares else [],
+        )
+
     def figures(self) -> dict[str, "Figure"]:
         """``path``: error and loss along the lines; ``layers`` where layers were interpolated: a bar for each."""
-        alphas, threshold = self.judging.alphas, self.judging.bound * unit_of({0: self})
-        losses = [metric for metric in self.curves["raw"][self.pairs[0]] if "loss" in metric][:1]
-
-        def along(kind: Kind) -> dict[str, Sequence[Sequence[float]]]:
-            curves = self.curves.get(kind, {})
-            errors = [self.errors(pair, kind) for pair in curves]
-            return {"error": errors, **{loss: [curve[loss] for curve in curves.values()] for loss in losses}}
-
-        figures = {"path": lines_between(alphas, along("raw"), threshold, {"aligned": along("aligned")})}
+        figures = {"path": self.figure()}
         if self._layers("single"):
             bars: dict[str, dict[str, list[float]]] = {}
             for extent in EXTENTS:
                 barriers = [self.layer_barriers(pair, extent) for pair in self.pairs]
                 bars[extent] = {layer: [pair[layer]["sup"] for pair in barriers] for layer in barriers[0]}
-            figures["layers"] = layers_between(bars, threshold)
+            are_shares = self.error_of_ends is not None
+            threshold = self.judging.bound * unit_of({0: self})
+            figures["layers"] = layers_between(bars, threshold, are_shares=are_shares)
         return figures
+
+    def rises(self) -> dict[str, list[float]]:
+        """Each pair, by its name, to the error above the mean of its ends at each alpha, in the verdict's unit."""
+        errors, unit = {pair: self.errors(pair) for pair in self.pairs}, unit_of({0: self})
+        middles = {pair: (along[0] + along[-1]) / 2 for pair, along in errors.items()}
+        return {self.name_of(p): [(error - middles[p]) / unit for error in along] for p, along in errors.items()}
+
+    def name_of(self, pair: Pair) -> str:
+        """What a pair is called: by its networks' names, or where these are long, such as paths, by their numbers."""
+        first, second = (self.names[number] for number in pair)
+        if max(map(len, self.names)) > 16:
+            return f"{pair[0]} - {pair[1]}"
+        if first.startswith("seed ") and second.startswith("seed "):
+            return f"seeds {first[5:]} - {second[5:]}"
+        return f"{first} - {second}"
 
     def scalars(self) -> Iterator[tuple[str, float, int]]:
         """Name, value and step of every point: the lines' metrics on an axis of 1000 alpha."""

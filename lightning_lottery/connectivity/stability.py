@@ -125,6 +125,24 @@ def sentences_on(stability: Stability, judging: Judging, samples: int, networks_
     return sentences + list(on_more(stability))
 
 
+def verdict_in_words(stability: Stability, *, are_shares: bool = True) -> str:
+    """A verdict for a picture: its word, the mean barrier and its bounds.
+
+    Args:
+        stability: What was judged.
+        are_shares: Whether barriers are fractions, read in per cent.
+    """
+
+    def size(barrier: float) -> str:
+        return f"{100 * barrier:.2f}" if are_shares else f"{barrier:.4g}"
+
+    unit = " %" if are_shares else ""
+    words = f"{stability.verdict}: mean barrier {size(stability.mean)}{unit}"
+    if stability.low is None or stability.high is None:
+        return words
+    return f"{words} (bounds {size(stability.low)} and {size(stability.high)})"
+
+
 def on_more(stability: Stability) -> Iterator[str]:
     """How many more children or parents would decide what is undecided, or that none would."""
     mores = {"parents": stability.more_parents, "children of each parent": stability.more_children}

@@ -1,5 +1,6 @@
 """What iterative pruning found: every level beside the dense network, its controls beside their ticket."""
 
+import math
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -12,7 +13,8 @@ from lightning_lottery.children.records import Row
 from lightning_lottery.connectivity.judging import is_share
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.experiments.imp_blocks import BlocksOfTest, Tested, blocks_of_test
-from lightning_lottery.figures.density import accuracy_against_density
+from lightning_lottery.figures.density import Levels, accuracy_against_density
+from lightning_lottery.figures.style import in_words
 from lightning_lottery.functional.matching import (
     Compared,
     Matching,
@@ -126,7 +128,7 @@ class ImpReport:
             raise LotteryError(f"{missing[0]} has {len(values[missing[0]])} children for {len(seeds)} seeds.")
         blocks, seeds_alone = blocks_of_test(tested or {}, values, seeds, monitor)
         comparisons = _comparisons(values, blocks, monitor, mode)
-        controls = judge_controls({name: each for name, each in comparisons.items() if _kind_of(name) != "ticket"})
+        controls = judge_controls({name: each for name, each in comparisons.items() if kind_of(name) != "ticket"})
         results = []
         for name, rows in judged.items():
             density, reference, matching = rows[0]["density"], _reference_of(name), None
@@ -177,13 +179,15 @@ class ImpReport:
             "levels": levels,
         }
 
+    def figure(self) -> "Figure":
+        """The metric against the density: tickets, their controls, the dense network."""
+        curves = {kind: {each.density: each.values for each in results} for kind, results in self._by_kind().items()}
+        levels = Levels(self.results[0].values, curves, self.matches_down_to)
+        return draw_levels({"": levels}, self.monitor)
+
     def figures(self) -> dict[str, "Figure"]:
         """``levels``: the metric against the density, beside the dense network's."""
-        dense, *_ = self.results
-        curves = {
-            kind: {result.density: result.values for result in results} for kind, results in self._by_kind().items()
-        }
-        return {"levels": accuracy_against_density(curves, dense.values, self.monitor, self.matches_down_to)}
+        return {"levels": self.figure()}
 
     def scalars(self) -> Iterator[tuple[str, float, int]]:
         """Each seed's metric and the density on an axis of levels; the ticket's curve begins with the dense network."""
@@ -206,7 +210,7 @@ class ImpReport:
         for column in ("level", "density", self.monitor, "difference", "verdict"):
             table.add_column(column, no_wrap=True)
         for result in self.results:
-            kind = _kind_of(result.name)
+            kind = kind_of(result.name)
             name = result.name.removeprefix("level-") if kind == "ticket" else kind
             value = f"{result.mean:.4f}" + ("" if result.sd is None else f" ± {result.sd:.4f}")
             table.add_row(name, f"{result.density:.4f}", value, *_cells(result))
@@ -260,14 +264,33 @@ class ImpReport:
 
     @property
     def _tickets(self) -> list[LevelResult]:
-        return [result for result in self.results if _kind_of(result.name) == "ticket"]
+        return [result for result in self.results if kind_of(result.name) == "ticket"]
 
     def _by_kind(self) -> dict[str, list[LevelResult]]:
         """The ticket's levels after level 0, and those of each control."""
         by_kind: dict[str, list[LevelResult]] = {}
         for result in self.results[1:]:
-            by_kind.setdefault(_kind_of(result.name), []).append(result)
+            by_kind.setdefault(kind_of(result.name), []).append(result)
         return by_kind
+
+
+def draw_levels(runs: Mapping[str, Levels], monitor: str, notes: Sequence[str] = ()) -> "Figure":
+    """The metric against the density for one run of iterative pruning or several.
+
+    Args:
+        runs: What a run is called to its levels.
+        monitor: The metric.
+        notes: What is missing.
+    """
+    values = [
+        value
+        for run in runs.values()
+        for of_seeds in (run.dense, *(of_seeds for curve in run.curves.values() for of_seeds in curve.values()))
+        for value in of_seeds
+        if math.isfinite(value)
+    ]
+    are_shares = is_share(monitor, "min", values)  # a loss by its name is none, wherever its values lie
+    return accuracy_against_density(runs, in_words(monitor), are_shares=are_shares, notes=notes)
 
 
 def row_of(rows: Sequence[Row], monitor: str) -> Row:
@@ -293,7 +316,7 @@ def _comparisons(
     comparisons = {}
     for name in values:
         if (reference := _reference_of(name)) is not None:
-            better, worse = (name, reference) if _kind_of(name) == "ticket" else (reference, name)
+            better, worse = (name, reference) if kind_of(name) == "ticket" else (reference, name)
             comparisons[name] = Compared(
                 [sign * value for value in values[better]],
                 [sign * value for value in values[worse]],
@@ -314,7 +337,7 @@ def _cells(result: LevelResult) -> list[str]:
     return []
 
 
-def _kind_of(name: str) -> str:
+def kind_of(name: str) -> str:
     """``ticket``, or the control that the name says."""
     return name.split("-")[2] if name.count("-") > 1 else "ticket"
 
@@ -322,4 +345,4 @@ def _kind_of(name: str) -> str:
 def _reference_of(name: str) -> str | None:
     if name == "level-0":
         return None
-    return "level-0" if _kind_of(name) == "ticket" else name.rpartition("-")[0]
+    return "level-0" if kind_of(name) == "ticket" else name.rpartition("-")[0]

@@ -68,12 +68,14 @@ class PredictionReport:
         predictions: Method to whose barrier to what it predicts; or the sentence that says why it cannot be said.
         margin: Deficit up to which a ticket matches.
         noise_floor: The barrier that equal errors along all lines would show, or None.
+        are_shares: Whether errors are shares of samples, read in per cent.
     """
 
     points: Sequence[Point]
     predictions: Mapping[str, Mapping[str, Prediction | str]]
     margin: float
     noise_floor: float | None
+    are_shares: bool = True
 
     def __repr__(self) -> str:
         return f"PredictionReport({len(self.points)} tickets: {', '.join(self.predictions)})"
@@ -104,16 +106,25 @@ class PredictionReport:
             trained.setdefault(point.method, {})[str(point.step)] = point.trained
         return {"margin": self.margin, "noise_floor": self.noise_floor, "trained": trained, "predictions": predictions}
 
+    def figure(self, method: str | None = None) -> "Figure":
+        """Barrier against deficit, a line for each parent, and ranks within steps.
+
+        Args:
+            method: Which one's tickets; default: the first's.
+        """
+        method = next(iter(self.predictions)) if method is None else method
+        points = [(p.parent, p.step, p.dense, p.deficit) for p in self.points if p.method == method]
+        result = self.predictions[method]["dense"]
+        title = result if isinstance(result, str) else _correlation(result)
+        return barrier_and_deficit(points, method, title, self.margin, self.noise_floor, are_shares=self.are_shares)
+
     def figures(self) -> dict[str, "Figure"]:
-        """``prediction``: barrier against deficit, a line for each parent, and ranks within steps."""
-        figures = {}
-        for number, method in enumerate(self.predictions):
-            points = [(p.parent, p.step, p.dense, p.deficit) for p in self.points if p.method == method]
-            result = self.predictions[method]["dense"]
-            name = "prediction" if not number else f"prediction-{re.sub(r'[^a-z0-9]+', '-', method.lower())}"
-            title = result if isinstance(result, str) else _correlation(result)
-            figures[name] = barrier_and_deficit(points, method, title, self.margin, self.noise_floor)
-        return figures
+        """``prediction``: barrier against deficit and ranks, of the first method; and one for each further method."""
+        names = {
+            method: "prediction" + (f"-{re.sub(r'[^a-z0-9]+', '-', method.lower())}" if number else "")
+            for number, method in enumerate(self.predictions)
+        }
+        return {name: self.figure(method) for method, name in names.items()}
 
     def table(self) -> Table:
         """A row for each method and barrier."""
@@ -208,6 +219,7 @@ def predict_tickets(
         predictions={method: _predictions([p for p in points if p.method == method], margin) for method in methods},
         margin=margin,
         noise_floor=float(np.mean(known)) if known else None,
+        are_shares=all(report.error_of_ends is not None for report in dense),
     )
 
 

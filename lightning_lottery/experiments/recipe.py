@@ -31,8 +31,9 @@ def run_recipe(
 
     A stage's files go to ``OUT/RECIPE/seed-S/STAGE/``. In its YAML ``${oc.env:LOTTERY_RUN}`` is ``OUT/RECIPE/seed-S``,
     by which stages name one another's files. At the end tables over seeds, ``results.jsonl``, ``results.csv``,
-    ``summary.json`` and ``summary.png``; and for each analysis of stability the verdict over the seeds, which are its
-    parents, in ``verdicts.json``. ``${stable_step:01-when-stable}`` is the step k* that the sweep of that stage found;
+    ``summary.json``, and pictures as PNG and SVG: ``summary`` and, of analyses, ``stability``, of iterative pruning
+    ``levels``, of sweeps ``barrier``. For each analysis of stability the verdict over the seeds, which are its parents,
+    stands in ``verdicts.json``. ``${stable_step:01-when-stable}`` is the step k* that the sweep of that stage found;
     without one the stage that names it is refused.
 
     Args:
@@ -59,6 +60,7 @@ def run_recipe(
         read_text(Path(overlay), "overlay")
     # Only now: this takes seconds to import, which a recipe that is not there need not wait for.
     from lightning_lottery.children.child import discard_with_dependents
+    from lightning_lottery.experiments.pictures.draw import draw_recipe
     from lightning_lottery.experiments.recipe_end import (
         findings,
         table_of_lines,
@@ -103,6 +105,8 @@ def run_recipe(
     summary = summarise(rows)
     verdicts = verdicts_of(runs)
     _write(summary, {stage: asdict(verdict) for stage, verdict in verdicts.items()}, target)
+    for name, figure in draw_recipe(target, seeds).figures.items():
+        write_image(target, name, figure)
     console.print(table_of_networks(summary, _title(target.name, seeds), console.width))
     if (lines := table_of_lines(summary, verdicts)) is not None:
         console.print(lines)
@@ -141,22 +145,6 @@ def _title(recipe: str, seeds: Sequence[int]) -> str:
 def _write(summary: dict[str, Any], verdicts: dict[str, Any], target: Path) -> None:
     write_whole(target / "summary.json", json.dumps(summary, indent=1).encode(), "summary")
     write_whole(target / "verdicts.json", json.dumps(verdicts, indent=1).encode(), "verdicts")
-    _draw(summary, target)
-
-
-def _draw(summary: dict[str, Any], target: Path) -> None:
-    """``summary.png``: the first test metric that is an accuracy (else the first one) of every stage, and barriers."""
-    from lightning_lottery.figures.stages import stages_over_seeds
-
-    metrics = [*dict.fromkeys(metric for stage in summary.values() for metric in stage if metric != "sparsity")]
-    metrics.sort(key=lambda metric: (not metric.startswith("test"), not metric.endswith("acc")))
-    drawn = [*metrics[:1], *(["error_barrier"] if "error_barrier" in metrics else [])]
-    values = {
-        metric: {s: moments[metric]["values"] for s, moments in summary.items() if metric in moments}
-        for metric in drawn
-    }
-    if values:
-        write_image(target, "summary", stages_over_seeds(values, target.name))
 
 
 def _moments(values: list[float]) -> dict[str, Any]:

@@ -27,6 +27,9 @@ class Report(Protocol):
     def summary(self) -> dict[str, Any]:
         """Plain values, for ``summary.json``."""
 
+    def figure(self) -> "Figure":
+        """The main one of its figures."""
+
     def figures(self) -> Mapping[str, "Figure"]:
         """Name of a file, without its ending, to what it shows."""
 
@@ -49,7 +52,7 @@ def write(
     hparams: Mapping[str, Any] | None = None,
     outcome: Mapping[str, float] | None = None,
 ) -> None:
-    """Write ``results.jsonl``, ``results.csv``, ``summary.json``, a PNG for each figure, and curves for TensorBoard.
+    """Write ``results.jsonl``, ``results.csv``, ``summary.json``, figures as PNG and SVG, and curves for TensorBoard.
 
     Args:
         report: What was found.

@@ -16,6 +16,7 @@ from lightning_lottery.children.records import Row
 from lightning_lottery.connectivity.report import Pair, PathReport
 from lightning_lottery.connectivity.stability import on_more, stability_of, unit_of
 from lightning_lottery.errors import LotteryError
+from lightning_lottery.figures.style import error_in_words
 from lightning_lottery.figures.sweep import barrier_over_steps, lines_over_steps
 from lightning_lottery.functional.k_star import LEVEL, KStar, find_k_star
 from lightning_lottery.functional.matching import ThresholdROC, roc_of_threshold
@@ -138,20 +139,20 @@ class SweepReport:
                 "steps": {str(step): self._step(network, step) for step in steps},
                 **({} if network == DENSE else {"matching": self._matching(network)}),
             }
-        return {"threshold": self.threshold, "networks": networks}
+        judging = self._first.judging
+        about = {"monitor": judging.monitor, "mode": judging.mode, "is_ratio": judging.threshold_ratio is not None}
+        return {"threshold": self.threshold, **about, "networks": networks}
+
+    def figure(self) -> "Figure":
+        """The barrier over the steps, with k* and the children's error, beside other sweeps'."""
+        return draw_sweeps({"": self.summary(), **self.beside})
 
     def figures(self) -> dict[str, "Figure"]:
         """``barrier``: over the steps, beside other sweeps'; ``lines``: heat-maps over alpha and step."""
-        curves = {
-            f"{name} {network}".strip(): {int(step): values for step, values in content["steps"].items()}
-            for name, sweep in {"": self.summary(), **self.beside}.items()
-            for network, content in sweep["networks"].items()
-        }
-        heat = {network: self.lines(network) for network in self.reports}
-        return {
-            "barrier": barrier_over_steps(curves, self.threshold),
-            "lines": lines_over_steps(self._first.judging.alphas, heat, self.threshold),
-        }
+        first, heat = self._first, {network: self.lines(network) for network in self.reports}
+        are_shares = first.error_of_ends is not None
+        lines = lines_over_steps(first.judging.alphas, heat, self.threshold, are_shares=are_shares)
+        return {"barrier": self.figure(), "lines": lines}
 
     def scalars(self) -> Iterator[tuple[str, float, int]]:
         """Mean barriers and their bounds on the axis of steps."""
@@ -247,14 +248,11 @@ class SweepReport:
             barriers = _barriers(reports, recalibrated=True)
             means_by_parent = [np.mean(list(pairs.values())) for pairs in barriers.values()]
             recalibrated = {"recalibrated": float(np.mean(means_by_parent)) / unit_of(reports)}
-        error = self._error_at(network, step)
-        return _plain({**asdict(self._judge(network, step)), "by_parent": means, "error": error, **recalibrated})
-
-    def _error_at(self, network: str, step: int) -> float | None:
-        """Mean error of the children; None where the metric is no share of samples."""
-        errors = [report.error_of_ends for report in self.reports[network][step].values()]
-        known = [error for error in errors if error is not None]
-        return float(np.mean(known)) if len(known) == len(errors) else None
+        # None where the metric is no share of samples.
+        errors = {str(parent): report.error_of_ends for parent, report in reports.items()}
+        known = [error for error in errors.values() if error is not None]
+        error = {"error": float(np.mean(known)) if len(known) == len(errors) else None, "errors": errors}
+        return _plain({**asdict(self._judge(network, step)), "by_parent": means, **error, **recalibrated})
 
 
 def _barriers(reports: Mapping[int, PathReport], *, recalibrated: bool = False) -> dict[int, dict[Pair, float]]:
@@ -296,6 +294,37 @@ def _where(step: float, first: int) -> str:
     if step == first:
         return f"at or before step {first}"
     return f"at step {step:.0f}" if math.isfinite(step) else "beyond the last step"
+
+
+def draw_sweeps(sweeps: Mapping[str, Mapping[str, Any]], notes: Sequence[str] = ()) -> "Figure":
+    """The barriers of several sweeps over the step, all networks in one picture.
+
+    Args:
+        sweeps: What a sweep is called to its summary; a network's name follows, where there is one for it.
+        notes: What is missing.
+    """
+    networks = {
+        f"{name} {network}".strip(): {**content, "steps": {int(step): at for step, at in content["steps"].items()}}
+        for name, sweep in sweeps.items()
+        for network, content in sweep["networks"].items()
+    }
+    # What an older version of this package wrote does not say what was judged: an accuracy, as most are.
+    judged = {(sweep.get("monitor", "test_acc"), sweep.get("mode", "max")) for sweep in sweeps.values()}
+    ratios = {bool(sweep.get("is_ratio")) for sweep in sweeps.values()}
+    errors = [at.get("error") for network in networks.values() for at in network["steps"].values()]
+    are_shares = any(error is not None for error in errors)
+    if len(judged) > 1 or len(ratios) > 1:
+        notes = [*notes, f"The sweeps judge different metrics: {', '.join(sorted(monitor for monitor, _ in judged))}."]
+    unit = " of the ends' mean error" if ratios == {True} else ""
+    words = " or ".join(sorted({error_in_words(monitor, mode) for monitor, mode in judged}))
+    return barrier_over_steps(
+        networks,
+        {sweep["threshold"] for sweep in sweeps.values()},
+        barrier=f"barrier of the {words}{unit}",
+        error=words,
+        are_shares=are_shares or ratios == {True},
+        notes=notes,
+    )
 
 
 def stable_step(folder: Path, network: str) -> int:

@@ -80,7 +80,12 @@ def look(number: int) -> dict[str, Any]:
 
 
 def panels(
-    number: int, size: tuple[float, float], *, columns: int | None = None, **shared: Any
+    number: int,
+    size: tuple[float, float],
+    *,
+    columns: int | None = None,
+    heights: Sequence[float] | None = None,
+    **shared: Any,
 ) -> "tuple[Figure, list[Axes]]":
     """A figure that belongs to no window, with panels on a grid.
 
@@ -88,6 +93,7 @@ def panels(
         number: How many panels.
         size: Width and height of the figure, in inches.
         columns: How many stand side by side; default: all.
+        heights: Of the rows, relative to each other; default: all alike.
         shared: ``sharex``, ``sharey``: whether all have one axis.
     """
     # Not pyplot: it keeps every figure until somebody closes it, and on some machines asks for a display.
@@ -96,10 +102,11 @@ def panels(
     figure = Figure(figsize=size, layout="constrained", facecolor="white")
     columns = max(1, min(number, columns or number))
     rows = -(-number // columns)
+    grid = figure.add_gridspec(max(1, rows), columns, height_ratios=heights)
     every: list[Axes] = []
     for panel in range(number):
         first = {name: every[0] for name, is_shared in shared.items() if is_shared and every}
-        axes = figure.add_subplot(rows, columns, panel + 1, **first)
+        axes = figure.add_subplot(grid[panel // columns, panel % columns], **first)
         # Ticks are made when a figure is drawn, by then with the user's settings.
         axes.tick_params(color=INK, labelcolor=INK)
         every.append(axes)
@@ -145,6 +152,59 @@ def percentage(fraction: float) -> str:
     return f"{100 * fraction:.3g}"
 
 
+def error_in_words(monitor: str, mode: str) -> str:
+    """What the error of a judged metric is called.
+
+    Example:
+        >>> error_in_words("test_acc", "max"), error_in_words("val_f1", "max"), error_in_words("test_loss", "min")
+        ('test error', '1 - validation f1', 'test loss')
+    """
+    words = in_words(monitor)
+    if mode == "min":
+        return words
+    return words.replace("accuracy", "error") if "accuracy" in words else f"1 - {words}"
+
+
+def hold_all(axes: "Axes", inner: Sequence[float], bounds: Sequence[float]) -> float | None:
+    """Set the limits of the y axis so that everything is inside; bounds that are far off are compressed, never cut.
+
+    Args:
+        axes: The panel.
+        inner: What is to be read: curves and thresholds, in data.
+        bounds: What must be inside as well.
+
+    Returns:
+        The height beyond which the axis is logarithmic, where bounds reach far beyond the rest; else None.
+    """
+    top, low = max(inner, default=1.0), min([*inner, *bounds], default=0.0)
+    high = max([top, *bounds])
+    size = max(abs(top), abs(min(inner, default=0.0))) or 1.0
+    if high <= 2.5 * size and low >= -1.5 * size:
+        edge = 0.05 * (high - low) or 0.5
+        axes.set_ylim(low - edge, high + edge)
+        return None
+    from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
+
+    linear = 1.15 * size
+    bottom = 1.3 * low if low < -linear else low - 0.1 * size
+    ceiling = 1.3 * high if high > linear else linear
+    axes.set_yscale("symlog", linthresh=linear, linscale=2.5)
+    axes.set_ylim(bottom, ceiling)
+    near = [tick for tick in MaxNLocator(5).tick_values(0, linear) if abs(tick) <= linear]
+    far = [sign * step * 10.0**power for sign in (1, -1) for power in range(-6, 7) for step in (1, 3)]
+    ticks = near + [tick for tick in far if abs(tick) > 1.4 * linear and bottom <= tick <= ceiling]
+    axes.yaxis.set_major_locator(FixedLocator(sorted(ticks)))
+    axes.yaxis.set_minor_locator(NullLocator())
+    return linear
+
+
+def keep_scale(axes: "Axes", least: float) -> None:
+    """Widen the limits of the y axis to at least a size, so that what is flat does not look like a hill."""
+    low, high = axes.get_ylim()
+    if high - low < least:
+        axes.set_ylim((low + high - least) / 2, (low + high + least) / 2)
+
+
 def rows_of_labels(axes: "Axes", labels: Sequence[str], *, named: bool, fontsize: str = "medium") -> None:
     """One row for each label, the first on top; without their names where the panel to the left has them."""
     axes.set_yticks(range(len(labels)), labels if named else [""] * len(labels), fontsize=fontsize)
@@ -167,7 +227,7 @@ def ticks_at(axes: "Axes", values: Sequence[float], labels: Sequence[str]) -> No
     ends = scaled(list(axes.get_xlim()))
     places = [float(share) for share in (scaled(list(values)) - ends[0]) / (ends[1] - ends[0])]
     inches = axes.bbox.width / axes.figure.dpi
-    widths = [(len(label) + 2) * 0.6 * size / 72 / inches for label in labels]
+    widths = [(0.65 * size * len(label) + 5) / 72 / inches for label in labels]
     order = sorted(range(len(places)), key=lambda number: places[number])
     shown: list[int] = []
     for number in dict.fromkeys([*order[:1], *order[-1:], *order]):
@@ -218,7 +278,9 @@ def name_ends(axes: "Axes", ends: Sequence[tuple[float, str, str]], x: float | N
 
 
 def spread(heights: Sequence[float], gap: float) -> list[float]:
-    """Rising heights moved as little as need be until each is a gap above the one before; crowds move about their mean.
+    """Rising heights in [0, 1] moved as little as need be until each is a gap above the one before.
+
+    Crowds move about their mean; where there are too many, some come to lie below 0.
 
     Example:
         >>> spread([0.0, 0.5, 0.5, 1.0], 0.25)
@@ -233,28 +295,36 @@ def spread(heights: Sequence[float], gap: float) -> list[float]:
             lowest = (below * more + (lowest - more * gap) * count) / (more + count)
             count += more
         crowds.append((lowest, count))
-    return [lowest + number * gap for lowest, count in crowds for number in range(count)]
+    moved = [lowest + number * gap for lowest, count in crowds for number in range(count)]
+    above = [max(height, number * gap) for number, height in enumerate(moved)]
+    return [min(height, 1 - number * gap) for number, height in enumerate(reversed(above))][::-1]
 
 
-Mark = Literal["mean", "run", "band", "bounds", "threshold", "reference"]
-"""What a legend explains: a line, a dot of a single run, a shaded band, a bar from bound to bound, and lines across."""
+Mark = Literal["mean", "run", "band", "half", "bounds", "threshold", "reference", "star", "crossing", "ring"]
+"""What a legend explains: lines, dots of single runs, bands, bars from bound to bound, lines across, and points."""
 
 MARKS: dict[Mark, dict[str, Any]] = {
     "mean": {"color": PALE, "linewidth": 1.8},
     "run": {"color": PALE, "marker": "o", "linestyle": "", "alpha": 0.7, "markersize": 4},
     "band": {"color": PALE, "linewidth": 8, "alpha": 0.3},
+    "half": {"color": PALE, "linewidth": 8, "alpha": 0.6},
     "bounds": {"color": PALE, "marker": "|", "linewidth": 1.2, "markersize": 8},
     "threshold": THRESHOLD,
     "reference": {"color": INK, "linestyle": ":"},
+    "star": {"color": PALE, "marker": "*", "linestyle": "", "markersize": 12, "markeredgecolor": INK},
+    "crossing": {"color": PALE, "marker": "d", "linestyle": "", "markersize": 7, "markerfacecolor": "white"},
+    "ring": {"color": INK, "marker": "o", "linestyle": "", "markersize": 11, "markerfacecolor": "none"},
 }
 
 
-def explain_marks(figure: "Figure", marks: Sequence[tuple[Mark, str]], notes: Sequence[str] = ()) -> None:
+def explain_marks(
+    figure: "Figure", marks: Sequence[tuple[Mark | dict[str, Any], str]], notes: Sequence[str] = ()
+) -> None:
     """A legend below the panels that says what marks mean, whatever their colour, and what is not drawn.
 
     Args:
         figure: Whose.
-        marks: Each kind of mark, and its meaning in words.
+        marks: Each kind of mark, or how a series is drawn, and its meaning in words.
         notes: Sentences below, such as what is missing.
     """
     from matplotlib.font_manager import FontProperties
@@ -266,7 +336,7 @@ def explain_marks(figure: "Figure", marks: Sequence[tuple[Mark, str]], notes: Se
     columns = max(1, min(len(words), wide // (8 + max(map(len, words), default=1))))
     if words:
         below = figure.legend(
-            [Line2D([], [], **MARKS[kind]) for kind, _ in marks],
+            [Line2D([], [], **(MARKS[mark] if isinstance(mark, str) else mark)) for mark, _ in marks],
             words,
             loc="outside lower left",
             ncols=columns,

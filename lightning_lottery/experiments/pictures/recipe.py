@@ -1,0 +1,124 @@
+"""What the stages of a recipe reached, read from its folder, done or half done."""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lightning_lottery.children.reading import Row, read_rows
+from lightning_lottery.connectivity.report import PathReport
+from lightning_lottery.connectivity.stability import stability_of, unit_of
+from lightning_lottery.errors import LotteryError
+from lightning_lottery.experiments.pictures.folders import Drawn, Part, by_number, kind_in, load_lines
+from lightning_lottery.experiments.pictures.lines import draw_stability
+from lightning_lottery.experiments.siblings import REPORT
+from lightning_lottery.figures.stages import Panel, Reached, stages_over_seeds
+from lightning_lottery.figures.style import in_words
+
+MOST_ROWS = 30
+"""Stages in one picture of a recipe; where they are more, levels and steps are left to pictures of their own."""
+
+NO_NETWORKS = ("raw", "recalibrated", "aligned", "midpoint")
+"""Methods of records that are of lines between networks."""
+
+
+def draw_recipes(parts: Sequence[Part], drawn: Drawn) -> None:
+    """What every stage of a recipe reached, and the lines of its analyses."""
+    for part in parts:
+        prefix = f"{re.sub(r'[^A-Za-z0-9_]+', '-', part.name)}-" if part.name else ""
+        notes: list[str] = []
+        rows, analyses = _stages_in(part, notes)
+        if analyses:
+            drawn.figures |= {prefix + name: figure for name, figure in draw_stability(analyses, notes).items()}
+        panels = [panel for panel in (_accuracies(rows), _barriers(analyses)) if panel is not None]
+        if panels:
+            stages = {stage for panel in panels for stage in panel.stages}
+            if len(stages) > MOST_ROWS:
+                panels = [
+                    panel._replace(stages={s: r for s, r in panel.stages.items() if "/" not in s}) for panel in panels
+                ]
+                notes.append("Levels and steps of experiments are left to their own pictures.")
+            title = part.name or part.folder.resolve().name
+            drawn.figures[f"{prefix}summary"] = stages_over_seeds(panels, title, notes)
+        drawn.notes += notes
+
+
+def _stages_in(part: Part, notes: list[str]) -> tuple[list[Row], dict[str, dict[int, PathReport]]]:
+    """The records of all stages that are done, and the lines of those that are analyses, by seed."""
+    rows: list[Row] = []
+    analyses: dict[str, dict[int, PathReport]] = {}
+    waiting = []
+    for stage in sorted(part.folder.glob("seed-*/*/"), key=lambda path: (by_number(path.name), path.parent.name)):
+        seed = stage.parent.name.removeprefix("seed-")
+        is_drawn = seed.isdecimal() and (part.seeds is None or int(seed) in part.seeds)
+        if not (stage / "child.json").is_file() or not is_drawn:
+            continue
+        if not (stage / "done").is_file():
+            waiting.append(f"{stage.parent.name}/{stage.name}")
+        elif (stage / "results.jsonl").is_file():
+            rows += read_rows(stage / "results.jsonl")
+        if kind_in(stage) == "lines" and (stage / REPORT).is_file() and (report := load_lines(stage / REPORT, notes)):
+            analyses.setdefault(stage.name, {})[int(seed)] = report
+    if waiting:
+        notes.append(f"Not done yet: {', '.join(waiting)}.")
+    return rows, analyses
+
+
+def _accuracies(rows: Sequence[Row]) -> Panel | None:
+    """The first test metric that is an accuracy, else the first one, of every stage; None where there is none."""
+    whole = [row for row in rows if row.get("alpha") is None and not row.get("method", "").startswith(NO_NETWORKS)]
+    whole = [row for row in whole if "barrier" not in row["metric"] and " layer " not in row.get("method", "")]
+    metrics = list(dict.fromkeys(row["metric"] for row in whole))
+    metrics.sort(key=lambda metric: (not metric.startswith("test"), not metric.endswith("acc")))
+    if not metrics:
+        return None
+    values: dict[str, dict[tuple[Any, ...], Row]] = {}
+    for row in whole:
+        if row["metric"] == metrics[0]:
+            values.setdefault(row["stage"], {})[(row.get("parent"), *row["seeds"])] = row
+    numbers = [row["value"] for by_run in values.values() for row in by_run.values()]
+    are_shares = all(0 <= number <= 1 for number in numbers) and "loss" not in metrics[0]
+    most = max(len(by_run) for by_run in values.values())
+    stages = {stage: _reached([*by_run.values()], are_shares) for stage, by_run in values.items()}
+    bounds = (
+        "bounds of the mean over runs, one-sided 95 % each"
+        if most > 1
+        else "bounds that the number of test samples sets, one-sided 95 % each"
+    )
+    return Panel(in_words(metrics[0]), stages, bounds, are_shares)
+
+
+def _reached(rows: Sequence[Row], are_shares: bool) -> Reached:
+    """The values of one stage; bounds by Student's t over runs, of a single run by the size of its test set."""
+    from scipy.stats import norm, t
+
+    values = [row["value"] for row in rows]
+    mean = sum(values) / len(values)
+    if len(values) > 1:
+        variance = sum((value - mean) ** 2 for value in values) / (len(values) - 1)
+        reach = float(t.ppf(0.95, len(values) - 1)) * (variance / len(values)) ** 0.5
+    elif are_shares and rows[0].get("n"):
+        reach = float(norm.ppf(0.95)) * (mean * (1 - mean) / rows[0]["n"]) ** 0.5
+    else:
+        return Reached(values)
+    return Reached(values, mean - reach, mean + reach) if reach == reach else Reached(values)
+
+
+def _barriers(analyses: Mapping[str, Mapping[int, PathReport]]) -> Panel | None:
+    """The barrier of every pair of each analysis, beside its verdict's bounds."""
+    if not analyses:
+        return None
+    stages, thresholds, are_shares = {}, set(), True
+    for stage, reports in analyses.items():
+        unit = unit_of(reports)
+        every = [report.measures(pair)["error_barrier"] / unit for report in reports.values() for pair in report.pairs]
+        one = next(iter(reports.values()))
+        are_shares = are_shares and (one.error_of_ends is not None or one.judging.threshold_ratio is not None)
+        thresholds.add(one.judging.bound)
+        try:
+            judged = stability_of(reports)
+        except LotteryError:
+            stages[stage] = Reached(every)
+        else:
+            stages[stage] = Reached(every, judged.low, judged.high)
+    threshold = min(thresholds) if len(thresholds) == 1 else None
+    return Panel("error barrier", stages, "bounds of the mean barrier, one-sided 95 % each", are_shares, threshold)
