@@ -1,6 +1,7 @@
 import json
 from contextlib import nullcontext
 
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch import LightningDataModule
@@ -169,9 +170,9 @@ def test_the_verdict_is_the_raw_barrier_s_and_the_aligned_one_stands_beside_it_e
     table = report.table()
     assert [column.header for column in table.columns][3:5] == ["barrier", "aligned"]
     assert "aligned: 2 groups of units" in table.caption
-    drawn = report.figures()["path"].axes[0].get_lines()
-    dashed = [curve for curve in drawn if curve.get_linestyle() == "--" and len(curve.get_xdata()) == 21]
-    assert [list(curve.get_ydata()) for curve in dashed] == [report.errors(p, "aligned") for p in report.pairs]
+    drawn = [curve for curve in report.figure().axes[0].get_lines() if len(curve.get_xdata()) == 21]
+    aligned = np.mean([report.errors(pair, "aligned") for pair in report.pairs], axis=0)
+    assert [*drawn[-1].get_ydata()] == pytest.approx(aligned) and len(drawn) == 4  # three pairs beside it
 
 
 def test_aligned_networks_are_recalibrated_where_the_others_are(tmp_path):

@@ -1,4 +1,5 @@
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -107,6 +108,30 @@ def test_figures_are_the_lines_and_a_bar_for_each_layer_where_layers_were_interp
     assert list(report.figures()) == ["path", "layers"]
     whole = {kind: curves for kind, curves in report.curves.items() if not isinstance(kind, Layer)}
     assert list(replace(report, curves=whole).figures()) == ["path"]
+
+
+def test_the_main_figure_names_pairs_by_their_networks_and_says_the_verdict():
+    report = replace(lines_report(0.25, 0.26, 0.27), names=("seed 3", "seed 7", "seed 11"))
+    figure = report.figure()
+    (axes,) = figure.axes
+    assert [text.get_text() for text in axes.texts] == ["seeds 3 - 7", "seeds 3 - 11", "seeds 7 - 11"]
+    assert axes.get_ylabel() == "test error, %"
+    assert re.fullmatch(r"unstable: mean barrier 26.00 % \(bounds 2\d.\d\d and 2\d.\d\d\)", figure.get_suptitle())
+    long = replace(report, names=("runs/a/last.ckpt", "runs/b/epoch=3.ckpt", "c"))
+    assert [long.name_of(pair) for pair in long.pairs] == ["0 - 1", "0 - 2", "1 - 2"]
+    assert replace(report, names=("a", "b", "c")).name_of((0, 2)) == "a - c"
+
+
+def test_rises_are_above_the_mean_of_each_pair_s_ends_in_the_verdict_s_unit():
+    report = lines_report(0.25, 0.5, 0.0)
+    assert report.rises() == {"a - b": [0, 0.25, 0], "a - c": [0, 0.5, 0], "b - c": [0, 0, 0]}
+    ratio = replace(report, judging=replace(report.judging, threshold_ratio=0.5))
+    assert ratio.rises()["a - b"] == [0, 2, 0]  # of an error of 0.125
+
+
+def test_the_figure_of_a_loss_is_in_its_units_and_of_one_pair_has_no_bounds():
+    figure = lines_report(0.25, monitor="test_loss").figure()
+    assert figure.axes[0].get_ylabel() == "test loss" and figure.get_suptitle() == "undecided: mean barrier 0.25"
 
 
 @pytest.mark.parametrize("change", [{"samples": 2**64}, {"midpoint": {"test_acc": 10**400}}])

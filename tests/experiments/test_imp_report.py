@@ -93,8 +93,13 @@ def test_the_table_has_a_row_for_each_level_and_a_control_is_called_by_its_kind(
     p = REPORT["level-1-shuffled"].superiority.adjusted
     assert list(table.columns[3].cells)[2] == f"+0.0983, p {p:.3g}"
     assert "its ticket minus it" in table.caption
-    (axes,) = drawn(REPORT.figures()["levels"])
-    assert "matches down to 0.75" in [text.get_text() for text in axes.get_legend().get_texts()]
+
+
+def test_the_last_level_that_matches_is_marked_in_the_picture():
+    (axes,) = drawn(REPORT.figure())
+    assert {text.get_text() for text in axes.texts} == {"ticket", "shuffled"}
+    (ring,) = (line for line in axes.lines if line.get_markersize() == 11)
+    assert [*ring.get_xdata()] == [0.75] and list(REPORT.figures()) == ["levels"]
 
 
 def test_sentences_say_down_to_which_density_it_matches_the_power_and_which_controls_are_beaten():

@@ -178,8 +178,9 @@ def test_the_table_has_a_row_for_each_network_and_step():
 
 def test_another_sweep_is_drawn_beside_this_one():
     report = SweepReport(0.02, FALLS.reports, beside={"before": NEVER.summary()})
-    labels = report.figures()["barrier"].axes[0].get_legend_handles_labels()[1]
-    assert any("before dense" in label for label in labels)
+    above, rows, _ = report.figure().axes
+    assert {"dense", "before dense"} < {text.get_text() for text in above.texts}
+    assert [text.get_text() for text in rows.texts] == ["k* = 8", "none by 8"]
     assert list(report.figures()) == ["barrier", "lines"]
 
 

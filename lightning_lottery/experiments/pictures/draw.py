@@ -23,8 +23,8 @@ def draw_runs(runs: Sequence[str]) -> Drawn:
 
     Iterative pruning: accuracy against density (``levels``). Sweeps: barriers over steps with k* (``barrier``).
     Instability analyses, and lines between checkpoints: the lines (``path``), of several in small panels
-    (``stability``), and their barriers where they began at different steps (``over-steps``). A recipe: what every stage reached
-    (``summary``), the lines of its analyses, and its iterative pruning and sweeps.
+    (``stability``), and their barriers where they began at different steps (``over-steps``). A recipe: what every
+    stage reached (``summary``), the lines of its analyses, and its iterative pruning and sweeps.
 
     Args:
         runs: Folders, each also as ``NAME=FOLDER``, by which it is called in the pictures; folders of one name are one

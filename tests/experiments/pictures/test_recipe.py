@@ -1,0 +1,73 @@
+import math
+
+import pytest
+
+from helpers.figures import drawn
+from helpers.runs import analysed, pruned, rows
+from lightning_lottery.experiments.pictures.draw import draw_recipe, draw_runs
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    """Two seeds of three stages, an analysis among them."""
+    for seed in (0, 1):
+        for stage, value in (("01-dense", 0.9), ("02-platon", 0.8)):
+            row = {"stage": stage, "metric": "test_acc", "value": value + seed / 100, "seeds": [seed], "n": 100}
+            rows(tmp_path / f"seed-{seed}" / stage, row, {**row, "metric": "test_loss", "value": 5.0})
+        analysis = analysed(tmp_path / f"seed-{seed}" / "03-step-0", 0.25, 0.26, 0.27)
+        row = {"stage": "03-step-0", "metric": "test_acc", "seeds": [0, 1], "parent": seed, "value": 0.5}
+        rows(analysis, {**row, "alpha": 0.5, "method": "raw"}, {**row, "metric": "error_barrier", "method": "raw"})
+    return tmp_path
+
+
+def test_a_recipe_has_a_picture_of_its_stages_and_one_of_its_lines(recipe):
+    result = draw_runs([str(recipe)])
+    assert list(result.figures) == ["stability", "summary"] and result.notes == []
+    accuracy, barrier = drawn(result.figures["summary"])
+    assert [label.get_text() for label in accuracy.get_yticklabels()] == ["01-dense", "02-platon", "03-step-0"]
+    assert (accuracy.get_xlabel(), barrier.get_xlabel()) == ("test accuracy, %", "error barrier, %")
+    dots = [line.get_xydata().tolist() for line in accuracy.lines if line.get_marker() == "o"]
+    assert dots == [[[0.9, 0], [0.91, 0]], [[0.8, 1], [pytest.approx(0.81), 1]]]
+    words = [text.get_text() for text in result.figures["summary"].legends[0].get_texts()]
+    assert words[2:] == [
+        "bounds of the mean over runs, one-sided 95 % each",
+        "bounds of the mean barrier, one-sided 95 % each",
+        "threshold, 2 %",
+    ]
+    (panel,) = drawn(result.figures["stability"])
+    assert panel.get_title(loc="left").startswith("03-step-0\nunstable: mean barrier 26.00 %")
+
+
+def test_one_seed_s_interval_is_that_of_its_test_set(recipe):
+    accuracy, _ = drawn(draw_recipe(recipe, [0]).figures["summary"])
+    low, high = next(line.get_xdata() for line in accuracy.lines if line.get_marker() == "|")
+    assert (low, high) == (pytest.approx(0.9 - 1.645 * 0.03, abs=1e-4), pytest.approx(0.9 + 1.645 * 0.03, abs=1e-4))
+
+
+def test_half_a_recipe_is_drawn_as_far_as_it_is_and_says_what_is_missing(recipe):
+    (recipe / "seed-1" / "02-platon" / "done").unlink()
+    rows(recipe / "seed-0" / "01-dense", {"stage": "01-dense", "metric": "test_acc", "value": math.nan})
+    result = draw_runs([str(recipe)])
+    assert result.notes == ["Not done yet: seed-1/02-platon."]
+    title = result.figures["summary"].legends[0].get_title().get_text()
+    assert "seed-1/02-platon" in title and "test accuracy is not finite in 1 of 2 runs" in title
+    (recipe / "seed-1" / "03-step-0" / "lines" / "report.json").write_text("{")
+    assert any("no report of lines" in note for note in draw_runs([str(recipe)]).notes)
+
+
+def test_many_levels_are_left_to_a_picture_of_their_own(recipe):
+    for seed in (0, 1):
+        folder = recipe / f"seed-{seed}" / "04-imp"
+        pruned(folder, 1, seeds=(seed,))
+        levels = [{"stage": f"04-imp/level-{n}", "metric": "test_acc", "value": 0.9} for n in range(40)]
+        rows(folder, *levels)
+    result = draw_runs([str(recipe)])
+    assert list(result.figures) == ["stability", "summary", "levels"]
+    accuracy, _ = drawn(result.figures["summary"])
+    assert len(accuracy.get_yticklabels()) == 3
+    assert result.notes == ["Levels and steps of experiments are left to their own pictures."]
+
+
+def test_several_recipes_have_pictures_of_their_own_by_name(recipe, tmp_path):
+    result = draw_runs([f"first={recipe}", f"again!={recipe}/../{recipe.name}"])
+    assert {*result.figures} == {"first-stability", "first-summary", "again--stability", "again--summary"}
