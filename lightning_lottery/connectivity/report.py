@@ -1,6 +1,7 @@
 """What the lines between networks look like: measures, records, table, figures and curves."""
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from lightning_lottery.children.reading import again
 from lightning_lottery.children.records import LINE, Row, metric_of_line, record
 from lightning_lottery.connectivity.blocks import LineBlocks
 from lightning_lottery.connectivity.judging import Judging, is_share
-from lightning_lottery.connectivity.stability import sentences_on, stability_of, unit_of, verdict_in_words
+from lightning_lottery.connectivity.stability import barrier_in_words, sentences_on, stability_of, unit_of
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.figures.between import layers_between, lines_between
 from lightning_lottery.figures.style import error_in_words, in_words
@@ -56,6 +57,10 @@ class Layer(NamedTuple):
 
 Kind = str | Layer
 """A kind of line: ``"raw"``, ``"recalibrated"``, ``"aligned"``, or a layer's."""
+
+
+LONGEST = 16
+"""Characters of a network's name that fit into a picture."""
 
 
 MOST = 2**63
@@ -230,6 +235,7 @@ class PathReport:
             if "loss" in metric and metric != self.judging.monitor
         ]
         error, are_shares = error_in_words(self.judging.monitor, self.judging.mode), self.error_of_ends is not None
+        stability = self.stability
 
         def along(kind: Kind) -> dict[str, dict[str, Sequence[float]]]:
             curves = self.curves.get(kind, {})
@@ -244,7 +250,7 @@ class PathReport:
             along("raw"),
             self.judging.bound * unit_of({0: self}),
             beside={kind: along(kind) for kind in ("recalibrated", "aligned") if kind in self.curves},
-            title=verdict_in_words(self.stability, are_shares=are_shares),
+            title=f"{stability.verdict}: mean barrier {barrier_in_words(stability, are_shares=are_shares)}",
             shares=[error] if are_shares else [],
         )
 
@@ -268,13 +274,12 @@ class PathReport:
         return {self.name_of(p): [(error - middles[p]) / unit for error in along] for p, along in errors.items()}
 
     def name_of(self, pair: Pair) -> str:
-        """What a pair is called: by its networks' names, or where these are long, such as paths, by their numbers."""
-        first, second = (self.names[number] for number in pair)
-        if max(map(len, self.names)) > 16:
-            return f"{pair[0]} - {pair[1]}"
-        if first.startswith("seed ") and second.startswith("seed "):
-            return f"seeds {first[5:]} - {second[5:]}"
-        return f"{first} - {second}"
+        """What a pair is called: by its children's seeds, by its networks' names, or, where these are long, numbers."""
+        seeds = [re.fullmatch(r"seed (\d+)|.*/seed-(\d+)/[^/]*", self.names[number]) for number in pair]
+        if seeds[0] and seeds[1]:
+            return f"seeds {' - '.join(match[1] or match[2] for match in seeds if match)}"
+        is_long = max(map(len, self.names)) > LONGEST
+        return " - ".join(str(number) if is_long else self.names[number] for number in pair)
 
     def scalars(self) -> Iterator[tuple[str, float, int]]:
         """Name, value and step of every point: the lines' metrics on an axis of 1000 alpha."""

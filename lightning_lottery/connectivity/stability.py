@@ -125,22 +125,16 @@ def sentences_on(stability: Stability, judging: Judging, samples: int, networks_
     return sentences + list(on_more(stability))
 
 
-def verdict_in_words(stability: Stability, *, are_shares: bool = True) -> str:
-    """A verdict for a picture: its word, the mean barrier and its bounds.
+def barrier_in_words(stability: Stability, *, are_shares: bool) -> str:
+    """The mean barrier and its bounds for a picture: ``0.15 % (0.05 to 0.25)``.
 
     Args:
         stability: What was judged.
         are_shares: Whether barriers are fractions, read in per cent.
     """
-
-    def size(barrier: float) -> str:
-        return f"{100 * barrier:.2f}" if are_shares else f"{barrier:.4g}"
-
-    unit = " %" if are_shares else ""
-    words = f"{stability.verdict}: mean barrier {size(stability.mean)}{unit}"
-    if stability.low is None or stability.high is None:
-        return words
-    return f"{words} (bounds {size(stability.low)} and {size(stability.high)})"
+    numbers = [bound for bound in (stability.mean, stability.low, stability.high) if bound is not None]
+    mean, *bounds = (f"{100 * number:.2f}" if are_shares else f"{number:.4g}" for number in numbers)
+    return f"{mean}{' %' if are_shares else ''}" + (f" ({' to '.join(bounds)})" if len(bounds) == 2 else "")
 
 
 def on_more(stability: Stability) -> Iterator[str]:

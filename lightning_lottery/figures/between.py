@@ -1,6 +1,7 @@
 """The line between networks: metrics along it, for one analysis or many, and what each layer adds to the barrier."""
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -151,7 +152,7 @@ def paths_of_stages(
             bounds += [paths.low, paths.high]
             marks["its bounds, one-sided 95 % each"] = "bounds"
             axes.plot([BESIDE, BESIDE], [paths.low, paths.high], color=INK, marker="_", markersize=8, linewidth=1.3)
-        axes.set_title(f"{stage}\n{paths.verdict}", fontsize="small")
+        axes.set_title("\n".join((*textwrap.wrap(stage, WIDE), *textwrap.wrap(paths.verdict, WIDE))), fontsize="small")
         axes.set_xlim(-0.03, 2 * BESIDE - 1)
         axes.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
     for number, axes in enumerate(every):
@@ -175,6 +176,9 @@ def paths_of_stages(
 MEAN_BARRIER: dict[str, Any] = {"color": INK, "marker": "o", "linestyle": ""}
 
 REFERENCE: dict[str, Any] = {"color": INK, "linestyle": ":", "linewidth": 1}
+
+WIDE = 38
+"""Characters of a title that fit above a small panel."""
 
 BESIDE = 1.12
 """Where on the axis of alpha an interval stands: right of the line."""

@@ -116,10 +116,12 @@ def test_the_main_figure_names_pairs_by_their_networks_and_says_the_verdict():
     (axes,) = figure.axes
     assert [text.get_text() for text in axes.texts] == ["seeds 3 - 7", "seeds 3 - 11", "seeds 7 - 11"]
     assert axes.get_ylabel() == "test error, %"
-    assert re.fullmatch(r"unstable: mean barrier 26.00 % \(bounds 2\d.\d\d and 2\d.\d\d\)", figure.get_suptitle())
+    assert re.fullmatch(r"unstable: mean barrier 26.00 % \(2\d.\d\d to 2\d.\d\d\)", figure.get_suptitle())
     long = replace(report, names=("runs/a/last.ckpt", "runs/b/epoch=3.ckpt", "c"))
     assert [long.name_of(pair) for pair in long.pairs] == ["0 - 1", "0 - 2", "1 - 2"]
     assert replace(report, names=("a", "b", "c")).name_of((0, 2)) == "a - c"
+    saved = replace(report, names=tuple(f"runs/x/seed-{seed}/last.ckpt" for seed in (3, 7, 11)))
+    assert [saved.name_of(pair) for pair in saved.pairs] == [report.name_of(pair) for pair in report.pairs]
 
 
 def test_rises_are_above_the_mean_of_each_pair_s_ends_in_the_verdict_s_unit():

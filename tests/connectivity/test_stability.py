@@ -6,7 +6,7 @@ import pytest
 from helpers.children import in_blocks, lines_report
 from lightning_lottery import LotteryError
 from lightning_lottery.connectivity.judging import Judging
-from lightning_lottery.connectivity.stability import on_more, sentences_on, stability_of
+from lightning_lottery.connectivity.stability import barrier_in_words, on_more, sentences_on, stability_of
 from lightning_lottery.functional.verdicts import judge
 
 
@@ -85,3 +85,11 @@ def test_sentences_say_what_the_verdict_is_about_and_what_samples_alone_would_sh
     alone = lines_report(0.1, 0.11, 0.12)
     words = " ".join(sentences_on(stability_of({0: alone}), alone.judging, 359, "the metric is no mean over batches"))
     assert "Networks alone are judged, on these samples and no others: the metric is no mean over batches." in words
+
+
+def test_a_barrier_in_words_has_its_bounds_where_there_are_any():
+    known = stability_of({0: lines_report(0.25, 0.26, 0.27)})
+    bounds = f"{100 * known.low:.2f} to {100 * known.high:.2f}"
+    assert barrier_in_words(known, are_shares=True) == f"26.00 % ({bounds})"
+    assert barrier_in_words(stability_of({0: lines_report(0.25)}), are_shares=False) == "0.25"
+    assert barrier_in_words(replace(known, mean=math.nan, low=None, high=None), are_shares=True) == "nan %"

@@ -75,8 +75,10 @@ def test_analyses_stand_on_one_axis_each_with_its_verdict_and_interval():
     one = {"seed 0": {"seeds 1 - 2": [0.0, 0.11, 0.0], "seeds 1 - 3": [0.01, 0.12, -0.01]}}
     stages = {
         "07-step-0": paths(one, "unstable: 11.50 %", mean=0.115, low=-0.025, high=0.25),
-        "08-step-100": paths({"seed 0": {"seeds 1 - 2": [0.0, 0.001, 0.0]}}, mean=0.001),
-        "09-nan": paths({"seed 0": {"seeds 1 - 2": [0.0, math.nan, 0.0]}}, "undecided"),
+        "08-ticket-reinitialised-instability-step-100": paths(
+            {"seed 0": {"seeds 1 - 2": [0.0, 0.001, 0.0]}}, mean=0.001
+        ),
+        "09-nan": paths({"seed 0": {"seeds 1 - 2": [0.0, math.nan, 0.0]}}, "undecided: 11.23 % (-2.51 to 24.98)"),
     }
     figure = paths_of_stages(stages, error="test error", notes=["seed 1: 08 is not done"])
     every = drawn(figure)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from lightning_lottery.children.conditions import FILE as CONDITIONS
 from lightning_lottery.children.conditions import read_conditions
 from lightning_lottery.connectivity.report import PathReport
-from lightning_lottery.connectivity.stability import stability_of, verdict_in_words
+from lightning_lottery.connectivity.stability import barrier_in_words, stability_of
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.experiments.pictures.folders import Drawn, Part, load_lines
 from lightning_lottery.experiments.pictures.sweeps import summary_of_lines
@@ -58,7 +58,7 @@ def draw_stability(stages: Mapping[str, Mapping[int, PathReport]], notes: list[s
             notes.append(f"{stage}: {refusal}")
             panels[stage] = Paths(one.judging.alphas, rises, one.judging.bound, "not judged")
             continue
-        words = verdict_in_words(judged, are_shares=are_shares)
+        words = f"{judged.verdict}: {barrier_in_words(judged, are_shares=are_shares)}"
         mean = judged.mean if math.isfinite(judged.mean) else None
         panels[stage] = Paths(one.judging.alphas, rises, one.judging.bound, words, mean, judged.low, judged.high)
     error = error_in_words(first.judging.monitor, first.judging.mode)

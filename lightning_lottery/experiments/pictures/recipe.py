@@ -77,13 +77,8 @@ def _accuracies(rows: Sequence[Row]) -> Panel | None:
             values.setdefault(row["stage"], {})[(row.get("parent"), *row["seeds"])] = row
     numbers = [row["value"] for by_run in values.values() for row in by_run.values()]
     are_shares = all(0 <= number <= 1 for number in numbers) and "loss" not in metrics[0]
-    most = max(len(by_run) for by_run in values.values())
     stages = {stage: _reached([*by_run.values()], are_shares) for stage, by_run in values.items()}
-    bounds = (
-        "bounds of the mean over runs, one-sided 95 % each"
-        if most > 1
-        else "bounds that the number of test samples sets, one-sided 95 % each"
-    )
+    bounds = "bounds, one-sided 95 % each: over runs; of a single run by its number of test samples"
     return Panel(in_words(metrics[0]), stages, bounds, are_shares)
 
 

@@ -28,7 +28,7 @@ def test_analyses_at_several_steps_are_small_panels_and_a_curve_over_the_step(tm
     panels = drawn(result.figures["stability"])
     titles = [axes.get_title(loc="left").split("\n") for axes in panels]
     assert [title for title, _ in titles] == ["imp-step-0", "imp-step-100", "random-step-0", "random-step-100"]
-    assert titles[0][1].startswith("stable: mean barrier 0.15 %") and titles[2][1].startswith("unstable: ")
+    assert titles[0][1].startswith("stable: 0.15 %") and titles[2][1].startswith("unstable: ")
     above, *_ = drawn(result.figures["over-steps"])
     assert {text.get_text() for text in above.texts} == {"imp", "random", "threshold 2 %"}
     assert [*above.lines[0].get_xdata()] == [0, 100]

@@ -30,12 +30,12 @@ def test_a_recipe_has_a_picture_of_its_stages_and_one_of_its_lines(recipe):
     assert dots == [[[0.9, 0], [0.91, 0]], [[0.8, 1], [pytest.approx(0.81), 1]]]
     words = [text.get_text() for text in result.figures["summary"].legends[0].get_texts()]
     assert words[2:] == [
-        "bounds of the mean over runs, one-sided 95 % each",
+        "bounds, one-sided 95 % each: over runs; of a single run by its number of test samples",
         "bounds of the mean barrier, one-sided 95 % each",
         "threshold, 2 %",
     ]
     (panel,) = drawn(result.figures["stability"])
-    assert panel.get_title(loc="left").startswith("03-step-0\nunstable: mean barrier 26.00 %")
+    assert panel.get_title(loc="left").startswith("03-step-0\nunstable: 26.00 %")
 
 
 def test_one_seed_s_interval_is_that_of_its_test_set(recipe):
