@@ -5,7 +5,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from lightning_lottery.command.options import parsed, parser_of
+from lightning_lottery.command.options import words_of
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.experiments.pictures.draw import draw_runs
 from lightning_lottery.files import write_image
@@ -13,10 +13,7 @@ from lightning_lottery.files import write_image
 
 def plot(arguments: Sequence[str]) -> None:
     """Draw the runs, and say where the pictures are and what they lack."""
-    parser = parser_of("plot", draw_runs, skip=("runs",))
-    parser.add_argument("runs", nargs="+", help="folders of runs, each also as NAME=FOLDER")
-    parser.add_argument("--out", default="runs/plot", help="folder for the pictures, each as PNG and SVG")
-    options = parsed(parser, arguments)
+    options = words_of("plot", arguments)
     drawn, out, console = draw_runs(options.runs), Path(options.out), Console()
     if not drawn.figures:
         raise LotteryError(f"There is nothing to draw yet: {' '.join(drawn.notes) or 'no child is done.'}")

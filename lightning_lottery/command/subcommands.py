@@ -283,6 +283,23 @@ _EVERY = (
         ),
     ),
     Subcommand(
+        "plot",
+        "Draw finished or half-done runs, several of a kind in one picture: pruning, sweeps, analyses, recipes.",
+        "plot:plot",
+        examples=(
+            "plot runs/imp",
+            "plot early=runs/imp-0 late=runs/imp-500",
+            "plot runs/sweep runs/sweep-of-tickets",
+            "plot runs/quickstart",
+        ),
+        more="Runs of one NAME are one run, as those of several seeds are. What is missing is said, the rest drawn.",
+        imports_zoo=False,
+        options=(
+            Option("runs", "folders of runs, each also as NAME=FOLDER", kind="several", is_required=True),
+            Option("out", "folder for the pictures, each as PNG and SVG", "FOLDER", default="runs/plot"),
+        ),
+    ),
+    Subcommand(
         "run",
         "Run the numbered stages of a recipe folder over seeds; what is done is not run again.",
         "run:run",
