@@ -101,8 +101,9 @@ def findings(summary: Summary, rows: Sequence[Row], verdicts: Mapping[str, Stabi
 
 
 def where_to_look(folder: Path) -> Iterator[str]:
-    """Where the picture, the records and the curves of a recipe are."""
-    yield f"Picture: {folder / 'summary.png'}"
+    """Where the pictures, the records and the curves of a recipe are."""
+    further = sorted(path.name for path in folder.glob("*.png") if path.name != "summary.png")
+    yield ", ".join([f"Picture: {folder / 'summary.png'}", *further])
     yield f"Records: {folder / 'results.csv'}, or in Python lightning_lottery.results('{folder}')"
     yield f"Curves:  {tensorboard()} --logdir {folder}"
 

@@ -5,13 +5,14 @@ from pathlib import Path
 
 from helpers.children import lines_report
 from helpers.sweeps import conditions
+from lightning_lottery.children.records import record
 from lightning_lottery.experiments.siblings import REPORT
 
 
 def rows(folder: Path, *records: dict) -> Path:
     """The records of a child that is done."""
     folder.mkdir(parents=True, exist_ok=True)
-    whole = [{"stage": "s", "seeds": [0], "sparsity": 0.0, **record} for record in records]
+    whole = [record(**{"stage": "s", "seed": 0, "density": 1.0, **columns}) for columns in records]
     (folder / "results.jsonl").write_text("".join(json.dumps(row) + "\n" for row in whole))
     (folder / "child.json").write_text("{}")
     (folder / "done").touch()
@@ -24,7 +25,7 @@ def pruned(folder: Path, levels: int = 3, seeds=(0, 1), controls=("shuffled",), 
         for level in range(levels + 1):
             for kind in ("", *(f"-{control}" for control in controls if level)):
                 value = 0.9 - level * (2 if kind else 1) / 100 + seed / 1000
-                row = {"metric": monitor, "value": value, "sparsity": 1 - 0.8**level}
+                row = {"metric": monitor, "value": value, "density": 0.8**level}
                 rows(folder / f"seed-{seed}" / f"level-{level}{kind}", row)
     return folder
 

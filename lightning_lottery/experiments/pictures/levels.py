@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from lightning_lottery.checks import is_number
-from lightning_lottery.children.reading import is_mapping, is_word, read_json, read_rows
+from lightning_lottery.children.reading import is_mapping, is_word, read_json
+from lightning_lottery.children.records import read_rows
 from lightning_lottery.experiments.imp_report import draw_levels, kind_of
 from lightning_lottery.experiments.pictures.folders import Drawn, Part, by_number
 from lightning_lottery.figures.density import TICKET, Levels
@@ -51,8 +52,8 @@ def _levels_in(part: Part, monitor: str, notes: list[str]) -> Iterator[tuple[str
         row = next((row for row in rows if row["metric"] == monitor), None)
         if row is None:
             notes.append(f"{part.prefix}{child.parent.name}/{child.name} has no {monitor}.")
-        elif row["sparsity"] is not None:
-            yield child.name, round(1 - row["sparsity"], DIGITS), row["value"]
+        elif row["density"] is not None:
+            yield child.name, round(row["density"], DIGITS), row["value"]
     if waiting:
         more = f" and {len(waiting) - 3} more" if len(waiting) > 3 else ""
         notes.append(f"{part.prefix}not done yet: {', '.join(waiting[:3])}{more}.")

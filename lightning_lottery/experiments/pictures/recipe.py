@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lightning_lottery.children.reading import Row, read_rows
+from lightning_lottery.children.records import Row, is_of_whole_network, read_rows
 from lightning_lottery.connectivity.report import PathReport
 from lightning_lottery.connectivity.stability import stability_of, unit_of
 from lightning_lottery.errors import LotteryError
@@ -16,9 +16,6 @@ from lightning_lottery.figures.style import in_words
 
 MOST_ROWS = 30
 """Stages in one picture of a recipe; where they are more, levels and steps are left to pictures of their own."""
-
-NO_NETWORKS = ("raw", "recalibrated", "aligned", "midpoint")
-"""Methods of records that are of lines between networks."""
 
 
 def draw_recipes(parts: Sequence[Part], drawn: Drawn) -> None:
@@ -65,8 +62,7 @@ def _stages_in(part: Part, notes: list[str]) -> tuple[list[Row], dict[str, dict[
 
 def _accuracies(rows: Sequence[Row]) -> Panel | None:
     """The first test metric that is an accuracy, else the first one, of every stage; None where there is none."""
-    whole = [row for row in rows if row.get("alpha") is None and not row.get("method", "").startswith(NO_NETWORKS)]
-    whole = [row for row in whole if "barrier" not in row["metric"] and " layer " not in row.get("method", "")]
+    whole = [row for row in rows if is_of_whole_network(row) and row.get("child_a") is None]
     metrics = list(dict.fromkeys(row["metric"] for row in whole))
     metrics.sort(key=lambda metric: (not metric.startswith("test"), not metric.endswith("acc")))
     if not metrics:
@@ -74,7 +70,7 @@ def _accuracies(rows: Sequence[Row]) -> Panel | None:
     values: dict[str, dict[tuple[Any, ...], Row]] = {}
     for row in whole:
         if row["metric"] == metrics[0]:
-            values.setdefault(row["stage"], {})[(row.get("parent"), *row["seeds"])] = row
+            values.setdefault(row["stage"], {})[row.get("parent"), row["seed"]] = row
     numbers = [row["value"] for by_run in values.values() for row in by_run.values()]
     are_shares = all(0 <= number <= 1 for number in numbers) and "loss" not in metrics[0]
     stages = {stage: _reached([*by_run.values()], are_shares) for stage, by_run in values.items()}

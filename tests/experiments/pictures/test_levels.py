@@ -44,7 +44,7 @@ def test_a_finished_run_says_its_metric_and_down_to_where_it_matches(tmp_path):
 
 def test_half_a_run_is_drawn_as_far_as_it_is_and_says_what_is_missing(tmp_path):
     pruned(tmp_path, levels=1, seeds=(0,), controls=())
-    rows(tmp_path / "seed-0" / "level-2", {"metric": "test_loss", "value": 1.0, "sparsity": 0.36})
+    rows(tmp_path / "seed-0" / "level-2", {"metric": "test_loss", "value": 1.0, "density": 0.64})
     (tmp_path / "seed-0" / "level-3").mkdir()
     result = draw_runs([str(tmp_path)])
     _, axes = curves(result.figures["levels"])

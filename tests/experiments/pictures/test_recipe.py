@@ -12,11 +12,11 @@ def recipe(tmp_path):
     """Two seeds of three stages, an analysis among them."""
     for seed in (0, 1):
         for stage, value in (("01-dense", 0.9), ("02-platon", 0.8)):
-            row = {"stage": stage, "metric": "test_acc", "value": value + seed / 100, "seeds": [seed], "n": 100}
+            row = {"stage": stage, "metric": "test_acc", "value": value + seed / 100, "seed": seed, "n": 100}
             rows(tmp_path / f"seed-{seed}" / stage, row, {**row, "metric": "test_loss", "value": 5.0})
         analysis = analysed(tmp_path / f"seed-{seed}" / "03-step-0", 0.25, 0.26, 0.27)
-        row = {"stage": "03-step-0", "metric": "test_acc", "seeds": [0, 1], "parent": seed, "value": 0.5}
-        rows(analysis, {**row, "alpha": 0.5, "method": "raw"}, {**row, "metric": "error_barrier", "method": "raw"})
+        row = {"stage": "03-step-0", "seed": None, "child_a": 1, "child_b": 2, "parent": seed, "value": 0.5}
+        rows(analysis, {**row, "alpha": 0.5, "metric": "line/test_acc"}, {**row, "metric": "error_barrier"})
     return tmp_path
 
 
