@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import lightning_lottery
 from lightning_lottery import functional
+from lightning_lottery.children.records import COLUMNS
 from lightning_lottery.command.at_once import checked, subcommand_of
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
@@ -107,6 +108,10 @@ def test_a_command_that_is_shown_has_its_subcommand_and_options(command, tmp_pat
     subcommand = subcommand_of(name)
     if words:  # else it is only named
         checked(subcommand, words)
+
+
+def test_the_columns_of_records_are_those_that_there_are():
+    assert "|---|---|\n" + "".join(f"| {name} | {says} |\n" for name, says in COLUMNS.items()) + "\n" in README
 
 
 def test_what_is_folded_away_is_closed_again_and_can_be_read_as_markdown():
