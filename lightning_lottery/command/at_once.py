@@ -7,7 +7,7 @@ from typing import Any
 from lightning_lottery.checks import did_you_mean, nearest
 from lightning_lottery.command.new_recipe import recipes
 from lightning_lottery.command.signatures import arguments_of, names_in
-from lightning_lottery.command.subcommands import SUBCOMMANDS, Subcommand, options_of
+from lightning_lottery.command.subcommands import SECTIONS, SUBCOMMANDS, Subcommand, options_of
 from lightning_lottery.errors import LotteryError
 
 OF_CLASSES = ("model", "data", "optimizer", "lr_scheduler")
@@ -72,9 +72,9 @@ def _spelled(word: str, subcommand: Subcommand) -> str:
         if _is_known(spelling, subcommand):
             return f"--{spelling}{equals}{value}"
     options, wanted = options_of(subcommand.name), name.replace("-", "_")
-    hint = did_you_mean(f"--{wanted}", [f"--{option}" for option in options])
+    hint = did_you_mean(f"--{wanted}", [f"--{option}" for option in (*options, "help", "help_all")])
     section = wanted.rpartition(".")[0]
-    alike = [option for option in options if option.rpartition(".")[0] == section]
+    alike = [option for option in options if option.rpartition(".")[0] == section and option not in SECTIONS]
     listed = f" There are {', '.join(f'--{option}' for option in alike)}." if 0 < len(alike) <= MOST_LISTED else ""
     raise LotteryError(f"`{subcommand.name}` has no option '{word}'.{hint}{listed or _HELP.format(subcommand.name)}")
 

@@ -1,8 +1,17 @@
+import shutil
+import sys
+
 import pytest
 
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib  # which pytest needs there
+
+from helpers.processes import run
 from lightning_lottery import LotteryError
 from lightning_lottery.command.main import main
-from lightning_lottery.command.new_recipe import copy_recipe, recipes
+from lightning_lottery.command.new_recipe import PACKAGE, copy_recipe, recipes
 from lightning_lottery.experiments.stages import stages_of
 
 
@@ -32,6 +41,21 @@ def test_without_a_name_every_recipe_is_listed_with_its_title(capsys):
 
 def test_a_name_that_is_none_is_refused_with_what_was_meant(refused):
     assert "There is no recipe 'quikstart'. Did you mean 'quickstart'?" in refused("new-recipe", "quikstart")
+
+
+def test_recipes_travel_in_the_wheel_and_are_copied_where_there_is_no_checkout(here, monkeypatch):
+    settings = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text(encoding="utf-8"))
+    forced = settings["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]
+    shutil.copytree(PACKAGE, here / "site/lightning_lottery", ignore=shutil.ignore_patterns("__pycache__"))
+    for source, target in forced.items():
+        shutil.copytree(PACKAGE.parent / source, here / "site" / target)
+    (here / "site/lightning_lottery/recipes/quickstart/README.md").write_text("# of the wheel")
+    (here / "work").mkdir()
+    monkeypatch.chdir(here / "work")
+    command = (sys.executable, "-m", "lightning_lottery", "new-recipe", "quickstart")
+    process = run(*command, PYTHONPATH=str(here / "site"))
+    assert process.returncode == 0, process.stderr[-2000:]
+    assert (here / "work/quickstart/README.md").read_text() == "# of the wheel"
 
 
 def test_an_installation_without_recipes_says_so(monkeypatch, tmp_path):
