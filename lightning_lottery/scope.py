@@ -16,6 +16,12 @@ DENSE_TYPES = ("Linear", "_ConvNd", "MultiheadAttention", "transformers.pytorch_
 """Module types whose weights are pruned by default: linear and convolution layers, packed attention projections."""
 
 
+HEADS = r"re:(^|\.)((\w*_)?(classifier|pooler)|(lm_)?head)(\.|$)"
+"""Names of classifiers, heads and poolers; a `projection_head` is none."""
+
+IN_WORDS = {HEADS: "classifier, head and pooler"}
+"""Patterns that messages say in words."""
+
 FROZEN = "frozen (requires_grad=False)"
 UNTRAINED = "in no optimizer"
 
@@ -82,6 +88,10 @@ class Scope:
         changed = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
         return f"Scope({', '.join(f'{name}={value!r}' for name, value in changed.items())})"
 
+    def __str__(self) -> str:
+        """The same for people to read: the pattern of a default is words."""
+        return in_words(repr(self))
+
     def select(self, module: nn.Module, trained: Iterable[nn.Parameter] | None = None) -> dict[str, nn.Parameter]:
         """The parameters in scope by name, in the order of ``named_parameters``.
 
@@ -138,7 +148,13 @@ class Scope:
         if not any(_matches(name, pattern) for name in names for pattern in self.include):
             return "not included"
         excluding = [pattern for name in names for pattern in self.exclude if _matches(name, pattern)]
-        return f"excluded by '{excluding[0]}'" if excluding else ""
+        if not excluding:
+            return ""
+        return (
+            f"a {IN_WORDS[excluding[0]].replace('and', 'or')}"
+            if excluding[0] in IN_WORDS
+            else f"excluded by '{excluding[0]}'"
+        )
 
     def _is_missed(
         self, name: str, parameter: nn.Parameter, owned_by: list[tuple[str, nn.Module]], reason: str
@@ -154,6 +170,18 @@ class Scope:
             experts = parameter.ndim == 3 and min(parameter.shape) > 1
             return recurrent or experts or ".parametrizations." in f".{name}"
         return reason == FROZEN or reason.startswith(("reparametrised", "stored as"))
+
+
+def in_words(text: str) -> str:
+    """A text that names patterns of scopes, as people read it.
+
+    Example:
+        >>> in_words(repr(Scope(exclude=(HEADS,))))
+        'Scope(exclude=(classifier, head and pooler))'
+    """
+    for pattern, words in IN_WORDS.items():
+        text = text.replace(f"({pattern!r},)", f"({words})").replace(repr(pattern), words)
+    return text
 
 
 def _by_parameter(parameter: nn.Parameter, owned_by: list[tuple[str, nn.Module]]) -> str:

@@ -440,7 +440,10 @@ class EarlyBird(NamedCallback):
             if name in self.tickets:
                 p_value = "" if probe.verdict.p_value is None else f", p-value {probe.verdict.p_value:.4g}"
                 evidence = f"statistic {probe.verdict.statistic:.4g}{p_value}"
-                rank_zero_info(f"{self.label}: '{name}' drawn at step {probe.verdict.step} ({evidence}).")
+                rank_zero_info(
+                    f"{self.label}: the masks of {probe.kind}s have settled at step {probe.verdict.step} "
+                    f"by {probe.rule}, {100 * probe.sparsity:g} % removed ({evidence}): ticket '{name}'."
+                )
                 self._act(trainer, name, probe.sparsity)
 
     def _act(self, trainer: Trainer, name: str, sparsity: float) -> None:

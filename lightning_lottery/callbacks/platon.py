@@ -19,9 +19,9 @@ from lightning_lottery.functional.sensitivity import Averages, add_, averages_li
 from lightning_lottery.hooks.mask_callback import MaskCallback
 from lightning_lottery.hooks.masked import cloned
 from lightning_lottery.hooks.resuming import check_tensors
-from lightning_lottery.scope import Scope
+from lightning_lottery.scope import HEADS, Scope
 
-BODY = Scope(exclude=(r"re:(^|\.)((\w*_)?(classifier|pooler)|(lm_)?head)(\.|$)",))
+BODY = Scope(exclude=(HEADS,))
 """The default scope without classifier, head and pooler, as in the authors' experiments; `projection_head` is in."""
 
 

@@ -78,10 +78,11 @@ def _print(callback: MaskCallback, module: LightningModule, terminal: Console) -
     scoped = sum(param.numel() for param in masked.values())
     total = sum(entry.parameter.numel() for entry in parameters.values())
     terminal.rule(callback.label)
-    table = Table(title=f"{scoped:,} of {total:,} parameters in scope")
+    terminal.print(f"{callback.label} can remove {scoped:,} of the module's {total:,} weights:")
+    table = Table()
     table.add_column("parameter", no_wrap=True, min_width=max(map(len, parameters)))
-    for column in ("of", "shape", "entries", "in scope"):
-        table.add_column(column, justify="right" if column == "entries" else "left")
+    for column in ("layer", "shape", "weights", "pruned"):
+        table.add_column(column, justify="right" if column == "weights" else "left")
     for name, entry in parameters.items():
         tied = [alias for alias, first in aliases.items() if first == name]
         note = f" (tied: {', '.join(tied)})" if tied else ""
@@ -92,6 +93,7 @@ def _print(callback: MaskCallback, module: LightningModule, terminal: Console) -
     for sentence in callback.warnings(module):
         terminal.print(sentence)
     if callback.resolved_schedule is not None:
+        terminal.print(f"{callback.resolved_schedule}, an update every {callback.interval} steps:", soft_wrap=True)
         terminal.print(_schedule_table(callback.resolved_schedule, callback.interval, scoped))
     added = sum(param.numel() * callback.bytes_per_weight(param) for param in masked.values())
     terminal.print(
@@ -101,11 +103,11 @@ def _print(callback: MaskCallback, module: LightningModule, terminal: Console) -
 
 def _schedule_table(schedule: Schedule, interval: int, scoped: int) -> Table:
     """A dozen steps between the begin of the schedule and its end, as they fall on updates."""
-    table = Table(title=f"{schedule}, an update every {interval} steps")
-    for column in ("after step", "sparsity", "weights kept"):
+    table = Table()
+    for column in ("after step", "removed", "weights kept"):
         table.add_column(column, justify="right")
     begin, end = int(schedule.begin), int(schedule.end)
     stride = max(interval, (end - begin) // 10 // interval * interval)
     for step in sorted({begin, *range(begin - begin % interval + interval, end, stride), end}):
-        table.add_row(str(step), f"{schedule(step):.4f}", f"{round((1 - schedule(step)) * scoped):,}")
+        table.add_row(str(step), f"{100 * schedule(step):.2f} %", f"{round((1 - schedule(step)) * scoped):,}")
     return table

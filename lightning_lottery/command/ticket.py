@@ -19,7 +19,7 @@ from lightning_lottery.files import location, write_whole
 from lightning_lottery.functional.masks import count, jaccard, jaccard_by_chance, overlap, zero_removed_
 from lightning_lottery.hooks.quiet import without_noise
 from lightning_lottery.hooks.saving import save_whole
-from lightning_lottery.scope import plain_name
+from lightning_lottery.scope import in_words, plain_name
 from lightning_lottery.ticket import Ticket
 
 ACTIONS = {"show": 1, "diff": 2, "apply": 1}
@@ -70,7 +70,7 @@ def show(ticket: Ticket) -> None:
         terminal.print(table)
     for name, value in ticket.provenance.items():
         text = value if isinstance(value, str) else json.dumps(value)
-        terminal.print(f"{name}: {text}", soft_wrap=True, highlight=False, markup=False)
+        terminal.print(f"{name}: {in_words(text)}", soft_wrap=True, highlight=False, markup=False)
 
 
 def diff(a: Ticket, b: Ticket) -> None:

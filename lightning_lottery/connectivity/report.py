@@ -290,13 +290,14 @@ class PathReport:
                         yield f"{name}/{metric}/{i}-{j}", value, round(1000 * alpha)
 
     def table(self) -> Table:
-        """A row for each pair: ends, barrier, excess, what samples alone would show, and its own verdict."""
-        table = Table(title=f"error along lines: {self.judging.monitor} over {self.samples} samples")
+        """A row for each pair: both errors, barrier, rise, what samples alone would show, and its own verdict."""
+        title = f"error along lines: {self.judging.monitor} over {self.samples} samples"
+        table = Table(title=title, caption_justify="left")
         are_short = all(len(name) < 12 for name in self.names)
         beside = [kind for kind in ("recalibrated", "aligned") if kind in self.curves]
         of_pairs = {pair: self.stability_of_pair(pair) for pair in self.pairs} if self.blocks else {}
-        judged = ("noise", "verdict") if of_pairs else ()
-        for column in ("pair", "at 1", "at 0", "barrier", *beside, "excess", *judged):
+        judged = ("by\nchance", "verdict") if of_pairs else ()
+        for column in ("pair", "error of\nthe first", "of the\nsecond", "barrier", *beside, "rise", *judged):
             table.add_column(column, justify="left" if column in ("pair", "verdict") else "right", no_wrap=True)
         for i, j in self.pairs:
             errors, measures = self.errors((i, j)), self.measures((i, j))
@@ -306,7 +307,11 @@ class PathReport:
             pair = f"{self.names[i]} - {self.names[j]}" if are_short else f"{i} - {j}"
             table.add_row(pair, *(f"{number:.4f}" for number in numbers), *verdict)
         notes = [] if are_short else [f"{number}: {name}" for number, name in enumerate(self.names)]
-        table.caption = "\n".join([*notes, *self._notes()]) or None
+        meaning = (
+            "Barrier: the highest error on the line minus the mean of both.\n"
+            "Rise: the same above the straight line from one error to the other."
+        )
+        table.caption = "\n".join([meaning, *notes, *self._notes()])
         return table
 
     def sentences(self) -> list[str]:
@@ -423,7 +428,10 @@ class PathReport:
             for i, j in straight
             if self.measures((i, j))["error_barrier"] >= least
         ]
-        return [f"{names}: the ends differ, excess 0; the line between them has no rise." for names in high]
+        return [
+            f"{names}: one is worse than the other, and the error goes straight from one to the other."
+            for names in high
+        ]
 
     def _notes(self) -> list[str]:
         """What the numbers of an alignment and of a midpoint rest on."""

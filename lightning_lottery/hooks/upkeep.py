@@ -152,8 +152,8 @@ class Upkeep:
         revived = self.masked.revived()
         if revived:
             rank_zero_warn(
-                f"{self._label} found {sum(revived.values())} removed weights revived in {', '.join(revived)}, "
-                "and zeroed them."
+                f"{self._label} found {sum(revived.values())} removed weights in {', '.join(revived)} that were no "
+                "longer zero, and set them back."
             )
             self.masked.mask_weights_()
         return sum(revived.values())

@@ -36,17 +36,17 @@ def test_explain_shows_everything_trains_nothing_and_leaves_no_file(here, capsys
         words[0]: words[1:] for line in shown.splitlines() if len(words := re.split(r"\s*[│┃]\s*", line)[1:-1]) == 5
     }
     assert rows == {
-        "parameter": ["of", "shape", "entries", "in scope"],
+        "parameter": ["layer", "shape", "weights", "pruned"],
         "first.weight (tied: second.weight)": ["Linear", "64 x 64", "4,096", "yes"],
         "first.bias": ["Linear", "64", "64", "no: bias"],
         "second.bias": ["Linear", "64", "64", "no: bias"],
         "head.weight": ["Linear", "10 x 64", "640", rows["head.weight"][-1]],
         "head.bias": ["Linear", "10", "10", "no: bias"],
     }
-    assert rows["head.weight"][-1].startswith("no: excluded by 're:")
-    assert "4,096 of 4,874 parameters in scope" in shown
-    schedule = re.findall(r"│\s+(\d+) │\s+([\d.]+) │\s+([\d,]+) │", shown)
-    assert schedule[0] == ("2", "0.0000", "4,096") and schedule[-1] == ("8", "0.5000", "2,048")
+    assert rows["head.weight"][-1] == "no: a classifier, head or pooler"
+    assert "PLATON can remove 4,096 of the module's 4,874 weights:" in shown
+    schedule = re.findall(r"│\s+(\d+) │\s+([\d.]+ %) │\s+([\d,]+) │", shown)
+    assert schedule[0] == ("2", "0.00 %", "4,096") and schedule[-1] == ("8", "50.00 %", "2,048")
     assert "Memory that PLATON adds: 0.05 MiB (13.0 bytes per weight)." in shown  # a mask and three float32 averages
     assert "Zeros alone bring no speed" in shown
     assert [path.name for path in here.iterdir()] == ["fit.yaml"]
@@ -70,4 +70,4 @@ def test_explain_shows_the_weights_that_a_draw_will_mask(here, capsys):
     shown = capsys.readouterr().out
     for name in ("self_attn.out_proj.weight", "linear2.weight"):
         assert [line.split("│")[-2].strip() for line in shown.splitlines() if name in line] == ["yes", "yes"]
-    assert "384 of 1,451 parameters in scope" in shown
+    assert "can remove 384 of the module's 1,451 weights:" in shown
