@@ -261,7 +261,7 @@ def layers_between(
     figure, every = panels(len(barriers), (3 + 4 * len(barriers), 1.7 + 0.22 * layers))
     for axes, (kind, rises_by_layer) in zip(every, barriers.items(), strict=True):
         means = [mean(rises) for rises in rises_by_layer.values()]
-        axes.barh(range(layers), means, color=COLORS[5], alpha=0.8)
+        axes.barh(range(layers), means, color=COLORS[4], alpha=0.8)
         for row, rises in enumerate(rises_by_layer.values()):
             axes.plot(rises, [row] * len(rises), MARKERS[0], color=INK, markersize=2.5, alpha=0.6)
         axes.axvline(threshold, **THRESHOLD)
@@ -271,6 +271,6 @@ def layers_between(
             per_cent(axes.xaxis, "rise of the error")
         rows_of_labels(axes, list(rises_by_layer), named=axes is every[0], fontsize="small")
     size = f"{percentage(threshold)} %" if are_shares else f"{threshold:.3g}"
-    bar = {"color": COLORS[5], "linewidth": 8, "alpha": 0.8}
+    bar = {"color": COLORS[4], "linewidth": 8, "alpha": 0.8}
     explain_marks(figure, [(bar, "mean over pairs"), ("run", "one pair"), ("threshold", f"threshold, {size}")])
     return figure

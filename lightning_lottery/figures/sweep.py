@@ -192,7 +192,7 @@ def _marks(
     if has_bounds:
         marks.append(("band", "bounds of the mean, one-sided 95 % each"))
     marks += [
-        ("star", "k*: from here on every step is stable"),
+        ("star", "k*: stable here and at every later step looked at"),
         ("crossing", "where the mean crosses the threshold"),
         ("bounds", "bounds of k*" + (f", each wrong in at most {100 * max(wrong):.0f} %" if wrong else "")),
     ]

@@ -9,7 +9,7 @@ import pytest
 from helpers.children import lines_report
 from lightning_lottery import LotteryError
 from lightning_lottery.experiments.report import write
-from lightning_lottery.experiments.sweep_report import SweepReport, stable_step, summary_in
+from lightning_lottery.experiments.sweep_report import SweepReport, draw_sweeps, stable_step, summary_in
 from lightning_lottery.functional.verdicts import judge
 
 HIGH, LOW = (0.25, 0.26, 0.27), (0.001, 0.002, 0.0015)
@@ -198,3 +198,20 @@ def test_a_written_sweep_says_its_k_star_or_why_there_is_none(tmp_path):
     (tmp_path / "summary.json").write_text("{}")
     with pytest.raises(LotteryError, match="There is no finished sweep in"):
         summary_in(tmp_path)
+
+
+def test_the_summary_says_what_was_judged_and_each_parent_s_error_for_pictures_of_several_sweeps():
+    summary = with_pruned().summary()
+    assert (summary["monitor"], summary["mode"], summary["is_ratio"]) == ("test_acc", "max", False)
+    step = summary["networks"]["magnitude"]["steps"]["0"]
+    assert step["errors"] == pytest.approx({"0": 0.175, "1": 0.175}) and step["error"] == pytest.approx(0.175)
+    loss = dense(HIGH, LOW, monitor="test_loss").summary()
+    assert loss["networks"]["dense"]["steps"]["0"]["errors"] == {"0": None}
+
+
+def test_sweeps_of_different_metrics_are_drawn_with_a_note_and_those_of_an_older_version_as_they_are():
+    old = {name: value for name, value in FALLS.summary().items() if name in ("threshold", "networks")}
+    figure = draw_sweeps({"old": old, "loss": dense(HIGH, LOW, monitor="test_loss").summary()})
+    above, *_ = figure.axes
+    assert above.get_ylabel() == "barrier of the test error or test loss, %"
+    assert "different metrics: test_acc, test_loss" in figure.legends[0].get_title().get_text().replace("\n", " ")

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from lightning_lottery.children.records import Row, read_rows
 from lightning_lottery.connectivity.report import PathReport
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.experiments.siblings import REPORT
@@ -124,3 +125,12 @@ def load_lines(path: Path, notes: list[str]) -> PathReport | None:
     except LotteryError as error:
         notes.append(str(error))
         return None
+
+
+def load_rows(path: Path, notes: list[str]) -> list[Row]:
+    """Records, or none and a note that says why they cannot be read."""
+    try:
+        return read_rows(path)
+    except LotteryError as error:
+        notes.append(str(error))
+        return []

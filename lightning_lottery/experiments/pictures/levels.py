@@ -6,9 +6,9 @@ from typing import Any
 
 from lightning_lottery.checks import is_number
 from lightning_lottery.children.reading import is_mapping, is_word, read_json
-from lightning_lottery.children.records import read_rows
+from lightning_lottery.errors import LotteryError
 from lightning_lottery.experiments.imp_report import draw_levels, kind_of
-from lightning_lottery.experiments.pictures.folders import Drawn, Part, by_number
+from lightning_lottery.experiments.pictures.folders import Drawn, Part, by_number, load_rows
 from lightning_lottery.figures.density import TICKET, Levels
 
 DIGITS = 12
@@ -48,11 +48,11 @@ def _levels_in(part: Part, monitor: str, notes: list[str]) -> Iterator[tuple[str
         if not (child / "results.jsonl").is_file():
             waiting.append(f"{child.parent.name}/{child.name}")
             continue
-        rows = read_rows(child / "results.jsonl")
+        rows = load_rows(child / "results.jsonl", notes)
         row = next((row for row in rows if row["metric"] == monitor), None)
-        if row is None:
+        if rows and row is None:
             notes.append(f"{part.prefix}{child.parent.name}/{child.name} has no {monitor}.")
-        elif row["density"] is not None:
+        elif row is not None and row["density"] is not None:
             yield child.name, round(row["density"], DIGITS), row["value"]
     if waiting:
         more = f" and {len(waiting) - 3} more" if len(waiting) > 3 else ""
@@ -60,9 +60,12 @@ def _levels_in(part: Part, monitor: str, notes: list[str]) -> Iterator[tuple[str
 
 
 def _imp_summary(folder: Path) -> Mapping[str, Any]:
-    """What iterative pruning that has ended says; empty where it has not."""
+    """What iterative pruning that has ended says; empty where it has not, or where nobody can read it."""
     path = folder / "summary.json"
-    summary = read_json(path, "summary of iterative pruning") if path.is_file() else {}
+    try:
+        summary = read_json(path, "summary of iterative pruning") if path.is_file() else {}
+    except LotteryError:
+        return {}
     return summary if is_mapping(summary) else {}
 
 
@@ -72,8 +75,8 @@ def _monitor_of(parts: Sequence[Part]) -> str:
         if is_word(monitor := _imp_summary(part.folder).get("monitor")):
             return str(monitor)
     for path in (path for part in parts for path in sorted(part.folder.glob("seed-*/level-0/results.jsonl"))):
-        metrics = [str(row["metric"]) for row in read_rows(path)]
-        return min(metrics, key=lambda metric: (not metric.startswith("test"), not metric.endswith("acc")))
+        if metrics := [str(row["metric"]) for row in load_rows(path, [])]:
+            return min(metrics, key=lambda metric: (not metric.startswith("test"), not metric.endswith("acc")))
     return "test_acc"
 
 

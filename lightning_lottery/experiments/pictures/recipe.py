@@ -4,11 +4,11 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lightning_lottery.children.records import Row, is_of_whole_network, read_rows
+from lightning_lottery.children.records import Row, is_of_whole_network
 from lightning_lottery.connectivity.report import PathReport
 from lightning_lottery.connectivity.stability import stability_of, unit_of
 from lightning_lottery.errors import LotteryError
-from lightning_lottery.experiments.pictures.folders import Drawn, Part, by_number, kind_in, load_lines
+from lightning_lottery.experiments.pictures.folders import Drawn, Part, by_number, kind_in, load_lines, load_rows
 from lightning_lottery.experiments.pictures.lines import draw_stability
 from lightning_lottery.experiments.siblings import REPORT
 from lightning_lottery.figures.stages import Panel, Reached, stages_over_seeds
@@ -52,7 +52,7 @@ def _stages_in(part: Part, notes: list[str]) -> tuple[list[Row], dict[str, dict[
         if not (stage / "done").is_file():
             waiting.append(f"{stage.parent.name}/{stage.name}")
         elif (stage / "results.jsonl").is_file():
-            rows += read_rows(stage / "results.jsonl")
+            rows += load_rows(stage / "results.jsonl", notes)
         if kind_in(stage) == "lines" and (stage / REPORT).is_file() and (report := load_lines(stage / REPORT, notes)):
             analyses.setdefault(stage.name, {})[int(seed)] = report
     if waiting:

@@ -20,7 +20,9 @@ def draw_swept(parts: Sequence[Part], drawn: Drawn) -> None:
             name = f"{part.name} ({part.folder.parent.name})" if name == part.name else f"{name}'"
         try:
             sweeps[name] = summary_in(part.folder)
-        except LotteryError:
+        except LotteryError as refusal:
+            if (part.folder / "summary.json").exists():
+                notes.append(str(refusal))
             content = _sweep_so_far(part, notes)
             if content is not None:
                 sweeps[name] = content

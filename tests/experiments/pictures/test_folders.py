@@ -5,7 +5,7 @@ import pytest
 from helpers.runs import analysed, pruned, rows
 from helpers.sweeps import sweep
 from lightning_lottery import LotteryError
-from lightning_lottery.experiments.pictures.folders import kind_in, load_lines, parts_of
+from lightning_lottery.experiments.pictures.folders import kind_in, load_lines, load_rows, parts_of
 
 
 def test_a_folder_is_known_by_what_lies_in_it(tmp_path):
@@ -52,8 +52,9 @@ def test_what_is_no_run_is_refused(tmp_path):
         parts_of([str(tmp_path)])
 
 
-def test_a_damaged_report_becomes_a_note(tmp_path):
+def test_damaged_reports_and_records_become_notes(tmp_path):
     (tmp_path / "report.json").write_text("{}")
     notes = []
     assert load_lines(tmp_path / "report.json", notes) is None
-    assert "is no report of lines between networks" in notes[0]
+    assert load_rows(tmp_path / "report.json", notes) == []
+    assert "is no report of lines between networks" in notes[0] and "are damaged" in notes[1]

@@ -52,3 +52,13 @@ def test_half_a_run_is_drawn_as_far_as_it_is_and_says_what_is_missing(tmp_path):
     assert result.notes == ["seed-0/level-2 has no test_acc.", "not done yet: seed-0/level-3."]
     title = result.figures["levels"].legends[0].get_title().get_text()
     assert all(note in title for note in result.notes)
+
+
+def test_records_and_summaries_that_nobody_can_read_are_left_out(tmp_path):
+    pruned(tmp_path, levels=2, seeds=(0,), controls=())
+    (tmp_path / "summary.json").write_text("{")
+    (tmp_path / "seed-0" / "level-1" / "results.jsonl").write_text("no record")
+    result = draw_runs([str(tmp_path)])
+    _, axes = curves(result.figures["levels"])
+    assert list(axes.lines[0].get_xdata()) == pytest.approx([1, 0.64])
+    assert len(result.notes) == 1 and "level-1/results.jsonl' are damaged" in result.notes[0]

@@ -52,7 +52,9 @@ def test_half_a_recipe_is_drawn_as_far_as_it_is_and_says_what_is_missing(recipe)
     title = result.figures["summary"].legends[0].get_title().get_text()
     assert "seed-1/02-platon" in title and "test accuracy is not finite in 1 of 2 runs" in title
     (recipe / "seed-1" / "03-step-0" / "lines" / "report.json").write_text("{")
-    assert any("no report of lines" in note for note in draw_runs([str(recipe)]).notes)
+    (recipe / "seed-1" / "01-dense" / "results.jsonl").write_text("")
+    notes = " ".join(draw_runs([str(recipe)]).notes)
+    assert "no report of lines" in notes and "01-dense/results.jsonl' are damaged" in notes
 
 
 def test_many_levels_are_left_to_a_picture_of_their_own(recipe):

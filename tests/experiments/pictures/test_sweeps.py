@@ -41,3 +41,5 @@ def test_a_damaged_report_of_a_sweep_is_left_out(tmp_path):
     above, *_ = drawn(result.figures["barrier"])
     assert [*above.lines[0].get_xdata()] == [0, 20]  # of the dense network
     assert any("dense-step-10" in note for note in result.notes)
+    (tmp_path / "summary.json").write_text("[")
+    assert any("summary of a sweep" in note for note in draw_runs([str(tmp_path)]).notes)
