@@ -3,17 +3,19 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from lightning_lottery.experiments.pictures.fits import draw_early_birds, draw_fits
 from lightning_lottery.experiments.pictures.folders import Drawn, Part, parts_of
 from lightning_lottery.experiments.pictures.levels import draw_pruned
 from lightning_lottery.experiments.pictures.lines import draw_lines
 from lightning_lottery.experiments.pictures.recipe import draw_recipes
 from lightning_lottery.experiments.pictures.sweeps import draw_swept
 
-DRAWERS: dict[str, Callable[[Sequence[Part], Drawn], None]] = {
-    "recipe": draw_recipes,
-    "lines": draw_lines,
-    "sweep": draw_swept,
-    "imp": draw_pruned,
+DRAWERS: dict[str, tuple[Callable[[Sequence[Part], Drawn], None], ...]] = {
+    "recipe": (draw_recipes, draw_early_birds),
+    "lines": (draw_lines,),
+    "sweep": (draw_swept,),
+    "imp": (draw_pruned,),
+    "fit": (draw_fits,),
 }
 """Kind of a run to what draws all of the kind together."""
 
@@ -24,7 +26,9 @@ def draw_runs(runs: Sequence[str]) -> Drawn:
     Iterative pruning: accuracy against density (``levels``). Sweeps: barriers over steps with k* (``barrier``).
     Instability analyses, and lines between checkpoints: the lines (``path``), of several in small panels
     (``stability``), and their barriers where they began at different steps (``over-steps``). A recipe: what every
-    stage reached (``summary``), the lines of its analyses, and its iterative pruning and sweeps.
+    stage reached (``summary``), the lines of its analyses, and its iterative pruning and sweeps; of early birds when
+    rules drew in each seed (``draws``), and what networks reached over the step of drawing (``over-draws``). Fits, also
+    stages of a recipe: a metric through training, marked where networks were pruned (``training``), and the draws.
 
     Args:
         runs: Folders, each also as ``NAME=FOLDER``, by which it is called in the pictures; folders of one name are one
@@ -50,7 +54,8 @@ def draw_recipe(folder: Path, seeds: Sequence[int]) -> Drawn:
 
 def _draw(parts: Sequence[Part]) -> Drawn:
     drawn = Drawn()
-    for kind, draw in DRAWERS.items():
+    for kind, drawers in DRAWERS.items():
         if alike := [part for part in parts if part.kind == kind]:
-            draw(alike, drawn)
+            for draw in drawers:
+                draw(alike, drawn)
     return drawn

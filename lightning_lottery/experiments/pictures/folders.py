@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+FIT = ("events.out.tfevents.*", "metrics.csv", "pruning*.csv", "early_bird*/scores.log", "early_bird*/draws.csv")
+"""What a fit leaves that can be drawn."""
+
+
 @dataclass
 class Drawn:
     """Pictures, and what they lack.
@@ -88,7 +92,7 @@ def _parts(name: str, folder: Path) -> Iterator[Part]:
     if kind is None:
         raise LotteryError(
             f"'{folder}' holds no run: a run is a folder that `imp`, `sweep`, `instability`, `path` or `run` wrote "
-            "(of a recipe the folder above its seed-0)."
+            "(of a recipe the folder above its seed-0), or that of a fit with the files of its logger."
         )
     yield Part(kind, name, folder)
     if kind == "recipe":
@@ -105,7 +109,9 @@ def kind_in(folder: Path) -> str | None:
         return "imp"
     if (folder / REPORT).is_file() or (folder / REPORT.name).is_file() or any(folder.glob("seed-*/child.json")):
         return "lines"
-    return "recipe" if any(folder.glob("seed-*/*/child.json")) else None
+    if any(folder.glob("seed-*/*/child.json")):
+        return "recipe"
+    return "fit" if any(any(folder.glob(pattern)) for pattern in FIT) else None
 
 
 def by_number(name: str) -> list[tuple[int, str]]:

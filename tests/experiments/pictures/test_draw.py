@@ -9,7 +9,7 @@ def test_runs_of_several_kinds_have_a_picture_for_each_kind_written_in_both_form
     sweep(tmp_path / "sweep", parents=(0,))
     analysed(tmp_path / "lines", 0.1)
     result = draw_runs([str(tmp_path / name) for name in ("imp", "sweep", "lines")])
-    assert {*result.figures} == {"levels", "barrier", "path"} and len(DRAWERS) == 4
+    assert {*result.figures} == {"levels", "barrier", "path"} and len(DRAWERS) == 5
     for name, figure in result.figures.items():
         write_image(tmp_path / "out", name, figure)
     assert (tmp_path / "out" / "levels.png").read_bytes().startswith(b"\x89PNG")
