@@ -17,6 +17,7 @@ from lightning_lottery.files import Location, location, write_image, write_table
 from lightning_lottery.functional.settling.detector import described
 from lightning_lottery.functional.settling.rules import Rule
 from lightning_lottery.functional.settling.watch import Per, Probe, names_of
+from lightning_lottery.hooks.boards import Charts, lay_out
 from lightning_lottery.hooks.clock import StepClock, comes_later, put_in_order, refuse_another_module, steps_of_fit
 from lightning_lottery.hooks.late_freezing import LateFreezing
 from lightning_lottery.hooks.left_out import held_by
@@ -98,6 +99,14 @@ class EarlyBird(NamedCallback):
     """Looks at weights after all callbacks that may write them."""
 
     role = "early_bird"
+
+    lottery_charts: ClassVar[Charts] = {
+        "early bird": {
+            "nuclear norm of the masks": ("(.+/)?early_bird/norm/",),
+            "p-values of the rules": ("(.+/)?early_bird/p_value/",),
+            "distances of the masks": ("(.+/)?early_bird/statistic/",),
+        }
+    }
 
     def __init__(
         self,
@@ -214,6 +223,7 @@ class EarlyBird(NamedCallback):
         state, self._restored = self._restored, None
         if self._watcher is not None and comes_later(pl_module):
             self._find_times(trainer, pl_module, self._watcher)
+        lay_out(trainer, self, is_new=self.clock.is_new)
         start_clock(self.clock, trainer, self.label)
         folder = folder_of(trainer)  # collective: asked for on every rank
         if trainer.is_global_zero and not trainer.fast_dev_run and self._watcher is not None:  # type: ignore[attr-defined]
@@ -480,15 +490,16 @@ class EarlyBird(NamedCallback):
         return super()._key(f"early_bird/{key}")
 
     def _log(self, trainer: Trainer, noted: Noted, judged: Judged) -> None:
-        """Every step's norms under what loggers called that step, and what each probe said."""
+        """Every step's norms under what loggers called that step, and of each probe what its rule judged by.
+
+        ``probes.csv`` has all else.
+        """
         labels = dict(zip(noted.steps, noted.labels, strict=True))
         for step, norms in judged.norms.items():
             log_to_all(trainer, {self._key(f"norm/{series}"): norm for series, norm in norms.items()}, labels[step])
-        values = {
-            self._key(f"{probe.rule}/{probe.series}/{word}"): float(value)
-            for probe in judged.probes
-            for word, value in probe.verdict._asdict().items()
-            if word not in ("step", "holds") and value is not None
-        }
+        values = {}
+        for probe in judged.probes:
+            word = "statistic" if probe.verdict.p_value is None else "p_value"
+            values[self._key(f"{word}/{probe.rule}/{probe.series}")] = float(getattr(probe.verdict, word))
         if values:
             log_to_all(trainer, values)

@@ -33,6 +33,7 @@ class MaskFreezing(MaskCallback):
         ticket: A ticket, or the path of one; it is read when the callback is built.
         shuffle_seed: Train the layer-wise shuffle of the ticket that this seed draws: the control.
         name: Tells several callbacks of one Trainer apart.
+        log_layers: Log the sparsity of each layer as well, a curve for each.
 
     Raises:
         LotteryError: No such file or not a ticket; in ``fit``, a ticket that does not fit the module.
@@ -51,7 +52,12 @@ class MaskFreezing(MaskCallback):
     # `Path` in the hint keeps a path what it is: where a hint has a class and no path, jsonargparse (4.53) puts the
     # content of the file that a string names in place of the string.
     def __init__(
-        self, ticket: str | Path | Ticket, shuffle_seed: int | None = None, *, name: str | None = None
+        self,
+        ticket: str | Path | Ticket,
+        shuffle_seed: int | None = None,
+        *,
+        name: str | None = None,
+        log_layers: bool = False,
     ) -> None:
         if not isinstance(ticket, (str, os.PathLike, Ticket)):
             raise LotteryError(f"`ticket` is a Ticket or the path of one, got {ticket!r}.")
@@ -62,7 +68,9 @@ class MaskFreezing(MaskCallback):
                 "MaskFreezing needs a ticket with masks of parameters; this one has only masks of units."
             )
         self.network = "shuffled" if "shuffle_seed" in self._ticket.provenance else "ticket"
-        super().__init__(None, interval=1, scope=None, name=name)
+        self.origin = origin_of(ticket) + ("" if shuffle_seed is None else f", shuffled by {shuffle_seed}")
+        """What tables call the ticket: where it came from, and whether it was shuffled."""
+        super().__init__(None, interval=1, scope=None, name=name, log_layers=log_layers)
 
     def _reset(self) -> None:
         super()._reset()
@@ -104,3 +112,17 @@ class MaskFreezing(MaskCallback):
     def provenance(self) -> dict[str, Any]:
         """As of every callback, and where the ticket came from."""
         return {**super().provenance(), "scope": None, "found_by": dict(self._ticket.provenance)}
+
+
+def origin_of(ticket: str | os.PathLike[str] | Ticket) -> str:
+    """What tables call a ticket: the end of its path, or the method that found it.
+
+    Example:
+        >>> origin_of("runs/quickstart/seed-0/02-platon/ticket.safetensors")
+        '02-platon/ticket.safetensors'
+    """
+    if isinstance(ticket, Ticket):
+        origin = ticket.provenance
+        level = f" level {origin['level']}" if "level" in origin else ""
+        return f"{origin.get('method', 'unknown method')}{level}"
+    return "/".join(Path(ticket).parts[-2:])

@@ -30,6 +30,7 @@ class MagnitudePruning(MaskCallback):
         per: Rank all parameters together (``"all"``), or each by itself (``"tensor"``).
         scope: Which parameters compete; default: the weights of linear and convolution layers.
         name: Tells several callbacks of one Trainer apart.
+        log_layers: Log the sparsity of each layer as well, a curve for each.
 
     Raises:
         LotteryError: An argument out of range, or a Schedule together with ``begin`` or ``end``; in ``fit``, a scope
@@ -52,9 +53,10 @@ class MagnitudePruning(MaskCallback):
         per: Literal["all", "tensor"] = "all",
         scope: Scope | None = None,
         name: str | None = None,
+        log_layers: bool = False,
     ) -> None:
         schedule = scheduled(sparsity, begin, end, defaults=(0.05, 0.7))
-        super().__init__(schedule, interval=interval, scope=scope, name=name, per=per)
+        super().__init__(schedule, interval=interval, scope=scope, name=name, per=per, log_layers=log_layers)
 
     def scores(self, params: Mapping[str, nn.Parameter], step: int) -> dict[str, Tensor]:
         return magnitude(params)

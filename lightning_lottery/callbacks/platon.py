@@ -52,6 +52,7 @@ class PLATON(MaskCallback):
             the memory (8 instead of 14 bytes per weight at the peak, masks included) and changes the masks a little:
             see the benchmarks.
         name: Tells several callbacks of one Trainer apart.
+        log_layers: Log the sparsity of each layer as well, a curve for each.
 
     Raises:
         LotteryError: An argument out of range, or a Schedule together with ``begin`` or ``end``; in ``fit``, a scope
@@ -82,9 +83,11 @@ class PLATON(MaskCallback):
         save_state: bool = True,
         averages_dtype: Literal["float32", "bfloat16"] | None = None,
         name: str | None = None,
+        log_layers: bool = False,
     ) -> None:
         schedule = scheduled(sparsity, begin, end, defaults=(0.05, 0.7))
-        super().__init__(schedule, interval=interval, scope=scope or BODY, name=name, per=per)
+        scope = scope or BODY
+        super().__init__(schedule, interval=interval, scope=scope, name=name, per=per, log_layers=log_layers)
         check_decay("beta1", beta1)
         check_decay("beta2", beta2)
         self.beta1 = beta1

@@ -1,7 +1,7 @@
 """Network slimming: a trained coefficient for every head, neuron and channel says what it is worth."""
 
 from collections.abc import Collection, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -13,6 +13,7 @@ from torch.utils.hooks import RemovableHandle
 
 from lightning_lottery.checks import check_words, is_number
 from lightning_lottery.errors import LotteryError
+from lightning_lottery.hooks.boards import Charts, lay_out
 from lightning_lottery.hooks.clock import put_in_order
 from lightning_lottery.hooks.loggers import log_to_all
 from lightning_lottery.hooks.named import NamedCallback
@@ -54,6 +55,7 @@ class NetworkSlimming(NamedCallback):
         kinds: Which units get coefficients, of ``"head"``, ``"neuron"`` and ``"channel"``; of those that are there.
         patterns: Names of blocks to look for, as ``groups_of`` takes them.
         name: Tells several callbacks of one Trainer apart, each with ``kinds`` of its own.
+        log_layers: Log mean and smallest size of the coefficients of each layer as well, two curves for each.
 
     Raises:
         LotteryError: ``l1`` negative, an unknown kind, or a name that is no file name; in ``fit``, no recognisable
@@ -70,6 +72,13 @@ class NetworkSlimming(NamedCallback):
     scale; here only those of channels that could be removed.
     """
 
+    lottery_charts: ClassVar[Charts] = {
+        "slimming": {
+            "mean size of coefficients": ("(.+/)?slimming/[^/]+/mean$",),
+            "smallest coefficient": ("(.+/)?slimming/[^/]+/min$",),
+        }
+    }
+
     def __init__(
         self,
         l1: float = 1e-4,
@@ -77,6 +86,7 @@ class NetworkSlimming(NamedCallback):
         kinds: Sequence[str] = KINDS,
         patterns: dict[str, list[Any]] | None = None,
         name: str | None = None,
+        log_layers: bool = False,
     ) -> None:
         super().__init__(name)
         if not is_number(l1) or not 0 <= l1 < float("inf"):
@@ -85,6 +95,7 @@ class NetworkSlimming(NamedCallback):
         self.l1 = l1
         self.kinds = tuple(kind for kind in KINDS if kind in kinds)
         self.patterns = patterns
+        self.log_layers = log_layers
         self._reset()
 
     def _reset(self) -> None:
@@ -151,6 +162,7 @@ class NetworkSlimming(NamedCallback):
             )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        lay_out(trainer, self, is_new=trainer.global_step == 0)
         self._find_optimizers(trainer)  # a learning-rate finder may have made new ones
         # One parts the coefficients of all: of two, the second would put back what the first had left of a group.
         together = self._together(trainer)
@@ -316,11 +328,21 @@ class NetworkSlimming(NamedCallback):
 
     def _log(self, trainer: Trainer) -> None:
         with torch.no_grad():
-            sizes = [c.abs().float() for c in self.coefficients.values()]
-            values = torch.stack([torch.stack([size.mean(), size.min()]) for size in sizes]).tolist()  # one transfer
+            by_layer = {name: c.abs().float() for name, c in self.coefficients.items()}
+            kinds = dict.fromkeys(group.kind for group in self._groups.values())
+            sizes = {
+                f"slimming/{kind}": torch.cat(
+                    [size for name, size in by_layer.items() if self._groups[name].kind == kind]
+                )
+                for kind in kinds
+            }
+            if self.log_layers:
+                sizes |= {f"slimming_of/{name}": size for name, size in by_layer.items()}
+            pairs = [torch.stack([size.mean(), size.min()]) for size in sizes.values()]
+            values = torch.stack(pairs).tolist()  # one transfer
         named = {
-            self._key(f"slimming/{name}/{what}"): value
-            for name, pair in zip(self._groups, values, strict=True)
+            self._key(f"{name}/{what}"): value
+            for name, pair in zip(sizes, values, strict=True)
             for what, value in zip(("mean", "min"), pair, strict=True)
         }
         log_to_all(trainer, named)

@@ -33,8 +33,10 @@ class _ByLoss(OneShot):
         per: Literal["all", "tensor"] = "all",
         scope: Scope | None = None,
         name: str | None = None,
+        log_layers: bool = False,
     ) -> None:
-        super().__init__(sparsity, at_step=at_step, batches=batches, per=per, scope=scope, name=name)
+        about: dict[str, Any] = {"per": per, "scope": scope, "name": name, "log_layers": log_layers}
+        super().__init__(sparsity, at_step=at_step, batches=batches, **about)
         self.train_mode = train_mode
 
     def begin_method(self, trainer: Trainer, schedule: Schedule | None) -> None:
@@ -130,6 +132,7 @@ class SNIP(_ByLoss):
         per: Rank all parameters together (``"all"``), or each by itself (``"tensor"``).
         scope: Which parameters compete; default: the weights of linear and convolution layers.
         name: Tells several callbacks of one Trainer apart.
+        log_layers: Log the sparsity of each layer as well, a curve for each.
 
     Raises:
         LotteryError: An argument out of range; in ``fit``, a scope that matches nothing, ``at_step`` beyond the fit,
@@ -164,6 +167,7 @@ class GraSP(_ByLoss):
         per: Rank all parameters together (``"all"``), or each by itself (``"tensor"``).
         scope: Which parameters compete; default: the weights of linear and convolution layers.
         name: Tells several callbacks of one Trainer apart.
+        log_layers: Log the sparsity of each layer as well, a curve for each.
 
     Raises:
         LotteryError: As for ``SNIP``.

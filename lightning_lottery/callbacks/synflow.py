@@ -60,6 +60,7 @@ class SynFlow(OneShot):
         per: Rank all parameters together (``"all"``), or each by itself (``"tensor"``).
         scope: Which parameters compete; default: the weights of linear and convolution layers.
         name: Tells several callbacks of one Trainer apart.
+        log_layers: Log the sparsity of each layer as well, a curve for each.
 
     Raises:
         LotteryError: An argument out of range; in ``fit``, a scope that matches nothing, ``at_step`` beyond the fit, a
@@ -87,8 +88,10 @@ class SynFlow(OneShot):
         per: Literal["all", "tensor"] = "all",
         scope: Scope | None = None,
         name: str | None = None,
+        log_layers: bool = False,
     ) -> None:
-        super().__init__(sparsity, at_step=at_step, batches=batches, per=per, scope=scope, name=name)
+        about: dict[str, Any] = {"per": per, "scope": scope, "name": name, "log_layers": log_layers}
+        super().__init__(sparsity, at_step=at_step, batches=batches, **about)
         check_count("iterations", iterations, "a whole number")
         check_word("input", input, ("ones", "sample", "mean"))
         check_word("batch_norm", batch_norm, ("absolute", "neutral", None))

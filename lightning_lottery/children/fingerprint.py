@@ -28,15 +28,28 @@ LEFT_OPEN = {
 
 def what_is_trained(config: Mapping[str, Any]) -> dict[str, Any]:
     """A configuration without what changes nothing of the training, and with what the Trainer takes for None."""
+    config = {name: _without_what_is_logged(value) for name, value in config.items()}
     trainer = config.get("trainer")
     if not isinstance(trainer, Mapping):
-        return dict(config)
+        return config
     kept = {
         name: LEFT_OPEN.get(name) if value is None else value
         for name, value in trainer.items()
         if name not in CHANGE_NOTHING
     }
     return {**config, "trainer": kept}
+
+
+def _without_what_is_logged(value: Any) -> Any:
+    """A value of a configuration whose callbacks of ours do not say what they log of layers."""
+    if isinstance(value, (list, tuple)):
+        return [_without_what_is_logged(inner) for inner in value]
+    if not isinstance(value, Mapping):
+        return value
+    kept = {name: _without_what_is_logged(inner) for name, inner in value.items()}
+    if str(kept.get("class_path")).startswith("lightning_lottery.") and isinstance(kept.get("init_args"), dict):
+        kept["init_args"].pop("log_layers", None)
+    return kept
 
 
 def leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:

@@ -1,7 +1,7 @@
 """What a child does that trains: Lightning's subcommand on somebody's project, resumable, with records."""
 
 import signal
-from collections.abc import Mapping, Sized
+from collections.abc import Mapping, Sequence, Sized
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ from lightning_lottery.children.records import Row, record
 from lightning_lottery.children.signals import Ended, heed, is_asked, take_back, wait_for_step, wait_no_more
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.files import remove_file
+from lightning_lottery.hooks.boards import Settings, add_settings
 from lightning_lottery.hooks.clock import put_in_order
 from lightning_lottery.hooks.loggers import device_of
 from lightning_lottery.hooks.mask_callback import MaskCallback
@@ -100,7 +101,13 @@ def train(child: Child, resume: str, project: Project | None = None) -> list[Row
             if by_batch is not None and trainer.is_global_zero:
                 by_batch.write(folder)
             conditions.write(trainer, folder, end)
-        return _rows(child, trainer, validated.metrics) if trainer.is_global_zero else None
+        if not trainer.is_global_zero:
+            return None
+        rows = _rows(child, trainer, validated.metrics)
+        if child.command != "start":
+            start_step = conditions.conditions.get("start_step", trainer.global_step)
+            _write_settings(folder, trainer, rows, start_step, child.config["seed_everything"])
+        return rows
 
 
 def _with_options(child: Child, callbacks: list[Callback], *, resumed: bool) -> list[Callback]:
@@ -280,6 +287,25 @@ def _rows(child: Child, trainer: Trainer, validated: Mapping[str, float]) -> lis
         record(**about, metric=name, value=value, n=_samples(trainer, name))
         for name, value in sorted({"sparsity": sparsity, **measured, **validated}.items())
     ]
+
+
+def _write_settings(folder: Path, trainer: Trainer, rows: Sequence[Row], start_step: int, seed: int) -> None:
+    """The child's row in TensorBoard's table of runs: what was trained, and what the test measured."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    tickets = [callback.origin for callback in callbacks if isinstance(callback, MaskFreezing)]
+    first = rows[0]
+    settings = Settings(first["method"], first["sparsity"], start_step, ", ".join(tickets) or "none", str(seed))
+    # Into a file as of the test: it is written once, whatever was repeated before.
+    with SummaryWriter(str(folder), filename_suffix=_TESTED) as board:
+        add_settings(board, settings, tested_in(rows))
+
+
+def tested_in(rows: Sequence[Row]) -> list[str]:
+    """The metrics of a child's test among its records; of its validation, where there was no test."""
+    metrics = sorted(row["metric"] for row in rows if is_recorded(row["metric"]))
+    return [metric for metric in metrics if metric.startswith("test")] or metrics
 
 
 def is_recorded(metric: str) -> bool:

@@ -13,13 +13,10 @@ from lightning_lottery.children.cli import BuiltCLI
 from lightning_lottery.command.options import console
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.experiments.sections import SECTIONS
-from lightning_lottery.functional.schedules import Schedule
 from lightning_lottery.hooks.clock import comes_later
+from lightning_lottery.hooks.explaining import NO_SPEED, Explanation, Sheet
 from lightning_lottery.hooks.mask_callback import MaskCallback
 from lightning_lottery.hooks.quiet import without_noise
-from lightning_lottery.scope import ties
-
-NO_SPEED = "Zeros alone bring no speed: dense hardware multiplies them all the same. Removing whole units does."
 
 
 class _Explained(Exception):
@@ -41,7 +38,7 @@ class _Explainer(Callback):
             for callback in trainer.callbacks:  # type: ignore[attr-defined]
                 if isinstance(callback, MaskCallback):
                     callback.plan(trainer, pl_module)
-                    _print(callback, pl_module, terminal)
+                    _print(callback.explanation(pl_module), terminal)
             terminal.print(NO_SPEED)
         raise _Explained
 
@@ -71,43 +68,24 @@ def explain_fit(arguments: Sequence[str]) -> None:
             built.trainer.fit(built.model, datamodule=built.datamodule)
 
 
-def _print(callback: MaskCallback, module: LightningModule, terminal: Console) -> None:
-    parameters = {entry.name: entry for entry in callback.candidates(module)}
-    masked = callback.parameters
-    aliases = ties(module)
-    scoped = sum(param.numel() for param in masked.values())
-    total = sum(entry.parameter.numel() for entry in parameters.values())
-    terminal.rule(callback.label)
-    terminal.print(f"{callback.label} can remove {scoped:,} of the module's {total:,} weights:")
-    table = Table()
-    table.add_column("parameter", no_wrap=True, min_width=max(map(len, parameters)))
-    for column in ("layer", "shape", "weights", "pruned"):
-        table.add_column(column, justify="right" if column == "weights" else "left")
-    for name, entry in parameters.items():
-        tied = [alias for alias, first in aliases.items() if first == name]
-        note = f" (tied: {', '.join(tied)})" if tied else ""
-        in_scope = "yes" if name in masked else f"no: {entry.reason or 'not masked'}"
-        shape = " x ".join(map(str, entry.parameter.shape))
-        table.add_row(name + note, entry.module_type, shape, f"{entry.parameter.numel():,}", in_scope)
-    terminal.print(table)
-    for sentence in callback.warnings(module):
+def _print(explanation: Explanation, terminal: Console) -> None:
+    terminal.rule(explanation.label)
+    longest = max(len(name) for name, *_ in explanation.parameters.rows)
+    terminal.print(_table_of(explanation.parameters, first_at_least=longest))
+    for sentence in explanation.warnings:
         terminal.print(sentence)
-    if callback.resolved_schedule is not None:
-        terminal.print(f"{callback.resolved_schedule}, an update every {callback.interval} steps:", soft_wrap=True)
-        terminal.print(_schedule_table(callback.resolved_schedule, callback.interval, scoped))
-    added = sum(param.numel() * callback.bytes_per_weight(param) for param in masked.values())
-    terminal.print(
-        f"Memory that {callback.label} adds: {added / 2**20:.2f} MiB ({added / scoped:.1f} bytes per weight)."
-    )
+    if explanation.schedule is not None:
+        terminal.print(_table_of(explanation.schedule))
+    terminal.print(explanation.memory)
 
 
-def _schedule_table(schedule: Schedule, interval: int, scoped: int) -> Table:
-    """A dozen steps between the begin of the schedule and its end, as they fall on updates."""
-    table = Table()
-    for column in ("after step", "removed", "weights kept"):
-        table.add_column(column, justify="right")
-    begin, end = int(schedule.begin), int(schedule.end)
-    stride = max(interval, (end - begin) // 10 // interval * interval)
-    for step in sorted({begin, *range(begin - begin % interval + interval, end, stride), end}):
-        table.add_row(str(step), f"{100 * schedule(step):.2f} %", f"{round((1 - schedule(step)) * scoped):,}")
+def _table_of(sheet: Sheet, *, first_at_least: int | None = None) -> Table:
+    """A sheet for the terminal, its first column never cut."""
+    table = Table(title=sheet.title)
+    for number, column in enumerate(sheet.columns):
+        justify: Any = "right" if column in sheet.numbers else "left"
+        first: dict[str, Any] = {} if number else {"no_wrap": True, "min_width": first_at_least}
+        table.add_column(column, justify=justify, **first)
+    for row in sheet.rows:
+        table.add_row(*row)
     return table

@@ -35,9 +35,8 @@ def judge_checkpoints(arguments: Sequence[str]) -> None:
             **options,
         )
         if project.trainer.is_global_zero:
-            outcome = {"path/error_barrier": report.stability.mean}
             rows = stamped(report.rows(), commit_here())
-            write(report, out, run="path", rows=rows, hparams={}, outcome=outcome)
+            write(report, out, run="path", rows=rows)
             report.save(out / "report.json")  # which `plot` reads
             console = Console()
             console.print(report.table())

@@ -281,14 +281,6 @@ class PathReport:
         is_long = max(map(len, self.names)) > LONGEST
         return " - ".join(str(number) if is_long else self.names[number] for number in pair)
 
-    def scalars(self) -> Iterator[tuple[str, float, int]]:
-        """Name, value and step of every point: the lines' metrics on an axis of 1000 alpha."""
-        for kind, name in (("raw", "path"), ("recalibrated", "recalibrated"), ("aligned", "aligned")):
-            for (i, j), curve in self.curves.get(kind, {}).items():
-                for metric, values in curve.items():
-                    for alpha, value in zip(self.judging.alphas, values, strict=True):
-                        yield f"{name}/{metric}/{i}-{j}", value, round(1000 * alpha)
-
     def table(self) -> Table:
         """A row for each pair: both errors, barrier, rise, what samples alone would show, and its own verdict."""
         title = f"error along lines: {self.judging.monitor} over {self.samples} samples"

@@ -189,16 +189,6 @@ class ImpReport:
         """``levels``: the metric against the density, beside the dense network's."""
         return {"levels": self.figure()}
 
-    def scalars(self) -> Iterator[tuple[str, float, int]]:
-        """Each seed's metric and the density on an axis of levels; the ticket's curve begins with the dense network."""
-        by_kind = self._by_kind()
-        for kind, results in {**by_kind, "ticket": [self.results[0], *by_kind["ticket"]]}.items():
-            for result in results:
-                level = int(result.name.split("-")[1])
-                for seed, value in zip(self.seeds, result.values, strict=True):
-                    yield f"levels/{self.monitor}/{kind}/seed-{seed}", value, level
-                yield f"levels/density/{kind}", result.density, level
-
     def table(self) -> Table:
         """A row for each level and control: density, metric over seeds, difference from its reference, verdict."""
         seeds = ", ".join(map(str, self.seeds))

@@ -11,17 +11,17 @@ from rich.console import Console
 
 from lightning_lottery.children.engine import ProjectWork, engine_of
 from lightning_lottery.children.factories import address_of
-from lightning_lottery.children.fingerprint import leaves
-from lightning_lottery.children.fit import train
+from lightning_lottery.children.fit import tested_in, train
 from lightning_lottery.children.project import Project
 from lightning_lottery.children.reading import TRIAL
 from lightning_lottery.connectivity.judging import ALPHAS, Judging
 from lightning_lottery.connectivity.report import PathReport
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.experiments.plan import Plan, check_checkpoint, check_not_importing
-from lightning_lottery.experiments.report import show, write
+from lightning_lottery.experiments.report import BoardRow, show, write
 from lightning_lottery.experiments.siblings import Family, Predict, Siblings, check_seeds, judge_lines
 from lightning_lottery.experiments.trial import try_before, try_out
+from lightning_lottery.hooks.boards import BARRIER, Settings
 from lightning_lottery.hooks.mask_callback import MaskCallback
 from lightning_lottery.notebook import call_of_fields
 
@@ -145,15 +145,17 @@ class InstabilityAnalysis:
         shared = siblings.check_contract()  # before lines are judged that would say nothing
         do([("the lines between them", siblings.lines)], console)
         report = replace(siblings.report(), names=tuple(f"seed {seed}" for seed in self.seeds))
-        hparams = {"start_step": shared["start_step"], "end_step": shared["end_step"]}
-        write(
-            report,
-            folder,
-            run="path",
-            rows=siblings.rows({"stage": "instability", **(labels or {})}),
-            hparams={**hparams, **dict(leaves(shared["hparams"]))},
-            outcome={"path/error_barrier": report.stability.mean},
+        labels = {"stage": "instability", **(labels or {})}
+        rows = siblings.rows(labels)
+        settings = Settings(
+            method=rows[0]["method"],
+            sparsity=rows[0]["sparsity"],
+            start_step=shared["start_step"],
+            ticket=siblings.ticket,
+            seed=str(labels.get("parent", project.seed)),
         )
+        row = BoardRow(settings, tested_in(siblings.seeds[0].records()), {BARRIER: report.stability.mean})
+        write(report, folder, run="path", rows=rows, row=row)
         show(report, folder, console)
         return report
 

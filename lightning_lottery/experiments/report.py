@@ -1,10 +1,10 @@
 """What every experiment reports: one protocol, and one way to write it into a folder and to show it."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from rich.console import Console
 from rich.table import Table
@@ -12,6 +12,8 @@ from rich.table import Table
 from lightning_lottery.children.records import Row, write_results
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.files import remove_file, write_image, write_whole
+from lightning_lottery.hooks.boards import Settings, add_settings
+from lightning_lottery.hooks.loggers import pixels
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -33,14 +35,25 @@ class Report(Protocol):
     def figures(self) -> Mapping[str, "Figure"]:
         """Name of a file, without its ending, to what it shows."""
 
-    def scalars(self) -> Iterable[tuple[str, float, int]]:
-        """Name, value and step of every point of a curve for TensorBoard."""
-
     def table(self) -> Table:
         """For the terminal."""
 
     def sentences(self) -> list[str]:
         """What follows from it, in words."""
+
+
+class BoardRow(NamedTuple):
+    """A row of TensorBoard's table of runs.
+
+    Args:
+        settings: What tells it from others.
+        metrics: What stands in the rows of the trainings that it is about, so that all have the same columns.
+        outcome: What it measured, by the name of its column.
+    """
+
+    settings: Settings
+    metrics: Sequence[str]
+    outcome: Mapping[str, float]
 
 
 def write(
@@ -49,18 +62,19 @@ def write(
     *,
     run: str,
     rows: Sequence[Row] | None = None,
-    hparams: Mapping[str, Any] | None = None,
-    outcome: Mapping[str, float] | None = None,
+    row: BoardRow | None = None,
 ) -> None:
-    """Write ``results.jsonl``, ``results.csv``, ``summary.json``, figures as PNG and SVG, and curves for TensorBoard.
+    """Write ``results.jsonl``, ``results.csv``, ``summary.json``, figures as PNG and SVG, and a run for TensorBoard.
+
+    That run has the figures, what follows in words, and no curves: TensorBoard smooths along what is not time, and
+    leaves outliers out, which moves the very maximum that is asked for.
 
     Args:
         report: What was found.
         folder: Where the files go.
-        run: Folder in ``folder`` of the curves' own TensorBoard run.
+        run: Folder in ``folder`` of TensorBoard's run.
         rows: Records to write, the report's among them; default: the report's alone.
-        hparams: Of the networks' training, for TensorBoard's table of runs; None for no entry there.
-        outcome: What stands beside them in that table.
+        row: Its row in TensorBoard's table of runs; None for none.
 
     Raises:
         LotteryError: A file cannot be written.
@@ -71,15 +85,13 @@ def write(
     for name, figure in figures.items():
         write_image(folder, name, figure)
     with _board(folder / run) as writer:
-        for name, value, step in report.scalars():
-            writer.add_scalar(name, value, step)
-        if hparams is not None:
-            # TensorBoard's table holds numbers, truth values and strings, and raises at anything else.
-            plain = {name: v if isinstance(v, (bool, int, float, str)) else str(v) for name, v in hparams.items()}
-            writer.add_hparams(plain, dict(outcome or {}), run_name=".")
-        # After the curves: a figure closes itself when it was added.
+        writer.add_text("verdict", "\n\n".join(report.sentences()), 0)
+        if row is not None:
+            for name, value in row.outcome.items():
+                writer.add_scalar(name, value, row.settings.start_step)
+            add_settings(writer, row.settings, [*row.metrics, *row.outcome])
         for name, figure in figures.items():
-            writer.add_figure(name, figure)
+            writer.add_image(name, pixels(figure), 0, dataformats="HWC")
 
 
 def show(report: Report, folder: Path, console: Console) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule
 
+from lightning_lottery.callbacks.freezing import origin_of
 from lightning_lottery.children.child import Child
 from lightning_lottery.children.conditions import check_contract
 from lightning_lottery.children.factories import imported
@@ -49,6 +50,12 @@ class Siblings:
     def waves(self) -> list[list[Child]]:
         """The children that are trained, in the order of dependence."""
         return [*([[self.start]] if self.start else []), list(self.seeds)]
+
+    @property
+    def ticket(self) -> str:
+        """What tables call the ticket whose masks they keep, or ``"none"``."""
+        options = self.seeds[0].options
+        return origin_of(options.ticket) if isinstance(options, TicketOptions) and options.ticket else "none"
 
     def check_contract(self) -> dict[str, Any]:
         """The conditions that the trained children share.

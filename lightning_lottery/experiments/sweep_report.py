@@ -154,15 +154,6 @@ class SweepReport:
         lines = lines_over_steps(first.judging.alphas, heat, self.threshold, are_shares=are_shares)
         return {"barrier": self.figure(), "lines": lines}
 
-    def scalars(self) -> Iterator[tuple[str, float, int]]:
-        """Mean barriers and their bounds on the axis of steps."""
-        for network, judged in ((network, self.judged(network)) for network in self.reports):
-            for step, stability in judged.items():
-                for name in ("mean", "low", "high"):
-                    value = getattr(stability, name)
-                    if value is not None and math.isfinite(value):
-                        yield f"sweep/error_barrier/{network}/{name}", value, step
-
     def table(self) -> Table:
         """A row for each network and step: children's error, barrier with its bounds, each parent's, verdict."""
         table = Table(

@@ -2,8 +2,10 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from io import BytesIO
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import Logger
@@ -52,14 +54,46 @@ def without_repeats(loggers: Sequence[Logger], last: int) -> Iterator[None]:
 
 def takes_figures(trainer: Trainer) -> bool:
     """Whether any logger takes figures, so that drawing one is worth its time."""
-    return any(hasattr(getattr(logger, "experiment", None), "add_figure") for logger in trainer.loggers)
+    return bool(_takers(trainer))
 
 
 def draw_to_all(trainer: Trainer, key: str, figure: "Figure", step: int) -> None:
-    """Hand a figure to every logger that takes figures: TensorBoard's kind, whose ``experiment`` has ``add_figure``."""
+    """Hand a figure to every logger that takes images: by ``log_image``, as W&B's, or to TensorBoard's writer."""
+    if takers := _takers(trainer):
+        image = pixels(figure)
+        for take in takers:
+            take(key, image, step)
+
+
+def _takers(trainer: Trainer) -> list[Callable[[str, "np.ndarray", int], None]]:
+    """For each logger that takes images what hands it one, of shape (height, width, 3), under a key at a step."""
+
+    def by_method(log: Callable[..., None]) -> Callable[[str, "np.ndarray", int], None]:
+        return lambda key, image, step: log(key, [image], step=step)
+
+    def by_writer(add: Callable[..., None]) -> Callable[[str, "np.ndarray", int], None]:
+        return lambda key, image, step: add(key, image, step, dataformats="HWC")
+
+    takers = []
     for logger in trainer.loggers:
-        if draw := getattr(getattr(logger, "experiment", None), "add_figure", None):
-            draw(key, figure, step)
+        if log := getattr(logger, "log_image", None):
+            takers.append(by_method(log))
+        elif add := getattr(getattr(logger, "experiment", None), "add_image", None):
+            takers.append(by_writer(add))
+    return takers
+
+
+def pixels(figure: "Figure") -> "np.ndarray":
+    """A figure as an image of shape (height, width, 3), bytes; drawn without a window."""
+    from matplotlib import style
+    from PIL import Image
+
+    from lightning_lottery.figures.style import STYLE
+
+    image = BytesIO()
+    with style.context(["default", STYLE]):  # as it is written into files, whatever a notebook's settings are
+        figure.savefig(image, format="png", dpi=100, facecolor="white")
+    return np.asarray(Image.open(image).convert("RGB"))
 
 
 def folder_of(trainer: Trainer) -> Location:

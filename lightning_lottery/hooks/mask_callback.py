@@ -17,6 +17,7 @@ from lightning_lottery.errors import LotteryError
 from lightning_lottery.files import Location, hash_of_tensors, write_image, write_table
 from lightning_lottery.functional.masks import Masks, Scores, keep_top, overlap
 from lightning_lottery.functional.schedules import Schedule
+from lightning_lottery.hooks.boards import Charts, lay_out, write_text
 from lightning_lottery.hooks.clock import (
     StepClock,
     comes_later,
@@ -25,6 +26,7 @@ from lightning_lottery.hooks.clock import (
     refuse_another_module,
     resolve,
 )
+from lightning_lottery.hooks.explaining import Explanation, parameters_sheet, schedule_sheet
 from lightning_lottery.hooks.history import COLUMNS, History
 from lightning_lottery.hooks.left_out import copies, missed
 from lightning_lottery.hooks.loggers import draw_to_all, folder_of, log_to_all, takes_figures
@@ -56,6 +58,7 @@ class MaskCallback(NamedCallback):
         scope: Which parameters compete.
         per: Rank all parameters together (``"all"``), or each by itself (``"tensor"``).
         name: Tells several callbacks of one Trainer apart: in checkpoints, logs and file names.
+        log_layers: Log the sparsity of each parameter in scope as well, a curve for each.
 
     Raises:
         LotteryError: ``interval`` < 1, another ``per``, or a name that is no file name.
@@ -75,6 +78,13 @@ class MaskCallback(NamedCallback):
     network = "pruned"
     """What records call the network that it masks."""
 
+    lottery_charts: ClassVar[Charts] = {
+        "pruning": {
+            "sparsity: target and achieved": ("(.+/)?sparsity/target$", "(.+/)?sparsity/scope$"),
+            "training loss and mask change": ("(?!.*([Vv]al|[Tt]est)).*[Ll]oss", "(.+/)?mask/change$"),
+        }
+    }
+
     def __init__(
         self,
         schedule: Schedule | None,
@@ -83,6 +93,7 @@ class MaskCallback(NamedCallback):
         scope: Scope | None,
         name: str | None,
         per: Literal["all", "tensor"] = "all",
+        log_layers: bool = False,
     ) -> None:
         check_count("interval", interval, "a number of optimizer steps")
         check_word("per", per, ("all", "tensor"))
@@ -93,6 +104,7 @@ class MaskCallback(NamedCallback):
         self.interval = interval
         self.scope = scope or Scope()
         self.per: Literal["all", "tensor"] = per
+        self.log_layers = log_layers
         self.clock = StepClock()
         self._is_fitting = True
         self._reset()
@@ -194,6 +206,19 @@ class MaskCallback(NamedCallback):
         return 1
 
     # What anybody may ask.
+
+    def explanation(self, module: nn.Module) -> Explanation:
+        """What is about to be pruned, when, and at what cost, once a fit has begun."""
+        masked, schedule = self.parameters, self._resolved
+        added = sum(param.numel() * self.bytes_per_weight(param) for param in masked.values())
+        each = added / sum(param.numel() for param in masked.values())
+        return Explanation(
+            self.label,
+            parameters_sheet(self.candidates(module), masked, self._ties),
+            self.warnings(module),
+            None if schedule is None else schedule_sheet(schedule, self.interval, masked),
+            f"Memory that {self.label} adds: {added / 2**20:.2f} MiB ({each:.1f} bytes per weight).",
+        )
 
     @property
     def masks(self) -> dict[str, Tensor]:
@@ -308,6 +333,8 @@ class MaskCallback(NamedCallback):
         is_new = self.clock.is_new
         self._restored = None
         self._is_shown = False
+        lay_out(trainer, self, is_new=is_new)
+        write_text(trainer, self._key("what is pruned"), self.explanation(pl_module).markdown(), is_new=is_new)
         start_clock(self.clock, trainer, self.label)
         self._upkeep.begin(trainer)
         if is_new:
@@ -505,7 +532,9 @@ class MaskCallback(NamedCallback):
         stayed = overlap(masks, before)
         total = sum(mask.numel() for mask in masks.values())
         kept, kept_before = (sum(m.counts[name][0] for name in masks) for m in (self._masked, previous))
-        changes = {"mask/change": (kept + kept_before - 2 * stayed) / total, "mask/regrowth": (kept - stayed) / total}
+        changes = {"mask/change": (kept + kept_before - 2 * stayed) / total}
+        if not self.frozen:
+            changes["mask/regrowth"] = (kept - stayed) / total
         self._log(trainer, target, changes)
 
     def _install(self, trainer: Trainer, masks: Masks, target: float) -> None:
@@ -537,9 +566,10 @@ class MaskCallback(NamedCallback):
             "sparsity/scope": self.sparsity,
             "sparsity/model": removed / self._model_size,
             "sparsity/target": target,
-            **{f"sparsity/{name}": 1 - kept / total for name, (kept, total) in layers.items() if total},
             **changes,
         }
+        if self.log_layers:
+            values |= {f"sparsity_of/{name}": 1 - kept / total for name, (kept, total) in layers.items() if total}
         self._to_loggers(trainer, values)
         self._history.update(self.step, target, list(layers.values()), changes.get("mask/change"))
         if new := sorted({name for name, (kept, total) in layers.items() if total and not kept} - self._dead):

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from lightning.pytorch import Callback
 
 from lightning_lottery.checks import check_name
+from lightning_lottery.hooks.boards import Charts
 from lightning_lottery.notebook import call_of
 
 if TYPE_CHECKING:
@@ -24,6 +25,9 @@ class NamedCallback(Callback):
     role: ClassVar[str | None] = None
     """What a checkpoint files the state under: methods may share a role, so that one does not resume another unnoticed.
     Without one it is the name of the class, as Lightning has it."""
+
+    lottery_charts: ClassVar[Charts] = {}
+    """Which of its curves TensorBoard shows in one chart."""
 
     _arguments: tuple[tuple[Any, ...], dict[str, Any]]
 

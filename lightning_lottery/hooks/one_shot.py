@@ -34,10 +34,12 @@ class OneShot(MaskCallback):
         per: Literal["all", "tensor"],
         scope: Scope | None,
         name: str | None,
+        log_layers: bool,
     ) -> None:
         check_count("at_step", at_step, "a whole number", least=0)
         check_count("batches", batches, "a whole number")
-        super().__init__(Constant(sparsity, begin=at_step), interval=1, scope=scope, name=name, per=per)
+        schedule = Constant(sparsity, begin=at_step)
+        super().__init__(schedule, interval=1, scope=scope, name=name, per=per, log_layers=log_layers)
         self.at_step = at_step
         self.batches = batches
 

@@ -17,6 +17,7 @@ import torch
 from lightning.fabric.utilities.apply_func import move_data_to_device
 from lightning.fabric.utilities.data import sized_len
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies.launchers.multiprocessing import _MultiProcessingLauncher
 from lightning.pytorch.trainer.call import _call_callback_hooks, _call_lightning_module_hook, _call_strategy_hook
 from lightning.pytorch.trainer.connectors.logger_connector.result import _Metadata
@@ -321,3 +322,12 @@ def averaged_copy(callback: Callback) -> nn.Module | None:
 def spawns(trainer: Trainer) -> bool:
     """Whether a Trainer's ranks are forks or spawns of this process."""
     return isinstance(trainer.strategy.launcher, _MultiProcessingLauncher)
+
+
+# Loggers.
+
+
+def purged_from(logger: Logger) -> int | None:
+    """The step from which on a TensorBoardLogger takes back what an earlier life logged; None where it does not."""
+    options = getattr(logger, "_kwargs", None)
+    return options.get("purge_step") if isinstance(options, dict) else None

@@ -540,15 +540,28 @@ def test_after_a_tuner_every_coefficient_is_1_again_and_the_fit_trains_it(tuner,
 # What it says
 
 
-def test_mean_and_smallest_coefficient_of_each_layer_are_logged_now_and_then(tmp_path):
+@pytest.mark.parametrize("log_layers", [False, True])
+def test_mean_and_smallest_coefficient_of_each_kind_are_logged_now_and_then_and_of_layers_on_request(
+    log_layers, tmp_path
+):
     from lightning.pytorch.loggers import CSVLogger
 
     logger = CSVLogger(tmp_path)
-    slimmed(tmp_path, Blocks(), logger=logger, log_every_n_steps=4)
+    fit(tmp_path, NetworkSlimming(log_layers=log_layers), module=Blocks(), logger=logger, log_every_n_steps=4)
     with open(logger.experiment.metrics_file_path) as file:
-        rows = [row for row in csv.DictReader(file) if row["slimming/body.layers.1.linear1/mean"]]
+        rows = [row for row in csv.DictReader(file) if row["slimming/neuron/mean"]]
     assert [int(row["step"]) for row in rows] == [3, 7, 11]
-    assert all(0 < float(row["slimming/body.layers.0.self_attn/min"]) < 1.2 for row in rows)
+    assert all(0 < float(row["slimming/head/min"]) <= float(row["slimming/head/mean"]) < 1.2 for row in rows)
+    layers = [f"slimming_of/body.layers.{layer}.linear1" for layer in (0, 1)]
+    assert [key for key in rows[0] if key.startswith("slimming_of/")] == sorted(
+        f"{name}/{what}"
+        for name in ([*layers, *(f"slimming_of/body.layers.{n}.self_attn" for n in (0, 1))] if log_layers else [])
+        for what in ("mean", "min")
+    )
+    for row in rows if log_layers else ():
+        means = [float(row[f"{name}/mean"]) for name in layers]
+        assert float(row["slimming/neuron/mean"]) == pytest.approx(sum(means) / 2, rel=1e-5)  # layers of one size
+        assert float(row["slimming/neuron/min"]) == min(float(row[f"{name}/min"]) for name in layers)
 
 
 class Decayed(Blocks):

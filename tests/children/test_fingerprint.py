@@ -44,6 +44,21 @@ def test_what_is_shown_or_written_beside_a_training_is_no_part_of_what_is_traine
     )
 
 
+def test_what_a_callback_logs_of_layers_is_no_part_of_what_is_trained():
+    def named(class_path, **init_args):
+        return {"class_path": class_path, "init_args": init_args}
+
+    quiet, loud = (
+        trainer(callbacks=[named("lightning_lottery.PLATON", sparsity=0.5, **more)])
+        for more in ({}, {"log_layers": True})
+    )
+    assert what_is_trained(loud) == what_is_trained(quiet) == quiet
+    section = {"sweep": {"pruners": {"a": named("lightning_lottery.SNIP", log_layers=False)}}}
+    assert what_is_trained(section)["sweep"]["pruners"]["a"] == named("lightning_lottery.SNIP")
+    mine = trainer(callbacks=[named("somebody.Callback", log_layers=True)], model=1)
+    assert what_is_trained(mine) == mine and loud["trainer"]["callbacks"][0]["init_args"]["log_layers"]
+
+
 def test_an_argument_left_open_is_what_the_trainer_takes_for_it():
     made = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
     for name, value in LEFT_OPEN.items():

@@ -8,19 +8,22 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import yaml
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ProgressBar, RichProgressBar, TQDMProgressBar
 from torch.utils.data import DataLoader
 
+from helpers.boards import Board
 from helpers.factories import STEPS, Net, closures, make_data, weights
 from helpers.projects import trainer
 from helpers.slow_children import QUIET
-from helpers.stages import Died, dies, in_this_process, named
+from helpers.stages import Died, dies, fit, in_this_process, named, platon
 from helpers.states import same
 from lightning_lottery import ExactResume, LotteryError, Scope, Ticket
 from lightning_lottery.children import fit as training
 from lightning_lottery.children import signals
 from lightning_lottery.children.child import Child
+from lightning_lottery.children.cli import resolve
 from lightning_lottery.children.engine import engine_of
 from lightning_lottery.children.factories import FactoryProject
 from lightning_lottery.children.fit import train
@@ -70,6 +73,33 @@ def test_a_ticket_s_masks_are_kept_and_their_sparsity_is_in_the_records(tmp_path
     assert {(row["network"], row["method"], row["density"]) for row in rows} == {("ticket", "MaskFreezing", density)}
     state = torch.load(child.folder / "last.ckpt", weights_only=True)["state_dict"]
     assert not state["net.0.weight"][~MASK].any()
+
+
+def test_tensorboard_s_table_of_runs_has_a_row_of_what_was_trained_and_tested(tmp_path):
+    Ticket({"net.0.weight": MASK}).save(tmp_path / "found" / "ticket.safetensors")
+    child = child_in(tmp_path, TicketOptions(str(tmp_path / "found" / "ticket.safetensors")))
+    rows = train(child, "", child.project)
+    board = Board(child.folder)
+    assert board.settings == {
+        "method": "MaskFreezing",
+        "sparsity": rows[0]["sparsity"],
+        "start_step": 0.0,
+        "ticket": "found/ticket.safetensors",
+        "seed": "3",
+    }
+    assert board.columns[1] == ["test_acc", "test_loss", "path/error_barrier"]
+    measured = {row["metric"]: row["value"] for row in rows}
+    assert board.curves["test_loss"] == [(STEPS, pytest.approx(measured["test_loss"]))]
+    assert "hp_metric" not in board.curves
+
+
+def test_a_child_s_row_in_the_table_of_runs_is_written_once_whatever_was_killed(tmp_path):
+    child = child_in(tmp_path)
+    train(child, "", child.project)
+    train(child, str(child.folder / "resume.ckpt"), child.project)  # killed when it had tested
+    board = Board(child.folder)
+    assert board.settings["ticket"] == "none" and len(board.curves["test_acc"]) == 1
+    assert len(list(child.folder.glob("events.out.tfevents.*.tested"))) == 2  # of the test, and of the row
 
 
 @pytest.mark.parametrize(
@@ -211,6 +241,24 @@ def test_curves_of_a_child_that_went_on_have_every_step_once(child, unbroken, mo
 
     assert len(curve(unbroken.folder)) == STEPS
     assert curve(child.folder) == curve(unbroken.folder)
+
+
+@pytest.mark.parametrize("step", [1, 7])  # before the first checkpoint; from that of a step before
+def test_layout_and_text_of_a_child_that_went_on_are_there_once(tmp_path, monkeypatch, step):
+    path = tmp_path / "platon.yaml"
+    path.write_text(yaml.safe_dump(fit(platon())))
+    config = resolve(["fit", "--config", str(path), "--seed_everything", "0"])
+    unbroken, broken = (Child(tmp_path / name / "child", "fit", config) for name in ("unbroken", "broken"))
+    unbroken.prepare()
+    assert in_this_process(unbroken) == 0
+    dies(broken, monkeypatch, step)
+    for events in broken.folder.glob("events.*"):
+        events.rename(broken.folder / "events.out.tfevents.0")
+    assert in_this_process(broken) == 0
+    whole, board = Board(unbroken.folder), Board(broken.folder)
+    assert board.texts("what is pruned") == whole.texts("what is pruned") and len(board.texts("what is pruned")) == 1
+    assert board.layout == whole.layout and board.settings == whole.settings
+    assert board.curves == whole.curves
 
 
 @pytest.mark.parametrize("interval", [2, 5])  # the last checkpoint: after the last step, or where the fit is over

@@ -95,14 +95,6 @@ def test_records_hold_every_point_of_every_kind_of_line_and_every_measure_of_eve
         assert barriers[4, 6] == report.measures((0, 2), kind)["error_barrier"] and len(barriers) == 3
 
 
-def test_scalars_are_the_lines_of_whole_networks_on_an_axis_of_1000_alpha():
-    report = PathReport.load(SAVED)
-    scalars = list(report.scalars())
-    losses = {step: value for name, value, step in scalars if name == "aligned/test_loss/0-2"}
-    assert losses == dict(zip((0, 500, 1000), report.curves["aligned"][0, 2]["test_loss"], strict=True))
-    assert {name.split("/")[0] for name, *_ in scalars} == {"path", "aligned"}
-
-
 def test_figures_are_the_lines_and_a_bar_for_each_layer_where_layers_were_interpolated():
     report = PathReport.load(SAVED)
     assert list(report.figures()) == ["path", "layers"]

@@ -9,6 +9,7 @@ from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import WeightAveraging
 
 from helpers import stages
+from helpers.boards import Board
 from helpers.factories import STEPS, Data, Net, closures
 from helpers.processes import run
 from helpers.projects import plain_loader, says
@@ -314,15 +315,18 @@ def test_a_child_of_an_earlier_version_is_judged_by_its_seed_alone_and_a_damaged
     assert experiment.run(project, out=out) == whole
 
 
-def test_curves_lie_on_an_axis_of_levels_beside_the_figure(pruned):
-    accumulators = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+def test_tensorboard_has_the_figure_the_verdict_and_a_row_for_each_level_and_control(pruned):
     report, out = pruned
-    board = accumulators.EventAccumulator(str(out / "levels")).Reload()
-    scalars = board.Scalars("levels/test_acc/ticket/seed-2")
-    assert [event.step for event in scalars] == [0, 1, 2, 3]
-    assert scalars[3].value == pytest.approx(report["level-3"].values[1])
-    assert len(board.Scalars("levels/test_acc/shuffled/seed-1")) == 3
-    assert "levels" in board.Tags()["images"]
+    board = Board(out / "levels")
+    assert board.images == ["levels"] and board.curves == {}
+    assert report.sentences()[0] in board.texts("verdict")[0]
+    rows = {name: Board(out / "seed-1" / name).settings for name in ("level-0", "level-2", "level-2-shuffled")}
+    assert [row["ticket"] for row in rows.values()] == [
+        "none",
+        "IterativePruning level 2",
+        "IterativePruning level 2, shuffled by 1",
+    ]
+    assert [row["sparsity"] for row in rows.values()] == pytest.approx([1 - report[name].density for name in rows])
 
 
 @pytest.mark.parametrize(

@@ -77,15 +77,6 @@ def test_every_record_of_every_child_is_kept_and_the_summary_is_plain():
     assert summary["levels"]["level-2"]["sd"] == pytest.approx(0.2)
 
 
-def test_curves_of_tickets_begin_with_the_dense_network_and_those_of_controls_at_their_level():
-    points = {}
-    for name, value, level in REPORT.scalars():
-        points.setdefault(name, []).append((level, value))
-    assert points["levels/test_acc/ticket/seed-2"] == [(0, 0.91), (1, 0.909), (2, 0.7)]
-    assert points["levels/test_acc/shuffled/seed-3"] == [(1, 0.825)]
-    assert points["levels/density/ticket"] == [(0, 1.0), (1, 0.75), (2, 0.5)]
-
-
 def test_the_table_has_a_row_for_each_level_and_a_control_is_called_by_its_kind():
     table = REPORT.table()
     assert list(table.columns[0].cells) == ["0", "1", "shuffled", "2"]

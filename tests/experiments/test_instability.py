@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch import seed_everything
 from rich.console import Console
 
+from helpers.boards import Board
 from helpers.factories import STEPS, Data, Net, closures, make_data, make_trainer, predicted, weights
 from helpers.projects import Batches, plain_loader, says, trainer
 from helpers.stages import Died, Dies
@@ -151,15 +152,17 @@ def test_a_child_s_end_of_the_line_is_what_the_child_itself_measured(analysed):
     assert report.curves["raw"][0, 1]["test_loss"][-1] == pytest.approx(measured, rel=1e-6)
 
 
-def test_curves_lie_on_an_alpha_axis_beside_hyper_parameters(analysed):
-    accumulators = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+def test_tensorboard_has_figures_the_verdict_and_a_row_in_the_table_of_runs_and_no_curve_over_alpha(analysed):
     report, out = analysed
-    board = accumulators.EventAccumulator(str(out / "path")).Reload()
-    scalars = board.Scalars("path/test_loss/0-1")
-    assert [event.step for event in scalars] == [0, 250, 500, 750, 1000]
-    np.testing.assert_allclose([event.value for event in scalars], report.curves["raw"][0, 1]["test_loss"], rtol=1e-6)
-    assert {"path", "layers"} <= set(board.Tags()["images"])
-    assert any("hparams" in tag for tag in board.summary_metadata)
+    board = Board(out / "path")
+    assert {"path", "layers"} <= set(board.images)
+    assert board.curves == {"path/error_barrier": [(5, pytest.approx(report.stability.mean))]}
+    (verdict,) = board.texts("verdict")
+    assert all(sentence in verdict for sentence in report.sentences())
+    child = Board(out / "seed-1")
+    assert board.columns == child.columns  # TensorBoard takes those of either
+    assert board.settings | {"seed": "1"} == child.settings
+    assert (child.settings["start_step"], child.settings["method"]) == (5, "dense")
 
 
 def test_a_report_is_read_back_as_it_was(analysed):

@@ -4,12 +4,13 @@ import csv
 import json
 from io import StringIO
 
-import pytest
 from rich.console import Console
 from rich.table import Table
 
+from helpers.boards import Board
 from lightning_lottery.children.records import record
-from lightning_lottery.experiments.report import show, write
+from lightning_lottery.experiments.report import BoardRow, show, write
+from lightning_lottery.hooks.boards import Settings
 
 ROW = record(stage="a", metric="test_acc", value=0.5, density=1.0, seed=0)
 
@@ -28,9 +29,6 @@ class Small:
 
         return {"line": Figure()}
 
-    def scalars(self):
-        yield from (("acc", 0.25, 1), ("acc", 0.5, 2))
-
     def table(self):
         table = Table("name")
         table.add_row("only")
@@ -40,31 +38,27 @@ class Small:
         return ["It is one half.", "No more is known."]
 
 
-def curves(folder):
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    events = EventAccumulator(str(folder)).Reload()
-    return {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
-
-
 def test_everything_that_a_report_holds_is_written_and_a_second_time_replaces_the_first(tmp_path):
     for _ in range(2):
-        write(Small(), tmp_path, run="curves")
+        write(Small(), tmp_path, run="board")
         assert [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()] == [ROW]
         assert json.loads((tmp_path / "summary.json").read_text()) == {"mean": 0.5}
         assert (tmp_path / "line.png").read_bytes().startswith(b"\x89PNG")
-        assert curves(tmp_path / "curves") == {"acc": [(1, 0.25), (2, 0.5)]}
+        board = Board(tmp_path / "board")
+        assert board.texts("verdict") == ["It is one half.\n\nNo more is known."]
+        assert board.images == ["line"] and len(board.read.Images("line")) == 1 and board.curves == {}
     with open(tmp_path / "results.csv") as file:
         (row,) = csv.DictReader(file)
     assert (row["metric"], row["value"]) == ("test_acc", "0.5")
 
 
-@pytest.mark.parametrize("value", [1, 0.5, True, "sgd", None, [1, 2], {"lr": 0.1}])
-def test_hyper_parameters_of_any_kind_stand_beside_the_outcome(value, tmp_path):
-    write(
-        Small(), tmp_path, run="curves", rows=[ROW, {**ROW, "value": 1.0}], hparams={"one": value}, outcome={"k": 3.0}
-    )
-    assert curves(tmp_path / "curves")["k"][0][1] == 3.0
+def test_a_row_in_the_table_of_runs_stands_beside_the_outcome(tmp_path):
+    settings = Settings("dense", 0.0, 100, "none", "0")
+    rows = [ROW, {**ROW, "value": 1.0}]
+    write(Small(), tmp_path, run="board", rows=rows, row=BoardRow(settings, ["test_acc"], {"k": 3.0}))
+    board = Board(tmp_path / "board")
+    assert board.curves == {"k": [(100, 3.0)]} and board.settings == settings._asdict()
+    assert board.columns[1] == ["test_acc", "k", "path/error_barrier"]
     assert len((tmp_path / "results.jsonl").read_text().splitlines()) == 2
 
 

@@ -161,13 +161,6 @@ def test_lines_are_means_over_parents_and_pairs_above_their_ends():
     assert report.lines("dense") == {2: [0.0, 0.375, 0.0]}
 
 
-def test_scalars_are_the_means_and_bounds_that_are_finite():
-    report = dense((0.25,), (math.inf,), LOW)
-    names = [(name, step) for name, _, step in report.scalars()]
-    curve = "sweep/error_barrier/dense"
-    assert names == [(f"{curve}/mean", 0), *((f"{curve}/{part}", 8) for part in ("mean", "low", "high"))]
-
-
 def test_the_table_has_a_row_for_each_network_and_step():
     table = with_pruned().table()
     networks, steps, verdicts = (list(table.columns[number].cells) for number in (0, 1, 6))

@@ -5,13 +5,18 @@ from types import SimpleNamespace
 import pytest
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import CSVLogger
+from matplotlib.figure import Figure
 
+from helpers.boards import Board, board_in
+from helpers.loggers import Online
 from helpers.projects import fit, trainer
+from lightning_lottery import PLATON
 from lightning_lottery.hooks.loggers import (
     device_of,
     draw_to_all,
     folder_of,
     log_to_all,
+    pixels,
     takes_figures,
     without_repeats,
 )
@@ -48,14 +53,38 @@ def test_a_step_that_is_named_is_the_step(tmp_path):
     assert logger.seen == [({"mine": 1.0}, 7)]
 
 
-def test_figures_reach_the_loggers_that_take_them_and_no_others(tmp_path):
-    drawn = []
-    takes = SimpleNamespace(experiment=SimpleNamespace(add_figure=lambda *arguments: drawn.append(arguments)))
-    figureless = [SimpleNamespace(experiment=object()), SimpleNamespace()]
-    draw_to_all(SimpleNamespace(loggers=[*figureless, takes]), "key", "figure", 3)
-    assert drawn == [("key", "figure", 3)]
-    assert takes_figures(SimpleNamespace(loggers=[*figureless, takes]))
-    assert not takes_figures(SimpleNamespace(loggers=figureless))
+def test_figures_reach_the_loggers_that_take_images_and_no_others(tmp_path):
+    figure = Figure(figsize=(2, 1))
+    online, board, csv = Online(), board_in(tmp_path / "board"), CSVLogger(tmp_path / "csv")
+    about = SimpleNamespace(loggers=[csv, online, SimpleNamespace(experiment=object()), board])
+    draw_to_all(about, "key", figure, 3)
+    board.experiment.flush()
+    assert online.images == [("key", (100, 200, 3), 3)]
+    (image,) = Board(tmp_path / "board").read.Images("key")
+    assert (image.step, image.width, image.height) == (3, 200, 100)
+    assert takes_figures(SimpleNamespace(loggers=[csv, online])) and takes_figures(SimpleNamespace(loggers=[board]))
+    assert not takes_figures(SimpleNamespace(loggers=[csv]))
+
+
+def test_a_figure_s_pixels_are_what_is_drawn():
+    figure = Figure(figsize=(2, 1), facecolor="black")  # as a notebook's in dark mode
+    figure.add_axes((0.5, 0, 0.5, 1)).set(facecolor="red", xticks=[], yticks=[])
+    image = pixels(figure)
+    assert image.shape == (100, 200, 3)
+    assert (image[:, :90] == 255).all() and (image[10:90, 110:190] == (255, 0, 0)).all()
+
+
+@pytest.mark.pictures
+def test_loggers_that_are_not_tensorboard_get_scalars_and_figures_and_without_any_there_are_files_alone(tmp_path):
+    online, csv = Online(), CSVLogger(tmp_path / "csv", name="", version="")
+    fit(tmp_path / "logged", PLATON(0.5, interval=2, begin=1, end=9), logger=[csv, online])
+    for folder, more in ((tmp_path / "csv", {}), (tmp_path / "alone", {"logger": False})):
+        if more:
+            fit(folder, PLATON(0.5, interval=2, begin=1, end=9), **more)
+        assert (folder / "pruning.png").read_bytes().startswith(b"\x89PNG")
+        assert not list(folder.rglob("events.out.tfevents.*"))
+    reached = [values["sparsity/scope"] for _, values in online.metrics if "sparsity/scope" in values]
+    assert reached[-1] == 0.5 and {key for key, *_ in online.images} == {"pruning"}
 
 
 @pytest.mark.parametrize("logs", [True, False])

@@ -14,7 +14,9 @@ from lightning.pytorch.callbacks import (
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from torch import nn
 
+from helpers.boards import Board, board_in
 from helpers.callbacks import BODY, CALLBACKS, EVERY, EVERY_FROZEN, STEPS, ticket
+from helpers.loggers import Online
 from helpers.one_shot import Plain
 from helpers.projects import Batches, Odd, fit, says, trainer
 from helpers.states import KeepEveryResume, removed_are_zero
@@ -147,13 +149,51 @@ def test_every_value_promised_is_logged_and_the_bar_shows_the_sparsity(tmp_path)
     logger = TensorBoardLogger(tmp_path, name="", version="")
     fitted = fit(tmp_path, CALLBACKS["PLATON"](), RichProgressBar(), logger=logger, enable_progress_bar=True)
     events = EventAccumulator(str(tmp_path)).Reload()
-    for key in ("scope", "model", "target", "my_mask.0.weight", "tied_a.weight"):
+    for key in ("scope", "model", "target"):
         values = [event.value for event in events.Scalars(f"sparsity/{key}")]
         assert values[-1] > 0.3
         assert len(values) >= 4
     assert [event.step + 1 for event in events.Scalars("mask/change")] == [2, 4, 6, 8, 9, 10, 12]
     assert max(event.value for event in events.Scalars("mask/regrowth")) > 0
     assert "sparsity/scope" in fitted.progress_bar_metrics
+
+
+@pytest.mark.parametrize("log_layers", [False, True])
+@pytest.mark.parametrize("method", ["PLATON", "MagnitudePruning", "SynFlow", "SNIP", "GraSP", "MaskFreezing"])
+def test_the_sparsity_of_each_layer_is_logged_on_request_alone(method, log_layers, tmp_path):
+    callback, logger = CALLBACKS[method](log_layers=log_layers), Updates(tmp_path)
+    fit(tmp_path, callback, logger=logger)
+    (seen, *_) = [values for values in reversed(logger.seen) if "sparsity/scope" in values]
+    layers = {key: value for key, value in seen.items() if key.startswith("sparsity_of/")}
+    expected = {f"sparsity_of/{name}": 1 - mask.float().mean().item() for name, mask in callback.masks.items()}
+    assert layers == (pytest.approx(expected) if log_layers else {})
+
+
+def test_text_and_layout_are_written_for_a_fit_that_begins_and_not_again_where_it_goes_on(tmp_path):
+    folder = tmp_path / "log"
+    pruned = fit(tmp_path, PLATON(0.7, interval=2, begin=1, end=9), ExactResume(), logger=board_in(folder))
+    written = Board(folder)
+    assert written.layout["pruning"] == {
+        "sparsity: target and achieved": ["sparsity/target", "sparsity/scope"],
+        "training loss and mask change": ["train_loss", "mask/change"],
+    }
+    (text,) = written.texts("what is pruned")
+    for words in (
+        "## PLATON",
+        "| after step | sparsity | weights kept |",
+        "| my&#95;mask.0.weight | Linear | 12 x 6 | 72 |",
+    ):
+        assert words in text
+    fit(
+        tmp_path,
+        PLATON(0.7, interval=2, begin=1, end=9),
+        ExactResume(),
+        ckpt=tmp_path / "log" / "resume.ckpt",
+        logger=board_in(folder),
+        max_epochs=4,
+    )
+    assert pruned.global_step == 12 and Board(folder).texts("what is pruned") == [text]
+    assert len(Board(folder).events("custom_scalars__config__")) == 1
 
 
 def rows_of(folder, name="pruning"):
@@ -191,20 +231,15 @@ def test_a_gradual_and_a_one_shot_fit_leave_a_picture_as_png_and_svg(name, tmp_p
 
 @pytest.mark.pictures
 def test_loggers_that_take_figures_get_one_at_validations_when_the_fit_is_half_as_long_again_and_at_the_end(tmp_path):
-    class Takes(CSVLogger):
-        experiment = property(lambda self: self)
-        add_figure = staticmethod(lambda key, figure, step: seen.append((key, step, figure)))
-        log_metrics = log_hyperparams = save = finalize = lambda *_, **__: None
-
-    seen = []
+    online = Online()
     pruner = CALLBACKS["PLATON"]()
     each_step = {"val_check_interval": 1, "max_epochs": 8, "num_sanity_val_steps": 2}
-    fitted = fit(tmp_path, pruner, logger=Takes(tmp_path), **each_step)
-    steps = [step for _, step, _ in seen]
+    fitted = fit(tmp_path, pruner, logger=online, **each_step)
+    steps = [step for *_, step in online.images]
     assert steps == [1, 2, 3, 5, 8, 12, 18, 27, 32]
-    assert {key for key, *_ in seen} == {"pruning"} and len({id(figure) for *_, figure in seen}) == len(seen)
+    assert {key for key, *_ in online.images} == {"pruning"}
     fitted.validate(fitted.lightning_module, Batches(batches=1), verbose=False)
-    assert len(seen) == len(steps)
+    assert len(online.images) == len(steps)
 
 
 def test_a_resumed_fit_leaves_the_same_table_and_one_from_a_state_without_history_begins_it_there(tmp_path):
