@@ -3,12 +3,13 @@ PYTHON ?= python3
 # Of `make lowest`.
 PYTHON310 ?= $(shell python3.10 --version >/dev/null 2>&1 && echo python3.10 || echo $(PYTHON))
 SEEDS ?= 0
+RUN ?= runs/quickstart
 PYTEST_ARGS ?=
 ONLY ?=
 
 BIN := .venv/bin
 
-.PHONY: demo test lowest torture docs bench clean
+.PHONY: demo test lowest torture docs bench screenshots clean
 
 demo: .venv/.installed-demo
 	$(BIN)/lightning-lottery run recipes/quickstart --seeds $(SEEDS) --jobs 2
@@ -34,6 +35,10 @@ docs: .venv/.installed-docs
 # All of tests/benchmarks, or as in `make bench ONLY="platon shrink"`; keep the machine idle meanwhile.
 bench: .venv/.installed-test
 	PYTHONPATH=tests $(BIN)/python -W ignore -m benchmarks.table $(ONLY)
+
+# What TensorBoard shows of a run, in RUN/screenshots; needs Chromium (tests/screenshots.py says more).
+screenshots: .venv/.installed-demo
+	$(BIN)/python tests/screenshots.py $(RUN)
 
 # runs/ stays: it holds results.
 clean:

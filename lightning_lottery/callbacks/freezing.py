@@ -68,7 +68,7 @@ class MaskFreezing(MaskCallback):
                 "MaskFreezing needs a ticket with masks of parameters; this one has only masks of units."
             )
         self.network = "shuffled" if "shuffle_seed" in self._ticket.provenance else "ticket"
-        self.origin = origin_of(ticket) + ("" if shuffle_seed is None else f", shuffled by {shuffle_seed}")
+        self.origin = ("" if shuffle_seed is None else "shuffled ") + origin_of(ticket)
         """What tables call the ticket: where it came from, and whether it was shuffled."""
         super().__init__(None, interval=1, scope=None, name=name, log_layers=log_layers)
 
@@ -115,14 +115,16 @@ class MaskFreezing(MaskCallback):
 
 
 def origin_of(ticket: str | os.PathLike[str] | Ticket) -> str:
-    """What tables call a ticket: the end of its path, or the method that found it.
+    """What tables call a ticket, in few words: the folder of a fit that left it, its file, or what found it.
 
     Example:
         >>> origin_of("runs/quickstart/seed-0/02-platon/ticket.safetensors")
-        '02-platon/ticket.safetensors'
+        '02-platon'
+        >>> origin_of("runs/bird/early_bird/at=0.2-0.5.safetensors")
+        'at=0.2-0.5'
     """
     if isinstance(ticket, Ticket):
         origin = ticket.provenance
-        level = f" level {origin['level']}" if "level" in origin else ""
-        return f"{origin.get('method', 'unknown method')}{level}"
-    return "/".join(Path(ticket).parts[-2:])
+        return f"level {origin['level']}" if "level" in origin else str(origin.get("method", "unknown method"))
+    path = Path(ticket)
+    return path.parent.name or path.stem if path.stem == "ticket" else path.stem

@@ -295,8 +295,8 @@ def _write_settings(folder: Path, trainer: Trainer, rows: Sequence[Row], start_s
 
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
     tickets = [callback.origin for callback in callbacks if isinstance(callback, MaskFreezing)]
-    first = rows[0]
-    settings = Settings(first["method"], first["sparsity"], start_step, ", ".join(tickets) or "none", str(seed))
+    (sparsity,) = (row["value"] for row in rows if row["metric"] == "sparsity")
+    settings = Settings(rows[0]["method"], sparsity, start_step, ", ".join(tickets) or "none", str(seed))
     # Into a file as of the test: it is written once, whatever was repeated before.
     with SummaryWriter(str(folder), filename_suffix=_TESTED) as board:
         add_settings(board, settings, tested_in(rows))

@@ -65,10 +65,10 @@ def _do(child: Child, commands: Mapping[str, Work], wait: bool) -> None:
         if is_first_rank and not resume:
             # Anew, with the hashes of files that earlier children have written since the folder was prepared.
             child.specify()
-        commit = commit_here() if is_first_rank else None  # now: a training takes longer than the next commit
             # TensorBoard (2.21) takes back curves where a log is begun anew, but no text.
             for stale in child.folder.glob("events.out.tfevents.*"):
                 remove_file(stale)
+        commit = commit_here() if is_first_rank else None  # now: a training takes longer than the next commit
         try:
             rows = commands[child.command](child, resume)
         except SystemExit as leaving:

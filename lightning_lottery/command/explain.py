@@ -71,21 +71,22 @@ def explain_fit(arguments: Sequence[str]) -> None:
 def _print(explanation: Explanation, terminal: Console) -> None:
     terminal.rule(explanation.label)
     longest = max(len(name) for name, *_ in explanation.parameters.rows)
-    terminal.print(_table_of(explanation.parameters, first_at_least=longest))
+    _print_sheet(explanation.parameters, terminal, first_at_least=longest)
     for sentence in explanation.warnings:
         terminal.print(sentence)
     if explanation.schedule is not None:
-        terminal.print(_table_of(explanation.schedule))
+        _print_sheet(explanation.schedule, terminal)
     terminal.print(explanation.memory)
 
 
-def _table_of(sheet: Sheet, *, first_at_least: int | None = None) -> Table:
-    """A sheet for the terminal, its first column never cut."""
-    table = Table(title=sheet.title)
+def _print_sheet(sheet: Sheet, terminal: Console, *, first_at_least: int | None = None) -> None:
+    """A sheet below its title; its first column is never cut."""
+    terminal.print(sheet.title, soft_wrap=True)
+    table = Table()
     for number, column in enumerate(sheet.columns):
         justify: Any = "right" if column in sheet.numbers else "left"
         first: dict[str, Any] = {} if number else {"no_wrap": True, "min_width": first_at_least}
         table.add_column(column, justify=justify, **first)
     for row in sheet.rows:
         table.add_row(*row)
-    return table
+    terminal.print(table)

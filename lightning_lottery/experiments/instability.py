@@ -149,7 +149,7 @@ class InstabilityAnalysis:
         rows = siblings.rows(labels)
         settings = Settings(
             method=rows[0]["method"],
-            sparsity=rows[0]["sparsity"],
+            sparsity=next(each["value"] for each in rows if each["metric"] == "sparsity"),
             start_step=shared["start_step"],
             ticket=siblings.ticket,
             seed=str(labels.get("parent", project.seed)),

@@ -30,7 +30,7 @@ class Explanation:
         label: What messages call the callback.
         parameters: Every parameter of the module, in scope or why not.
         warnings: What one would expect to be pruned and is not.
-        schedule: Sparsity and weights kept at a dozen steps; None where masks never change.
+        schedule: What is removed and what is kept at a dozen steps; None where masks never change.
         memory: What the callback adds, in a sentence.
     """
 
@@ -48,11 +48,12 @@ class Explanation:
 
 
 def parameters_sheet(
-    candidates: Sequence[Candidate], masked: Mapping[str, nn.Parameter], aliases: Mapping[str, str]
+    label: str, candidates: Sequence[Candidate], masked: Mapping[str, nn.Parameter], aliases: Mapping[str, str]
 ) -> Sheet:
     """A row for each parameter of a module.
 
     Args:
+        label: What messages call the callback.
         candidates: All of them.
         masked: Those that get masks, by name.
         aliases: Each further name of a tied parameter to its first.
@@ -65,8 +66,8 @@ def parameters_sheet(
         shape = " x ".join(map(str, parameter.shape))
         rows.append((name + note, module_type, shape, f"{parameter.numel():,}", in_scope))
     total = sum(candidate.parameter.numel() for candidate in candidates)
-    title = f"{_entries(masked):,} of {total:,} parameters in scope"
-    return Sheet(title, ("parameter", "of", "shape", "entries", "in scope"), ("entries",), rows)
+    title = f"{label} can remove {_entries(masked):,} of the module's {total:,} weights:"
+    return Sheet(title, ("parameter", "layer", "shape", "weights", "pruned"), ("weights",), rows)
 
 
 def schedule_sheet(schedule: Schedule, interval: int, masked: Mapping[str, nn.Parameter]) -> Sheet:
@@ -80,9 +81,9 @@ def schedule_sheet(schedule: Schedule, interval: int, masked: Mapping[str, nn.Pa
     scoped, begin, end = _entries(masked), int(schedule.begin), int(schedule.end)
     stride = max(interval, (end - begin) // 10 // interval * interval)
     steps = sorted({begin, *range(begin - begin % interval + interval, end, stride), end})
-    rows = [(str(step), f"{schedule(step):.4f}", f"{round((1 - schedule(step)) * scoped):,}") for step in steps]
-    columns = ("after step", "sparsity", "weights kept")
-    return Sheet(f"{schedule}, an update every {interval} steps", columns, columns, rows)
+    rows = [(str(step), f"{100 * schedule(step):.2f} %", f"{round((1 - schedule(step)) * scoped):,}") for step in steps]
+    columns = ("after step", "removed", "weights kept")
+    return Sheet(f"{schedule}, an update every {interval} steps:", columns, columns, rows)
 
 
 def _entries(parameters: Mapping[str, nn.Parameter]) -> int:

@@ -214,7 +214,7 @@ class MaskCallback(NamedCallback):
         each = added / sum(param.numel() for param in masked.values())
         return Explanation(
             self.label,
-            parameters_sheet(self.candidates(module), masked, self._ties),
+            parameters_sheet(self.label, self.candidates(module), masked, self._ties),
             self.warnings(module),
             None if schedule is None else schedule_sheet(schedule, self.interval, masked),
             f"Memory that {self.label} adds: {added / 2**20:.2f} MiB ({each:.1f} bytes per weight).",

@@ -82,9 +82,9 @@ def test_tensorboard_s_table_of_runs_has_a_row_of_what_was_trained_and_tested(tm
     board = Board(child.folder)
     assert board.settings == {
         "method": "MaskFreezing",
-        "sparsity": rows[0]["sparsity"],
+        "sparsity": rows[0]["value"],
         "start_step": 0.0,
-        "ticket": "found/ticket.safetensors",
+        "ticket": "found",
         "seed": "3",
     }
     assert board.columns[1] == ["test_acc", "test_loss", "path/error_barrier"]

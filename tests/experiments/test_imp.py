@@ -323,8 +323,8 @@ def test_tensorboard_has_the_figure_the_verdict_and_a_row_for_each_level_and_con
     rows = {name: Board(out / "seed-1" / name).settings for name in ("level-0", "level-2", "level-2-shuffled")}
     assert [row["ticket"] for row in rows.values()] == [
         "none",
-        "IterativePruning level 2",
-        "IterativePruning level 2, shuffled by 1",
+        "level 2",
+        "shuffled level 2",
     ]
     assert [row["sparsity"] for row in rows.values()] == pytest.approx([1 - report[name].density for name in rows])
 

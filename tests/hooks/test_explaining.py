@@ -17,8 +17,8 @@ class Tied(nn.Module):
 
 def test_every_parameter_has_a_row_that_says_whether_it_is_in_scope_or_why_not():
     module, scope = Tied(), Scope(exclude=("re:^(head|tail)\\.",))
-    sheet = parameters_sheet(scope.explain(module), {"a.weight": module.a.weight}, ties(module))
-    assert sheet.title == "900 of 1,022 parameters in scope"
+    sheet = parameters_sheet("PLATON", scope.explain(module), {"a.weight": module.a.weight}, ties(module))
+    assert sheet.title == "PLATON can remove 900 of the module's 1,022 weights:"
     rows = {row[0]: row[1:] for row in sheet.rows}
     assert rows["a.weight (tied: b.weight)"] == ("Linear", "30 x 30", "900", "yes")
     assert rows["b.bias"] == ("Linear", "30", "30", "no: bias")
@@ -30,7 +30,7 @@ def test_a_schedule_is_shown_at_a_dozen_steps_from_its_begin_to_its_end():
     masked = {"a": nn.Parameter(nn.Linear(10, 10).weight)}
     steps = [row[0] for row in schedule_sheet(Cubic(0.8, 7, 1000), 10, masked).rows]
     assert steps[:3] == ["7", "10", "100"] and steps[-1] == "1000" and len(steps) <= 13
-    assert schedule_sheet(Constant(0.8, begin=5), 1, masked).rows == [("5", "0.8000", "20")]
+    assert schedule_sheet(Constant(0.8, begin=5), 1, masked).rows == [("5", "80.00 %", "20")]
 
 
 def test_as_markdown_every_cell_is_the_words_that_it_was_whatever_signs_are_in_them():

@@ -180,7 +180,7 @@ def test_text_and_layout_are_written_for_a_fit_that_begins_and_not_again_where_i
     (text,) = written.texts("what is pruned")
     for words in (
         "## PLATON",
-        "| after step | sparsity | weights kept |",
+        "| after step | removed | weights kept |",
         "| my&#95;mask.0.weight | Linear | 12 x 6 | 72 |",
     ):
         assert words in text
