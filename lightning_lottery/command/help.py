@@ -1,6 +1,6 @@
 """Help that fits a terminal of 80 columns, written from the table of subcommands."""
 
-import shlex
+import re
 from collections.abc import Iterable, Iterator
 from textwrap import fill
 
@@ -135,14 +135,14 @@ def rows_of(rows: Iterable[tuple[str, str]], column: int = COLUMN) -> Iterator[s
 
 
 def _command(line: str) -> Iterator[str]:
-    """An example, broken as a shell reads it."""
-    first, *rest = shlex.split(line) if "'" in line else line.split()
-    written = f"  {first}"
-    for word in rest:
-        if len(written) + len(word) > WIDTH - 3:
+    """An example, broken as a shell reads it, and never between an option and its value."""
+    parts = re.findall(r"--\S+ (?!--|>)\S+|\S+", line)
+    written = f"  {parts[0]}"
+    for part in parts[1:]:
+        if len(written) + len(part) > WIDTH - 3:
             yield f"{written} \\"
             written = "     "
-        written += f" {word}"
+        written += f" {part}"
     yield written
 
 

@@ -145,7 +145,9 @@ _EVERY = (
         examples=(
             "fit --config mine.yaml",
             "fit --config mine.yaml --trainer.callbacks+=PLATON --trainer.callbacks.sparsity=0.8",
+            "fit --model mine.Net --data mine.Data --print_config",
         ),
+        more="Without a YAML yet: the last example prints one to begin with.",
         is_on_project=True,
     ),
     Subcommand(

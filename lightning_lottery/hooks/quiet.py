@@ -38,6 +38,10 @@ def without_noise() -> Iterator[None]:
             warnings.filterwarnings("ignore", "Be aware that when using `ckpt_path`", UserWarning)
             # `ExactResume` says it where the order of the data matters, and not of children that begin at a checkpoint
             warnings.filterwarnings("ignore", "You're resuming from a checkpoint that ended before", UserWarning)
+            # of a child its tests are logged, whatever its training leaves out
+            warnings.filterwarnings(
+                "ignore", "The number of training batches .* is smaller than the logging", UserWarning
+            )
             yield
     finally:
         for log in logs:

@@ -43,6 +43,11 @@ def test_every_option_in_an_example_exists(name, tmp_path, monkeypatch):
         checked(SUBCOMMANDS[name], [word for word in words if word not in (">>", "~/.bashrc")])
 
 
+def test_an_example_is_never_broken_between_an_option_and_its_value():
+    text = help_of(SUBCOMMANDS["instability"])
+    assert "--ckpt_path k.ckpt \\\n      --seeds 1,2,3\n" in text
+
+
 def test_a_name_too_long_for_its_column_stands_on_a_line_of_its_own():
     assert [*rows_of([("short", "a"), ("much-too-long", "b")], column=10)] == [
         "  short   a",
