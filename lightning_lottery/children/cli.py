@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 from jsonargparse import DefaultHelpFormatter, Namespace
@@ -117,8 +118,20 @@ class LotteryCLI(LightningCLI):
 
     def _parse_ckpt_path(self) -> None:
         self._require_checkpoint()
-        with _refusing():
-            super()._parse_ckpt_path()
+        try:  # torch has many exceptions for a file that is none
+            with _refusing():
+                super()._parse_ckpt_path()
+        except (
+            UnpicklingError,
+            EOFError,
+            RuntimeError,
+            AttributeError,
+        ) as error:
+            path = self.config[self.config.subcommand].get("ckpt_path")
+            raise LotteryError(
+                f"'{path}' does not load as a checkpoint without executing what is in it: it is none, or holds more than "
+                "tensors and plain values (hyper-parameters? `save_hyperparameters(ignore=...)`)."
+            ) from error
 
     def _require_checkpoint(self) -> None:
         """Refuse a checkpoint that is not there, before anything is built."""
@@ -145,7 +158,10 @@ class LotteryCLI(LightningCLI):
             callbacks = config["callbacks"] or []
             config["callbacks"] = list(callbacks) if isinstance(callbacks, (list, tuple)) else [callbacks]
             kwargs |= self._trainer_arguments(config)
-        return super().instantiate_trainer(**kwargs)
+        try:
+            return super().instantiate_trainer(**kwargs)
+        except ValueError as error:  # of an accelerator, a strategy, a number that it does not know
+            raise mistake_in(error) or LotteryError(f"The Trainer refuses its arguments: {error}") from error
 
     def plain_config(self, section: str = "") -> dict[str, Any]:
         """The resolved configuration of the subcommand: plain values, every default written out; and a section."""

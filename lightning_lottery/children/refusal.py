@@ -37,6 +37,9 @@ CLASSES_MISSING = (
 
 NOT_A_CLASS = re.compile(r"Expected a dot import path string: (\w+)")
 NOT_AN_ARGUMENT = re.compile(r".*class_path '([\w.]+)': Option '([\w.]+)' is not accepted")
+NO_MODEL = "the following arguments are required: fit.model"
+MODEL_MISSING = "The configuration names no module to train: give `model` in the YAML, or --model package.Class."
+
 NOT_AN_OPTION = re.compile(r"does not accept option '([\w.]+)'")
 NOT_IN_MODULE = re.compile(r"module '([\w.]+)' has no attribute '(\w+)'")
 
@@ -66,6 +69,8 @@ def in_one_sentence(message: str, options: Iterable[str] = ()) -> str:
     if len(lines) == 1 and lines[0].endswith(":"):  # nothing is left: what it says of the base class was all it said
         lines = list(_telling(message, noise=UNION_NOISE, base=BASE_CLASS_NOISE[1:]))
     sentence = "; ".join(lines).replace(":;", ":").rstrip(".") + "."
+    if sentence.startswith(NO_MODEL):
+        return MODEL_MISSING
     if NO_CLASS.search(sentence):
         return sentence + CLASSES_MISSING
     return NOT_A_CLASS.sub(r"there is no class '\1'", sentence) + _hint(sentence, options)

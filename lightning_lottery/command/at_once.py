@@ -117,6 +117,9 @@ def _sorted_out(words: Sequence[str], subcommand: Subcommand) -> tuple[dict[str,
     for option in (option for option in subcommand.options if option.is_position):
         taken = loose if option.kind == "several" else loose[:1]
         positions[option.name], loose = taken, loose[len(taken) :]
+    if loose:
+        hint = ": a YAML is given by --config." if loose[0].endswith((".yaml", ".yml")) else "."
+        raise LotteryError(f"`{subcommand.name}` does not know what to do with '{loose[0]}'{hint}")
     return options, positions
 
 

@@ -24,6 +24,9 @@ complete -o default -F _lightning_lottery lightning-lottery
 
 def completion(arguments: Sequence[str]) -> None:
     """Print the script; where it has no word to offer, the shell offers files."""
+    from lightning_lottery.command.options import words_of  # the parser takes long to import
+
+    words_of("completion", arguments)
     print(script(), end="")  # noqa: T201
 
 

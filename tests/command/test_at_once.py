@@ -139,6 +139,8 @@ def test_nothing_is_said_of_a_class_that_is_not_of_this_package():
         ("imp", ["--config", "fit.yaml", "--ckpt_path=none.ckpt"], "There is no checkpoint 'none.ckpt'."),
         ("path", ["none.ckpt", "b.ckpt", "--config", "fit.yaml"], "There is no checkpoint 'none.ckpt'."),
         ("ticket", ["show", "none.safetensors"], "There is no ticket 'none.safetensors'."),
+        ("fit", ["fit.yaml"], "`fit` does not know what to do with 'fit.yaml': a YAML is given by --config."),
+        ("run", ["a", "b"], "`run` does not know what to do with 'b'."),
         ("run", ["quickstart"], "`lightning-lottery new-recipe quickstart` copies this package's."),
     ],
 )

@@ -1,6 +1,7 @@
 import re
 import sys
 from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 import torch
@@ -39,6 +40,11 @@ def ticket(name="ticket.safetensors", **masks):
     return name
 
 
+def torn():
+    Path("torn.ckpt").write_bytes(b"none")
+    return "torn.ckpt"
+
+
 def frozen(path):
     return fit(named("MaskFreezing", ticket=str(path)))
 
@@ -61,6 +67,12 @@ REFUSED = {
     ),
     "interpolation": (lambda: {**fit(), "ckpt_path": "${oc.env:NO_SUCH}/a"}, "cannot be resolved: .*NO_SUCH"),
     "no checkpoint": (lambda: {**fit(), "ckpt_path": "none.ckpt"}, "There is no checkpoint 'none.ckpt'.$"),
+    "no accelerator": (
+        lambda: {**fit(), "trainer": {"accelerator": "gpuu"}},
+        "The Trainer refuses its arguments: You selected an invalid accelerator name",
+    ),
+    "no model": (lambda: {"data": named("Digits")}, "names no module to train: give `model` in the YAML, or --model"),
+    "torn checkpoint": (lambda: {**fit(), "ckpt_path": torn()}, "'torn.ckpt' does not load as a checkpoint without"),
     "no ticket": (lambda: frozen("none.safetensors"), "There is no ticket at 'none.safetensors'.$"),
     "ticket that does not fit": (
         lambda: frozen(ticket(other=torch.tensor([True]))),
@@ -81,7 +93,7 @@ REFUSED = {
 def test_a_user_s_mistake_is_one_sentence_and_exit_code_2(refused, here, case):
     content, message = REFUSED[case]
     assert re.search(message, refused("fit", "--config", config(content())))
-    assert not list(here.rglob("*.ckpt"))
+    assert {path.name for path in here.rglob("*.ckpt")} <= {"torn.ckpt"}
 
 
 def test_a_truncated_ticket_is_refused(refused, here):
