@@ -129,8 +129,8 @@ class LotteryCLI(LightningCLI):
         ) as error:
             path = self.config[self.config.subcommand].get("ckpt_path")
             raise LotteryError(
-                f"'{path}' does not load as a checkpoint without executing what is in it: it is none, or holds more than "
-                "tensors and plain values (hyper-parameters? `save_hyperparameters(ignore=...)`)."
+                f"'{path}' does not load as a checkpoint without executing what is in it: it is none, or holds more "
+                "than tensors and plain values (hyper-parameters? `save_hyperparameters(ignore=...)`)."
             ) from error
 
     def _require_checkpoint(self) -> None:
