@@ -11,6 +11,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from lightning_lottery import callbacks, functional
 from lightning_lottery.checks import did_you_mean
+from lightning_lottery.children.parser_words import in_plain_words
 from lightning_lottery.functional.schedules import Schedule
 from lightning_lottery.functional.settling.rules import Rule
 
@@ -73,7 +74,7 @@ def in_one_sentence(message: str, options: Iterable[str] = ()) -> str:
         return MODEL_MISSING
     if NO_CLASS.search(sentence):
         return sentence + CLASSES_MISSING
-    return NOT_A_CLASS.sub(r"there is no class '\1'", sentence) + _hint(sentence, options)
+    return in_plain_words(sentence) + _hint(sentence, options)
 
 
 def _telling(message: str, *, noise: tuple[str, ...], base: tuple[str, ...]) -> Iterator[str]:

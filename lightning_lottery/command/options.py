@@ -8,6 +8,7 @@ from typing import Any
 from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 
+from lightning_lottery.children.parser_words import in_plain_words
 from lightning_lottery.command.subcommands import SUBCOMMANDS
 from lightning_lottery.errors import LotteryError
 
@@ -62,7 +63,7 @@ def parsed(parser: ArgumentParser, arguments: Sequence[str]) -> Namespace:
     try:
         return parser.parse_args(list(arguments))
     except ArgumentError as error:
-        raise LotteryError(" ".join(str(error).split())) from error
+        raise LotteryError(in_plain_words(" ".join(str(error).split()))) from error
 
 
 def seeds_of(text: str) -> list[int]:

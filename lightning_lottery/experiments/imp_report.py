@@ -197,13 +197,13 @@ class ImpReport:
             title=f"{self.monitor}, seed{'s' if len(self.seeds) > 1 else ''} {seeds}",
             caption=f"Levels against level 0, margin {self.margin}.{controls}",
         )
-        for column in ("level", "density", self.monitor, "difference", "verdict"):
+        for column in ("level", "weights kept", self.monitor, "difference", "verdict"):
             table.add_column(column, no_wrap=True)
         for result in self.results:
             kind = kind_of(result.name)
             name = result.name.removeprefix("level-") if kind == "ticket" else kind
             value = f"{result.mean:.4f}" + ("" if result.sd is None else f" ± {result.sd:.4f}")
-            table.add_row(name, f"{result.density:.4f}", value, *_cells(result))
+            table.add_row(name, f"{result.density:.2%}", value, *_cells(result))
         return table
 
     def sentences(self) -> list[str]:

@@ -128,26 +128,24 @@ class PredictionReport:
 
     def table(self) -> Table:
         """A row for each method and barrier."""
-        table = Table(title="Does a lower barrier go with a better ticket, among parents at the same step?")
-        for column in ("ticket", "barrier of", "parents", "steps", "rho", "95 %", "p", "beyond error", "AUC", "pooled"):
-            table.add_column(column, no_wrap=True)
+        title = "Does a lower barrier go with a better ticket, among parents at the same step?"
+        table = Table(title=title, caption_justify="left")
+        for column in ("ticket", "barrier\nof", "parents,\nsteps"):
+            table.add_column(column)
+        for column in ("rank\ncorr.", "95 %", "p", "beyond\nerror", "right\norder"):
+            table.add_column(column, justify="right", no_wrap=column != "95 %")
         for method, score, result in self._every():
-            if isinstance(result, str):
-                table.add_row(method, score, result)
+            if isinstance(result, str):  # the sentences say why
+                table.add_row(method, score, *["-"] * 6)
                 continue
             bounds = "" if result.low is None else f"{result.low:.2f} to {result.high:.2f}"
-            numbers = [_number(value) for value in (result.partial, result.auc, result.auc_pooled)]
-            table.add_row(
-                method,
-                score,
-                str(result.parents),
-                str(result.steps),
-                f"{result.rho:.2f}",
-                bounds,
-                f"{result.p:.3g}",
-                *numbers,
-            )
-        table.caption = "AUC: within steps. Pooled over steps it is confounded with the step."
+            beyond, order = _number(result.partial), _number(result.auc)
+            size = f"{result.parents}, {result.steps}"
+            table.add_row(method, score, size, f"{result.rho:.2f}", bounds, f"{result.p:.3g}", beyond, order)
+        table.caption = (
+            "Beyond error: the correlation that is left when that of the dense children's error is taken out.\n"
+            "Right order: how often, of a ticket that matches and one that does not, the first has the lower barrier."
+        )
         return table
 
     def sentences(self) -> list[str]:

@@ -158,9 +158,10 @@ class SweepReport:
         """A row for each network and step: children's error, barrier with its bounds, each parent's, verdict."""
         table = Table(
             title=f"error barrier, threshold {self._threshold}",
-            caption="Bounds of the mean over parents: one-sided, 95 % each. By parent: means of its pairs.",
+            caption="Bounds of the mean over parents: one-sided, 95 % each. Of each parent: the mean of its pairs.",
+            caption_justify="left",
         )
-        for column in ("network", "step", "error", "barrier", "bounds", "by parent", "verdict"):
+        for column in ("network", "step", "children's\nerror", "barrier", "bounds", "of each\nparent", "verdict"):
             table.add_column(column, justify="right" if column == "step" else "left")
         for network, steps in ((network, content["steps"]) for network, content in self.summary()["networks"].items()):
             for step, values in steps.items():

@@ -37,7 +37,7 @@ OF_A_UNION = """Parser key "trainer.callbacks":
         ),
         (
             "Problem with given class_path 'lightning.Callback':\n        Option 'init_arg.sparsity' is not accepted",
-            "'lightning.Callback': Option 'init_arg.sparsity' is not accepted.",
+            "lightning.Callback: Option 'init_arg.sparsity' is not accepted.",
         ),
     ],
 )

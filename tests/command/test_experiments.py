@@ -93,7 +93,7 @@ def test_imp_trains_every_level_and_judges_it(prunable, here, capsys):
     command = ["imp", "--config", prunable, "--seeds", "1,2", "--out", "out", "--imp.controls", "[shuffled]"]
     main(command)
     shown = capsys.readouterr().out
-    assert "seed-2/level-1-shuffled (6/6)" in shown and re.search(r"│ 1 +│ 0.7969 +│ ", shown)
+    assert "seed-2/level-1-shuffled (6/6)" in shown and re.search(r"│ 1 +│ 79.69% +│ ", shown)
     summary = json.loads((here / "out/summary.json").read_text())
     assert list(summary["levels"]) == ["level-0", "level-1", "level-1-shuffled"] and summary["seeds"] == [1, 2]
     ticket = Ticket.load(here / "out/seed-2/level-1/ticket.safetensors")

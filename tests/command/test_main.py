@@ -59,7 +59,7 @@ REFUSED = {
         lambda: fit(named("PLATON", sparsty=0.8)),
         "PLATON has no argument 'sparsty'.* Did you mean 'sparsity'",
     ),
-    "wrong type": (lambda: fit(platon(interval="often")), "Expected a <class 'int'>"),
+    "wrong type": (lambda: fit(platon(interval="often")), "lightning_lottery.PLATON: `interval`: expected int"),
     "sparsity 1.8": (lambda: fit(platon(sparsity=1.8)), r"in \[0, 1\), got 1.8.$"),
     "schedule with begin": (
         lambda: fit(platon(sparsity=named("Cubic", final=0.6))),

@@ -65,4 +65,4 @@ def test_run_hands_on_what_it_was_given(here, monkeypatch):
 
 def test_an_option_that_does_not_exist_is_named_in_one_sentence(refused):
     assert "--seed" in refused("run", "recipe", "--seed", "1")
-    assert refused("run", "recipe", "--jobs", "many").startswith('Parser key "jobs"')
+    assert refused("run", "recipe", "--jobs", "many").startswith("`jobs`: expected int")
