@@ -1,5 +1,6 @@
 """What the stages of a recipe reached, read from its folder, done or half done."""
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,6 +14,10 @@ from lightning_lottery.experiments.pictures.lines import draw_stability
 from lightning_lottery.experiments.siblings import REPORT
 from lightning_lottery.figures.stages import Panel, Reached, stages_over_seeds
 from lightning_lottery.figures.style import in_words
+from lightning_lottery.functional.crossed import upper_quantile
+
+LEVEL = 0.05
+"""Of each bound of a mean accuracy."""
 
 MOST_ROWS = 30
 """Stages in one picture of a recipe; where they are more, levels and steps are left to pictures of their own."""
@@ -74,24 +79,25 @@ def _accuracies(rows: Sequence[Row]) -> Panel | None:
     numbers = [row["value"] for by_run in values.values() for row in by_run.values()]
     are_shares = all(0 <= number <= 1 for number in numbers) and "loss" not in metrics[0]
     stages = {stage: _reached([*by_run.values()], are_shares) for stage, by_run in values.items()}
-    bounds = "bounds, one-sided 95 % each: over runs; of a single run by its number of test samples"
+    bounds = "bounds of the mean, one-sided 95 % each: over runs, never narrower than so few test samples allow"
     return Panel(in_words(metrics[0]), stages, bounds, are_shares)
 
 
 def _reached(rows: Sequence[Row], are_shares: bool) -> Reached:
-    """The values of one stage; bounds by Student's t over runs, of a single run by the size of its test set."""
-    from scipy.stats import norm, t
+    """The values of one stage and their bounds.
 
+    By Student's t over runs, and never narrower than a single run's on so many test samples: all runs of a stage are
+    right and wrong on the same ones, so that no number of runs takes away what these leave open.
+    """
     values = [row["value"] for row in rows]
-    mean = sum(values) / len(values)
+    mean, count = sum(values) / len(values), rows[0].get("n")
+    reach = 0.0
     if len(values) > 1:
         variance = sum((value - mean) ** 2 for value in values) / (len(values) - 1)
-        reach = float(t.ppf(0.95, len(values) - 1)) * (variance / len(values)) ** 0.5
-    elif are_shares and rows[0].get("n"):
-        reach = float(norm.ppf(0.95)) * (mean * (1 - mean) / rows[0]["n"]) ** 0.5
-    else:
-        return Reached(values)
-    return Reached(values, mean - reach, mean + reach) if reach == reach else Reached(values)
+        reach = upper_quantile(LEVEL, len(values) - 1) * (variance / len(values)) ** 0.5
+    if are_shares and count:
+        reach = max(reach, upper_quantile(LEVEL, math.inf) * (mean * (1 - mean) / count) ** 0.5)
+    return Reached(values, mean - reach, mean + reach) if reach > 0 and math.isfinite(reach) else Reached(values)
 
 
 def _barriers(analyses: Mapping[str, Mapping[int, PathReport]]) -> Panel | None:

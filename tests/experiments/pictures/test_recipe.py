@@ -30,7 +30,7 @@ def test_a_recipe_has_a_picture_of_its_stages_and_one_of_its_lines(recipe):
     assert dots == [[[0.9, 0], [0.91, 0]], [[0.8, 1], [pytest.approx(0.81), 1]]]
     words = [text.get_text() for text in result.figures["summary"].legends[0].get_texts()]
     assert words[2:] == [
-        "bounds, one-sided 95 % each: over runs; of a single run by its number of test samples",
+        "bounds of the mean, one-sided 95 % each: over runs, never narrower than so few test samples allow",
         "bounds of the mean barrier, one-sided 95 % each",
         "threshold, 2 %",
     ]
@@ -38,10 +38,23 @@ def test_a_recipe_has_a_picture_of_its_stages_and_one_of_its_lines(recipe):
     assert panel.get_title(loc="left").startswith("03-step-0\nunstable: 26.00 %")
 
 
-def test_one_seed_s_interval_is_that_of_its_test_set(recipe):
-    accuracy, _ = drawn(draw_recipe(recipe, [0]).figures["summary"])
-    low, high = next(line.get_xdata() for line in accuracy.lines if line.get_marker() == "|")
-    assert (low, high) == (pytest.approx(0.9 - 1.645 * 0.03, abs=1e-4), pytest.approx(0.9 + 1.645 * 0.03, abs=1e-4))
+@pytest.mark.parametrize(
+    ("values", "samples", "reach"),
+    [
+        ([0.9], 100, 1.645 * 0.03),  # of one seed that of its test set
+        ([0.9, 0.9, 0.9], 100, 1.645 * 0.03),  # no spread is no certainty
+        ([0.85, 0.9, 0.95], 100, 2.92 * 0.05 / 3**0.5),
+        ([0.85, 0.9, 0.95], None, 2.92 * 0.05 / 3**0.5),
+        ([0.9], None, None),
+    ],
+)
+def test_an_interval_is_over_runs_and_never_narrower_than_the_test_set_allows(values, samples, reach, tmp_path):
+    for seed, value in enumerate(values):
+        row = {"stage": "01-a", "metric": "test_acc", "value": value, "seed": seed, "n": samples}
+        rows(tmp_path / f"seed-{seed}" / "01-a", row)
+    (accuracy,) = drawn(draw_recipe(tmp_path, range(3)).figures["summary"])
+    bars = [line.get_xdata() for line in accuracy.lines if line.get_marker() == "|"]
+    assert [high - low for low, high in bars] == ([] if reach is None else [pytest.approx(2 * reach, rel=1e-3)])
 
 
 def test_half_a_recipe_is_drawn_as_far_as_it_is_and_says_what_is_missing(recipe):
