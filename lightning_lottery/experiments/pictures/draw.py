@@ -58,4 +58,5 @@ def _draw(parts: Sequence[Part]) -> Drawn:
         if alike := [part for part in parts if part.kind == kind]:
             for draw in drawers:
                 draw(alike, drawn)
+    drawn.notes = list(dict.fromkeys(drawn.notes))  # several pictures may lack the same
     return drawn

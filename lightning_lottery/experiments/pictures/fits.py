@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from lightning_lottery.checks import is_count, is_number
-from lightning_lottery.children.records import read_rows
 from lightning_lottery.errors import LotteryError
-from lightning_lottery.experiments.pictures.folders import Drawn, Part, by_number
+from lightning_lottery.experiments.pictures.folders import Drawn, Part, by_number, load_rows
 from lightning_lottery.figures.draws import Retrained, accuracy_over_draws, draws_over_seeds
 from lightning_lottery.figures.style import in_words
 from lightning_lottery.figures.training import accuracy_through_training
@@ -187,7 +186,7 @@ def _draw_retrained(folders: Sequence[Path], notes: list[str]) -> Any:
     metrics: dict[Path, dict[str, float]] = {}
     for folder in folders:
         if (folder / "results.jsonl").is_file():
-            rows = read_rows(folder / "results.jsonl")
+            rows = load_rows(folder / "results.jsonl", notes)
             metrics[folder] = {row["metric"]: row["value"] for row in rows if row.get("alpha") is None}
     tests = [[name for name in values if name.startswith("test")] for values in metrics.values()]
     metric = min((name for names in tests for name in names), key=lambda name: not name.endswith("acc"), default=None)
@@ -243,7 +242,7 @@ def _ticket_in(folder: Path, notes: list[str]) -> tuple[int, float, str] | None:
 
 
 def _is_dense(folder: Path) -> bool:
-    return all(row.get("method") == "dense" for row in read_rows(folder / "results.jsonl"))
+    return all(row.get("method") == "dense" for row in load_rows(folder / "results.jsonl", []))
 
 
 def _short(rules: set[str]) -> dict[str, str]:
