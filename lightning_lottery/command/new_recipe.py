@@ -21,21 +21,21 @@ def new_recipe(arguments: Sequence[str]) -> None:
         print("\n".join([*rows_of(rows, column=32), "", "lightning-lottery new-recipe NAME copies one."]))  # noqa: T201
         return
     folder = copy_recipe(options.recipe, Path(options.folder or options.recipe))
-    print(  # noqa: T201
-        f"{folder} holds the recipe; {folder / 'README.md'} says what it shows.\n"
-        f"To run it: lightning-lottery run {folder} --seeds 0 --jobs 2"
-    )
+    print(f"{folder} holds the recipe; {folder / 'README.md'} says what it shows.")  # noqa: T201
+    if _has_stages(folder):
+        print(f"To run it: lightning-lottery run {folder} --seeds 0 --jobs 2")  # noqa: T201
 
 
 def recipes() -> dict[str, Path]:
-    """Every recipe of this package and its folder, by name: in the wheel within it, in a checkout beside it.
+    """Every recipe of this package, and the tutorial, and its folder: in the wheel within it, in a checkout beside it.
 
     Raises:
         LotteryError: They are not there.
     """
     for folder in (PACKAGE / "recipes", PACKAGE.parent / "recipes"):
         if (folder / "quickstart").is_dir():
-            return {path.name: path for path in sorted(folder.iterdir()) if any(path.glob("[0-9]*.*.yaml"))}
+            named = {path.name: path for path in sorted(folder.iterdir())}
+            return {name: path for name, path in named.items() if _has_stages(path) or name == "tutorial"}
     raise LotteryError("This installation holds no recipes: install the wheel, or work in a checkout.")
 
 
@@ -62,6 +62,10 @@ def copy_recipe(name: str, folder: Path) -> Path:
     except OSError as error:
         raise LotteryError(f"The recipe cannot be written to '{folder}': {error}.") from error
     return folder
+
+
+def _has_stages(folder: Path) -> bool:
+    return any(folder.glob("[0-9]*.*.yaml"))
 
 
 def _title_of(folder: Path) -> str:

@@ -23,6 +23,12 @@ def test_a_recipe_is_copied_whole_and_its_stages_are_found(here, capsys):
     assert [stage.name for stage in stages_of(here / "quickstart")][:2] == ["01-dense", "02-platon"]
 
 
+def test_the_tutorial_is_copied_too_and_is_nothing_to_run(here, capsys):
+    main(["new-recipe", "tutorial"])
+    assert "lightning-lottery run" not in capsys.readouterr().out
+    assert {"README.md", "project.py"} <= {path.name for path in (here / "tutorial").iterdir()}
+
+
 def test_it_goes_where_it_is_told_to_and_never_over_something(here):
     assert copy_recipe("imp_lenet_digits", here / "a/b") == here / "a/b"
     with pytest.raises(LotteryError, match="is there already"):
