@@ -495,7 +495,8 @@ class EarlyBird(NamedCallback):
         ``probes.csv`` has all else.
         """
         labels = dict(zip(noted.steps, noted.labels, strict=True))
-        for step, norms in judged.norms.items():
+        # In order: TensorBoard takes back what it has of a curve where a smaller step comes.
+        for step, norms in sorted(judged.norms.items()):
             log_to_all(trainer, {self._key(f"norm/{series}"): norm for series, norm in norms.items()}, labels[step])
         values = {}
         for probe in judged.probes:

@@ -18,6 +18,7 @@ from lightning.pytorch.loggers import CSVLogger
 
 from helpers import stages
 from helpers.blocks import Blocks, Convs
+from helpers.loggers import Online
 from helpers.processes import run
 from helpers.projects import Batches, fit, says, trainer
 from helpers.states import KeepEveryResume, ending, same
@@ -702,6 +703,23 @@ def test_norms_of_every_step_and_verdicts_of_every_probe_are_logged_and_written(
         )
         for name, t in callback.tickets.items()
     }
+
+
+class LateHeads(Blocks):
+    """Coefficients of heads are alike, and have no mask, until step 7."""
+
+    def on_before_optimizer_step(self, optimizer):
+        for name, param in self.named_parameters():
+            if self.global_step < 6 and "out_proj.slimming" in name:
+                param.grad.zero_()
+
+
+def test_norms_reach_loggers_in_the_order_of_steps_whichever_series_begins_later(tmp_path):
+    online, callback = Online(), bird(RULES)
+    fit(tmp_path, NetworkSlimming(), callback, module=LateHeads(), logger=online, **LONG)
+    assert {name: series[0][0] for name, series in callback.norms.items()} == {"head-0.5": 7, "neuron-0.5": 1}
+    steps = [step for step, values in online.metrics if any("/norm/" in key for key in values)]
+    assert steps == sorted(steps) and len(steps) == len(callback.norms["neuron-0.5"])
 
 
 # Bad input
