@@ -59,9 +59,9 @@ def test_figures_reach_the_loggers_that_take_images_and_no_others(tmp_path):
     about = SimpleNamespace(loggers=[csv, online, SimpleNamespace(experiment=object()), board])
     draw_to_all(about, "key", figure, 3)
     board.experiment.flush()
-    assert online.images == [("key", (100, 200, 3), 3)]
+    assert online.images == [("key", (80, 160, 3), 3)]
     (image,) = Board(tmp_path / "board").read.Images("key")
-    assert (image.step, image.width, image.height) == (3, 200, 100)
+    assert (image.step, image.width, image.height) == (3, 160, 80)
     assert takes_figures(SimpleNamespace(loggers=[csv, online])) and takes_figures(SimpleNamespace(loggers=[board]))
     assert not takes_figures(SimpleNamespace(loggers=[csv]))
 
@@ -70,8 +70,8 @@ def test_a_figure_s_pixels_are_what_is_drawn():
     figure = Figure(figsize=(2, 1), facecolor="black")  # as a notebook's in dark mode
     figure.add_axes((0.5, 0, 0.5, 1)).set(facecolor="red", xticks=[], yticks=[])
     image = pixels(figure)
-    assert image.shape == (100, 200, 3)
-    assert (image[:, :90] == 255).all() and (image[10:90, 110:190] == (255, 0, 0)).all()
+    assert image.shape == (80, 160, 3)
+    assert (image[:, :70] == 255).all() and (image[10:70, 90:150] == (255, 0, 0)).all()
 
 
 @pytest.mark.pictures
