@@ -45,6 +45,9 @@ from lightning_lottery.hooks.strategies import refuse_spawning
 _TESTED = ".tested"
 """How the file of the test's curves ends: it has the step of the fit's end, from which on a fit is not repeated."""
 
+_SETTINGS = ".settings"
+"""How the file of the row in the table of runs ends, which is written anew with the test."""
+
 
 def train(child: Child, resume: str, project: Project | None = None) -> list[Row] | None:
     """Run Lightning's subcommand, or ``start``: a fit that ends, saved, before its first step.
@@ -92,8 +95,9 @@ def train(child: Child, resume: str, project: Project | None = None) -> list[Row
             save_whole(trainer, folder / "last.ckpt")
             end = conditions.end_of(trainer)  # before the test: `setup` runs anew there, and may build other weights
             if trainer.is_global_zero:
-                for stale in folder.glob(f"events.out.tfevents.*{_TESTED}"):  # of a life that was killed after its test
-                    remove_file(stale)
+                for ending in (_TESTED, _SETTINGS):
+                    for stale in folder.glob(f"events.out.tfevents.*{ending}"):  # of a life killed after its test
+                        remove_file(stale)
             tested = _logger(folder, filename_suffix=_TESTED)
             trainer.loggers = [tested if each is logger else each for each in trainer.loggers]
             with nullcontext() if by_batch is None else by_batch.listening(built.model):
@@ -297,8 +301,7 @@ def _write_settings(folder: Path, trainer: Trainer, rows: Sequence[Row], start_s
     tickets = [callback.origin for callback in callbacks if isinstance(callback, MaskFreezing)]
     (sparsity,) = (row["value"] for row in rows if row["metric"] == "sparsity")
     settings = Settings(rows[0]["method"], sparsity, start_step, ", ".join(tickets) or "none", str(seed))
-    # Into a file as of the test: it is written once, whatever was repeated before.
-    with SummaryWriter(str(folder), filename_suffix=_TESTED) as board:
+    with SummaryWriter(str(folder), filename_suffix=_SETTINGS) as board:
         add_settings(board, settings, tested_in(rows))
 
 

@@ -13,6 +13,15 @@ def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
     }
 
 
+def texts_and_layout(folder: Path) -> dict[str, list[tuple[int, bytes]]]:
+    """Every text, and the layout of charts."""
+    events = EventAccumulator(str(folder), size_guidance={"tensors": 0}).Reload()
+    return {
+        tag: [(event.step, event.tensor_proto.SerializeToString()) for event in events.Tensors(tag)]
+        for tag in sorted(events.Tags()["tensors"])
+    }
+
+
 def in_order(folder: Path, life: int) -> None:
     """Name the event files that a life left by its number.
 

@@ -25,7 +25,7 @@ from lightning.pytorch.loggers import TensorBoardLogger  # noqa: F401 (imported 
 from torch.utils.data import DataLoader
 
 import lightning_lottery
-from campaign.boards import in_order, scalars
+from campaign.boards import in_order, scalars, texts_and_layout
 from campaign.deaths import After, Death, arm, draw
 from campaign.forks import Fork, all_gone, into
 from campaign.table import Outcome
@@ -48,10 +48,11 @@ from lightning_lottery.children.cli import resolve
 from lightning_lottery.children.factories import FactoryProject
 from lightning_lottery.command.main import main
 from lightning_lottery.connectivity.report import PathReport
-from lightning_lottery.experiments import recipe
 from lightning_lottery.experiments.imp_report import ImpReport
+from lightning_lottery.experiments.pictures import draw as drawing
 from lightning_lottery.experiments.sweep_report import SweepReport
 from lightning_lottery.files import alone_in
+from lightning_lottery.hooks.mask_callback import MaskCallback
 
 torch.set_num_threads(1)
 for module in walk_packages(lightning_lottery.__path__, "lightning_lottery."):
@@ -218,7 +219,8 @@ def _without_pictures() -> Iterator[None]:
     with ExitStack() as patches:
         for report in (PathReport, SweepReport, ImpReport):
             patches.enter_context(mock.patch.object(report, "figures", lambda _: {}))
-        patches.enter_context(mock.patch.object(recipe, "_draw", lambda *_: None))
+        patches.enter_context(mock.patch.object(drawing, "draw_recipe", lambda *_: drawing.Drawn()))
+        patches.enter_context(mock.patch.object(MaskCallback, "_write_pictures", lambda *_: None))
         yield
 
 
@@ -245,6 +247,7 @@ def leavings(folder: Path) -> dict[str, Any]:
             for path, saved in checkpoints.items()
         },
         "curves": _by_name(out, boards, scalars),
+        "texts": _by_name(out, boards, texts_and_layout),
         "half-written files": [str(path) for path in out.rglob(".*.partial")],
         "stale locks": [str(path) for path in out.rglob(".lock") if not _is_free(path)],
     }
