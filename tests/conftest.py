@@ -6,6 +6,7 @@ from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when transformers is imported: no test may load from a hub
 os.environ["SOURCE_DATE_EPOCH"] = "1764460800"  # the time in records: those of equal runs are equal bit for bit
+os.environ["LOTTERY_WARM"] = "0"  # a nursery would be refused by every next test, whose name is in its environment
 os.environ["OMP_NUM_THREADS"] = "1"  # whatever a shell says: processes that tests start count as this one does, below
 
 import pytest  # noqa: E402

@@ -2,7 +2,6 @@
 
 import os
 import subprocess
-import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -71,9 +70,9 @@ def _do_on_worker(folder: str, here: str, path: str) -> int:
     from distributed import get_worker
 
     # --wait: where Dask took a worker for lost that still lives, the child may run there for a while yet.
-    command = [sys.executable, "-m", "lightning_lottery", "child", folder, "--wait"]
+    arguments = ["child", folder, "--wait"]
     variables = environment_of_child(path) | {"OMP_NUM_THREADS": str(get_worker().state.nthreads)}
     with open(Path(here) / folder / "child.log", "ab") as log:
         output = {"stdout": log, "stderr": subprocess.STDOUT}
-        with started(command, variables, cwd=here, **output) as process:
+        with started(arguments, variables, cwd=here, **output) as process:
             return process.wait()

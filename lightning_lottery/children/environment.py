@@ -28,6 +28,12 @@ Where it is set, this process is one of those other ranks.
 TIED = "LOTTERY_TIED"
 """Set in a child whose standard input ends with the process that started it."""
 
+NURSERY = "LOTTERY_NURSERY"
+"""Where the process listens that children are forked from, for those who start children of their own."""
+
+WARM = "LOTTERY_WARM"
+"""Set to 0 by whoever wants children started without that process, each with imports of its own."""
+
 IMPORTING = "LOTTERY_IMPORTING"
 """Path of the script of factories that a child is importing, which must not run its analysis again meanwhile."""
 

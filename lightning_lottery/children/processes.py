@@ -19,6 +19,7 @@ from lightning_lottery.children.child import ERROR, Child
 from lightning_lottery.children.environment import TIED, environment_of_child
 from lightning_lottery.children.progress import Line, read_progress
 from lightning_lottery.children.signals import ENDING, STOPS, Ended, ended_by
+from lightning_lottery.children.warm import Process, fork
 from lightning_lottery.errors import LotteryError
 
 MANY = 8
@@ -35,7 +36,7 @@ def run_child(child: Child) -> int:
     """
     with (
         ended_by(*STOPS),
-        started(_command(child), environment_of_child(python_path())) as process,
+        started(_arguments(child), environment_of_child(python_path())) as process,
         _passing_on([process]),
     ):
         return process.wait()
@@ -74,14 +75,14 @@ def run_together(children: Sequence[tuple[str, Child]], console: Console, *, job
     Raises:
         LotteryError: One is refused, or some failed: which.
     """
-    processes: list[subprocess.Popen[bytes]] = []
+    processes: list[Process] = []
     with ended_by(*STOPS), ExitStack() as running, _passing_on(processes):
 
         def launch(child: Child, slot: int) -> Poll:
             variables = environment_of_child(python_path()) | _share(slot, jobs)
             with open(child.folder / "child.log", "ab") as log:
                 output = {"stdout": log, "stderr": subprocess.STDOUT}
-                processes.append(running.enter_context(started(_command(child), variables, **output)))
+                processes.append(running.enter_context(started(_arguments(child), variables, **output)))
             return processes[-1].poll
 
         try:
@@ -192,8 +193,9 @@ class _Bars:
             self._line.show("done", self._ended, self._total, unit="child")
 
 
-def _command(child: Child) -> list[str]:
-    return [sys.executable, "-m", "lightning_lottery", "child", str(child.folder)]
+def _arguments(child: Child) -> list[str]:
+    """Of the command that does a child."""
+    return ["child", str(child.folder)]
 
 
 def python_path() -> str:
@@ -202,17 +204,22 @@ def python_path() -> str:
 
 
 @contextmanager
-def started(command: Sequence[str], variables: Mapping[str, str], **output: Any) -> Iterator["subprocess.Popen[bytes]"]:
+def started(arguments: Sequence[str], variables: Mapping[str, str], **output: Any) -> Iterator[Process]:
     """A child's process, which ends when this one does, in whatever way: its standard input does.
 
+    Where it can be, a fork of one that has imported everything: see ``warm``.
+
     Args:
-        command: That does the child.
+        arguments: Of this package's command that does the child.
         variables: Its whole environment, ``TIED`` among them.
         output: Where it writes, and ``cwd``: arguments of ``subprocess.Popen``.
     """
     # The one handle on the pipe's writing end is in this process. However this process ends, SIGKILL included, the
     # system closes it, and the child reads the end of its input: see `end_with_starter`.
-    with subprocess.Popen(command, env=variables, stdin=subprocess.PIPE, **output) as process:
+    command = [sys.executable, "-m", "lightning_lottery", *arguments]
+    with fork(arguments, variables, **output) or subprocess.Popen(
+        command, env=variables, stdin=subprocess.PIPE, **output
+    ) as process:
         try:
             yield process
         finally:
@@ -220,7 +227,7 @@ def started(command: Sequence[str], variables: Mapping[str, str], **output: Any)
 
 
 @contextmanager
-def _passing_on(processes: Sequence["subprocess.Popen[bytes]"]) -> Iterator[None]:
+def _passing_on(processes: Sequence[Process]) -> Iterator[None]:
     """Where the block is left by a signal, have these processes end by it as well; by any exception, wait for them.
 
     Another signal meanwhile ends the waiting: whoever started the processes then kills them.

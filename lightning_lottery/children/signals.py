@@ -3,12 +3,12 @@
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from threading import Timer, current_thread, main_thread
 from time import monotonic
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sys import UnraisableHookArgs
@@ -54,6 +54,19 @@ class _Wish:
 
 
 _wish = _Wish()
+
+
+def begin_anew(handlers: Mapping[int, Any]) -> None:
+    """In a fork that is to be as a process of its own: nothing has been asked of it, and signals are let in.
+
+    Args:
+        handlers: What answers each of ``ENDING``.
+    """
+    global _wish
+    _wish = _Wish()
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, handlers)
 
 
 @contextmanager

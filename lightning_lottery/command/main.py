@@ -52,6 +52,9 @@ def _answer(words: Sequence[str]) -> None:
         print(f"lightning-lottery {version('lightning_lottery')}")  # noqa: T201
     elif first.startswith("-"):
         raise LotteryError(f"A subcommand comes first, before '{first}': `lightning-lottery --help` lists them.")
+    elif first == "warm":  # which nobody types: whoever starts children does
+        _import_what_yaml_names()
+        import_module("lightning_lottery.command.warm").warm(words[1:])
     else:
         _answer_subcommand(subcommand_of(first), words[1:])
 

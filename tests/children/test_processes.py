@@ -181,14 +181,15 @@ def test_a_child_is_tied_to_a_pipe_and_to_no_other_input(monkeypatch):
     os.close(write)
 
 
-def test_a_child_ends_with_the_process_that_started_it(parent, tmp_path):
+@pytest.mark.parametrize("warm", ["0", "1"])
+def test_a_child_ends_with_the_process_that_started_it(parent, tmp_path, warm):
     child = slow_child(tmp_path / "child", parent)
     script = (
         "from pathlib import Path; from lightning_lottery.children.child import Child;"
         "from lightning_lottery.children.processes import run_child; import sys;"
         "run_child(Child.load(Path(sys.argv[1])))"
     )
-    variables = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    variables = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), environment.WARM: warm}
     with subprocess.Popen([sys.executable, "-c", script, child.folder], env=variables) as starter:
         kill_after_five_steps(child, lambda: starter.pid)
     time.sleep(1)
