@@ -13,7 +13,7 @@ import torch
 from rich.console import Console
 
 from helpers.factories import STEPS
-from helpers.slow_children import QUIET, kill_after_five_steps, slow_child, steps_of
+from helpers.slow_children import QUIET, kill_after_five_steps, slow_child, steps_of, wait_for_steps
 from helpers.stages import in_this_process
 from lightning_lottery import LotteryError
 from lightning_lottery.children import environment, processes
@@ -146,8 +146,7 @@ engine_of({jobs})([("slow", Child.load(Path(sys.argv[1])))], Console())
 """
     variables = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     with subprocess.Popen([sys.executable, "-c", script, child.folder], env=variables) as starter:
-        while len(steps_of(child)) < 5:
-            time.sleep(0.05)
+        wait_for_steps(child, 5)
         starter.send_signal(number)
         assert starter.wait(timeout=120) in (128 + number, -number)
     taken = steps_of(child)

@@ -6,7 +6,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,7 @@ import torch
 
 from campaign.boards import scalars
 from helpers.processes import TESTS
-from helpers.slow_children import slow_child, steps_of
+from helpers.slow_children import slow_child, steps_of, wait_for_steps
 from helpers.stages import fit, named, platon
 from helpers.states import same
 from lightning_lottery.children import processes, warm
@@ -137,8 +136,7 @@ def test_a_child_with_a_variable_that_imports_may_have_read_is_no_fork(warmed, w
 def test_a_fork_ends_by_a_signal_at_its_next_step_and_goes_on(warmed, was_fork, parent, tmp_path):
     child = slow_child(tmp_path / "child", parent)
     with started(["child", str(child.folder)], surroundings()) as process:
-        while len(steps_of(child)) < 3:
-            time.sleep(0.05)
+        wait_for_steps(child, 3)
         process.send_signal(signal.SIGTERM)
         assert process.wait() == 128 + signal.SIGTERM and was_fork[-1] is process
     assert not child.is_done and (child.folder / "resume.ckpt").exists()
@@ -148,8 +146,7 @@ def test_a_fork_ends_by_a_signal_at_its_next_step_and_goes_on(warmed, was_fork, 
 def test_a_fork_whose_starter_leaves_is_killed(warmed, was_fork, parent, tmp_path):
     child = slow_child(tmp_path / "child", parent)
     with started(["child", str(child.folder)], surroundings()) as process:
-        while len(steps_of(child)) < 2:
-            time.sleep(0.05)
+        wait_for_steps(child, 2)
         os.dup2(os.open(os.devnull, os.O_RDONLY), process._input)  # closed, as the system does when the starter is gone
         assert process.wait() == -signal.SIGKILL
 
@@ -157,8 +154,7 @@ def test_a_fork_whose_starter_leaves_is_killed(warmed, was_fork, parent, tmp_pat
 def test_where_the_nursery_is_killed_its_forks_end_and_the_next_child_has_another(warmed, was_fork, parent, tmp_path):
     child = slow_child(tmp_path / "child", parent)
     with started(["child", str(child.folder)], surroundings()) as process:
-        while len(steps_of(child)) < 3:
-            time.sleep(0.05)
+        wait_for_steps(child, 3)
         warmed._process.kill()
         assert process.wait() == -signal.SIGKILL
         taken = len(steps_of(child))

@@ -47,8 +47,20 @@ def slow_child(folder: Path, parent: Path) -> Child:
     return child
 
 
+def wait_for_steps(child: Child, number: int, seconds: float = 180.0) -> None:
+    """Wait until a child has taken so many steps.
+
+    Raises:
+        TimeoutError: It has not within so many seconds: what was to start it may be gone.
+    """
+    end = time.monotonic() + seconds
+    while len(taken := steps_of(child)) < number:
+        if time.monotonic() > end:
+            raise TimeoutError(f"'{child.folder}' took {len(taken)} of {number} steps in {seconds:g} s.")
+        time.sleep(0.05)
+
+
 def kill_after_five_steps(child: Child, pid_of_starter: Callable[[], int]) -> None:
     """Wait until a child has taken five steps, then kill what started it."""
-    while len(steps_of(child)) < 5:
-        time.sleep(0.05)
+    wait_for_steps(child, 5)
     os.kill(pid_of_starter(), signal.SIGKILL)
