@@ -80,6 +80,7 @@ def test_a_rank_that_fails_ends_the_other_with_a_message(tmp_path):
 
 
 SLIMS = """
+import shutil
 import sys
 from pathlib import Path
 
@@ -125,6 +126,9 @@ if __name__ == "__main__":
         keep = KeepEveryResume(folder, folder / "points")
         unbroken = fit(folder, action, ExactResume(interval=1), keep)
         assert on_both(unbroken)
+        if torch.distributed.get_rank() == 0:  # who goes on elsewhere takes along what lies beside the checkpoint
+            shutil.copytree(folder / "early_bird", folder / "points" / "early_bird")
+        torch.distributed.barrier()
         assert any(ticket["from"]["settled"] for ticket in unbroken["callback"]["tickets"].values())
         for step in (3, 12, 17):
             again = fit(folder / str(step), action, ExactResume(), ckpt=folder / "points" / f"{step}.ckpt")

@@ -98,10 +98,15 @@ class History:
     """The training loss and the masks of a fit over its optimizer steps.
 
     At most 1,000 points of the loss and of the mask's change, 500 updates of masks, and 100 losses that wait on their
-    device until somebody needs the host anyway: the size does not grow with the fit.
+    device until somebody needs the host anyway: the size does not grow with the fit. Of several ranks the first keeps
+    it, and the loss is that of its batches: a mean over ranks would let each wait for the others.
+
+    Args:
+        is_kept: Whether anything is noted.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_kept: bool = True) -> None:
+        self._is_kept = is_kept
         self.loss = Curve()
         self.change = Curve()
         self._waiting: list[tuple[int, Tensor]] = []
@@ -122,6 +127,8 @@ class History:
             outputs: As Lightning hands them to ``on_train_batch_end``: a loss, a mapping with one, or neither.
             interval: Steps until the host is asked for.
         """
+        if not self._is_kept:
+            return
         loss: Any = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
         if isinstance(loss, Tensor) and loss.numel() == 1:
             # A copy: whoever steps by hand may give a tensor that the next batch is written into. It stays on its
@@ -150,6 +157,8 @@ class History:
             counts: Of each layer: how many entries are kept, and how many there are.
             change: Fraction of the entries that are not what they were before; None where nothing was before.
         """
+        if not self._is_kept:
+            return
         if self._updates and self._updates[-1].step == step:
             self._updates.pop()
         elif self._updates:
@@ -211,6 +220,8 @@ class History:
         Raises:
             LotteryError: It is no such state, or one of other layers.
         """
+        if not self._is_kept:
+            return
         self.loss.load_state_dict(state["loss"])
         self.change.load_state_dict(state["change"])
         steps, stride, number = _numbers(state["steps"]), index(state["stride"]), index(state["number"])

@@ -280,6 +280,8 @@ class MaskCallback(NamedCallback):
             )
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._fitted is None:  # otherwise a second `fit` of the same Trainer, which goes on
+            self._history = History(is_kept=trainer.is_global_zero)
         self._fitted = weakref.ref(pl_module)
         self._upkeep.meet(trainer.optimizers)
         if self._restored is not None and self.follows_scope:

@@ -103,6 +103,13 @@ def test_a_loss_is_copied_taken_from_where_it_may_be_and_nothing_else_is_taken_f
     assert made.loss.points == [(1, 1.0), (2, 2.0), (7, 3.0), (8, 4.0)]
 
 
+def test_one_that_is_not_kept_notes_nothing_and_takes_nothing_over():
+    made, kept = History(is_kept=False), history(20)
+    go_on(made, range(1, 20))
+    made.load_state_dict(kept.state_dict(), 3)
+    assert same(made.state_dict(), History().state_dict()) and made.rows([]) == []
+
+
 def test_rows_hold_what_is_known_of_each_step_in_order():
     made = History()
     made.update(0, 0.0, [(4, 4), (0, 0)], None)
