@@ -339,7 +339,9 @@ def test_a_stage_may_be_an_analysis_which_goes_on_where_it_was_killed_and_is_ref
     assert ran == ["1-dense", "2-platon", "3-stable", "trial", *children, "4-ticket", "trial", *children]
     assert summary["3-stable"]["error_barrier"]["n"] == 1 and summary["3-stable"]["test_acc"]["n"] == 2
     assert summary["3-stable"]["sparsity"]["mean"] == 0 < summary["4-ticket"]["sparsity"]["mean"]
-    assert "Error barrier on the lines between children" in " ".join(capsys.readouterr().out.split())  # it may wrap
+    shown = " ".join(capsys.readouterr().out.split())  # a title may wrap
+    assert "Error barrier on the lines between children" in shown and "summary.png, stability.png" in shown
+    assert {path.stem for path in Path("runs/recipe").glob("*.svg")} == {"summary", "stability"}
     rows = [json.loads(line) for line in Path("runs/recipe/results.jsonl").read_text().splitlines()]
     assert {(row["parent"], row["stage"]) for row in rows if row["alpha"] is not None} == {
         (0, "3-stable"),
