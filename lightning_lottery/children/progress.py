@@ -25,6 +25,15 @@ BESIDE = 58
 """Characters of the line that its name, its bar, its steps and the time take."""
 
 
+def output() -> Console:
+    """The console of the standard output, a terminal only where that is one.
+
+    rich takes any output for a terminal where ``FORCE_COLOR`` is set, as Jupyter sets it for all that a kernel starts:
+    a line that is written over would there be hundreds of lines.
+    """
+    return Console(force_terminal=None if sys.stdout.isatty() else False)
+
+
 class Line:
     """One line that says how far something is; nothing where a console is neither a terminal nor a notebook."""
 
@@ -32,6 +41,7 @@ class Line:
         self._console = console
         self._bar: Progress | None = None
         self._display: Any = None
+        self._written = 0.0
         self._streams: list[tuple[logging.StreamHandler[Any], Any]] = []
 
     @property
@@ -40,7 +50,7 @@ class Line:
         return self._console.is_jupyter or self._console.is_terminal
 
     def show(self, name: str, done: int, total: int | None, more: str = "", *, unit: str = "step") -> None:
-        """Write the line over.
+        """Write the line over, at most ten times a second, and at the end.
 
         Args:
             name: What is being done.
@@ -49,6 +59,9 @@ class Line:
             more: What else there is to say, parts of it two spaces apart: those that do not fit are left out.
             unit: What is counted.
         """
+        if monotonic() - self._written < 0.1 and done != total:
+            return
+        self._written = monotonic()
         state = f"{unit} {done}/{total}" if total else f"{unit} {done}"
         if self._console.is_jupyter:
             self._show_in_notebook(" · ".join(filter(None, (name, state, more))))
@@ -106,29 +119,31 @@ class FitProgress(Callback):
 
     def __init__(self, folder: Path, *, is_shown: bool) -> None:
         self.folder = folder
-        self._line = Line(Console()) if is_shown else None
-        self._written = self._drawn = 0.0
+        self._line = Line(output()) if is_shown else None
+        self._written = 0.0
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        """Say it, at most once a second in the file and ten times in the line."""
-        if not trainer.is_global_zero:
-            return
-        steps, now = trainer.estimated_stepping_batches, monotonic()
-        total = int(steps) if 0 < steps < float("inf") else None
-        if now - self._written > 1:
-            self._written = now
-            tell_progress(self.folder, trainer.global_step, total)
-        if self._line is not None and self._line.is_shown and now - self._drawn > 0.1:
-            self._drawn = now
-            self._line.show(f"epoch {trainer.current_epoch + 1}", trainer.global_step, total, _metrics_of(trainer))
+        """Say it, at most once a second in the file."""
+        if trainer.is_global_zero:
+            if monotonic() - self._written > 1:
+                self._tell(trainer)
+            if self._line is not None and self._line.is_shown:
+                steps = (trainer.global_step, _steps_of(trainer))
+                self._line.show(f"epoch {trainer.current_epoch + 1}", *steps, _metrics_of(trainer))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Leave the line."""
+        """Say where it ended, and leave the line."""
+        if trainer.is_global_zero:
+            self._tell(trainer)
         self._close()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Leave the line."""
         self._close()
+
+    def _tell(self, trainer: Trainer) -> None:
+        self._written = monotonic()
+        tell_progress(self.folder, trainer.global_step, _steps_of(trainer))
 
     def _close(self) -> None:
         if self._line is not None:
@@ -147,6 +162,12 @@ def read_progress(folder: Path) -> tuple[int, int | None] | None:
         done, total = (folder / "progress").read_text().split(" ")
         return int(done), int(total) if total else None
     return None
+
+
+def _steps_of(trainer: Trainer) -> int | None:
+    """Optimizer steps of the whole fit; None where nobody knows."""
+    steps = trainer.estimated_stepping_batches
+    return int(steps) if 0 < steps < float("inf") else None
 
 
 def _metrics_of(trainer: Trainer) -> str:

@@ -9,9 +9,9 @@ from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torchmetrics import Metric
 
+from lightning_lottery.children.progress import Line, output
 from lightning_lottery.connectivity.batches import Batches, Split
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.hooks.means import ByBatch, Means, sum_over_ranks
@@ -60,18 +60,24 @@ class Evaluator:
         self.samples = 0  # that the last evaluation used, over all ranks
         self.by_batch: list[ByBatch | None] = []  # of the last call's ``kept``, with each set of weights
         is_shown = evaluations and trainer.progress_bar_callback is not None and trainer.is_global_zero
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        self.bar = Progress(*columns, disable=not is_shown)
-        self.evaluations = self.bar.add_task("evaluations", total=evaluations)
+        self._line = Line(output()) if is_shown else None
+        self._done, self._evaluations, self._batch = 0, evaluations, 0
         # Lightning's rule: an int limits the number of batches, a float (1.0 as well) is a fraction of them.
         limit = trainer.limit_test_batches if split == "test" else trainer.limit_val_batches
         total = limit if isinstance(limit, int) else int(limit * len(batches))
-        self.within = self.bar.add_task("batches", total=min(total, len(batches)))
-        self.bar.start()
+        self._batches = min(total, len(batches))
 
     def close(self) -> None:
-        """Leave the progress bar."""
-        self.bar.stop()
+        """Leave the line that says how far it is."""
+        if self._line is not None:
+            self._line.close()
+
+    def tell(self, *, batch: int = 0, evaluation: int = 0) -> None:
+        """Say that so many batches more are done of the present evaluation, or that it is."""
+        self._done, self._batch = self._done + evaluation, 0 if evaluation else self._batch + batch
+        if self._line is not None:
+            within = f"batch {self._batch}/{self._batches}"
+            self._line.show("lines", self._done, self._evaluations, within, unit="evaluation")
 
     def __call__(self, *settings: Setting, on_batch: OnBatch | None = None, kept: str = "") -> list[dict[str, float]]:
         """Every logged metric with each set of weights, averaged over the samples of all ranks in float64.
@@ -142,7 +148,6 @@ class _SettingsInOneRun(Callback):
 
     def _set(self, setting: Setting, pl_module: LightningModule) -> None:
         self.means = Means(self.kept)
-        self.evaluator.bar.reset(self.evaluator.within)
         setting(pl_module)
         # The setting may have run batches of its own, for batch norm's statistics: metrics must not count them.
         for child in pl_module.modules():
@@ -226,7 +231,7 @@ class _SettingsInOneRun(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        self.evaluator.bar.advance(self.evaluator.within)
+        self.evaluator.tell(batch=1)
         if self.on_batch is not None:
             self.on_batch(pl_module, batch)
         self.means.end_batch()
@@ -245,7 +250,7 @@ class _SettingsInOneRun(Callback):
                 "be compared, `self.log('test_acc', accuracy)` for instance."
             )
         self.results.append(metrics)
-        self.evaluator.bar.advance(self.evaluator.evaluations)
+        self.evaluator.tell(evaluation=1)
 
     on_test_end = on_validation_end = _end
 

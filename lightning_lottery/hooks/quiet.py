@@ -42,6 +42,8 @@ def without_noise() -> Iterator[None]:
             warnings.filterwarnings(
                 "ignore", "The number of training batches .* is smaller than the logging", UserWarning
             )
+            # a child's ModelCheckpoint keeps its files in the child's folder, whoever it goes on from
+            warnings.filterwarnings("ignore", "The dirpath has changed from", UserWarning)
             yield
     finally:
         for log in logs:

@@ -1,6 +1,7 @@
 """How far a child is: in its folder, and in one line where anybody looks."""
 
 import io
+import itertools
 import logging
 import sys
 from types import SimpleNamespace
@@ -13,7 +14,12 @@ from rich.console import Console
 
 from helpers.factories import Data, Net
 from lightning_lottery.children import progress
-from lightning_lottery.children.progress import FitProgress, Line, read_progress, tell_progress
+from lightning_lottery.children.progress import FitProgress, Line, output, read_progress, tell_progress
+
+
+@pytest.fixture(autouse=True)
+def _time_passes(monkeypatch):
+    monkeypatch.setattr(progress, "monotonic", itertools.count(1).__next__)
 
 
 def console(kind, width=80):
@@ -82,6 +88,22 @@ def test_a_notebook_gets_one_output_that_is_written_over(monkeypatch):
     assert shown == ["seed-1 · step 3/12 · loss 0.5", "done · child 2"]
 
 
+def test_a_line_is_not_written_over_more_often_than_anybody_sees_but_at_the_end(monkeypatch):
+    monkeypatch.setattr(progress, "monotonic", itertools.count(1, 0.04).__next__)
+    line, shown = Line(console("notebook")), []
+    monkeypatch.setattr(line, "_show_in_notebook", shown.append)
+    for step in range(10):
+        line.show("a", step, 9)
+    assert shown[0] == "a · step 0/9" and shown[-1] == "a · step 9/9" and 3 <= len(shown) <= 5
+
+
+def test_only_a_terminal_is_one_whatever_force_color_says(monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert Console().is_terminal and not output().is_terminal
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    assert output().is_terminal
+
+
 class Shown:
     """A line that keeps what it is told."""
 
@@ -116,7 +138,7 @@ def test_a_fit_says_how_far_it_is_and_leaves_the_line_also_by_an_exception(tmp_p
         assert fails
     first, *_, last = Shown.last.told
     assert first[:3] == ("epoch 1", 1, trainer.estimated_stepping_batches) and last == "closed"
-    assert read_progress(tmp_path) == (1, trainer.estimated_stepping_batches)
+    assert read_progress(tmp_path) == (trainer.global_step, trainer.estimated_stepping_batches)
 
 
 def test_the_line_stands_in_place_of_lightning_s_own_default_bars_alone():
