@@ -69,10 +69,11 @@ def train(child: Child, resume: str, project: Project | None = None) -> list[Row
         is_shown = _has_default_bar(child, callbacks)
         callbacks = _with_options(child, callbacks, resumed=bool(resume))
         if is_fit:
-            callbacks.append(PlainHyperparameters())  # or no child could go on from what another leaves
-        if child.command == "fit":
             callbacks = [callback for callback in callbacks if type(callback) not in DEFAULT_BARS]
-            callbacks += [validated, conditions, FitProgress(folder, is_shown=is_shown)]
+            callbacks.append(PlainHyperparameters())  # or no child could go on from what another leaves
+            callbacks.append(FitProgress(folder, is_shown=is_shown and child.command == "fit"))
+        if child.command == "fit":
+            callbacks += [validated, conditions]
             if by_batch is not None:
                 callbacks.append(by_batch)
             if not any(isinstance(callback, ExactResume) for callback in callbacks):

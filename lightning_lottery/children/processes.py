@@ -190,7 +190,8 @@ class _Bars:
         self._progress.update(bar, total=1, completed=not failed, state=state, visible=shown)
         self._progress.update(self._all, advance=1, state=f"{self._ended}/{self._total}")
         if self._line is not None:
-            self._line.show("done", self._ended, self._total, unit="child")
+            name = self._progress.tasks[bar].description
+            self._line.show(f"{name}: {state}", self._ended, self._total, unit="child")
 
 
 def _arguments(child: Child) -> list[str]:

@@ -45,6 +45,11 @@ class Line:
         self._streams: list[tuple[logging.StreamHandler[Any], Any]] = []
 
     @property
+    def is_in_notebook(self) -> bool:
+        """Whether it is an output of a notebook."""
+        return self._console.is_jupyter
+
+    @property
     def is_shown(self) -> bool:
         """Whether anybody sees it."""
         return self._console.is_jupyter or self._console.is_terminal
@@ -128,8 +133,10 @@ class FitProgress(Callback):
             if monotonic() - self._written > 1:
                 self._tell(trainer)
             if self._line is not None and self._line.is_shown:
+                # In a terminal the name of the child stands above.
+                name = f"{self.folder.name} · " if self._line.is_in_notebook else ""
                 steps = (trainer.global_step, _steps_of(trainer))
-                self._line.show(f"epoch {trainer.current_epoch + 1}", *steps, _metrics_of(trainer))
+                self._line.show(f"{name}epoch {trainer.current_epoch + 1}", *steps, _metrics_of(trainer))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say where it ended, and leave the line."""

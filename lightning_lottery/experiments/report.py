@@ -98,7 +98,7 @@ def show(report: Report, folder: Path, console: Console) -> None:
     """Print the table, what follows from it, and where the files are."""
     console.print(report.table())
     for sentence in report.sentences():
-        console.print(sentence, soft_wrap=True)
+        console.print(sentence, soft_wrap=not console.is_jupyter)
     console.print(f"Records: {folder / 'results.jsonl'}. Curves: tensorboard --logdir {folder}", soft_wrap=True)
 
 

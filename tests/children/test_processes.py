@@ -243,5 +243,5 @@ def test_a_notebook_has_one_line_for_several_children(config, tmp_path, monkeypa
 
     monkeypatch.setattr(processes.time, "sleep", lambda _: None)
     processes.follow(children, launch, 1, quiet)
-    assert shown[0] == "child 1/2 · one · step 3/None" and shown[-1] == "done · child 2/2"
+    assert shown[0] == "child 1/2 · one · step 3/None" and shown[-1] == "two: done · child 2/2"
     assert quiet.file.getvalue() == ""

@@ -108,6 +108,7 @@ class Shown:
     """A line that keeps what it is told."""
 
     is_shown = True
+    is_in_notebook = True
 
     def __init__(self, _):
         self.told = []
@@ -137,7 +138,7 @@ def test_a_fit_says_how_far_it_is_and_leaves_the_line_also_by_an_exception(tmp_p
     except RuntimeError:
         assert fails
     first, *_, last = Shown.last.told
-    assert first[:3] == ("epoch 1", 1, trainer.estimated_stepping_batches) and last == "closed"
+    assert first[:3] == (f"{tmp_path.name} · epoch 1", 1, trainer.estimated_stepping_batches) and last == "closed"
     assert read_progress(tmp_path) == (trainer.global_step, trainer.estimated_stepping_batches)
 
 
