@@ -193,9 +193,10 @@ class ImpReport:
         """A row for each level and control: density, metric over seeds, difference from its reference, verdict."""
         seeds = ", ".join(map(str, self.seeds))
         controls = " A control's row: its ticket minus it, p by Holm." if len(self._by_kind()) > 1 else ""
+        spread = " ±: standard deviation over seeds." if len(self.seeds) > 1 else ""
         table = Table(
             title=f"{self.monitor}, seed{'s' if len(self.seeds) > 1 else ''} {seeds}",
-            caption=f"Levels against level 0, margin {self.margin}.{controls}",
+            caption=f"Levels against level 0, margin {self.margin}.{controls}{spread}",
         )
         for column in ("level", "weights kept", self.monitor, "difference", "verdict"):
             table.add_column(column, no_wrap=True)

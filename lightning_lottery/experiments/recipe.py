@@ -112,12 +112,9 @@ def run_recipe(
         console.print(lines)
     undecided = {stage: verdict for stage, verdict in verdicts.items() if verdict.verdict == "undecided"}
     takes_more_seeds = not {stage.command for stage in stages} & {"imp", "sweep"}
-    for sentence in (
-        *findings(summary, rows, verdicts),
-        *sentences_of_stages(undecided, len(seeds)),
-        *where_to_look(target),
-        *what_next(recipe, seeds, takes_more_seeds=takes_more_seeds),
-    ):
+    for sentence in (*findings(summary, rows, verdicts), *sentences_of_stages(undecided, len(seeds))):
+        console.print(sentence, soft_wrap=not console.is_terminal, highlight=False)
+    for sentence in (*where_to_look(target), *what_next(recipe, seeds, takes_more_seeds=takes_more_seeds)):
         console.print(sentence, soft_wrap=True, highlight=False)
     return summary
 

@@ -97,8 +97,9 @@ def write(
 def show(report: Report, folder: Path, console: Console) -> None:
     """Print the table, what follows from it, and where the files are."""
     console.print(report.table())
+    is_file = not (console.is_terminal or console.is_jupyter)  # where a sentence is a line
     for sentence in report.sentences():
-        console.print(sentence, soft_wrap=not console.is_jupyter)
+        console.print(sentence, soft_wrap=is_file)
     console.print(f"Records: {folder / 'results.jsonl'}. Curves: tensorboard --logdir {folder}", soft_wrap=True)
 
 

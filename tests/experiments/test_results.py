@@ -1,6 +1,7 @@
 """Everything that was recorded, as one frame: half-done, of an older version, of several recipes, with NaN."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -27,6 +28,11 @@ def begun(folder):
 def test_the_documentation_has_every_column_with_what_it_says():
     rows = [f"| {name} | {says} |" for name, says in COLUMNS.items()]
     assert "\n".join(f"    {row}" for row in rows) in results.__doc__
+
+
+def test_readme_has_every_column_with_what_it_says():
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    assert "\n".join(f"| {name} | {says} |" for name, says in COLUMNS.items()) in readme
 
 
 def test_a_recipe_s_stages_are_all_there_whichever_command_ran_them(tmp_path):
