@@ -661,8 +661,8 @@ def test_records_name_who_masks_and_an_early_bird_where_nobody_does(tmp_path):
     for callbacks in ([bird()], [bird(action="prune")], [bird(), platon], [platon], []):
         trainer = fit(tmp_path, NetworkSlimming(), *callbacks, module=Blocks(), **LONG)
         rows = records_of(child, trainer, {})
-        methods.append({(row["method"], row["sparsity"]) for row in rows})
-    assert methods == [{("EarlyBird", 0.0)}, {("EarlyBird", 0.5)}, *[{("PLATON", 0.5)}] * 2, {("dense", 0.0)}]
+        methods.append({(row["method"], row["density"]) for row in rows})
+    assert methods == [{("EarlyBird", 1.0)}, {("EarlyBird", 0.5)}, *[{("PLATON", 0.5)}] * 2, {("dense", 1.0)}]
 
 
 def test_norms_of_every_step_and_verdicts_of_every_probe_are_logged_and_written(tmp_path):
