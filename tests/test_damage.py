@@ -18,6 +18,7 @@ from lightning_lottery.children.cli import resolve
 from lightning_lottery.connectivity.report import PathReport
 from lightning_lottery.experiments import recipe, stage_children
 from lightning_lottery.experiments.imp_report import ImpReport
+from lightning_lottery.experiments.pictures import draw as drawing
 from lightning_lottery.experiments.sweep_report import SweepReport
 
 PROJECT = closures()
@@ -104,7 +105,7 @@ def outcomes(
 def quickly(monkeypatch, tmp_path):
     """Nothing is trained, and pictures are not drawn."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(recipe, "_draw", lambda *_: None)
+    monkeypatch.setattr(drawing, "draw_recipe", lambda *_: drawing.Drawn())
     for drawn in (PathReport, SweepReport, ImpReport):
         monkeypatch.setattr(drawn, "figures", lambda _: {})
     for module in EXPERIMENTS:

@@ -174,12 +174,13 @@ def do(child, **variables):
     ("number", "ranks"),
     [
         pytest.param(signal.SIGTERM, "1", id="SIGTERM to the second rank"),
-        pytest.param(signal.SIGTERM, "0", id="SIGTERM to the first rank", marks=pytest.mark.torture),
-        pytest.param(signal.SIGINT, "01", id="Ctrl-C to both", marks=pytest.mark.torture),
-        pytest.param(signal.SIGUSR1, "01", id="SIGUSR1 to both", marks=pytest.mark.torture),
+        pytest.param(signal.SIGTERM, "0", id="SIGTERM to the first rank"),
+        pytest.param(signal.SIGINT, "01", id="Ctrl-C to both"),
+        pytest.param(signal.SIGUSR1, "01", id="SIGUSR1 to both"),
     ],
 )
-@pytest.mark.parametrize("step", [pytest.param(5, marks=pytest.mark.torture), stages.STEPS])
+@pytest.mark.parametrize("step", [5, stages.STEPS])
+@pytest.mark.torture  # two processes of two ranks each, and those of the unbroken run
 def test_a_signal_to_any_rank_ends_all_at_the_next_step_and_the_child_goes_on(
     child_of_two_ranks, tmp_path, number, ranks, step
 ):

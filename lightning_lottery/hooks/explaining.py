@@ -6,6 +6,7 @@ from html import escape
 from typing import NamedTuple
 
 from torch import nn
+from torch.nn.parameter import UninitializedParameter
 
 from lightning_lottery.functional.schedules import Schedule
 from lightning_lottery.scope import Candidate
@@ -58,14 +59,16 @@ def parameters_sheet(
         masked: Those that get masks, by name.
         aliases: Each further name of a tied parameter to its first.
     """
-    rows = []
+    rows, total = [], 0
     for name, parameter, module_type, reason, _ in candidates:
         tied = [alias for alias, first in aliases.items() if first == name]
         note = f" (tied: {', '.join(tied)})" if tied else ""
         in_scope = "yes" if name in masked else f"no: {reason or 'not masked'}"
-        shape = " x ".join(map(str, parameter.shape))
-        rows.append((name + note, module_type, shape, f"{parameter.numel():,}", in_scope))
-    total = sum(candidate.parameter.numel() for candidate in candidates)
+        shape, weights = "not yet known", ""  # of a lazy layer
+        if not isinstance(parameter, UninitializedParameter):
+            shape, weights = " x ".join(map(str, parameter.shape)), f"{parameter.numel():,}"
+            total += parameter.numel()
+        rows.append((name + note, module_type, shape, weights, in_scope))
     title = f"{label} can remove {_entries(masked):,} of the module's {total:,} weights:"
     return Sheet(title, ("parameter", "layer", "shape", "weights", "pruned"), ("weights",), rows)
 

@@ -208,5 +208,10 @@ def test_another_user_and_a_process_with_threads_are_refused(monkeypatch):
     assert warm._fits(request, [0, 1, 2]) == (threading.active_count() == 1)
     monkeypatch.setattr(warm.threading, "active_count", lambda: 1)
     assert warm._fits(request, [0, 1, 2]) and not warm._fits(request, [0])
+    monkeypatch.setenv("SET_BY_AN_IMPORT", "1")
+    for value, fits in (("1", True), ("2", False)):
+        assert (
+            warm._fits({**request, "variables": request["variables"] | {"SET_BY_AN_IMPORT": value}}, [0, 1, 2]) == fits
+        )
     monkeypatch.setattr(warm.threading, "active_count", lambda: 2)
     assert not warm._fits(request, [0, 1, 2])

@@ -96,7 +96,7 @@ def test_records_figures_and_curves_hold_what_was_found(swept):
     for name in ("barrier", "lines"):
         assert (out / f"{name}.png").read_bytes().startswith(b"\x89PNG")
     board = accumulators.EventAccumulator(str(out / "sweep")).Reload()
-    assert [event.step for event in board.Scalars("sweep/error_barrier/magnitude/mean")] == [0, 4, 8]
+    assert not board.Tags()["scalars"]  # whose smoothing would move where the barrier falls below the threshold
     assert {"barrier", "lines"} <= set(board.Tags()["images"])
 
 

@@ -10,9 +10,8 @@ from foreign.table import README, table
 
 @pytest.fixture(scope="module", autouse=True)
 def _what_takes_most_of_a_tiny_fit_is_left_out() -> Iterator[None]:
-    """Every Trainer reads the entry points of all packages anew; figures are looked at elsewhere."""
+    """Every Trainer reads the entry points of all packages anew."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("lightning_lottery.units.watcher.write_image", lambda *_: None)
         patch.setattr("lightning.fabric.utilities.registry.entry_points", cache(entry_points))
         yield
 

@@ -23,7 +23,7 @@ from lightning_lottery import ExactResume, LotteryError, Snapshots, Ticket
 from lightning_lottery.files import location
 from lightning_lottery.hooks.saving import PlainHyperparameters, save_whole, untrusted_hyperparameters
 
-RUN = {"resume.ckpt", "snapshots/step=0.ckpt", "snapshots/step=5.ckpt", "ticket.safetensors"}
+RUN = {"resume.ckpt", "snapshots/step=0.ckpt", "snapshots/step=5.ckpt", "ticket.safetensors", "pruning.csv"}
 
 
 class Root:
@@ -82,7 +82,7 @@ def unbroken(tmp_path_factory):
 def test_every_file_is_written_where_the_run_is_and_a_run_goes_on_from_there(plugin, root, unbroken):
     run(root.url, *PLUGINS[plugin](), max_steps=10)
     assert root.files().keys() == RUN
-    for name in RUN - {"ticket.safetensors"}:
+    for name in RUN - {"ticket.safetensors", "pruning.csv"}:
         with fsspec.open(root / name, "rb") as file:
             assert ("custom" in torch.load(file, weights_only=True)) == (plugin not in ("none", "asynchronous"))
     assert Ticket.load(root / "ticket.safetensors").sparsity == pytest.approx(0.7, abs=2e-3)
@@ -205,6 +205,7 @@ def test_nothing_is_written_into_the_temporary_folder(tmp_path, monkeypatch):
         "resume.ckpt",
         "step=3.ckpt",
         "ticket.safetensors",
+        "pruning.csv",
     }
 
 
