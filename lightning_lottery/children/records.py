@@ -147,10 +147,12 @@ def is_row(row: Any) -> bool:
     words = [row.get(name) for name in ("recipe", "network", "method", "device", *STAMP) if row.get(name) is not None]
     numbers = [row.get(name) for name in ("n", "step", "alpha", "density", "level") if row.get(name) is not None]
     names = [row.get(name) for name in ("seed", "parent", "child_a", "child_b")]
+    whole = [value for value in (row["value"], *numbers, *names) if isinstance(value, int)]
     return (
         all(isinstance(word, str) for word in (row["stage"], row["metric"], *words))
         and all(is_number(value) for value in (row["value"], *numbers))
         and not any(isinstance(name, (dict, list)) for name in names)
+        and all(abs(value) < 2**63 for value in whole)  # what a column of a table holds
     )
 
 

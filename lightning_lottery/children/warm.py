@@ -197,9 +197,11 @@ class _Started:
                 address, process = self._address, self._process
             try:
                 return _ask(address, request, files)
-            except OSError:  # it was just ending
-                with suppress(subprocess.TimeoutExpired):
+            except OSError:
+                try:
                     process.wait(1)  # type: ignore[union-attr]
+                except subprocess.TimeoutExpired:
+                    return None  # it hangs, or this request is more than it takes
         return None
 
     def _start(self, variables: Mapping[str, str]) -> None:
@@ -245,14 +247,9 @@ def serve(listening: int) -> list[str]:
             _tell_exit_codes(lines)
             if listener in ready:
                 line, _ = listener.accept()
-                text, files, _, _ = socket.recv_fds(line, MOST, 3)
-                request = json.loads(text) if _is_own(line) and text else {}
-                if not _fits(request, files):
-                    line.send(json.dumps({"refused": True}).encode())
-                elif pid := _fork():
-                    lines[pid] = line
-                    line.send(json.dumps({"pid": pid}).encode())
-                else:
+                request, files = _read_request(line)
+                pid = None if request is None else _fork()
+                if request is not None and pid == 0:
                     for each in (listener, line, *lines.values()):
                         each.close()
                     _become(request, files)
@@ -260,18 +257,47 @@ def serve(listening: int) -> list[str]:
                     return list(request["arguments"])
                 for file in files:
                     os.close(file)
+                if pid is None:
+                    line.close()
+                else:
+                    lines[pid] = line
+                    with suppress(OSError):  # who asked may be gone, and the fork's input with it
+                        line.send(json.dumps({"pid": pid}).encode())
 
 
-def _fork() -> int:
-    """0 in the fork, where signals that ask it to end wait until it can answer them."""
+def _read_request(line: socket.socket) -> tuple[dict[str, Any] | None, list[int]]:
+    """What is asked for, and the descriptors that came along; None where it is refused, whoever asks and whatever.
+
+    Nothing that somebody sends, or does not send, may end or hold up the process that others' forks hang on.
+    """
+    files: list[int] = []
+    try:
+        if _is_own(line):
+            line.settimeout(1)
+            text, files, _, _ = socket.recv_fds(line, MOST, 3)
+            request = json.loads(text)
+            if _fits(request, files):
+                line.settimeout(None)
+                return request, files
+            line.send(json.dumps({"refused": True}).encode())
+    except (OSError, ValueError):
+        pass
+    return None, files
+
+
+def _fork() -> int | None:
+    """0 in the fork, where signals that ask it to end wait until it can answer them; None where there can be none."""
     sys.stdout.flush()
     sys.stderr.flush()
     signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
     with warnings.catch_warnings():
         # Of threads: those there are, of numerical libraries, are ended and begun anew around a fork by these.
         warnings.simplefilter("ignore", DeprecationWarning)
-        pid = os.fork()
-    if pid:
+        try:
+            pid = os.fork()
+        except OSError:  # no memory, or no process more
+            pid = None
+    if pid != 0:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
     return pid
 

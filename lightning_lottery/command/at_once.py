@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_lottery.checks import did_you_mean, nearest
+from lightning_lottery.children.reading import is_bounded
 from lightning_lottery.command.new_recipe import recipes
 from lightning_lottery.command.signatures import arguments_of, names_in
 from lightning_lottery.command.subcommands import SECTIONS, SUBCOMMANDS, Subcommand, options_of
@@ -164,7 +165,7 @@ def _refuse_keys(file: str, subcommand: Subcommand) -> None:
         content = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError):
         return
-    if not isinstance(content, dict):
+    if not isinstance(content, dict) or not is_bounded(content):
         return
     for key, value in content.items():
         _refuse_key(str(key), file, subcommand, options_of(subcommand.name))

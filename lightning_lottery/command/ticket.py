@@ -81,7 +81,7 @@ def diff(a: Ticket, b: Ticket) -> None:
     table = _table("weights kept", "by the first", "the second", "both", "overlap", "by chance")
     for name in common:
         table.add_row(name, *_compared({name: masks["a"][name]}, {name: masks["b"][name]}))
-    whole = [{name: masks[side][name] for name in common if name in masks[side]} for side in ("a", "b")]
+    whole = [{name: masks[side][name] for name in common} for side in ("a", "b")]
     if len(common) > 1:
         table.add_section()
         table.add_row("all", *_compared(*whole))
@@ -91,7 +91,7 @@ def diff(a: Ticket, b: Ticket) -> None:
             "Overlap: the weights that both keep, of those that either keeps; 100 % where they are equal.\n"
             "By chance: the overlap of tickets that keep as many weights, but have nothing to do with each other."
         )
-    for name in masks["a"].keys() | masks["b"].keys():
+    for name in {**masks["a"], **masks["b"]}:
         if name not in common:
             sides = [side for side, side_masks in (("first", masks["a"]), ("second", masks["b"])) if name in side_masks]
             where = f"only in the {sides[0]}" if len(sides) == 1 else "of another shape in each"
@@ -141,6 +141,8 @@ def masked(content: Any, ticket: Ticket, prefix: str, what: str) -> dict[str, An
 
 
 def _masked_state(state: Mapping[str, Any], masks: Mapping[str, Tensor], what: str) -> dict[str, Any]:
+    if not isinstance(state, dict) or not all(isinstance(name, str) for name in state):
+        raise LotteryError(f"'{what}' holds no weights by name.")
     names = {plain_name(name): name for name in state}
     missing = [name for name in masks if name not in names]
     if missing:
@@ -149,6 +151,8 @@ def _masked_state(state: Mapping[str, Any], masks: Mapping[str, Tensor], what: s
             f"{did_you_mean(missing[0], names)} Where only the beginning of names differs, say it by --prefix."
         )
     for name, mask in masks.items():
+        if not isinstance(state[names[name]], Tensor):
+            raise LotteryError(f"'{what}' has '{name}', which is no tensor.")
         if (shape := tuple(state[names[name]].shape)) != tuple(mask.shape):
             raise LotteryError(f"'{what}' has '{name}' in the shape {shape}, the ticket in {tuple(mask.shape)}.")
     return {**state, **{names[name]: zero_removed_(state[names[name]].clone(), mask) for name, mask in masks.items()}}

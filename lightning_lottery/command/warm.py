@@ -10,11 +10,9 @@ from lightning_lottery.command.child import child
 PRELOADED = (
     "lightning_lottery.callbacks",
     "lightning_lottery.children.cli",
-    "lightning_lottery.zoo",
     "torch.utils.tensorboard",
     "torchmetrics.classification",
     "torchvision",
-    "transformers.modeling_utils",
     "sklearn.datasets",
 )
 """What many children import, beside what their command does."""
@@ -29,6 +27,5 @@ def warm(arguments: Sequence[str]) -> None:
     for name in PRELOADED:
         with suppress(ImportError):  # an optional package; whoever needs it will say so
             import_module(name)
-    command, *rest = serve(int(arguments[0]))
-    assert command == "child"
+    _, *rest = serve(int(arguments[0]))
     child(rest)

@@ -119,13 +119,14 @@ class History:
         """What masks were, in order: every one, or every second, fourth ... where they were many, and the last."""
         return list(self._updates)
 
-    def see(self, step: int, outputs: Any, interval: int) -> None:
-        """Note what ``training_step`` gave for the batch that made an optimizer step.
+    def see(self, step: int, outputs: Any, interval: int, scale: float = 1.0) -> None:
+        """Note what ``training_step`` gave for the last batch of an optimizer step.
 
         Args:
             step: Optimizer steps that happened.
             outputs: As Lightning hands them to ``on_train_batch_end``: a loss, a mapping with one, or neither.
             interval: Steps until the host is asked for.
+            scale: What the loss was divided by.
         """
         if not self._is_kept:
             return
@@ -133,10 +134,10 @@ class History:
         if isinstance(loss, Tensor) and loss.numel() == 1:
             # A copy: whoever steps by hand may give a tensor that the next batch is written into. It stays on its
             # device, since asking a GPU for a number in every step would stop it in every step.
-            self._waiting.append((step, loss.detach().reshape(()).float().clone()))
+            self._waiting.append((step, loss.detach().reshape(()).float() * scale))
         elif is_number(loss):
             self.fetch()
-            self.loss.add(step, float(loss))
+            self.loss.add(step, float(loss) * scale)
         if len(self._waiting) >= min(max(1, interval), _WAITING):
             self.fetch()
 

@@ -373,7 +373,9 @@ class MaskCallback(NamedCallback):
         if not self.clock.tick(trainer):
             self._upkeep.after_batch()
             return
-        self._history.see(self.step, outputs, trainer.log_every_n_steps)  # type: ignore[attr-defined]
+        # Where Lightning steps, it hands on the loss divided by what it accumulates.
+        scale = trainer.accumulate_grad_batches if pl_module.automatic_optimization else 1
+        self._history.see(self.step, outputs, trainer.log_every_n_steps, scale)  # type: ignore[attr-defined]
         self.observe(self._masked.params, self.step)
         if self._is_due(self.step):
             self._update(trainer)

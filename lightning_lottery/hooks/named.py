@@ -1,5 +1,6 @@
 """A callback's ``name``: several of one kind in a Trainer are told apart wherever they leave something."""
 
+from copy import copy
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from lightning.pytorch import Callback
@@ -34,7 +35,8 @@ class NamedCallback(Callback):
     def __new__(cls, *args: Any, **kwargs: Any) -> "Self":
         """Keep what it is called with, which is shown; a copy takes it over with everything else."""
         callback = super().__new__(cls)
-        callback._arguments = (args, kwargs)
+        # As they are now: whoever calls may change a list later.
+        callback._arguments = tuple(map(_as_now, args)), {name: _as_now(value) for name, value in kwargs.items()}
         return callback
 
     def __init__(self, name: str | None) -> None:
@@ -66,3 +68,7 @@ class NamedCallback(Callback):
     def _key(self, key: str) -> str:
         """What loggers call a value."""
         return f"{self.name}/{key}" if self.name else key
+
+
+def _as_now(value: Any) -> Any:
+    return copy(value) if isinstance(value, (list, dict)) else value

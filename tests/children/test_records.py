@@ -160,3 +160,8 @@ def test_a_damaged_record_of_an_older_version_is_no_record(path, change):
 def test_what_every_row_of_an_older_child_says_is_read_in_today_s_columns():
     assert records.labels_of({"stage": "a", "seeds": [3], "parent": 1}) == {"stage": "a", "seed": 3, "parent": 1}
     assert records.labels_of({"stage": "a", "seed": 3}) == {"stage": "a", "seed": 3}
+
+
+@pytest.mark.parametrize(("name", "value"), [("value", 10**400), ("n", 10**30), ("seed", 2**64), ("step", -(2**63))])
+def test_a_number_that_no_table_holds_is_in_no_record(name, value):
+    assert is_row(ROW | {name: 2**62}) and not is_row(ROW | {name: value})

@@ -215,3 +215,23 @@ def test_another_user_and_a_process_with_threads_are_refused(monkeypatch):
         )
     monkeypatch.setattr(warm.threading, "active_count", lambda: 2)
     assert not warm._fits(request, [0, 1, 2])
+
+
+def test_nobody_who_asks_and_leaves_or_says_nothing_holds_up_or_ends_the_forks_of_others(warmed, parent, tmp_path):
+    child = slow_child(tmp_path / "child", parent)
+    with warm.fork(["child", str(child.folder)], surroundings()) as fork:
+        wait_for_steps(child, 1)
+        lines = [socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in range(3)]
+        for line in lines:
+            line.connect(f"\0{warmed._address}")
+        lines[0].send(b"{}")
+        lines[1].send(b"no request")
+        lines[0].close(), lines[1].close()
+        assert fork.wait() == 0 and child.is_done
+        lines[2].close()
+    with warm.fork(["child", str(tmp_path)], surroundings()) as process:
+        assert process.wait() == 2
+
+
+def test_a_request_of_more_than_a_socket_takes_is_none_for_a_fork(warmed, tmp_path):
+    assert warm.fork(["child", str(tmp_path)], surroundings(LOTTERY_LARGE="x" * 2**21)) is None

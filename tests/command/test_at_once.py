@@ -167,3 +167,8 @@ def test_the_classes_whose_arguments_are_known_at_once_are_those_that_yaml_names
     assert {name: known.get(name) for name in named if name[0].isupper()} == {
         name: public[name] for name in named if name[0].isupper()
     }
+
+
+def test_a_yaml_that_holds_itself_is_left_to_the_parser(here):
+    (here / "fit.yaml").write_text("model: &m {class_path: PLATON, init_args: *m}")
+    assert check("fit", "--config", "fit.yaml") == ["--config", "fit.yaml"]

@@ -95,6 +95,9 @@ def test_what_cannot_be_is_one_sentence(tickets, refused, here):
     ("content", "ticket", "says"),
     [
         ([1], Ticket({"a": mask(1, 0)}), "holds no weights by name"),
+        ({"state_dict": [1]}, Ticket({"a": mask(1, 0)}), "holds no weights by name"),
+        ({1: 2}, Ticket({"a": mask(1, 0)}), "holds no weights by name"),
+        ({"a": "x"}, Ticket({"a": mask(1, 0)}), "has 'a', which is no tensor"),
         ({"a": torch.ones(3)}, Ticket({"a": mask(1, 0)}), r"has 'a' in the shape \(3,\), the ticket in \(2,\)"),
         ({"a": torch.ones(3)}, Ticket({}, units={"heads": mask(1, 0)}), "shrink` removes those"),
     ],

@@ -452,3 +452,14 @@ def test_the_log_says_what_is_pruned_and_what_is_not_and_where_the_ticket_is(tmp
 def test_arguments_that_mean_nothing_are_refused_when_a_callback_is_built(build, words):
     with pytest.raises(LotteryError, match=words):
         build()
+
+
+def test_the_loss_that_is_noted_is_the_one_that_was_computed_whatever_is_accumulated(tmp_path):
+    class Constant3(Odd):
+        def loss(self, batch):
+            return super().loss(batch) * 0 + 3.0
+
+    callback = MagnitudePruning(0.5, interval=1)
+    fit(tmp_path, callback, module=Constant3(), accumulate_grad_batches=4)
+    losses = {float(row["loss"]) for row in rows_of(tmp_path) if row["loss"]}
+    assert losses == {3.0}

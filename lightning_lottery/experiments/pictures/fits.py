@@ -2,7 +2,7 @@
 
 import csv
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -37,8 +37,11 @@ def draw_fits(parts: Sequence[Part], drawn: Drawn) -> None:
                 notes.append(f"{name} has no {in_words(metric)} yet.")
                 continue
             runs.setdefault(name, []).append(by_metric[metric])
-            if name not in pruned and (between := pruned_in(part.folder)):
-                pruned[name] = between
+            try:
+                if name not in pruned and (between := pruned_in(part.folder)):
+                    pruned[name] = between
+            except LotteryError as error:
+                notes.append(str(error))
         drawn.figures["training"] = accuracy_through_training(
             runs, in_words(metric), pruned, is_share=metric.endswith("acc"), notes=notes
         )
@@ -110,7 +113,7 @@ def _curves_in(folder: Path, prefix: str, notes: list[str]) -> dict[str, Curve]:
 
 def _csv_curves(path: Path) -> dict[str, Curve]:
     values: dict[str, dict[int, float]] = {}
-    for row in csv.DictReader(StringIO(read_text(path, "metrics"))):
+    for row in _table(path, "metrics"):
         step = _number(row.get("step"))
         for name, text in row.items():
             if step is not None and name not in ("step", "epoch") and (value := _number(text)) is not None:
@@ -133,17 +136,33 @@ def _event_curves(folder: Path) -> dict[str, Curve]:
 
 
 def pruned_in(folder: Path) -> tuple[int, int] | None:
-    """The first and the last step at which a fit removed weights, from its ``pruning.csv``; None where it has none."""
+    """The first and the last step at which a fit removed weights, from its ``pruning.csv``; None where it has none.
+
+    Raises:
+        LotteryError: The table cannot be read.
+    """
     steps = []
     for path in sorted(folder.glob("pruning*.csv")):
         before = 0.0
-        for row in csv.DictReader(StringIO(read_text(path, "history of masks"))):
+        for row in _table(path, "history of masks"):
             step, sparsity = _number(row.get("step")), _number(row.get("sparsity"))
             if step is not None and sparsity is not None:
                 if sparsity > before:
                     steps.append(int(step))
                 before = sparsity
     return (min(steps), max(steps)) if steps else None
+
+
+def _table(path: Path, what: str) -> list[dict[str, Any]]:
+    """The rows of a table.
+
+    Raises:
+        LotteryError: It cannot be read, or is none.
+    """
+    try:
+        return list(csv.DictReader(StringIO(read_text(path, what))))
+    except csv.Error as error:
+        raise LotteryError(f"The {what} '{path}' are damaged: {error}.") from error
 
 
 def _number(text: Any) -> float | None:
@@ -162,20 +181,24 @@ def _add_draws(draws: Draws, folder: Path, prefix: str, notes: list[str]) -> Non
     """The draws of a fit beside those of others, from its table, or of one that has not ended from its log."""
     for bird in sorted(folder.glob("early_bird*/")):
         if (bird / "draws.csv").is_file():
-            rows: Iterator[Mapping[str, Any]] = csv.DictReader(StringIO(read_text(bird / "draws.csv", "draws")))
+            try:
+                rows: Sequence[Mapping[str, Any]] = _table(bird / "draws.csv", "draws")
+            except LotteryError as error:
+                notes.append(f"{prefix}{error}")
+                continue
         elif (bird / FILE).is_file():
             try:
                 replayed = replay_draws(bird)
             except LotteryError as error:
                 notes.append(f"{prefix}{error}")
                 continue
-            rows = iter(replayed.table())
+            rows = replayed.table()
             notes.append(f"{prefix}not done yet; draws until step {replayed.last}.")
         else:
             continue
         for row in rows:
             step, sparsity = _number(row.get("step")), _number(row.get("sparsity"))
-            if row.get("kind") and step is not None and sparsity is not None:
+            if row.get("kind") and row.get("rule") and step is not None and sparsity is not None:
                 series = f"{row['kind']}-{sparsity:g}"
                 settled = str(row.get("settled")) == "True"
                 draws.setdefault(str(row["rule"]), {}).setdefault(series, []).append(int(step) if settled else None)

@@ -178,3 +178,17 @@ def test_a_recipe_without_early_birds_has_none_of_these_pictures(tmp_path):
     result = Drawn()
     draw_early_birds([Part("recipe", "", tmp_path)], result)
     assert result.figures == {} and result.notes == []
+
+
+@pytest.mark.parametrize(
+    "content", [b"\xff\xfe", b"kind,step,sparsity,settled\nhead,1,0.5,True\n", b"kind,rule\nhead," + b"x" * 200_000]
+)
+def test_a_damaged_table_is_said_and_the_rest_drawn(tmp_path, content):
+    folder = fit(tmp_path / "a", [0.5, 0.7])
+    (folder / "early_bird").mkdir()
+    (folder / "early_bird" / "draws.csv").write_bytes(content)
+    (folder / "pruning.csv").write_bytes(content)
+    drawn = Drawn()
+    draw_fits([Part("fit", "a", folder)], drawn)
+    assert drawn.figures.keys() == {"training"}
+    assert len([note for note in drawn.notes if "pruning.csv" in note]) == (b"settled" not in content)
