@@ -73,7 +73,9 @@ def _spelled(word: str, subcommand: Subcommand) -> str:
         if _is_known(spelling, subcommand):
             return f"--{spelling}{equals}{value}"
     options, wanted = options_of(subcommand.name), name.replace("-", "_")
-    hint = did_you_mean(f"--{wanted}", [f"--{option}" for option in (*options, "help", "help_all")])
+    hint = did_you_mean(
+        f"--{wanted}", [f"--{option}" for option in (*options, "help", *(["help_all"] * subcommand.is_on_project))]
+    )
     section = wanted.rpartition(".")[0]
     alike = [option for option in options if option.rpartition(".")[0] == section and option not in SECTIONS]
     listed = f" There are {', '.join(f'--{option}' for option in alike)}." if 0 < len(alike) <= MOST_LISTED else ""

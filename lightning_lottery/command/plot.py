@@ -18,7 +18,7 @@ def plot(arguments: Sequence[str]) -> None:
     if not drawn.figures:
         raise LotteryError(f"There is nothing to draw yet: {' '.join(drawn.notes) or 'no child is done.'}")
     for note in drawn.notes:
-        console.print(f"Missing: {note}", soft_wrap=True)
+        console.print(f"Missing: {note}", soft_wrap=True, markup=False)
     for name, figure in drawn.figures.items():
         write_image(out, name, figure)
-        console.print(f"{out / name}.png and .svg", soft_wrap=True)
+        console.print(f"{out / name}.png and .svg", soft_wrap=True, markup=False)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich.markup import escape
 from rich.table import Table
 from torch import Tensor
 
@@ -60,13 +61,13 @@ def show(ticket: Ticket) -> None:
         table = _table("layer", "shape", "kept", "of", "removed")
         for layer in ticket.table():
             shape = " x ".join(map(str, layer.shape))
-            table.add_row(layer.name, shape, f"{layer.kept:,}", f"{layer.total:,}", f"{layer.sparsity:.1%}")
+            table.add_row(escape(layer.name), shape, f"{layer.kept:,}", f"{layer.total:,}", f"{layer.sparsity:.1%}")
         terminal.print(table)
     if ticket.units:
         table = _table("units", "kept", "of", "removed")
         for name, mask in ticket.units.items():
             kept, total = count({name: mask})
-            table.add_row(name, f"{kept:,}", f"{total:,}", f"{1 - kept / total:.1%}" if total else "")
+            table.add_row(escape(name), f"{kept:,}", f"{total:,}", f"{1 - kept / total:.1%}" if total else "")
         terminal.print(table)
     for name, value in ticket.provenance.items():
         text = value if isinstance(value, str) else json.dumps(value)
@@ -80,7 +81,7 @@ def diff(a: Ticket, b: Ticket) -> None:
     common = [name for name, mask in masks["a"].items() if getattr(masks["b"].get(name), "shape", None) == mask.shape]
     table = _table("weights kept", "by the first", "the second", "both", "overlap", "by chance")
     for name in common:
-        table.add_row(name, *_compared({name: masks["a"][name]}, {name: masks["b"][name]}))
+        table.add_row(escape(name), *_compared({name: masks["a"][name]}, {name: masks["b"][name]}))
     whole = [{name: masks[side][name] for name in common} for side in ("a", "b")]
     if len(common) > 1:
         table.add_section()
@@ -95,7 +96,7 @@ def diff(a: Ticket, b: Ticket) -> None:
         if name not in common:
             sides = [side for side, side_masks in (("first", masks["a"]), ("second", masks["b"])) if name in side_masks]
             where = f"only in the {sides[0]}" if len(sides) == 1 else "of another shape in each"
-            terminal.print(f"{name} is {where}.", soft_wrap=True, highlight=False)
+            terminal.print(f"{name} is {where}.", soft_wrap=True, highlight=False, markup=False)
 
 
 def apply(ticket: Ticket, options: Namespace) -> None:

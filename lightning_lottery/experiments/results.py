@@ -101,7 +101,7 @@ class _Gathering:
         if is_child and not (folder / "done").is_file():
             self.undone.append(str(folder))
         # A recipe's are those of its last command alone; its stages have all.
-        elif (folder / "results.jsonl").is_file() and not any(folder.glob(STAGES_BELOW)):
+        elif (is_child or (folder / "results.jsonl").is_file()) and not any(folder.glob(STAGES_BELOW)):
             self._read(folder)
             self.undone += [] if is_child else _undone(folder)
             return True

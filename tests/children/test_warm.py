@@ -117,7 +117,7 @@ def test_a_fork_has_the_threads_the_devices_the_folder_and_the_files_that_were_a
             assert process.wait() == 0 and was_fork[-1] is process
     met = json.loads((child.folder / "met.json").read_text())
     assert met["threads"] == 2 and met["folder"] == str(tmp_path)
-    assert (tmp_path / "log").read_text() == "met\n"
+    assert (tmp_path / "log").read_text().endswith("met\n")
 
 
 def test_a_mistake_is_told_as_by_a_process_of_its_own(warmed, was_fork, tmp_path, capfd):

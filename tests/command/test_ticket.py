@@ -105,3 +105,13 @@ def test_what_cannot_be_is_one_sentence(tickets, refused, here):
 def test_a_checkpoint_that_does_not_fit_is_refused(content, ticket, says):
     with pytest.raises(LotteryError, match=says):
         masked(content, ticket, "", "x.ckpt")
+
+
+def test_names_are_shown_as_they_are_whatever_brackets_they_have(here, capsys):
+    Ticket({"heads.[cls].weight": mask(1, 0), "[bold]w[/x]": mask(1, 0)}).save("one")
+    Ticket({"heads.[cls].weight": mask(1, 1), "other[/x]": mask(1, 0)}).save("two")
+    main(["ticket", "show", "one"])
+    main(["ticket", "diff", "one", "two"])
+    shown = capsys.readouterr().out
+    assert shown.count("heads.[cls].weight") == 2
+    assert "[bold]w[/x] is only in the first." in shown and "other[/x] is only in the second." in shown

@@ -34,7 +34,7 @@ class Leaves(Callback):
         logging.getLogger("lightning.pytorch").setLevel(logging.CRITICAL)
         sys.path.append("left")
         sys.modules["left"] = sys.modules["json"]
-        open("/dev/null")  # noqa: SIM115
+        os.open(path.with_name("left.txt"), os.O_CREAT)
         os.chdir("/")
         os.umask(0o777)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -56,6 +56,8 @@ def met() -> dict[str, Any]:
         "hang up": str(signal.getsignal(signal.SIGHUP)),
         "interrupt": str(signal.getsignal(signal.SIGINT)).split(" at ")[0],
         "seed": [torch.initial_seed(), float(np.random.rand()), random.random()],
-        "descriptors": len(os.listdir("/proc/self/fd")),
+        "open": [
+            str(path) for path in Path("/proc/self/fd").iterdir() if path.exists() and "left" in path.resolve().name
+        ],
         "arguments": sys.argv[1:],
     }

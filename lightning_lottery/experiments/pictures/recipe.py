@@ -56,7 +56,7 @@ def _stages_in(part: Part, notes: list[str]) -> tuple[list[Row], dict[str, dict[
             continue
         if not (stage / "done").is_file():
             waiting.append(f"{stage.parent.name}/{stage.name}")
-        elif (stage / "results.jsonl").is_file():
+        else:
             rows += load_rows(stage / "results.jsonl", notes)
         if kind_in(stage) == "lines" and (stage / REPORT).is_file() and (report := load_lines(stage / REPORT, notes)):
             analyses.setdefault(stage.name, {})[int(seed)] = report
