@@ -208,3 +208,8 @@ def _version() -> str | None:
     with suppress(PackageNotFoundError):
         return version("lightning_lottery")
     return None
+
+
+def is_accuracy(metric: str) -> bool:
+    """Whether a metric is a share of samples by its name."""
+    return re.search(r"(^|[^a-z])acc", metric.lower()) is not None

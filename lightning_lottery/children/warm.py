@@ -35,7 +35,7 @@ PATIENCE = 300.0
 MOST = 2**20
 """Bytes of a request: an environment, and a few paths."""
 
-EACH_ITS_OWN = ("LOTTERY_", "PL_", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "PYTHONPATH")
+PER_CHILD = ("LOTTERY_", "PL_", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "PYTHONPATH")
 """How variables begin that are read after the imports, or that are set for a fork: each child may have others.
 
 All others may have been read by whatever was imported: a child with other values is started without the nursery.
@@ -272,7 +272,7 @@ def _read_request(line: socket.socket) -> tuple[dict[str, Any] | None, list[int]
     """
     files: list[int] = []
     try:
-        if _is_own(line):
+        if _is_of_this_user(line):
             line.settimeout(1)
             text, files, _, _ = socket.recv_fds(line, MOST, 3)
             request = json.loads(text)
@@ -280,7 +280,7 @@ def _read_request(line: socket.socket) -> tuple[dict[str, Any] | None, list[int]
                 line.settimeout(None)
                 return request, files
             line.send(json.dumps({"refused": True}).encode())
-    except (OSError, ValueError):
+    except (OSError, ValueError, TypeError, LookupError, AttributeError):  # gone, or no request
         pass
     return None, files
 
@@ -302,7 +302,7 @@ def _fork() -> int | None:
     return pid
 
 
-def _is_own(line: socket.socket) -> bool:
+def _is_of_this_user(line: socket.socket) -> bool:
     """Whether who asks is this user: anybody on the machine may connect to the name."""
     _, user, _ = struct.unpack("3i", line.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")))
     return bool(user == os.getuid())
@@ -310,7 +310,10 @@ def _is_own(line: socket.socket) -> bool:
 
 def _fits(request: Mapping[str, Any], files: Sequence[int]) -> bool:
     """Whether a fork of this process is what a process of its own with this environment would be."""
-    if not request or len(files) != 3 or threading.active_count() > 1:
+    import torch
+
+    has_device = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    if not request or len(files) != 3 or threading.active_count() > 1 or has_device:
         return False
     begun, variables = _begun_with(), request["variables"]
     loses_threads = "OMP_NUM_THREADS" in begun and "OMP_NUM_THREADS" not in variables
@@ -318,7 +321,7 @@ def _fits(request: Mapping[str, Any], files: Sequence[int]) -> bool:
         # What imports set here they have set in whoever asks as well, where that is a child itself.
         variables.get(name) in (begun.get(name), os.environ.get(name))
         for name in begun.keys() | variables.keys()
-        if not name.startswith(EACH_ITS_OWN)
+        if not name.startswith(PER_CHILD)
     )
 
 

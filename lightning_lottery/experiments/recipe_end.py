@@ -1,7 +1,6 @@
 """What a recipe says at its end: tables that fit the terminal, what was found and how sure it is, and what next."""
 
 import math
-import re
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,7 +9,7 @@ from typing import Any
 
 from rich.table import Table
 
-from lightning_lottery.children.records import Row
+from lightning_lottery.children.records import Row, is_accuracy
 from lightning_lottery.functional.verdicts import Stability
 
 Summary = Mapping[str, Mapping[str, Mapping[str, Any]]]
@@ -130,11 +129,6 @@ def tensorboard() -> str:
         return "tensorboard"
     here = Path.cwd()
     return str(beside.relative_to(here) if beside.is_relative_to(here) else beside)
-
-
-def is_accuracy(metric: str) -> bool:
-    """Whether a metric is a share of samples by its name."""
-    return re.search(r"(^|[^a-z])acc", metric.lower()) is not None
 
 
 def _on_accuracy(metric: str, means: Mapping[str, float], samples: set[Any]) -> Iterator[str]:

@@ -13,6 +13,7 @@ from lightning_lottery.children.records import (
     STAMP,
     commit_here,
     current,
+    is_accuracy,
     is_of_whole_network,
     is_row,
     now,
@@ -165,3 +166,8 @@ def test_what_every_row_of_an_older_child_says_is_read_in_today_s_columns():
 @pytest.mark.parametrize(("name", "value"), [("value", 10**400), ("n", 10**30), ("seed", 2**64), ("step", -(2**63))])
 def test_a_number_that_no_table_holds_is_in_no_record(name, value):
     assert is_row(ROW | {name: 2**62}) and not is_row(ROW | {name: value})
+
+
+@pytest.mark.parametrize(("metric", "is_one"), [("test_acc", 1), ("test/accuracy", 1), ("test_loss", 0), ("macc", 0)])
+def test_an_accuracy_is_known_by_its_name(metric, is_one):
+    assert is_accuracy(metric) == bool(is_one)

@@ -102,9 +102,9 @@ def test_nothing_of_a_child_is_met_by_the_next_nor_of_the_nursery_itself(warmed,
         if name == "cold":
             monkeypatch.setenv(WARM, "0")
         assert run_child(child) == 0 and (was_fork[-1] is None) == (name == "cold")
-        found = json.loads((child.folder / "met.json").read_text())
-        assert found.pop("arguments") == ["child", str(child.folder)]
-        met.append(found)
+        seen = json.loads((child.folder / "met.json").read_text())
+        assert seen.pop("arguments") == ["child", str(child.folder)]
+        met.append(seen)
     assert met[0] == met[1] == met[2]
 
 
@@ -203,7 +203,7 @@ def test_another_user_and_a_process_with_threads_are_refused(monkeypatch):
     monkeypatch.setattr(warm.os, "getuid", lambda: -1)
     here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with here, there:
-        assert not warm._is_own(here)
+        assert not warm._is_of_this_user(here)
     request = {"variables": warm._begun_with(), "arguments": [], "cwd": "."}
     assert warm._fits(request, [0, 1, 2]) == (threading.active_count() == 1)
     monkeypatch.setattr(warm.threading, "active_count", lambda: 1)
@@ -225,7 +225,7 @@ def test_nobody_who_asks_and_leaves_or_says_nothing_holds_up_or_ends_the_forks_o
         for line in lines:
             line.connect(f"\0{warmed._address}")
         lines[0].send(b"{}")
-        lines[1].send(b"no request")
+        lines[1].send(b"[1]")
         lines[0].close(), lines[1].close()
         assert fork.wait() == 0 and child.is_done
         lines[2].close()

@@ -15,7 +15,6 @@ from lightning_lottery.experiments import recipe_end
 from lightning_lottery.experiments.recipe import summarise
 from lightning_lottery.experiments.recipe_end import (
     findings,
-    is_accuracy,
     table_of_lines,
     table_of_networks,
     tensorboard,
@@ -141,8 +140,3 @@ def test_tensorboard_is_named_so_that_this_shell_finds_it(tmp_path, monkeypatch)
     assert tensorboard() == str(tmp_path / "bin/tensorboard")
     monkeypatch.chdir(tmp_path)
     assert tensorboard() == "bin/tensorboard"
-
-
-@pytest.mark.parametrize(("metric", "is_one"), [("test_acc", 1), ("test/accuracy", 1), ("test_loss", 0), ("macc", 0)])
-def test_an_accuracy_is_known_by_its_name(metric, is_one):
-    assert is_accuracy(metric) == bool(is_one)

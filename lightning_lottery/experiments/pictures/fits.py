@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_lottery.checks import is_count, is_number
+from lightning_lottery.children.records import is_accuracy
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.experiments.pictures.folders import Drawn, Part, by_number, load_rows
 from lightning_lottery.figures.draws import Retrained, accuracy_over_draws, draws_over_seeds
@@ -43,7 +44,7 @@ def draw_fits(parts: Sequence[Part], drawn: Drawn) -> None:
             except LotteryError as error:
                 notes.append(str(error))
         drawn.figures["training"] = accuracy_through_training(
-            runs, in_words(metric), pruned, is_share=metric.endswith("acc"), notes=notes
+            runs, in_words(metric), pruned, is_share=is_accuracy(metric), notes=notes
         )
     drawn.notes += notes
     notes = []
@@ -93,7 +94,7 @@ def metric_of(metrics: Sequence[Sequence[str]]) -> str | None:
     names = dict.fromkeys(name for run in metrics for name in run)
     return min(
         names,
-        key=lambda name: (not name.startswith("val"), not name.endswith("acc"), -sum(name in run for run in metrics)),
+        key=lambda name: (not name.startswith("val"), not is_accuracy(name), -sum(name in run for run in metrics)),
         default=None,
     )
 
@@ -212,7 +213,7 @@ def _draw_retrained(folders: Sequence[Path], notes: list[str]) -> Any:
             rows = load_rows(folder / "results.jsonl", notes)
             metrics[folder] = {row["metric"]: row["value"] for row in rows if row.get("alpha") is None}
     tests = [[name for name in values if name.startswith("test")] for values in metrics.values()]
-    metric = min((name for names in tests for name in names), key=lambda name: not name.endswith("acc"), default=None)
+    metric = min((name for names in tests for name in names), key=lambda name: not is_accuracy(name), default=None)
     stated: dict[str, dict[int, list[float]]] = {}
     by_rule: dict[str, dict[str, list[tuple[int, float]]]] = {}
     dense: list[float] = []

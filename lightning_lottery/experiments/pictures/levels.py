@@ -6,6 +6,7 @@ from typing import Any
 
 from lightning_lottery.checks import is_number
 from lightning_lottery.children.reading import is_mapping, is_word, read_json
+from lightning_lottery.children.records import is_accuracy
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.experiments.imp_report import draw_levels, kind_of
 from lightning_lottery.experiments.pictures.folders import Drawn, Part, by_number, load_rows
@@ -76,7 +77,7 @@ def _monitor_of(parts: Sequence[Part]) -> str:
             return str(monitor)
     for path in (path for part in parts for path in sorted(part.folder.glob("seed-*/level-0/results.jsonl"))):
         if metrics := [str(row["metric"]) for row in load_rows(path, [])]:
-            return min(metrics, key=lambda metric: (not metric.startswith("test"), not metric.endswith("acc")))
+            return min(metrics, key=lambda metric: (not metric.startswith("test"), not is_accuracy(metric)))
     return "test_acc"
 
 

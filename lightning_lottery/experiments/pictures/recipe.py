@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lightning_lottery.children.records import Row, is_of_whole_network
+from lightning_lottery.children.records import Row, is_accuracy, is_of_whole_network
 from lightning_lottery.connectivity.report import PathReport
 from lightning_lottery.connectivity.stability import stability_of, unit_of
 from lightning_lottery.errors import LotteryError
@@ -69,7 +69,7 @@ def _accuracies(rows: Sequence[Row]) -> Panel | None:
     """The first test metric that is an accuracy, else the first one, of every stage; None where there is none."""
     whole = [row for row in rows if is_of_whole_network(row) and row.get("child_a") is None]
     metrics = list(dict.fromkeys(row["metric"] for row in whole))
-    metrics.sort(key=lambda metric: (not metric.startswith("test"), not metric.endswith("acc")))
+    metrics.sort(key=lambda metric: (not metric.startswith("test"), not is_accuracy(metric)))
     if not metrics:
         return None
     values: dict[str, dict[tuple[Any, ...], Row]] = {}

@@ -192,3 +192,7 @@ def test_a_damaged_table_is_said_and_the_rest_drawn(tmp_path, content):
     draw_fits([Part("fit", "a", folder)], drawn)
     assert drawn.figures.keys() == {"training"}
     assert len([note for note in drawn.notes if "pruning.csv" in note]) == (b"settled" not in content)
+
+
+def test_an_accuracy_is_one_whatever_it_is_called_in_full():
+    assert metric_of([["train_loss", "val_loss", "val_accuracy"]]) == "val_accuracy"
