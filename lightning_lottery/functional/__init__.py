@@ -118,6 +118,8 @@ from lightning_lottery.functional.settling.watch import Watch as Watch
 from lightning_lottery.functional.settling.watch import names_of as names_of
 from lightning_lottery.functional.settling.watch import tells_apart as tells_apart
 from lightning_lottery.functional.settling.watch import unit_masks_of as unit_masks_of
+from lightning_lottery.functional.shares import complement as complement
+from lightning_lottery.functional.shares import share as share
 from lightning_lottery.functional.train_mode import modes_kept as modes_kept
 from lightning_lottery.functional.verdicts import Barriers as Barriers
 from lightning_lottery.functional.verdicts import More as More

@@ -9,6 +9,7 @@ from torch import Tensor
 from lightning_lottery.checks import check_fraction, is_number
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.functional.masks import Masks, Scores, count, keep_top
+from lightning_lottery.functional.shares import share
 
 
 def prune_further(
@@ -84,7 +85,7 @@ def _prune_together(scores: Scores, within: Masks, prune_fraction: float, names:
     """The masks of some tensors, ranked together."""
     remaining = {name: within[name] for name in names}
     kept, total = count(remaining)
-    left = kept - round(prune_fraction * kept)
+    left = kept - round(share(prune_fraction, kept))
     if kept and not left:
         raise LotteryError(
             f"`prune_fraction` {prune_fraction} leaves none of the {kept} entries that remain in {', '.join(names)}: "

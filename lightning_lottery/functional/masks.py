@@ -9,6 +9,7 @@ from torch import Tensor
 from lightning_lottery.checks import check_fraction, check_word
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.functional.selection import blocks_of, count_true, keep_highest_
+from lightning_lottery.functional.shares import share
 
 Scores = Mapping[str, Tensor]
 """Qualified parameter name to score tensor: higher is more worth keeping."""
@@ -55,7 +56,7 @@ def keep_top(
     dtype = _ranking_dtype(scores)
     total = sum(score.numel() for score in scores.values())
     available = total if within is None else sum(count_true(within[name]) for name in scores)
-    kept = round((1 - sparsity) * total)
+    kept = round(share(1 - sparsity, total))
     if kept > available:
         # NaN is looked for only where something went wrong: a ranking that succeeds is spared one more pass.
         _refuse_nan(scores)
@@ -94,7 +95,7 @@ def keep_top_rows(scores: Tensor, sparsity: float) -> Tensor:
     """
     check_sparsity(sparsity)
     n = scores.shape[-1]
-    kept = round((1 - sparsity) * n)
+    kept = round(share(1 - sparsity, n))
     if kept == 0:
         return torch.zeros_like(scores, dtype=torch.bool)
     # Rows are short, so a selection in each is fast enough; ``keep_top`` would start anew for every row.

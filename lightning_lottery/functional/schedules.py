@@ -8,6 +8,7 @@ from typing import Any
 from lightning_lottery.checks import is_number
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.functional.masks import check_sparsity
+from lightning_lottery.functional.shares import complement, share
 
 
 class Schedule(ABC):
@@ -129,7 +130,7 @@ class Exponential(Schedule):
 
     def at(self, step: int, begin: int, end: int) -> float:
         """``1 - (1 - final)^x``."""
-        return 1 - math.pow(1 - self.final, (step - begin) / (end - begin))
+        return 1 - math.pow(complement(self.final), (step - begin) / (end - begin))
 
 
 def scheduled(
@@ -165,7 +166,7 @@ def in_steps(time: int | float, total_steps: int | None) -> int:
         return time
     if total_steps is None:
         raise LotteryError(f"{time} of the fit is no step while nobody knows how many it has: give a step (int).")
-    return round(time * total_steps)
+    return round(share(time, total_steps))
 
 
 def _check_time(name: str, time: Any) -> None:

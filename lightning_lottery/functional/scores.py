@@ -16,6 +16,7 @@ from lightning_lottery.checks import check_count, check_word
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.functional.masks import Masks, Scores, keep_top, zero_removed_
 from lightning_lottery.functional.schedules import Exponential
+from lightning_lottery.functional.shares import share
 
 Weights = Mapping[str, Tensor]
 """Qualified parameter name to weight tensor."""
@@ -134,7 +135,7 @@ def iterative_masks(
         for names in ranked_together:
             total = sum(weights[name].numel() for name in names)
             # Whole entries, rounded down as in the authors' code: until the last iteration a fraction of one stays.
-            whole = math.floor(schedule(iteration) * total) / total
+            whole = math.floor(share(schedule(iteration), total)) / total
             target = whole if iteration < iterations else sparsity
             masks |= keep_top({name: scores[name] for name in names}, target, within=before)
         yield masks

@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn.parameter import UninitializedParameter
 
 from lightning_lottery.functional.schedules import Schedule
+from lightning_lottery.functional.shares import share
 from lightning_lottery.scope import Candidate
 
 NO_SPEED = "Zeros alone bring no speed: dense hardware multiplies them all the same. Removing whole units does."
@@ -84,7 +85,9 @@ def schedule_sheet(schedule: Schedule, interval: int, masked: Mapping[str, nn.Pa
     scoped, begin, end = _entries(masked), int(schedule.begin), int(schedule.end)
     stride = max(interval, (end - begin) // 10 // interval * interval)
     steps = sorted({begin, *range(begin - begin % interval + interval, end, stride), end})
-    rows = [(str(step), f"{100 * schedule(step):.2f} %", f"{round((1 - schedule(step)) * scoped):,}") for step in steps]
+    rows = [
+        (str(step), f"{100 * schedule(step):.2f} %", f"{round(share(1 - schedule(step), scoped)):,}") for step in steps
+    ]
     columns = ("after step", "removed", "weights kept")
     return Sheet(f"{schedule}, an update every {interval} steps:", columns, columns, rows)
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.functional.masks import check_sparsity, keep_top
 from lightning_lottery.functional.scores import fisher
+from lightning_lottery.functional.shares import share
 from lightning_lottery.functional.train_mode import modes_kept
 from lightning_lottery.units.groups import groups_of
 from lightning_lottery.units.parts import Group, Groups, owners_of, tensor_at
@@ -197,7 +198,7 @@ def _within_budget(
     best: tuple[float, dict[str, Tensor]] | None = None
     for kept in range(1, total_heads + 1):
         masks = keep_top(heads, 1 - kept / total_heads)
-        left = (1 - flops) * whole - sum(costs[name] * int(mask.sum()) for name, mask in masks.items())
+        left = share(1 - flops, whole) - sum(costs[name] * int(mask.sum()) for name, mask in masks.items())
         if left < per_neuron:
             break
         masks |= keep_top(neurons, max(0.0, 1 - int(left / per_neuron) / total_neurons))

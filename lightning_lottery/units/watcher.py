@@ -13,6 +13,7 @@ from lightning_lottery.files import Location, write_table
 from lightning_lottery.functional.settling.detector import Settled
 from lightning_lottery.functional.settling.rules import Rule, SlopeEquivalence
 from lightning_lottery.functional.settling.watch import Per, Probe, Watch
+from lightning_lottery.functional.shares import share
 from lightning_lottery.units.parts import KINDS, Group, Groups
 
 if TYPE_CHECKING:
@@ -131,7 +132,7 @@ class UnitWatcher:
         """Sentences about layers that a sparsity would empty whatever the scores will be."""
         for kind, layers in self.watch.layers.items():
             for sparsity in self.watch.sparsities:
-                emptied = [name for name, size in layers.items() if round((1 - sparsity) * size) == 0]
+                emptied = [name for name, size in layers.items() if round(share(1 - sparsity, size)) == 0]
                 if emptied and self.watch.per[kind] == "tensor":
                     yield (
                         f": sparsity {sparsity} leaves no {kind} of '{emptied[0]}' and {len(emptied) - 1} more layers: "

@@ -4,6 +4,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from lightning_lottery.functional.shares import share
+
 
 def crop_flip_jitter(
     images: Tensor,
@@ -45,7 +47,7 @@ def _crop_and_flip(images: Tensor, generator: torch.Generator, crop: float, flip
     batch, _, height, width = images.shape
     theta = torch.zeros(batch, 2, 3, device=images.device, dtype=images.dtype)
     for axis, side in enumerate((width, height)):
-        crop_side = max(1, round(crop * side))
+        crop_side = max(1, round(share(crop, side)))
         offset = torch.randint(side - crop_side + 1, (batch,), generator=generator).to(theta)
         theta[:, axis, axis] = crop_side / side
         theta[:, axis, 2] = (2 * offset + crop_side) / side - 1

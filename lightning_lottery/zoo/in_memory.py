@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lightning_lottery.checks import check_count
 from lightning_lottery.errors import LotteryError
+from lightning_lottery.functional.shares import share
 from lightning_lottery.zoo.loader import Prepare, SeededBatches
 
 Samples = tuple[Tensor, Tensor]
@@ -133,7 +134,7 @@ def hold_out(inputs: Tensor, labels: Tensor, val_fraction: float, name: str) -> 
         LotteryError: One of them is empty.
     """
     inputs, labels = in_fixed_order(inputs, labels)
-    held_out = round(val_fraction * len(labels))
+    held_out = round(share(val_fraction, len(labels)))
     if not 0 < held_out < len(labels):
         raise LotteryError(
             f"val_fraction={val_fraction} splits the {len(labels)} training samples of {name} into "

@@ -85,7 +85,7 @@ def test_masks_within_the_last_ones_are_nested_whatever_the_new_scores(data, sco
         fresh = {n: torch.tensor(data.draw(FEW), dtype=s.dtype).expand_as(s) for n, s in scores.items()}
         with searching(sample, block):
             smaller = keep_top(fresh, sparsity, within=masks)
-        assert count(smaller) == (round((1 - sparsity) * total), total)
+        assert count(smaller) == (oracles.kept_of(sparsity, total), total)
         assert masks is None or is_part_of(smaller, masks)
         masks = smaller
 
@@ -95,6 +95,8 @@ def test_masks_within_the_last_ones_are_nested_whatever_the_new_scores(data, sco
     [
         (10, 0.9, 1),  # (1 - 0.9) * 10 is just below 1
         (10, 0.7, 3),  # and (1 - 0.7) * 10 just above 3
+        (15, 0.7, 4),  # (1 - 0.7) * 15 is above 4.5, a half that goes to the even number
+        (15, 0.9, 2),  # and (1 - 0.9) * 15 below 1.5
         (5, 0.5, 2),  # half to even, as Python's round
         (7, 0.5, 4),
         (1, 0.5, 0),

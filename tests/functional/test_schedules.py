@@ -80,7 +80,9 @@ def test_fractions_become_rounded_steps_of_the_fit(kind, final, begin, end, tota
     schedule = built(kind, final, begin, end)
     resolved = schedule.resolve(total)
     assert type(resolved) is kind
-    assert (resolved.begin, resolved.end) == (round(schedule.begin * total), round(schedule.end * total))
+    assert (resolved.begin, resolved.end) == tuple(
+        round(oracles.exact(time) * total) for time in (schedule.begin, schedule.end)
+    )
     assert type(resolved.begin) is type(resolved.end) is int
     assert resolved.final == final
     assert resolved.resolve(total) == resolved.resolve(None) == resolved

@@ -8,6 +8,7 @@ import torch
 from lightning.pytorch.callbacks import EMAWeightAveraging, StochasticWeightAveraging, WeightAveraging
 from lightning.pytorch.plugins import MixedPrecision
 
+from helpers import oracles
 from helpers.projects import plain_loader
 from helpers.states import same
 from lightning_lottery import (
@@ -76,7 +77,7 @@ def prunes_as_asked(callback: MaskCallback, sparsity: float = 0.7) -> bool:
     counts = [(int(mask.sum()), mask.numel()) for mask in callback.masks.values()]
     if callback.per == "all":
         counts = [tuple(map(sum, zip(*counts, strict=True)))]
-    return bool(counts) and all(kept == round((1 - sparsity) * total) for kept, total in counts)
+    return bool(counts) and all(kept == oracles.kept_of(sparsity, total) for kept, total in counts)
 
 
 def scaler(init_scale: float) -> MixedPrecision:

@@ -1,5 +1,17 @@
 """What the package computes, once more: slow, obvious, in plain Python numbers and lists."""
 
+from fractions import Fraction
+
+
+def exact(fraction):
+    """The number that was meant: 7/10 for 0.7, and for what 1 - 0.3 gives."""
+    return Fraction(fraction).limit_denominator(10**12)
+
+
+def kept_of(sparsity, n):
+    """How many of `n` are kept."""
+    return round((1 - exact(sparsity)) * n)
+
 
 def keep_top(scores, sparsity, within=None, per="all"):
     """Name to list of bools: the first `round((1 - sparsity) * n)` entries by (-score, reading order)."""
@@ -11,7 +23,7 @@ def keep_top(scores, sparsity, within=None, per="all"):
         for tensor, (name, values) in enumerate(scores.items())
         for index, value in enumerate(values)
     ]
-    kept = round((1 - sparsity) * len(entries))
+    kept = kept_of(sparsity, len(entries))
     allowed = [entry for entry in sorted(entries) if within is None or within[entry[3]][entry[2]]]
     if kept > len(allowed):
         raise ValueError("fewer entries are allowed than are to be kept")
