@@ -308,15 +308,16 @@ def _read(path: Location) -> tuple[dict[str, str], dict[str, np.ndarray]]:
             return metadata, load(start + header + file.read())
     except (FileNotFoundError, IsADirectoryError) as error:
         raise LotteryError(f"There is no ticket at '{path}'.") from error
-    except (
-        SafetensorError,
-        OSError,
-        UnicodeDecodeError,
-        json.JSONDecodeError,
-        AttributeError,
-        RecursionError,
-    ) as error:
-        raise LotteryError(f"'{path}' is not a ticket, or a truncated one: {error}.") from error
+    except OSError as error:
+        raise LotteryError(f"The ticket '{path}' cannot be read: {error.strerror or error}.") from error
+    # `ValueError`: the header is no JSON, or no text in any encoding that JSON may have.
+    except (SafetensorError, ValueError, AttributeError, RecursionError) as error:
+        if isinstance(error, LotteryError):
+            raise
+        raise LotteryError(
+            f"'{path}' is not a ticket, or a truncated one: tickets are the .safetensors files that pruning callbacks, "
+            "`imp` and `Ticket.save` write."
+        ) from error
 
 
 def _strip(name: str, prefix: str) -> str | None:

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
+import yaml
 from jsonargparse import DefaultHelpFormatter, Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
@@ -16,6 +16,7 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 
 # Imports every callback, schedule and rule: jsonargparse finds a class by its short name only where it was imported.
 import lightning_lottery.callbacks  # noqa: F401
+from lightning_lottery.children.reading import not_a_checkpoint
 from lightning_lottery.children.refusal import in_one_sentence
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.files import read_text
@@ -25,6 +26,14 @@ SUBCLASSES = re.compile(r"(?<=known subclasses: )[\w., ]+")
 
 INTERNAL = re.compile(r"lightning_lottery\.(?!(zoo\.)?[A-Z]\w*$)")
 """Of our classes those that no user names: the others lie at the top, or in the zoo."""
+
+NO_KEYS = "Unexpected config"
+"""In what the parser (jsonargparse 4.53) says of a file that is empty or no mapping; it does not say which file."""
+
+TWO_ALIKE = "Found more than one stateful callback"
+"""In what a Trainer says (Lightning 2.6.6) of callbacks of one ``state_key``."""
+
+TO_BEGIN = "`lightning-lottery fit --model mine.Net --data mine.Data --print_config` prints one to begin with."
 
 Sections = Mapping[str, type]
 """Name of a section of a YAML, beside what ``fit`` reads, to the dataclass whose fields are its keys."""
@@ -101,7 +110,8 @@ class LotteryCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Accept the sections; not built, because an experiment's defaults need not make one."""
-        parser.usage = "lightning-lottery SUBCOMMAND --config FILE [options]"  # in place of a hundred lines
+        name = "".join(self._subcommands) if len(self._subcommands) == 1 else "SUBCOMMAND"
+        parser.usage = f"lightning-lottery {name} --config FILE [options]"  # in place of a hundred lines
         for name, experiment in self._sections.items():
             parser.add_class_arguments(experiment, name, instantiate=False)
 
@@ -109,29 +119,22 @@ class LotteryCLI(LightningCLI):
         """Parse the given arguments alone: Lightning would warn that the program has some of its own."""
         _working_directory.set(Path.cwd())
         words = args if isinstance(args, list) else []
+        texts: dict[Path, str] = {}
         for option, name in zip(words, [*words[1:], ""], strict=True):
             path = Path(name if option == "--config" else option.removeprefix("--config="))
             if option.startswith("--config") and path.is_file():
-                read_text(path, "configuration")  # refuses by name what is no text
-        with _refusing(parser):
+                texts[path] = read_text(path, "configuration")  # refuses by name what is no text
+        with _refusing(parser, texts):
             self.config = parser.parse_args(args)  # type: ignore[arg-type]
 
     def _parse_ckpt_path(self) -> None:
         self._require_checkpoint()
-        try:  # torch has many exceptions for a file that is none
+        try:
             with _refusing():
                 super()._parse_ckpt_path()
-        except (
-            UnpicklingError,
-            EOFError,
-            RuntimeError,
-            AttributeError,
-        ) as error:
+        except Exception as error:
             path = self.config[self.config.subcommand].get("ckpt_path")
-            raise LotteryError(
-                f"'{path}' does not load as a checkpoint without executing what is in it: it is none, or holds more "
-                "than tensors and plain values (hyper-parameters? `save_hyperparameters(ignore=...)`)."
-            ) from error
+            raise mistake_in(error) or not_a_checkpoint(path) from error
 
     def _require_checkpoint(self) -> None:
         """Refuse a checkpoint that is not there, before anything is built."""
@@ -160,6 +163,13 @@ class LotteryCLI(LightningCLI):
             kwargs |= self._trainer_arguments(config)
         try:
             return super().instantiate_trainer(**kwargs)
+        except RuntimeError as error:
+            if TWO_ALIKE not in str(error):
+                raise
+            raise LotteryError(
+                "Two callbacks of `trainer.callbacks` would be saved as one: give each of a kind a `name` of its own, "
+                "as in {class_path: PLATON, init_args: {name: first, ...}}. All that prune are of one kind."
+            ) from error
         except ValueError as error:  # of an accelerator, a strategy, a number that it does not know
             raise mistake_in(error) or LotteryError(f"The Trainer refuses its arguments: {error}") from error
 
@@ -213,8 +223,8 @@ def resolve(arguments: Sequence[str], sections: Sections | None = None) -> dict[
 
 
 @contextmanager
-def _refusing(parser: LightningArgumentParser | None = None) -> Iterator[None]:
-    """Tell in one sentence what the parser has against a configuration."""
+def _refusing(parser: LightningArgumentParser | None = None, texts: Mapping[Path, str] | None = None) -> Iterator[None]:
+    """Tell in one sentence what the parser has against a configuration, whose files hold these texts."""
     from omegaconf.errors import OmegaConfBaseException
 
     try:
@@ -224,6 +234,9 @@ def _refusing(parser: LightningArgumentParser | None = None) -> Iterator[None]:
             raise mistake from None
         raise LotteryError(f"The configuration cannot be resolved: {str(error).splitlines()[0]}.") from error
     except ArgumentError as error:
+        for path, text in (texts or {}).items() if NO_KEYS in str(error) else ():
+            if not isinstance(yaml.safe_load(text), dict):
+                raise LotteryError(f"The configuration '{path}' has no keys. {TO_BEGIN}") from error
         options = [] if parser is None else _options_of(parser)
         raise LotteryError(in_one_sentence(str(error), options)) from error
 

@@ -21,8 +21,8 @@ MOST_VALUES = 1_000_000
 def again(folder: Path) -> str:
     """What to do about a child's folder that is no use, as the end of a sentence."""
     return (
-        f"To run it again, and what depends on it: --redo {folder.name}, or the stage's name where a recipe runs it "
-        "(in Python: `redo`)"
+        f"To run it again, and what depends on it: --redo {folder.resolve().name}, or the stage's name where a recipe "
+        "runs it (in Python: `redo`)"
     )
 
 
@@ -91,6 +91,14 @@ def is_mapping(value: Any) -> bool:
 def is_word(value: Any) -> bool:
     """Whether it is a string."""
     return isinstance(value, str)
+
+
+def not_a_checkpoint(path: Any) -> LotteryError:
+    """What is said of a file that torch does not load; for those that are none it has many exceptions, in its words."""
+    return LotteryError(
+        f"'{path}' does not load as a checkpoint without executing what is in it: it is none, is truncated, or holds "
+        "more than tensors and plain values (hyper-parameters? `save_hyperparameters(ignore=...)`)."
+    )
 
 
 def why(error: Exception, path: Path, what: str) -> str:

@@ -8,7 +8,7 @@ from lightning_lottery.checks import did_you_mean, nearest
 from lightning_lottery.children.reading import is_bounded
 from lightning_lottery.command.new_recipe import recipes
 from lightning_lottery.command.signatures import arguments_of, names_in
-from lightning_lottery.command.subcommands import SECTIONS, SUBCOMMANDS, Subcommand, options_of
+from lightning_lottery.command.subcommands import SECTIONS, SUBCOMMANDS, Option, Subcommand, options_of
 from lightning_lottery.errors import LotteryError
 
 OF_CLASSES = ("model", "data", "optimizer", "lr_scheduler")
@@ -48,6 +48,9 @@ def checked(subcommand: Subcommand, words: Sequence[str]) -> list[str]:
     spelled = [_spelled(word, subcommand) if word.startswith("--") else word for word in words]
     options, positions = _sorted_out(spelled, subcommand)
     _refuse_missing(options, positions, subcommand)
+    for option in subcommand.options:
+        for value in positions.get(option.name, ()) if option.words else ():
+            _refuse_unknown(value, option, subcommand)
     for name, values in {**options, **positions}.items():
         for value in values if name in FILES else ():
             _refuse_absent(name, value)
@@ -141,6 +144,12 @@ def _refuse_missing(
     for argument in subcommand.signature.arguments if subcommand.signature else ():
         if argument.is_required and not options.get(argument.name):
             raise LotteryError(f"`{subcommand.name}` needs --{argument.name} ({argument.help}), {example}.")
+
+
+def _refuse_unknown(value: str, option: Option, subcommand: Subcommand) -> None:
+    if value not in option.words:
+        hint = did_you_mean(value, option.words)
+        raise LotteryError(f"`{subcommand.name}` has no '{value}'.{hint} There are {', '.join(option.words)}.")
 
 
 # Files.

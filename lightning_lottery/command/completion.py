@@ -32,8 +32,8 @@ def completion(arguments: Sequence[str]) -> None:
 
 def script() -> str:
     """The script, for bash and, by its ``bashcompinit``, for zsh."""
-    cases = [
-        f'            {name}) words="{" ".join(f"--{option}" for option in (*options_of(name), "help"))}" ;;'
-        for name in SUBCOMMANDS
-    ]
+    cases = []
+    for name, subcommand in SUBCOMMANDS.items():
+        options = (*options_of(name), "help", *(("help_all",) if subcommand.is_on_project else ()))
+        cases.append(f'            {name}) words="{" ".join(f"--{option}" for option in options)}" ;;')
     return SCRIPT.format(subcommands=" ".join(SUBCOMMANDS), cases="\n".join(cases))

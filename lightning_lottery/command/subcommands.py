@@ -25,6 +25,7 @@ class Option:
         kind: ``"option"``, ``"position"`` (one word), ``"perhaps"`` (one or none), ``"several"`` words, ``"again"`` for
             an option that may be there several times.
         is_required: Whether it has to be there; where ``--plan`` is, nothing has to.
+        words: What it may be, where that is known.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Option:
     make: type = str
     kind: str = "option"
     is_required: bool = False
+    words: tuple[str, ...] = ()
 
     @property
     def is_position(self) -> bool:
@@ -187,7 +189,7 @@ _EVERY = (
         ),
         more="`apply` masks the weights of a checkpoint, or of the module that a configuration builds.",
         options=(
-            Option("action", "show, diff or apply", kind="position", is_required=True),
+            Option("action", "show, diff or apply", kind="position", is_required=True, words=("show", "diff", "apply")),
             Option("tickets", "one ticket; for diff two", kind="several", is_required=True),
             Option("ckpt_path", "apply: checkpoint whose weights are masked", "FILE"),
             Option("config", "apply: in place of a checkpoint the project, fit's YAML", "FILE"),

@@ -34,9 +34,6 @@ def ticket(arguments: Sequence[str]) -> None:
     """Answer the subcommand."""
     options = words_of("ticket", arguments)
     action, files = options.action, options.tickets
-    if action not in ACTIONS:
-        listed = "show, diff and apply"
-        raise LotteryError(f"`ticket` has no '{action}'.{did_you_mean(action, ACTIONS)} There are {listed}.")
     if len(files) != ACTIONS[action]:
         number = {1: "one ticket", 2: "two tickets"}[ACTIONS[action]]
         raise LotteryError(f"`ticket {action}` takes {number}, got {', '.join(files)}.")

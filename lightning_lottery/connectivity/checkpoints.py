@@ -4,12 +4,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from lightning_lottery.children.reading import not_a_checkpoint
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.files import write_whole
 from lightning_lottery.functional.masks import hamming
@@ -28,14 +28,10 @@ def load_plain(ckpt_path: Path, device: str) -> Any:
         return torch.load(ckpt_path, map_location=device, weights_only=True)
     except FileNotFoundError as error:
         raise LotteryError(f"There is no checkpoint '{ckpt_path}'.") from error
-    except UnpicklingError as error:
-        raise LotteryError(
-            f"'{ckpt_path}' does not load as a checkpoint without executing what is in it: it is none, or holds more "
-            "than tensors and plain values (hyper-parameters? `save_hyperparameters(ignore=...)`)."
-        ) from error
-    except Exception as error:  # torch has many for a file that is none
-        first, *_ = str(error).splitlines() or [f"{type(error).__name__}, an empty or truncated file."]
-        raise LotteryError(f"'{ckpt_path}' does not load as a checkpoint: {first}") from error
+    except OSError as error:
+        raise LotteryError(f"The checkpoint '{ckpt_path}' cannot be read: {error.strerror or error}.") from error
+    except Exception as error:
+        raise not_a_checkpoint(ckpt_path) from error
 
 
 def read_state(ckpt_path: Path, module: nn.Module, *, allow_diverged: bool = False) -> dict[str, Tensor]:

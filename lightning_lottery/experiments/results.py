@@ -23,6 +23,9 @@ STAGES_BELOW = "seed-*/[0-9]*-*/child.json"
 PASSED_OVER = (TRIAL, "lines")
 """Children whose records are of nothing, or stand with their labels in those of the experiment."""
 
+OF_RUNS = ("child.json", "results.jsonl", "seed-*", "parent-*")
+"""What lies in the folder of a run: a link to any other folder, such as one of data, is not followed."""
+
 MOST_NAMES = 5
 """How many folders or stages one sentence names."""
 
@@ -72,9 +75,13 @@ def results(*folders: str | os.PathLike[str]) -> "DataFrame":
     import_pandas()  # before anything is read
     if not folders:
         raise LotteryError("`results` needs the folder of a run, such as results('runs/quickstart').")
+    if odd := [folder for folder in folders if not isinstance(folder, (str, os.PathLike))]:
+        raise LotteryError(f"`results` takes folders of runs, such as results('runs/quickstart'), got {odd[0]!r}.")
     gathering = _Gathering()
     for folder in map(Path, folders):
         if folder.is_file():
+            if folder.suffix != ".jsonl":
+                raise LotteryError(f"'{folder}' is no records: give the folder of a run, or its results.jsonl.")
             gathering.rows += read_rows(folder)
         elif not folder.is_dir():
             raise LotteryError(f"There is no folder '{folder}': give that of a run, such as runs/quickstart.")
@@ -94,9 +101,17 @@ class _Gathering:
     rows: list[Row] = field(default_factory=list)
     undone: list[str] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
+    entered: dict[Path, bool] = field(default_factory=dict)
+    """Folder, as no link leads to it, to whether there is a run in it."""
 
     def walk(self, folder: Path) -> bool:
-        """Take what a folder holds; whether there is a run in it."""
+        """Take what a folder holds, once, whatever links lead to it; whether there is a run in it."""
+        if (real := folder.resolve()) not in self.entered:
+            self.entered[real] = False  # a link in it may lead back to it
+            self.entered[real] = self._take(folder)
+        return self.entered[real]
+
+    def _take(self, folder: Path) -> bool:
         is_child = (folder / "child.json").is_file()
         if is_child and not (folder / "done").is_file():
             self.undone.append(str(folder))
@@ -105,9 +120,10 @@ class _Gathering:
             self._read(folder)
             self.undone += [] if is_child else _undone(folder)
             return True
-        below = [path for path in folder.iterdir() if path.is_dir() and not path.is_symlink()]
-        looked_into = sorted((path for path in below if path.name not in PASSED_OVER), key=_natural)
-        return any([self.walk(path) for path in looked_into]) or is_child  # all, whatever the first says
+        below = [path for path in folder.iterdir() if path.is_dir() and path.name not in PASSED_OVER]
+        below = [path for path in below if not path.is_symlink() or any(any(path.glob(name)) for name in OF_RUNS)]
+        below.sort(key=lambda path: (path.is_symlink(), _natural(path)))  # a run by its own name first
+        return any([self.walk(path) for path in below]) or is_child  # all, whatever the first says
 
     def _read(self, folder: Path) -> None:
         try:

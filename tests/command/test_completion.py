@@ -20,6 +20,8 @@ echo "${{COMPREPLY[@]}}"
         ("ex", "explain"),
         ("fit --trainer.max_e", "--trainer.max_epochs"),
         ("imp --imp.lev", "--imp.levels"),
+        ("sweep --help", "--help --help_all"),
+        ("path --help", "--help"),
         ("path --save", "--save_midpoint"),
         ("fit fi", ""),  # the shell then offers files
     ],

@@ -40,8 +40,8 @@ def ticket(name="ticket.safetensors", **masks):
     return name
 
 
-def torn():
-    Path("torn.ckpt").write_bytes(b"none")
+def torn(content=b"none"):
+    Path("torn.ckpt").write_bytes(content)
     return "torn.ckpt"
 
 
@@ -73,6 +73,14 @@ REFUSED = {
     ),
     "no model": (lambda: {"data": named("Digits")}, "names no module to train: give `model` in the YAML, or --model"),
     "torn checkpoint": (lambda: {**fit(), "ckpt_path": torn()}, "'torn.ckpt' does not load as a checkpoint without"),
+    "text as checkpoint": (
+        lambda: {**fit(), "ckpt_path": torn(b"hello")},
+        "'torn.ckpt' does not load as a checkpoint without",
+    ),
+    "two callbacks of a kind": (
+        lambda: fit(platon(), named("MagnitudePruning", sparsity=0.5)),
+        "Two callbacks of `trainer.callbacks` would be saved as one: give each of a kind a `name` of its own",
+    ),
     "no ticket": (lambda: frozen("none.safetensors"), "There is no ticket at 'none.safetensors'.$"),
     "ticket that does not fit": (
         lambda: frozen(ticket(other=torch.tensor([True]))),
@@ -108,6 +116,16 @@ def test_a_configuration_that_is_not_there_is_refused(refused, here):
     assert refused("fit", "--config", "none.yaml") == "There is no configuration 'none.yaml'."
     (here / "nine.yaml").touch()
     assert refused("fit", "--config=none.yaml").endswith("Did you mean 'nine.yaml'?")
+
+
+@pytest.mark.parametrize("content", ["", "# nothing yet\n", "hello", "- model"])
+def test_a_configuration_without_keys_is_refused_by_name(refused, here, content):
+    (here / "mine.yaml").write_text(content)
+    begin = "`lightning-lottery fit --model mine.Net --data mine.Data --print_config` prints one to begin with."
+    for words in (("fit",), ("instability",), ("path", "a.ckpt", "b.ckpt")):
+        for name in words[1:]:
+            (here / name).touch()
+        assert refused(*words, "--config", "mine.yaml") == f"The configuration 'mine.yaml' has no keys. {begin}"
 
 
 def test_a_subcommand_that_is_not_there_is_refused_with_those_that_are(refused):
@@ -157,7 +175,9 @@ def test_help_names_the_options_that_say_the_project(name, capsys):
 def test_help_of_all_lists_of_our_classes_those_that_users_name_and_no_option_of_an_experiment(capsys):
     with pytest.raises(SystemExit):
         main(["fit", "--help_all"])
-    shown = "".join(capsys.readouterr().out.split())
+    shown = capsys.readouterr().out
+    assert shown.startswith("usage: lightning-lottery fit --config FILE [options]\n")
+    shown = "".join(shown.split())
     ours = {*re.findall(r"lightning_lottery\.[\w.]+", shown)}
     public = {f"lightning_lottery.{name}" for name in lightning_lottery.__all__}
     public |= {f"lightning_lottery.zoo.{name}" for name in zoo.__all__}

@@ -15,6 +15,14 @@ def test_runs_are_drawn_together_and_what_is_missing_is_said(tmp_path, capsys, m
     assert {path.name for path in (tmp_path / "pictures").iterdir()} == {"levels.png", "levels.svg"}
 
 
+def test_a_child_that_nobody_can_read_is_said(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    pruned(tmp_path / "imp", 2)
+    (tmp_path / "imp" / "seed-1" / "level-2" / "child.json").write_text('{"comm')
+    main(["plot", "imp"])
+    assert "Missing: The specification 'imp/seed-1/level-2/child.json' is damaged" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [

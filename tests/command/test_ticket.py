@@ -81,13 +81,21 @@ def _ticket_of_a_layer():
 
 def test_what_cannot_be_is_one_sentence(tickets, refused, here):
     torch.save({"state_dict": {"a": torch.ones(4)}}, "last.ckpt")
-    (here / "torn.ckpt").write_bytes(b"none")
+    for name, content in {"torn.ckpt": b"none", "text.ckpt": b"hello", "empty": b"", "text": b"hello"}.items():
+        (here / name).write_bytes(content)
     apply = ("ticket", "apply", "one")
-    assert "Did you mean 'apply'? There are show, diff and apply." in refused("ticket", "aply", "one")
+    assert "Did you mean 'apply'? There are show, diff, apply." in refused("ticket", "aply", "none")
     assert "`ticket diff` takes two tickets, got one." in refused("ticket", "diff", "one")
     assert "either a checkpoint (--ckpt_path) or a project" in refused(*apply)
     assert "has no weights 'b' (1 of the ticket's 2 are missing)" in refused(*apply, "--ckpt_path", "last.ckpt")
-    assert "'torn.ckpt' does not load as a checkpoint" in refused(*apply, "--ckpt_path", "torn.ckpt")
+    for name in ("torn.ckpt", "text.ckpt", "empty"):
+        words = refused(*apply, "--ckpt_path", name)
+        assert words.startswith(f"'{name}' does not load as a checkpoint without executing what is in it: it is none")
+    for name in ("last.ckpt", "empty", "text"):
+        assert refused("ticket", "show", name) == (
+            f"'{name}' is not a ticket, or a truncated one: tickets are the .safetensors files that pruning "
+            "callbacks, `imp` and `Ticket.save` write."
+        )
     assert "is not a ticket" in refused("ticket", "show", "last.ckpt")
 
 

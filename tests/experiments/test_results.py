@@ -1,6 +1,7 @@
 """Everything that was recorded, as one frame: half-done, of an older version, of several recipes, with NaN."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -115,6 +116,30 @@ def test_a_recipe_of_an_older_version_is_read_and_gets_its_name(tmp_path):
     frame = results(tmp_path / "r")
     assert frame[frame.metric == "test_acc"].groupby("stage").value.mean().to_dict() == {"01-dense": 0.75}
     assert {*frame.recipe} == {"r"} and frame.version.isna().all()
+
+
+def test_a_run_behind_a_link_is_read_once_and_a_link_to_anything_else_is_not_followed(tmp_path):
+    stage(tmp_path / "disk")
+    runs, data = tmp_path / "runs", tmp_path / "data"
+    for folder in (runs, data / "inner"):
+        folder.mkdir(parents=True)
+    stage(data / "inner")
+    for name, target in {"mine": tmp_path / "disk" / "r", "again": tmp_path / "disk" / "r", "data": data}.items():
+        (runs / name).symlink_to(target, target_is_directory=True)
+    (runs / "loop").symlink_to(runs, target_is_directory=True)
+    assert len(results(runs)) == len(results(runs, runs / "mine")) == 2
+
+
+def test_what_is_no_folder_and_no_records_is_refused_by_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.safetensors").write_bytes(b"\0")
+    (tmp_path / "a.jsonl").write_text("{")
+    with pytest.raises(LotteryError, match="'a.safetensors' is no records: give the folder of a run"):
+        results("a.safetensors")
+    with pytest.raises(LotteryError, match=rf"--redo {re.escape(tmp_path.name)},"):
+        results("a.jsonl")
+    with pytest.raises(LotteryError, match="takes folders of runs, .* got 3."):
+        results(3)
 
 
 @pytest.mark.parametrize(("name", "message"), [("none", "There is no folder '.*none'"), ("", "Nothing was run in")])

@@ -8,13 +8,16 @@ from helpers.sweeps import conditions
 from lightning_lottery.children.records import record
 from lightning_lottery.experiments.siblings import REPORT
 
+SPECIFICATION = json.dumps({"command": "fit", "labels": {}, "fingerprint": {"config": {}, "inputs": {}}})
+"""A ``child.json`` of nothing in particular."""
+
 
 def rows(folder: Path, *records: dict) -> Path:
     """The records of a child that is done."""
     folder.mkdir(parents=True, exist_ok=True)
     whole = [record(**{"stage": "s", "seed": 0, "density": 1.0, **columns}) for columns in records]
     (folder / "results.jsonl").write_text("".join(json.dumps(row) + "\n" for row in whole))
-    (folder / "child.json").write_text("{}")
+    (folder / "child.json").write_text(SPECIFICATION)
     (folder / "done").touch()
     return folder
 

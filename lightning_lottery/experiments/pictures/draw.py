@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from lightning_lottery.experiments.pictures.fits import draw_early_birds, draw_fits
-from lightning_lottery.experiments.pictures.folders import Drawn, Part, parts_of
+from lightning_lottery.experiments.pictures.folders import Drawn, Part, damaged_in, parts_of
 from lightning_lottery.experiments.pictures.levels import draw_pruned
 from lightning_lottery.experiments.pictures.lines import draw_lines
 from lightning_lottery.experiments.pictures.recipe import draw_recipes
@@ -53,7 +53,7 @@ def draw_recipe(folder: Path, seeds: Sequence[int]) -> Drawn:
 
 
 def _draw(parts: Sequence[Part]) -> Drawn:
-    drawn = Drawn()
+    drawn = Drawn(notes=[note for part in parts for note in damaged_in(part.folder)])
     for kind, drawers in DRAWERS.items():
         if alike := [part for part in parts if part.kind == kind]:
             for draw in drawers:

@@ -128,6 +128,10 @@ def _event_curves(folder: Path) -> dict[str, Curve]:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     events = EventAccumulator(str(folder), size_guidance={"scalars": 0}).Reload()
+    try:
+        events.FirstEventTimestamp()
+    except ValueError as error:  # it says nothing of a file that it cannot read
+        raise LotteryError(f"TensorBoard's file in '{folder}' holds nothing that can be read.") from error
     curves = {}
     for name in events.Tags()["scalars"]:
         if name.startswith(("val", "train", "test")):

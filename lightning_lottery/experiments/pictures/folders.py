@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from lightning_lottery.children.child import read_specification
 from lightning_lottery.children.records import Row, read_rows
 from lightning_lottery.connectivity.report import PathReport
 from lightning_lottery.errors import LotteryError
@@ -112,6 +113,15 @@ def kind_in(folder: Path) -> str | None:
     if any(folder.glob("seed-*/*/child.json")):
         return "recipe"
     return "fit" if any(any(folder.glob(pattern)) for pattern in FIT) else None
+
+
+def damaged_in(folder: Path) -> Iterator[str]:
+    """What is wrong with the children of a run whose ``child.json`` nobody can read, in sentences."""
+    for path in sorted(folder.glob("**/child.json")):
+        try:
+            read_specification(path.parent)
+        except LotteryError as error:
+            yield str(error)
 
 
 def by_number(name: str) -> list[tuple[int, str]]:

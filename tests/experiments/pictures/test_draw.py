@@ -1,4 +1,4 @@
-from helpers.runs import analysed, pruned
+from helpers.runs import SPECIFICATION, analysed, pruned
 from helpers.sweeps import sweep
 from lightning_lottery.experiments.pictures.draw import DRAWERS, draw_recipe, draw_runs
 from lightning_lottery.files import write_image
@@ -19,6 +19,6 @@ def test_runs_of_several_kinds_have_a_picture_for_each_kind_written_in_both_form
 def test_of_a_recipe_only_the_seeds_that_are_asked_for_are_drawn(tmp_path):
     for seed in (0, 1):
         pruned(tmp_path / f"seed-{seed}" / "01-imp", 1, seeds=(seed,), controls=())
-        (tmp_path / f"seed-{seed}" / "01-imp" / "child.json").write_text("{}")
+        (tmp_path / f"seed-{seed}" / "01-imp" / "child.json").write_text(SPECIFICATION)
     (axes,) = draw_recipe(tmp_path, [1]).figures["levels"].axes
     assert axes.lines[0].get_ydata()[0] == 0.901

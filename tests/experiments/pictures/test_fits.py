@@ -67,6 +67,16 @@ def test_curves_come_from_tensorboard_as_well_and_runs_of_one_name_are_several(t
     assert first.get_color() == second.get_color() and words_of(axes.figure) == {"dense"}
 
 
+def test_a_file_of_tensorboard_s_that_cannot_be_read_is_said(tmp_path):
+    for name, content in {"garbage": b"garbage" * 100, "empty": b""}.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "events.out.tfevents.1").write_bytes(content)
+    result = Drawn()
+    draw_fits(parts(tmp_path / "garbage", tmp_path / "empty"), result)
+    says = "TensorBoard's file in '{}' holds nothing that can be read."
+    assert result.notes == [f"{name}: {says.format(tmp_path / name)}" for name in ("garbage", "empty")]
+
+
 def test_what_is_half_done_without_the_metric_or_not_a_number_is_said_and_the_rest_drawn(tmp_path):
     half = fit(tmp_path / "half", [0.5, "nan", 0.7], done=False)
     loss = fit(tmp_path / "loss", [1.0], metric="val_loss")
