@@ -38,6 +38,7 @@ from lightning_lottery.functional.masks import Scores as Scores
 from lightning_lottery.functional.masks import check_same_entries as check_same_entries
 from lightning_lottery.functional.masks import check_sparsity as check_sparsity
 from lightning_lottery.functional.masks import count as count
+from lightning_lottery.functional.masks import count_each as count_each
 from lightning_lottery.functional.masks import density as density
 from lightning_lottery.functional.masks import hamming as hamming
 from lightning_lottery.functional.masks import jaccard as jaccard
@@ -84,6 +85,7 @@ from lightning_lottery.functional.selection import Block as Block
 from lightning_lottery.functional.selection import blocks_of as blocks_of
 from lightning_lottery.functional.selection import count_true as count_true
 from lightning_lottery.functional.selection import keep_highest_ as keep_highest_
+from lightning_lottery.functional.selection import packs_of as packs_of
 from lightning_lottery.functional.sensitivity import Averages as Averages
 from lightning_lottery.functional.sensitivity import add_ as add_
 from lightning_lottery.functional.sensitivity import averages_like as averages_like

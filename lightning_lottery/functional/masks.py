@@ -1,6 +1,6 @@
 """From scores to masks: the only ranking in the package, and measures of masks."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lightning_lottery.checks import check_fraction, check_word
 from lightning_lottery.errors import LotteryError
-from lightning_lottery.functional.selection import blocks_of, count_true, keep_highest_
+from lightning_lottery.functional.selection import blocks_of, count_true, keep_highest_, packs_of
 from lightning_lottery.functional.shares import share
 
 Scores = Mapping[str, Tensor]
@@ -67,15 +67,28 @@ def keep_top(
     if kept == 0:
         _refuse_nan(scores)
         return {name: torch.zeros_like(score, dtype=torch.bool) for name, score in scores.items()}
-    masks = {name: torch.empty(score.shape, dtype=torch.bool, device=score.device) for name, score in scores.items()}
+    packs = packs_of(scores)
+    flat = [_empty([scores[name] for name in pack]) for pack in packs]
     blocks = [
         block
-        for name, score in scores.items()
-        for block in blocks_of(score, None if within is None else within[name], masks[name], dtype)
+        for pack, mask in zip(packs, flat, strict=True)
+        for block in blocks_of(
+            [scores[name] for name in pack], None if within is None else [within[name] for name in pack], mask, dtype
+        )
     ]
     if not keep_highest_(blocks, kept, available):
         _refuse_nan(scores)
+    masks: dict[str, Tensor] = {}
+    for pack, mask in zip(packs, flat, strict=True):
+        parts = mask.split([scores[name].numel() for name in pack])
+        for name, part in zip(pack, parts, strict=True):  # each in memory of its own, for it may be saved alone
+            masks[name] = (part.clone() if len(pack) > 1 else part).view(scores[name].shape)
     return masks
+
+
+def _empty(scores: Sequence[Tensor]) -> Tensor:
+    """Room for their masks."""
+    return torch.empty(sum(score.numel() for score in scores), dtype=torch.bool, device=scores[0].device)
 
 
 def keep_top_rows(scores: Tensor, sparsity: float) -> Tensor:
@@ -115,6 +128,20 @@ def count(masks: Masks) -> tuple[int, int]:
         (1, 3)
     """
     return sum(count_true(mask) for mask in masks.values()), sum(mask.numel() for mask in masks.values())
+
+
+def count_each(masks: Masks) -> dict[str, int]:
+    """How many entries each keeps; a device is waited for once.
+
+    Example:
+        >>> count_each({"w": torch.tensor([True, False, False])})
+        {'w': 1}
+    """
+    on_host = [mask.device.type == "cpu" for mask in masks.values()]
+    if all(on_host):
+        return {name: count_true(mask) for name, mask in masks.items()}
+    sums = torch.stack([mask.sum() for mask in masks.values()]).tolist()
+    return dict(zip(masks, map(int, sums), strict=True))
 
 
 def overlap(a: Masks, b: Masks) -> int:

@@ -1,6 +1,7 @@
 """The one selection behind `masks.keep_top`: exact, in linear time, block by block; little of it is sorted."""
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,6 +13,7 @@ _Flat = Any  # a NumPy array or a tensor: see `_fast`
 _BLOCK = 1 << 17  # entries looked at together: a block and its comparisons stay in the processor's cache
 _BLOCK_ON_DEVICE = 1 << 26  # elsewhere the host waits for every block
 _ROOM = 1 << 16  # entries that may be collected at least, however few there are in all
+_SMALL = 1 << 13  # entries of a tensor that is copied into a pack: to look at it alone takes longer
 
 
 class Block(NamedTuple):
@@ -46,8 +48,32 @@ class _Pass(NamedTuple):
     has_nan: bool
 
 
-def blocks_of(scores: Tensor, allowed: Tensor | None, mask: Tensor, dtype: torch.dtype) -> list[Block]:
-    """One tensor in blocks that share its memory."""
+def packs_of(tensors: Mapping[str, Tensor]) -> list[list[str]]:
+    """Neighbours that are ranked as one tensor: each of many small ones would take as long as a block does."""
+    packs: list[list[str]] = []
+    room, device = 0, None
+    for name, tensor in tensors.items():
+        is_small = tensor.numel() <= _SMALL
+        if is_small and tensor.numel() <= room and tensor.device == device:
+            packs[-1].append(name)
+        else:
+            packs.append([name])
+            room, device = _BLOCK * is_small, tensor.device
+        room -= tensor.numel()
+    return packs
+
+
+def blocks_of(
+    scores: Sequence[Tensor], allowed: Sequence[Tensor] | None, mask: Tensor, dtype: torch.dtype
+) -> list[Block]:
+    """The tensors of a pack in blocks: a single one shares its memory with them, several are copied."""
+    if len(scores) > 1:
+        scores = [torch.cat([score.detach().flatten().to(dtype) for score in scores])]
+        allowed = allowed and [torch.cat([part.flatten() for part in allowed])]
+    return _cut(scores[0], allowed[0] if allowed else None, mask, dtype)
+
+
+def _cut(scores: Tensor, allowed: Tensor | None, mask: Tensor, dtype: torch.dtype) -> list[Block]:
     size = _BLOCK if scores.device.type == "cpu" else _BLOCK_ON_DEVICE
     # NumPy has no bfloat16: scores that are still to be cast stay tensors and are cast block by block.
     values = scores.detach() if scores.dtype != dtype else _fast(scores.detach())

@@ -12,7 +12,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.files import hash_of_tensors
-from lightning_lottery.functional.masks import Masks, count, zero_removed_
+from lightning_lottery.functional.masks import Masks, count_each, zero_removed_
 from lightning_lottery.hooks.private import averaged_copy
 from lightning_lottery.scope import named_parameters, plain_name
 
@@ -30,7 +30,7 @@ class Masked:
         self.masks = {
             name: mask.to(self.params[name].device) if params else mask for name, mask in (masks or {}).items()
         }
-        self.counts = {name: count({name: mask}) for name, mask in self.masks.items()}
+        self.counts = {name: (kept, self.masks[name].numel()) for name, kept in count_each(self.masks).items()}
         """How many entries of each are kept, and how many there are."""
         kept, total = (sum(numbers) for numbers in zip(*self.counts.values(), strict=True)) if self.counts else (0, 0)
         self.sparsity = 1 - kept / total if total else 0.0

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.measure import Row, bytes_per_second, plain, ratio, seconds
-from benchmarks.stopwatch import Stopwatch, fit, vit_of_5_million
+from benchmarks.stopwatch import ManySmall, Stopwatch, fit, vit_of_5_million
 from lightning_lottery import PLATON, Cubic
 from lightning_lottery.functional import averages_like, count, hamming, keep_top, observe_, score
 
@@ -51,7 +51,21 @@ def run(toy: bool = False) -> Iterator[Row]:
     """Interval 10 and 1, the memory at the peak, and what averages in bfloat16 change."""
     yield from _time(10, "6.2 %", toy)
     yield from _time(1, "41.7 %", toy)
+    for interval in (10, 1):
+        yield _many_small(interval, 20 if toy else 5000)
     yield from _memory(toy)
+
+
+def _many_small(interval: int, tensors: int) -> Row:
+    """Where the number of tensors counts, not that of weights: while the schedule runs, without the step that ends."""
+    skip, windows = max(2, interval), 2 if interval > 1 else 8
+    steps = skip + interval * windows
+    platon = PLATON(Cubic(0.8, begin=0, end=steps), interval=interval)
+    watch = Stopwatch(platon)
+    fit(ManySmall(tensors), steps, platon, *watch.around)
+    extra, _, dense = watch.by(interval, skip=skip)
+    what = f"PLATON, interval {interval}, {tensors} tensors of 256 weights: extra / dense step"
+    return ratio(what, extra, dense, unit="%", goal="<= 30 %")
 
 
 def _time(interval: int, authors: str, toy: bool) -> list[Row]:

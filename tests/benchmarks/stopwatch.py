@@ -114,6 +114,22 @@ def vit_of_5_million(toy: bool = False) -> nn.Module:
     return vit(hidden_size=192, layers=12, heads=6, mlp_size=768, channels=3, image_size=32, patch_size=4)
 
 
+class ManySmall(nn.Module):
+    """So many linear layers side by side, of 256 weights each."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.entry = nn.Sequential(nn.AvgPool2d(8), nn.Flatten(), nn.Linear(48, 16))
+        self.layers = nn.ModuleList(nn.Linear(16, 16, bias=False) for _ in range(count))
+        self.head = nn.Linear(16, 10)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits of images of 32 x 32 pixels."""
+        entry = self.entry(images)
+        total: Tensor = sum(layer(entry) for layer in self.layers) / len(self.layers)
+        return self.head(total)
+
+
 def images(n: int) -> tuple[Tensor, Tensor]:
     """Random ones, and labels."""
     generator = torch.Generator().manual_seed(0)

@@ -125,3 +125,32 @@ def test_scores_of_half_precision_rank_without_a_copy_of_them_all():
     mask = keep_top({"a": score}, 0.7)["a"]
     order = score.float().sort(descending=True, stable=True).indices
     assert set(mask.nonzero().flatten().tolist()) == set(order[: round(0.3 * 300_000)].tolist())
+
+
+def test_neighbours_that_are_small_are_ranked_as_one_and_large_ones_stay_where_they_are(monkeypatch):
+    monkeypatch.setattr(module, "_SMALL", 4)
+    monkeypatch.setattr(module, "_BLOCK", 10)
+    sizes = {"a": 4, "b": 4, "c": 3, "large": 5, "d": 1, "empty": 0, "e": 4}
+    packs = module.packs_of({name: torch.zeros(size) for name, size in sizes.items()})
+    assert packs == [["a", "b"], ["c"], ["large"], ["d", "empty", "e"]]
+
+
+def test_tensors_of_another_device_are_in_another_pack():
+    assert module.packs_of({"a": torch.zeros(2), "b": torch.zeros(2, device="meta")}) == [["a"], ["b"]]
+
+
+@small
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=40), st.integers(0, 9), st.booleans(), st.floats(0, 0.99))
+def test_masks_of_many_small_tensors_are_those_of_one_tensor_at_a_time(sizes, seed, is_limited, sparsity):
+    generator = torch.Generator().manual_seed(seed)
+    dtypes = (torch.float32, torch.float64, torch.bfloat16)
+    scores = {f"{i}": torch.randint(4, (size,), generator=generator).to(dtypes[i % 3]) for i, size in enumerate(sizes)}
+    within = {n: torch.rand(s.shape, generator=generator) < 0.99 for n, s in scores.items()} if is_limited else None
+    if within and round((1 - sparsity) * sum(sizes)) > count(within)[0]:
+        return
+    packed = keep_top(scores, sparsity, within=within)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "_SMALL", -1)
+        alone = keep_top(scores, sparsity, within=within)
+    assert lists(packed) == lists(alone)
+    assert all(mask.untyped_storage().nbytes() == mask.numel() for mask in packed.values())  # saved alone, it is small
