@@ -176,6 +176,24 @@ def all_gone(seconds: float, orphans: list[str]) -> Iterator[None]:
 
 
 @contextmanager
+def none_left_in(folder: Path, seconds: float, orphans: list[str]) -> Iterator[None]:
+    """After the block no process works in a folder within so many seconds, whoever started it, or it is noted."""
+    yield
+    end = time.monotonic() + seconds
+    while left := [pid for pid in filter(str.isdigit, os.listdir("/proc")) if _works_in(pid, folder)]:
+        if time.monotonic() > end:
+            orphans.append(f"processes {', '.join(left)} still ran {seconds} seconds later")
+            return
+        time.sleep(0.01)
+
+
+def _works_in(pid: str, folder: Path) -> bool:
+    with suppress(OSError):  # it is gone, or somebody else's
+        return os.readlink(f"/proc/{pid}/cwd") == str(folder)
+    return False
+
+
+@contextmanager
 def into(path: Path) -> Iterator[Any]:
     """A file that is written on from its end, for a process's output."""
     with open(path, "ab") as file:

@@ -27,7 +27,7 @@ from torch.utils.data import DataLoader
 import lightning_lottery
 from campaign.boards import in_order, scalars, texts_and_layout
 from campaign.deaths import After, Death, arm, draw
-from campaign.forks import Fork, all_gone, into
+from campaign.forks import Fork, all_gone, into, none_left_in
 from campaign.table import Outcome
 from helpers import stages
 from helpers.factories import Data, Net
@@ -42,7 +42,7 @@ from lightning_lottery import (
     LotteryError,
     Scope,
 )
-from lightning_lottery.children import processes
+from lightning_lottery.children import environment, processes, warm
 from lightning_lottery.children.child import Child
 from lightning_lottery.children.cli import resolve
 from lightning_lottery.children.factories import FactoryProject
@@ -58,7 +58,7 @@ torch.set_num_threads(1)
 for module in walk_packages(lightning_lottery.__path__, "lightning_lottery."):
     if not module.name.endswith("__main__"):
         import_module(module.name)  # once for all forks
-Who = Literal["orchestrator", "child"]
+Who = Literal["orchestrator", "child", "nursery"]
 LIVES = 8
 """Of one run, the last of which nobody ends."""
 
@@ -131,6 +131,9 @@ COMMANDS: dict[str, Callable[[], object]] = {
 }
 """What a user runs, in a folder that ``prepare`` has filled."""
 
+WARM = ", warm children"
+COMMANDS |= {f"{name}{WARM}": COMMANDS[name] for name in ("instability, two at once", "run")}
+
 
 def prepare(folder: Path) -> None:
     """Write what commands read."""
@@ -147,7 +150,7 @@ class Life:
         runner: Which.
         folder: Where it works.
         death: How it ends before its time.
-        who: Who dies: the command's own process, or a child that it has started.
+        who: Who dies: the command's own process, a child that it has started, or what warm children are forked from.
     """
 
     runner: str
@@ -157,7 +160,8 @@ class Life:
 
     def run(self) -> tuple[int, bool]:
         """The exit code, or minus the signal that ended it; whether the signal, where there is one, met somebody."""
-        (self.folder / "children").unlink(missing_ok=True)
+        for noted in ("children", "nursery"):
+            (self.folder / noted).unlink(missing_ok=True)
         met = True
         with into(self.folder / "output") as output, Fork(self._live, stdout=output, stderr=subprocess.STDOUT) as fork:
             if isinstance(self.death, After):
@@ -166,11 +170,11 @@ class Life:
             return fork.wait(timeout=120), met
 
     def _send(self, fork: Fork, number: int) -> bool:
-        """Send a signal to the command, or to the newest of its children that runs."""
+        """Send a signal to the command, to the newest of its children that runs, or to their nursery."""
         if self.who == "orchestrator":
             fork.send_signal(number)
             return fork.returncode is None
-        for pid in reversed(_read_pids(self.folder)):
+        for pid in reversed(_read_pids(self.folder / ("nursery" if self.who == "nursery" else "children"))):
             try:
                 if os.getpgid(pid) != fork.pid:  # it is gone, and another process has its number
                     continue
@@ -185,8 +189,13 @@ class Life:
         os.chdir(self.folder)
         arm(self.death if self.who == "orchestrator" else None)
         started = SimpleNamespace(Popen=self._start_child, PIPE=subprocess.PIPE, STDOUT=subprocess.STDOUT)
+        if self.runner.endswith(WARM):
+            os.environ.pop(environment.WARM)
+            starting = mock.patch.object(processes, "fork", _noted(processes.fork))
+        else:
+            starting = mock.patch.object(processes, "subprocess", started)
         with (
-            mock.patch.object(processes, "subprocess", started),
+            starting,
             mock.patch("lightning.fabric.utilities.registry.entry_points", cache(entry_points)),
             _without_pictures(),
         ):
@@ -198,9 +207,26 @@ class Life:
             main(command[3:])  # without `python -m lightning_lottery`
 
         fork = Fork(do, env=env, **streams)
-        with open("children", "a") as pids:
-            pids.write(f"{fork.pid}\n")
+        _note("children", fork.pid)
         return fork
+
+
+def _noted(start: Callable[..., Any]) -> Callable[..., Any]:
+    """Have it noted who is started, and by what: children are no forks of this process."""
+
+    def call(*arguments: Any, **named: Any) -> Any:
+        child = start(*arguments, **named)
+        assert child is not None, "a warm child was started cold"
+        _note("children", child.pid)
+        _note("nursery", warm._started._process.pid)
+        return child
+
+    return call
+
+
+def _note(file: str, pid: int) -> None:
+    with open(file, "a") as pids:
+        pids.write(f"{pid}\n")
 
 
 def _as_a_script(command: Callable[[], object]) -> None:
@@ -224,8 +250,7 @@ def _without_pictures() -> Iterator[None]:
         yield
 
 
-def _read_pids(folder: Path) -> list[int]:
-    path = folder / "children"
+def _read_pids(path: Path) -> list[int]:
     return [int(line) for line in path.read_text().split()] if path.exists() else []
 
 
@@ -302,7 +327,7 @@ class Campaign:
             for turn in range(LIVES):
                 is_last = turn == LIVES - 1 or outcome.tried + cut == number
                 life = Life(self.runner, broken) if is_last else draw_life(broken)
-                with all_gone(20, failures):
+                with none_left_in(broken, 20, failures), all_gone(20, failures):
                     code, met = life.run()
                 in_order(broken, turn)
                 history.append(f"{life.who} {life.death}: {code}")
@@ -322,13 +347,22 @@ class Campaign:
         return outcome
 
 
+def _drawn(runner: str, chance: random.Random) -> Who:
+    if runner == "child":
+        return "orchestrator"
+    some: list[Who] = ["orchestrator", "child"]
+    return chance.choice([*some, "nursery"] if runner.endswith(WARM) else some)
+
+
 def kills(runner: str, number: int, folder: Path) -> Outcome:
     """Kill a command or its children so many times."""
     campaign = Campaign(runner, folder, random.Random(f"kills of {runner} {number}"))
 
     def draw_life(broken: Path) -> Life:
         chance = campaign.chance
-        who: Who = "orchestrator" if runner == "child" else chance.choice(("orchestrator", "child"))
+        who = _drawn(runner, chance)
+        if runner.endswith(WARM) and who != "orchestrator":  # no fork of this process: it cannot be armed
+            return Life(runner, broken, After(chance.uniform(0, campaign.seconds)), who)
         return Life(runner, broken, draw(chance, campaign.seconds, writes=8), who)
 
     return campaign.run(number, draw_life, lambda life, code: [])
@@ -345,7 +379,7 @@ def signals(runner: str, number: int, folder: Path) -> Outcome:
     def draw_life(broken: Path) -> Life:
         chance = campaign.chance
         (broken / "output").unlink(missing_ok=True)
-        who: Who = "orchestrator" if runner == "child" else chance.choice(("orchestrator", "child"))
+        who = _drawn(runner, chance)
         asked = chance.choice((signal.SIGTERM, signal.SIGINT, signal.SIGUSR1))
         return Life(runner, broken, After(chance.uniform(0, campaign.seconds), asked), who)
 
