@@ -44,7 +44,7 @@ def test_the_stages_of_a_recipe_run_in_order(folder, tmp_path, monkeypatch):
     for metric in {metric for metrics in summary.values() for metric in metrics}:
         means = {stage: metrics[metric]["mean"] for stage, metrics in summary.items() if metric in metrics}
         assert frame[frame.metric == metric].groupby("stage").value.mean().to_dict() == pytest.approx(means)
-    table = pandas.read_csv(tmp_path / folder.name / "results.csv")
+    table = pandas.read_csv(tmp_path / folder.name / "results.csv", float_precision="round_trip")
     assert [*table.columns] == [*frame.columns] and table.value.tolist() == frame.value.tolist()
 
 

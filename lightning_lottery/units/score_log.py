@@ -250,8 +250,8 @@ def packed(rows: Any) -> bytes:
 
     Example:
         >>> rows = np.float32([[1.0, 2.0], [1.5, 2.0]])
-        >>> (unpacked(packed(rows), 2, 2, "here") == rows).all()
-        np.True_
+        >>> bool((unpacked(packed(rows), 2, 2, "here") == rows).all())
+        True
     """
     bits = np.ascontiguousarray(rows, dtype="<f4").view("<u4")
     changes = np.concatenate([bits[:1], bits[1:] ^ bits[:-1]])

@@ -35,7 +35,7 @@ class Reader(LightningModule):
         return torch.optim.AdamW(self.parameters(), lr=3e-3)
 
 
-class Digits(LightningDataModule):
+class Handwriting(LightningDataModule):
     """1,280 images to train on, 512 to test."""
 
     def setup(self, stage: str) -> None:
