@@ -443,7 +443,7 @@ class EarlyBird(NamedCallback):
         self._warn(self._draws.draw_at_times(module, watcher))
         # By sparsity, then by rule, as the user lists them: which of several draws acts depends on nothing else.
         for probe in sorted(judged.probes, key=lambda probe: self.sparsities.index(probe.sparsity)):
-            name = name_of(probe)
+            name = name_of(probe.rule, probe.kind, probe.sparsity)
             if not probe.verdict.settled or self._draws.has_settled(name) or not self._is_watching:
                 continue
             self._warn(self._draws.draw_by(probe, module, watcher))

@@ -113,11 +113,17 @@ class History:
         self._updates: list[Masking] = []  # of every `_stride`-th, and the last one
         self._stride = 1
         self._number = 0  # of updates before the last one
+        self.drawn_at = 0
+        """The step of the last picture that loggers got."""
 
     @property
     def updates(self) -> list[Masking]:
         """What masks were, in order: every one, or every second, fourth ... where they were many, and the last."""
         return list(self._updates)
+
+    def is_longer(self, step: int) -> bool:
+        """Whether the fit is half as long again as in its last picture, each of which takes as long as many a step."""
+        return step > self.drawn_at and 2 * step >= 3 * self.drawn_at
 
     def see(self, step: int, outputs: Any, interval: int, scale: float = 1.0) -> None:
         """Note what ``training_step`` gave for the last batch of an optimizer step.
@@ -213,6 +219,7 @@ class History:
             "layers": torch.stack(layers) if layers else torch.zeros(0, 0),
             "stride": self._stride,
             "number": self._number,
+            "drawn_at": self.drawn_at,
         }
 
     def load_state_dict(self, state: Mapping[str, Any], layers: int) -> None:
@@ -237,6 +244,7 @@ class History:
         if not bool(((fractions >= 0) & (fractions <= 1)).all()):
             raise LotteryError("The checkpoint's history of masks has fractions that are not between 0 and 1.")
         self._stride, self._number, self._waiting = stride, number, []
+        self.drawn_at = index(state.get("drawn_at", 0))  # earlier versions kept none
         pairs, by_layer = removed.double().tolist(), state["layers"].float().unbind()
         self._updates = [
             Masking(int(step), target, sparsity, row.clone())

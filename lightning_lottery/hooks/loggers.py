@@ -35,21 +35,28 @@ def without_repeats(loggers: Sequence[Logger], last: int) -> Iterator[None]:
         loggers: A Trainer's.
         last: The step that their logs are complete until, as loggers label it.
     """
+    is_over = False
 
     def later_ones(log: Callable[..., None]) -> Callable[..., None]:
         def log_metrics(metrics: Mapping[str, float], step: int | None = None) -> None:
-            if step is None or step > last:
+            if is_over or step is None or step > last:
                 log(metrics, step=step)
 
         return log_metrics
 
-    for logger in loggers:
-        logger.log_metrics = later_ones(logger.log_metrics)  # type: ignore[method-assign]
+    before = [vars(logger).get("log_metrics") for logger in loggers]  # that of the logger alone, not of its class
+    filters = [later_ones(logger.log_metrics) for logger in loggers]
+    for logger, log_metrics in zip(loggers, filters, strict=True):
+        logger.log_metrics = log_metrics  # type: ignore[method-assign]
     try:
         yield
     finally:
-        for logger in loggers:
-            vars(logger).pop("log_metrics", None)
+        is_over = True
+        for logger, log_metrics, former in zip(loggers, filters, before, strict=True):
+            # Whoever has put another in its place since then calls this one, which lets everything through now.
+            if vars(logger)["log_metrics"] is log_metrics:
+                del vars(logger)["log_metrics"]
+                vars(logger).update({} if former is None else {"log_metrics": former})
 
 
 def takes_figures(trainer: Trainer) -> bool:
@@ -58,7 +65,7 @@ def takes_figures(trainer: Trainer) -> bool:
 
 
 def draw_to_all(trainer: Trainer, key: str, figure: "Figure", step: int) -> None:
-    """Hand a figure to every logger that takes images: by ``log_image``, as W&B's, or to TensorBoard's writer."""
+    """Hand a figure to every logger that takes images: W&B's, TensorBoard's, MLflow's, Comet's, or one like these."""
     if takers := _takers(trainer):
         image = pixels(figure)
         for take in takers:
@@ -74,12 +81,21 @@ def _takers(trainer: Trainer) -> list[Callable[[str, "np.ndarray", int], None]]:
     def by_writer(add: Callable[..., None]) -> Callable[[str, "np.ndarray", int], None]:
         return lambda key, image, step: add(key, image, step, dataformats="HWC")
 
+    def by_client(log: Callable[..., None], run: str) -> Callable[[str, "np.ndarray", int], None]:
+        return lambda key, image, step: log(run, image, f"{key}/step-{step}.png")
+
+    def by_experiment(log: Callable[..., None]) -> Callable[[str, "np.ndarray", int], None]:
+        return lambda key, image, step: log(image, name=key, step=step)
+
     takers = []
     for logger in trainer.loggers:
-        if log := getattr(logger, "log_image", None):
+        if log := getattr(logger, "log_image", None):  # W&B's
             takers.append(by_method(log))
-        elif add := getattr(getattr(logger, "experiment", None), "add_image", None):
+        elif add := getattr(experiment := getattr(logger, "experiment", None), "add_image", None):  # TensorBoard's
             takers.append(by_writer(add))
+        elif log := getattr(experiment, "log_image", None):  # MLflow's client, which has many runs, and Comet's
+            run = getattr(logger, "run_id", None)
+            takers.append(by_experiment(log) if run is None else by_client(log, run))
     return takers
 
 

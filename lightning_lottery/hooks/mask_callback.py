@@ -123,7 +123,6 @@ class MaskCallback(NamedCallback):
         self._dead: set[str] = set()
         self._is_shown = False
         self._history = History()
-        self._drawn_at = 0  # the step of the last picture that loggers got
 
     # What a method says.
 
@@ -406,9 +405,8 @@ class MaskCallback(NamedCallback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._upkeep.is_unsure = True  # who swapped weights for validation swaps them back
-        # A picture takes as long as many a step: the next one comes when the fit is half as long again.
-        is_further = self.step > self._drawn_at and 2 * self.step >= 3 * self._drawn_at
-        if is_further and self._has_pruned and trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
+        is_worth_it = self._has_pruned and self._history.is_longer(self.step)
+        if is_worth_it and trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
             self._draw(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -590,7 +588,7 @@ class MaskCallback(NamedCallback):
 
     def _draw(self, trainer: Trainer) -> None:
         """Hand the picture of the fit so far to the loggers that take figures."""
-        self._drawn_at = self.step
+        self._history.drawn_at = self.step
         if takes_figures(trainer) and trainer.is_global_zero:
             draw_to_all(
                 trainer, self._key("pruning"), self._history.figure([*self._masked.counts], self.step), self.step

@@ -15,7 +15,7 @@ from lightning_lottery.files import hash_of_tensors
 from lightning_lottery.functional.masks import check_sparsity
 from lightning_lottery.functional.schedules import in_steps
 from lightning_lottery.functional.settling.rules import Rule
-from lightning_lottery.functional.settling.watch import Probe, names_of
+from lightning_lottery.functional.settling.watch import Probe, names_of, series_of
 from lightning_lottery.scope import named_parameters, size_of, ties
 from lightning_lottery.ticket import Ticket, ticket_of, versions
 from lightning_lottery.units.parts import Groups
@@ -88,12 +88,13 @@ class Draws:
         """Draw what a probe has found settled; sentences as of ``draw``."""
         verdict = {word: value for word, value in probe.verdict._asdict().items() if word != "holds"}
         origin = {"rule": repr(watcher.watch.rules[probe.rule]), "watched": probe.kind, **verdict}
-        return self.draw(module, watcher, name_of(probe), probe.sparsity, origin)
+        name = name_of(probe.rule, probe.kind, probe.sparsity)
+        return self.draw(module, watcher, name, probe.sparsity, origin)
 
     def never_settled(self, watcher: UnitWatcher) -> dict[str, tuple[Rule, str, float]]:
         """The names of tickets that no rule has drawn, each with its rule, kind and sparsity."""
         names = {
-            f"{name}-{kind}-{sparsity:g}": (rule, kind, sparsity)
+            name_of(name, kind, sparsity): (rule, kind, sparsity)
             for sparsity in watcher.watch.sparsities
             for name, rule in watcher.watch.rules.items()
             for kind in watcher.kinds
@@ -128,7 +129,7 @@ class Draws:
         for name, ticket in self.tickets.items():
             saved = ticket.provenance
             kind, sparsity = saved.get("watched", ""), saved["unit_sparsity"]
-            ending = f"-{kind}-{sparsity:g}" if kind else f"-{sparsity:g}"
+            ending = name_of("", kind, sparsity) if kind else f"-{sparsity:g}"
             known = {word: saved.get(word) for word in ("step", "settled", "statistic", "p_value", "seed")}
             rows.append(
                 {"ticket": name, "rule": name.removesuffix(ending), "kind": kind, "sparsity": sparsity, **known}
@@ -192,9 +193,9 @@ def unit_ticket(model: nn.Module, groups: Groups, units: Units, provenance: Mapp
     return replace(ticket_of(masks, aliases, size_of(model), provenance), units=dict(units))
 
 
-def name_of(probe: Probe) -> str:
-    """The name of the ticket that a probe draws."""
-    return f"{probe.rule}-{probe.series}"
+def name_of(rule: str, kind: str, sparsity: float) -> str:
+    """The name of the ticket that a rule draws from the masks of a kind of unit."""
+    return f"{rule}-{series_of(kind, sparsity)}"
 
 
 def check_what_draws(rules: Sequence[Rule], sparsities: Sequence[float], at: Sequence[Time]) -> None:

@@ -117,14 +117,14 @@ def replay_draws(
                 judged = watch.push([noted[i] for i in part], rows[part])
                 probes += judged
                 for probe in sorted(judged, key=lambda probe: asked.index(probe.sparsity)):
-                    name, units = name_of(probe), watch.masks(probe.sparsity)
+                    name, units = name_of(probe.rule, probe.kind, probe.sparsity), watch.masks(probe.sparsity)
                     if probe.verdict.settled and name not in draws and units:
                         verdict = probe.verdict
                         draws[name] = Drawn(probe.rule, probe.kind, probe.sparsity, verdict.step, True, verdict, units)
     for sparsity in asked:
         for rule in named:
             for kind in kinds:
-                name, units = f"{rule}-{kind}-{sparsity:g}", watch.masks(sparsity)
+                name, units = name_of(rule, kind, sparsity), watch.masks(sparsity)
                 if name not in draws and units:
                     draws[name] = Drawn(rule, kind, sparsity, watch.last_step, False, None, units)
     return Replay(draws, probes, watch.norms, steps[0], steps[-1])

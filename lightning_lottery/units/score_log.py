@@ -11,6 +11,7 @@ from pathlib import Path
 from shutil import copyfileobj
 from tempfile import NamedTemporaryFile
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
+from weakref import finalize
 
 import numpy as np
 import torch
@@ -50,7 +51,7 @@ class ScoreLog:
 
     Nothing but whole blocks is ever read. A fit that goes on from a checkpoint drops those that came after it; where
     the log until then is neither in its folder nor beside the checkpoint, the log begins anew. Under a URL nothing can
-    be appended: there the file appears when the fit ends.
+    be appended: there the file appears when the fit ends, and until this object is gone it lies in a temporary one.
 
     Args:
         header: Of what the scores are, as plain JSON values.
@@ -81,6 +82,8 @@ class ScoreLog:
             with NamedTemporaryFile(delete=False) as file:
                 file.write(self._head)
             self._path = Path(file.name)
+            # However the fit ends, and also where the same Trainer goes on: it may still be read and added to.
+            finalize(self, self._path.unlink, missing_ok=True)
 
     def go_on(self, target: Location, beside: Sequence[Path], step: int) -> bool:
         """Go on with the file of the fit whose checkpoint ``load_state_dict`` was given.
@@ -158,8 +161,6 @@ class ScoreLog:
         if self._path is not None and isinstance(self._target, Remote):
             with open(self._path, "rb") as file, written_whole(self._target, "log of scores") as copy:
                 copyfileobj(file, copy)
-            self._path.unlink()
-            self._path = None
 
     def _size_until(self, path: Path, step: int) -> int:
         """Bytes of a file up to a step, if it is this log until then; else 0."""

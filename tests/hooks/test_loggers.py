@@ -106,3 +106,51 @@ def test_what_loggers_have_of_a_step_is_kept_from_them_in_the_block_alone(tmp_pa
         raise RuntimeError("night")
     logger.log_metrics({"mine": 1.0}, 2)
     assert [step for _, step in logger.seen] == [4, None, 2] and "log_metrics" not in vars(logger)
+
+
+@pytest.mark.parametrize("when", ["before", "inside"])
+def test_what_somebody_else_has_put_in_the_place_of_a_logger_s_method_stays_there(tmp_path, when):
+    logger = Keeps(tmp_path, "one")
+
+    def wrapped():
+        log = logger.log_metrics
+        logger.log_metrics = lambda metrics, step=None: log({"theirs": 1.0, **metrics}, step)
+
+    if when == "before":
+        wrapped()
+    with without_repeats([logger], 3):
+        if when == "inside":
+            wrapped()
+        logger.log_metrics({}, 3)
+        logger.log_metrics({}, 4)
+    logger.log_metrics({}, 2)
+    assert logger.seen == [({"theirs": 1.0}, 4), ({"theirs": 1.0}, 2)]
+
+
+class Runs:
+    """MLflow's client, as much of it as takes images: which run, the image, and under which path it lies."""
+
+    def __init__(self):
+        self.images = []
+
+    def log_image(self, run_id, image, artifact_file):
+        self.images.append((run_id, image.shape, artifact_file))
+
+
+class Experiment:
+    """Comet's, as much of it as takes images."""
+
+    def __init__(self):
+        self.images = []
+
+    def log_image(self, image_data, name=None, overwrite=False, *, step=None):
+        self.images.append((image_data.shape, name, step))
+
+
+def test_figures_reach_mlflow_and_comet_in_the_ways_that_these_document():
+    mlflow, comet = Runs(), Experiment()
+    about = SimpleNamespace(loggers=[SimpleNamespace(experiment=mlflow, run_id="r"), SimpleNamespace(experiment=comet)])
+    assert takes_figures(about)
+    draw_to_all(about, "key", Figure(figsize=(2, 1)), 3)
+    assert mlflow.images == [("r", (80, 160, 3), "key/step-3.png")]
+    assert comet.images == [((80, 160, 3), "key", 3)]

@@ -242,6 +242,24 @@ def test_loggers_that_take_figures_get_one_at_validations_when_the_fit_is_half_a
     assert len(online.images) == len(steps)
 
 
+@pytest.mark.pictures
+def test_a_resumed_fit_draws_where_the_unbroken_one_does(tmp_path):
+    online, again = Online(), Online()
+    keep = KeepEveryResume(tmp_path / "whole", tmp_path / "points")
+    make, each_step = CALLBACKS["PLATON"], {"val_check_interval": 1, "max_epochs": 8}
+    fit(tmp_path / "whole", make(), ExactResume(interval=1), keep, logger=online, **each_step)
+    fit(
+        tmp_path / "again",
+        make(),
+        ExactResume(interval=100),
+        ckpt=tmp_path / "points" / "6.ckpt",
+        logger=again,
+        **each_step,
+    )
+    assert [step for *_, step in again.images] == [8, 12, 18, 27, 32]
+    assert again.images == [image for image in online.images if image[-1] > 6]
+
+
 def test_a_resumed_fit_leaves_the_same_table_and_one_from_a_state_without_history_begins_it_there(tmp_path):
     keep = KeepEveryResume(tmp_path / "whole", tmp_path / "points")
     make = CALLBACKS["PLATON"]

@@ -59,7 +59,7 @@ def test_a_probe_draws_all_kinds_and_what_no_rule_has_drawn_is_listed(module):
     draws = Draws("weights")
     draws.begin(module, watcher)
     assert draws.draw_by(probes[0], module, watcher) == []
-    name = name_of(probes[0])
+    name = name_of(probes[0].rule, probes[0].kind, probes[0].sparsity)
     assert name == "H-head-0.25" and draws.has_settled(name) and list(draws.settled()) == [name]
     ticket = draws.tickets[name]
     assert same(dict(ticket.units), watcher.watch.masks(0.25))
@@ -155,5 +155,9 @@ def test_the_table_has_a_row_for_each_ticket_with_who_drew_it_when_and_why(modul
         ("at=10-0.5", "at=10", "", 0.5),
     ]
     assert (first["step"], first["settled"], first["p_value"]) == (10, False, None)
-    assert (third["ticket"], third["rule"], third["kind"]) == (name_of(settled), "H", settled.kind)
+    assert (third["ticket"], third["rule"], third["kind"]) == (
+        name_of(settled.rule, settled.kind, settled.sparsity),
+        "H",
+        settled.kind,
+    )
     assert third["settled"] and third["statistic"] == settled.verdict.statistic

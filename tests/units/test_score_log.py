@@ -4,6 +4,7 @@ import itertools
 import json
 import random
 
+import fsspec
 import numpy as np
 import pytest
 import torch
@@ -137,10 +138,24 @@ def test_under_a_url_it_appears_when_the_fit_ends(tmp_path):
     log = written(target, BLOCKS)
     assert LoggedScores(log._path).steps[-1] == 20
     log.end(), log.end()
-    import fsspec
+    here = written(tmp_path / FILE, BLOCKS)
+    cat = fsspec.filesystem("memory").cat_file
+    assert cat(f"{tmp_path.name}/{FILE}") == (tmp_path / FILE).read_bytes()
+    for going_on in (log, here):  # as a second fit of the same Trainer does
+        going_on.append([30], rows(30))
+    log.end()
+    assert cat(f"{tmp_path.name}/{FILE}") == (tmp_path / FILE).read_bytes()
 
-    written(tmp_path / FILE, BLOCKS)
-    assert fsspec.filesystem("memory").cat_file(f"{tmp_path.name}/{FILE}") == (tmp_path / FILE).read_bytes()
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_under_a_url_no_file_is_left_here_however_the_fit_ends(tmp_path, ends, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    log = written(location(f"memory://{tmp_path.name}/{FILE}"), BLOCKS)
+    assert len([*tmp_path.iterdir()]) == 1
+    if ends:
+        log.end()
+    del log
+    assert not [*tmp_path.iterdir()]
 
 
 def test_nothing_is_written_where_nothing_was_begun(tmp_path):

@@ -15,6 +15,7 @@ from lightning_lottery.figures.draws import Retrained, accuracy_over_draws, draw
 from lightning_lottery.figures.style import in_words
 from lightning_lottery.figures.training import accuracy_through_training
 from lightning_lottery.files import read_text
+from lightning_lottery.functional.settling.watch import series_of
 from lightning_lottery.ticket import Ticket
 from lightning_lottery.units.replaying import replay_draws
 from lightning_lottery.units.score_log import FILE
@@ -204,7 +205,7 @@ def _add_draws(draws: Draws, folder: Path, prefix: str, notes: list[str]) -> Non
         for row in rows:
             step, sparsity = _number(row.get("step")), _number(row.get("sparsity"))
             if row.get("kind") and row.get("rule") and step is not None and sparsity is not None:
-                series = f"{row['kind']}-{sparsity:g}"
+                series = series_of(row["kind"], sparsity)
                 settled = str(row.get("settled")) == "True"
                 draws.setdefault(str(row["rule"]), {}).setdefault(series, []).append(int(step) if settled else None)
 

@@ -29,7 +29,12 @@ class Probe(NamedTuple):
     @property
     def series(self) -> str:
         """What is watched, as in ``head-0.3``."""
-        return f"{self.kind}-{self.sparsity:g}"
+        return series_of(self.kind, self.sparsity)
+
+
+def series_of(kind: str, sparsity: float) -> str:
+    """What a series of masks is called: ``head-0.3``."""
+    return f"{kind}-{sparsity:g}"
 
 
 class Watch:
@@ -58,7 +63,7 @@ class Watch:
         kinds: Sequence[str],
     ) -> None:
         self.layers, self.rules, self.sparsities, self.per = layers, rules, list(sparsities), per
-        self._series = {f"{kind}-{sparsity:g}": (kind, sparsity) for kind in kinds for sparsity in sparsities}
+        self._series = {series_of(kind, sparsity): (kind, sparsity) for kind in kinds for sparsity in sparsities}
         self._detectors = {(rule, name): Detector(rules[rule]) for rule in rules for name in self._series}
         self.norms: dict[str, list[tuple[int, float]]] = {name: [] for name in self._series}
         """Step and nuclear norm of the masks, for each series."""
