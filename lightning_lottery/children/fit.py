@@ -172,6 +172,8 @@ def _test(built: Built) -> None:
     model, data = built.model, built.datamodule
     if is_overridden("test_step", model) and is_overridden("test_dataloader", model if data is None else data):
         built.trainer.test(model, datamodule=data, verbose=False)
+        _heed_on_all_ranks(built.trainer)  # a signal that came to one of them meanwhile
+        wait_no_more()
 
 
 class _SavesStart(Callback):
@@ -231,6 +233,10 @@ class _EndsAtStep(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         wait_for_step()
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.world_size > 1:  # whose batches may be fewer on one: they can agree on nothing before the end
+            wait_for_step()
 
     def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
         if self._saver is not None and not self._saver.is_wanted:

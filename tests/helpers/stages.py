@@ -98,14 +98,20 @@ class Died(BaseException):
 
 
 class DiesAt(Callback):
-    """Ends the fit after the step that ``DIES_AT`` names: by the signal that ``DIES_BY`` names, else by ``Died``.
+    """Ends the fit after the step that ``DIES_AT`` names, or after a batch of its ``test``.
 
-    ``DIES_ON`` names the ranks, such as ``01``, that it comes to; default: all.
+    By the signal that ``DIES_BY`` names, else by ``Died``; on the ranks that ``DIES_ON`` names, such as ``01``, else on all.
     """
 
+    def on_test_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        self._die(trainer, "test")
+
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        self._die(trainer, str(trainer.global_step))
+
+    def _die(self, trainer: Trainer, now: str) -> None:
         is_here = str(trainer.global_rank) in os.environ.get("DIES_ON", "0123456789")
-        if is_here and trainer.global_step == int(os.environ.get("DIES_AT", -1)):
+        if is_here and now == os.environ.get("DIES_AT"):
             for logger in trainer.loggers:
                 logger.experiment.flush()  # as it would have been now and then in a longer run
             if by := os.environ.get("DIES_BY"):
