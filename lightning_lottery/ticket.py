@@ -6,20 +6,26 @@ import os
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from hashlib import blake2b
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from lightning_lottery.checks import is_count
 from lightning_lottery.errors import LotteryError
-from lightning_lottery.files import Location, Remote, location, opened, write_whole
+from lightning_lottery.files import Location, Remote, hash_of_tensors, location, opened, write_whole
+from lightning_lottery.frozen import Frozen, trainer_callback
 from lightning_lottery.functional.masks import count, density, hamming, shuffle
 from lightning_lottery.notebook import html_of
-from lightning_lottery.scope import named_parameters, plain_name, ties
+from lightning_lottery.scope import Scope, named_parameters, plain_name, size_of, ties
+
+if TYPE_CHECKING:
+    from transformers import TrainerCallback
 
 FORMAT = "lightning_lottery.ticket"
 VERSION = 1
@@ -176,6 +182,52 @@ class Ticket:
                 param = params[_strip(name, prefix) or name]
                 param.masked_fill_(~mask.to(param.device), 0)
 
+    def freeze(self, module: nn.Module, *optimizers: Optimizer, prefix: str = "") -> Frozen:
+        """Apply, and keep the removed weights at zero in a training loop of your own, whatever optimizers do.
+
+        Gradient accumulation, clipping, a gradient scaler and weight decay are as ever: weights are masked after each
+        ``optimizer.step()``, gradients as they come. Call it when the module is on its device and the weights and
+        optimizer states that training begins with are loaded. Under ``DistributedDataParallel`` the module is the one
+        inside.
+
+        Args:
+            module: As for ``check``.
+            optimizers: Every optimizer that trains any of the masked weights, built from this module.
+            prefix: As for ``check``.
+
+        Returns:
+            What says how many weights came back (``revived()``, 0) and ends it (``release()``).
+
+        Raises:
+            LotteryError: As of ``require_fit`` and ``Frozen``; nothing has been changed.
+
+        Example:
+            >>> layer = nn.Linear(2, 1)
+            >>> optimizer = torch.optim.AdamW(layer.parameters())
+            >>> frozen = Ticket({"weight": torch.tensor([[True, False]])}).freeze(layer, optimizer)
+            >>> layer(torch.ones(2)).backward()
+            >>> optimizer.step()
+            >>> layer.weight[0, 1].item(), frozen.revived()
+            (0.0, 0)
+        """
+        self.require_fit(module, prefix)
+        params, aliases, masks = named_parameters(module), ties(module), dict[str, Tensor]()
+        for name, mask in self.masks.items():
+            inner = _strip(name, prefix) or name
+            first = aliases.get(inner, inner)
+            masks[first] = masks.get(first, mask) & mask  # of a tied weight what every name keeps, as `apply` leaves it
+        return Frozen({name: params[name] for name in masks}, masks, optimizers)
+
+    def trainer_callback(self, prefix: str = "") -> "TrainerCallback":
+        """A callback for Hugging Face's Trainer that freezes its model as ``freeze`` does, while it trains.
+
+        Example:
+            >>> callback = Ticket({"weight": torch.tensor([[True, False]])}).trainer_callback()
+            >>> type(callback).__mro__[1]
+            <class 'transformers.trainer_callback.TrainerCallback'>
+        """
+        return trainer_callback(partial(self.freeze, prefix=prefix))
+
     def hamming(self, ticket: "Ticket") -> float:
         """Fraction of the masked entries in which two tickets differ, in [0, 1].
 
@@ -221,6 +273,36 @@ class Ticket:
             raise LotteryError(f"The provenance of a ticket is plain JSON values: {error}.") from error
         content = json.dumps({"digest": _digest(text, packed), "ticket": text})  # one key: safetensors shuffles several
         write_whole(location(path), save(packed, {FORMAT: content}), what="ticket")
+
+    @classmethod
+    def from_zeros(cls, module: nn.Module, scope: Scope | None = None) -> "Ticket":
+        """The ticket that a module's exact zeros are, however it was pruned: each weight that is not zero is kept.
+
+        Args:
+            module: A pruned one.
+            scope: Which parameters may be masked (default: ``Scope()``, weights of linear and convolution layers).
+
+        Raises:
+            LotteryError: No weight in scope is zero; or one of them has nothing but zeros, which is more likely how it
+                was initialised than what pruning left: exclude it in ``scope``, or mask it by hand.
+
+        Example:
+            >>> layer = nn.Linear(2, 1)
+            >>> _ = layer.weight.data.copy_(torch.tensor([[3.0, 0.0]]))
+            >>> Ticket.from_zeros(layer).masks
+            {'weight': tensor([[ True, False]])}
+        """
+        scope = Scope() if scope is None else scope
+        params = scope.select(module)
+        masks = {name: param.detach() != 0 for name, param in params.items()}
+        if all(mask.all() for mask in masks.values()):
+            raise LotteryError(f"No weight of {type(module).__name__} in {scope} is zero: there is no ticket in it.")
+        if empty := [name for name, mask in masks.items() if not mask.any()]:
+            raise LotteryError(
+                f"'{empty[0]}' is all zero: if nothing pruned it, leave it out, Scope(exclude={tuple(empty)!r})."
+            )
+        origin = {"method": "zeros", "scope": repr(scope), "versions": versions("torch", "lightning_lottery")}
+        return ticket_of(masks, ties(module), size_of(module), origin | {"weights": hash_of_tensors(params)})
 
     @classmethod
     def load(cls, path: str | os.PathLike[str] | Remote) -> "Ticket":

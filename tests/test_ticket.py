@@ -23,7 +23,7 @@ from lightning_lottery import files
 from lightning_lottery import ticket as module
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.files import hash_of_tensors
-from lightning_lottery.scope import ties
+from lightning_lottery.scope import Scope, ties
 from lightning_lottery.ticket import VERSION, Layer, Misfits, Ticket, ticket_of, versions
 
 SHAPES = ((), (1,), (0,), (2, 0), (3,), (8,), (9,), (3, 5), (2, 1, 7, 3))
@@ -615,3 +615,32 @@ def test_a_hash_tells_names_dtypes_shapes_and_bits_apart_but_not_the_order():
 def test_versions_are_those_installed_and_none_where_nothing_is():
     installed = importlib.metadata.version("torch")
     assert versions("torch", "no-such-package") == {"torch": installed, "no-such-package": None}
+
+
+def test_the_zeros_of_an_applied_ticket_are_that_ticket():
+    net = Attention()
+    ticket = tied_ticket()
+    ticket.apply(net)
+    again = Ticket.from_zeros(net)
+    assert same(again.masks, ticket.masks)
+    assert (again.ties, again.sparsity, again.provenance["method"]) == (ticket.ties, ticket.sparsity, "zeros")
+    assert again.check(net) == Misfits((), (), ())
+
+
+def test_zeros_outside_of_the_scope_are_none_of_a_ticket():
+    net = nn.Sequential(nn.Linear(3, 3), nn.LayerNorm(3), nn.Embedding(3, 3, padding_idx=0), nn.Linear(3, 2))
+    for layer in (net[0], net[3]):
+        nn.init.zeros_(layer.bias)
+    with torch.no_grad():
+        net[3].weight[0, 1] = -0.0  # as good a zero
+    ticket = Ticket.from_zeros(net, Scope(exclude=("0.*",)))
+    assert same(ticket.masks, {"3.weight": mask([True, False, True], [True] * 3)})
+
+
+def test_a_module_without_zeros_or_with_an_empty_layer_has_no_ticket_in_it():
+    net = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 2))
+    with pytest.raises(LotteryError, match="No weight of Sequential in .* is zero"):
+        Ticket.from_zeros(net)
+    nn.init.zeros_(net[1].weight)
+    with pytest.raises(LotteryError, match=r"'1.weight' is all zero.*Scope\(exclude=\('1.weight',\)\)"):
+        Ticket.from_zeros(net)

@@ -1,5 +1,6 @@
 """What the methods compute: tensors in, tensors out, in anybody's training loop. Every public name is here."""
 
+from lightning_lottery.functional.adapters import merge_lora as merge_lora
 from lightning_lottery.functional.alignment import Coupling as Coupling
 from lightning_lottery.functional.alignment import Couplings as Couplings
 from lightning_lottery.functional.alignment import Orders as Orders

@@ -12,6 +12,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.files import hash_of_tensors
+from lightning_lottery.frozen import forget_removed_
 from lightning_lottery.functional.masks import Masks, count_each, zero_removed_
 from lightning_lottery.hooks.private import averaged_copy
 from lightning_lottery.scope import named_parameters, plain_name
@@ -54,17 +55,10 @@ class Masked:
                 if param.grad is not None and not param.grad.is_sparse:
                     zero_removed_(param.grad, self.masks[name])
 
-    @torch.no_grad()
     def clear_optimizer_state_(self, optimizers: Iterable[Optimizer]) -> None:
         """Forget momentum and whatever else optimizers keep for each removed weight."""
         if self.anything_removed:
-            for optimizer in optimizers:
-                for name, param in self.params.items():
-                    for key, value in optimizer.state.get(param, {}).items():
-                        # What has the weight's shape is of its entries; a scalar weight's 'step' only looks so. Low-bit
-                        # optimizers keep kinds of tensors that cannot be set by entry; gradients are masked there.
-                        if key != "step" and type(value) in (Tensor, nn.Parameter) and value.shape == param.shape:
-                            zero_removed_(value, self.masks[name])
+            forget_removed_(optimizers, self.params, self.masks)
 
     @torch.no_grad()
     def mask_averages_(self, callbacks: Iterable[Callback]) -> None:

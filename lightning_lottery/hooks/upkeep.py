@@ -8,10 +8,11 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn, TrainerStatus
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import nn
-from torch.optim import LBFGS, Optimizer
+from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from lightning_lottery.errors import LotteryError
+from lightning_lottery.frozen import refuse_unfreezable
 from lightning_lottery.hooks.binding import Binding, refuse_shared_memory
 from lightning_lottery.hooks.clock import weights_may_be_written
 from lightning_lottery.hooks.left_out import held_by
@@ -184,8 +185,5 @@ class Upkeep:
             raise LotteryError(
                 f"{self._label} needs optimizers of torch.optim.Optimizer's kind, whose steps have hooks."
             )
-        if self._frozen and any(isinstance(optimizer, LBFGS) for optimizer in optimizers):
-            raise LotteryError(
-                f"{self._label} cannot freeze weights under LBFGS, whose history mixes all of them: "
-                "use an optimizer with state per weight."
-            )
+        if self._frozen:
+            refuse_unfreezable(optimizers, self._label)
