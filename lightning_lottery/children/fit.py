@@ -95,12 +95,7 @@ def train(child: Child, resume: str, project: Project | None = None) -> list[Row
         if child.command == "fit":
             save_whole(trainer, folder / "last.ckpt")
             end = conditions.end_of(trainer)  # before the test: `setup` runs anew there, and may build other weights
-            if trainer.is_global_zero:
-                for ending in (_TESTED, _SETTINGS):
-                    for stale in folder.glob(f"events.out.tfevents.*{ending}"):  # of a life killed after its test
-                        remove_file(stale)
-            tested = _logger(folder, filename_suffix=_TESTED)
-            trainer.loggers = [tested if each is logger else each for each in trainer.loggers]
+            _log_test_apart(trainer, folder, logger)
             with nullcontext() if by_batch is None else by_batch.listening(built.model):
                 _test(built)
             if by_batch is not None and trainer.is_global_zero:
@@ -113,6 +108,16 @@ def train(child: Child, resume: str, project: Project | None = None) -> list[Row
             start_step = conditions.conditions.get("start_step", trainer.global_step)
             _write_settings(folder, trainer, rows, start_step, child.config["seed_everything"])
         return rows
+
+
+def _log_test_apart(trainer: Trainer, folder: Path, logger: TensorBoardLogger) -> None:
+    """Let the test's curves go to a file of their own, in place of that of a life which was killed after its test."""
+    if trainer.is_global_zero:
+        for ending in (_TESTED, _SETTINGS):
+            for stale in folder.glob(f"events.out.tfevents.*{ending}"):
+                remove_file(stale)
+    tested = _logger(folder, filename_suffix=_TESTED)
+    trainer.loggers = [tested if each is logger else each for each in trainer.loggers]
 
 
 def _with_options(child: Child, callbacks: list[Callback], *, resumed: bool) -> list[Callback]:

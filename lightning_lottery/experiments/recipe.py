@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Collection, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
@@ -15,6 +15,9 @@ from lightning_lottery.children.environment import DASK, JOBS, PROVISIONAL, envi
 from lightning_lottery.children.records import is_of_whole_network, write_results
 from lightning_lottery.experiments.stages import stages_of
 from lightning_lottery.files import read_text, write_image, write_whole
+
+if TYPE_CHECKING:
+    from lightning_lottery.children.child import Child
 
 
 def run_recipe(
@@ -60,14 +63,6 @@ def run_recipe(
         read_text(Path(overlay), "overlay")
     # Only now: this takes seconds to import, which a recipe that is not there need not wait for.
     from lightning_lottery.children.child import discard_with_dependents
-    from lightning_lottery.experiments.pictures.draw import draw_recipe
-    from lightning_lottery.experiments.recipe_end import (
-        findings,
-        table_of_lines,
-        table_of_networks,
-        what_next,
-        where_to_look,
-    )
     from lightning_lottery.experiments.stage_children import (
         child_of_stage,
         is_known,
@@ -75,7 +70,6 @@ def run_recipe(
         refuse_repeated,
         run_stage,
     )
-    from lightning_lottery.experiments.stage_verdicts import sentences_of_stages, verdicts_of
 
     target = Path(out) / recipe.resolve().name
     folders = {seed: target / f"seed-{seed}" for seed in seeds}
@@ -97,26 +91,9 @@ def run_recipe(
             child = children[number - 1]
             with environment(**{JOBS: str(jobs)}, **({DASK: dask} if dask else {})):
                 run_stage(child, f"seed {seed} · {child.folder.name} ({number}/{len(children)})", console)
-    # Records older than the column do not say their recipe.
-    rows = [
-        {**row, "recipe": target.name} for children in runs.values() for child in children for row in child.records()
-    ]
-    write_results(target, rows)
-    summary = summarise(rows)
-    verdicts = verdicts_of(runs)
-    _write(summary, {stage: asdict(verdict) for stage, verdict in verdicts.items()}, target)
-    for name, figure in draw_recipe(target, seeds).figures.items():
-        write_image(target, name, figure)
-    console.print(table_of_networks(summary, _title(target.name, seeds), console.width))
-    if (lines := table_of_lines(summary, verdicts)) is not None:
-        console.print(lines)
-    undecided = {stage: verdict for stage, verdict in verdicts.items() if verdict.verdict == "undecided"}
-    takes_more_seeds = not {stage.command for stage in stages} & {"imp", "sweep"}
-    for sentence in (*findings(summary, rows, verdicts), *sentences_of_stages(undecided, len(seeds))):
-        console.print(sentence, soft_wrap=not console.is_terminal, highlight=False)
-    for sentence in (*where_to_look(target), *what_next(recipe, seeds, takes_more_seeds=takes_more_seeds)):
-        console.print(sentence, soft_wrap=True, highlight=False)
-    return summary
+    return _end(
+        recipe, target, runs, console, takes_more_seeds=not {stage.command for stage in stages} & {"imp", "sweep"}
+    )
 
 
 def summarise(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -133,6 +110,42 @@ def summarise(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         if is_of_whole_network(row):
             values.setdefault(row["stage"], {}).setdefault(row["metric"], []).append(row["value"])
     return {stage: {name: _moments(each) for name, each in metrics.items()} for stage, metrics in values.items()}
+
+
+def _end(
+    recipe: Path, target: Path, runs: dict[int, list["Child"]], console: Console, *, takes_more_seeds: bool
+) -> dict[str, Any]:
+    """Write what all stages of all seeds recorded, draw it, and say what was found and what next; the summary."""
+    from lightning_lottery.experiments.pictures.draw import draw_recipe
+    from lightning_lottery.experiments.recipe_end import (
+        findings,
+        table_of_lines,
+        table_of_networks,
+        what_next,
+        where_to_look,
+    )
+    from lightning_lottery.experiments.stage_verdicts import sentences_of_stages, verdicts_of
+
+    seeds = [*runs]
+    # Records older than the column do not say their recipe.
+    rows = [
+        {**row, "recipe": target.name} for children in runs.values() for child in children for row in child.records()
+    ]
+    write_results(target, rows)
+    summary = summarise(rows)
+    verdicts = verdicts_of(runs)
+    _write(summary, {stage: asdict(verdict) for stage, verdict in verdicts.items()}, target)
+    for name, figure in draw_recipe(target, seeds).figures.items():
+        write_image(target, name, figure)
+    console.print(table_of_networks(summary, _title(target.name, seeds), console.width))
+    if (lines := table_of_lines(summary, verdicts)) is not None:
+        console.print(lines)
+    undecided = {stage: verdict for stage, verdict in verdicts.items() if verdict.verdict == "undecided"}
+    for sentence in (*findings(summary, rows, verdicts), *sentences_of_stages(undecided, len(seeds))):
+        console.print(sentence, soft_wrap=not console.is_terminal, highlight=False)
+    for sentence in (*where_to_look(target), *what_next(recipe, seeds, takes_more_seeds=takes_more_seeds)):
+        console.print(sentence, soft_wrap=True, highlight=False)
+    return summary
 
 
 def _title(recipe: str, seeds: Sequence[int]) -> str:

@@ -20,8 +20,8 @@ from lightning_lottery.figures.style import (
     name_ends,
     panels,
     per_cent,
-    percentage,
     rows_of_labels,
+    size_in_words,
     styled,
 )
 
@@ -84,14 +84,12 @@ def lines_between(
         if axes is every[0]:
             axes.axhline(middle, **REFERENCE)
             axes.axhline(middle + threshold, **THRESHOLD)
-            size = f"{percentage(threshold)} %" if metric in shares else f"{threshold:.3g}"
+            size = size_in_words(threshold, are_shares=metric in shares)
             marks |= {f"threshold, {size} above the mean of the ends": "threshold", "mean of the ends": "reference"}
         keep_scale(axes, 3 * threshold if axes is every[0] else 0.2 * abs(middle))
         name_ends(axes, [(_last(curve), pair, drawn["color"]) for pair, (curve, drawn) in named.items()], alphas[-1])
         axes.set_xlabel(ALONG, fontsize="small")
-        axes.set_ylabel(metric)
-        if metric in shares:
-            per_cent(axes.yaxis, metric)
+        per_cent(axes.yaxis, metric, are_shares=metric in shares)
     explain_marks(figure, [(mark, words) for words, mark in marks.items()], _gaps(along))
     return figure
 
@@ -164,10 +162,10 @@ def paths_of_stages(
     for axes in every[::columns]:
         axes.set_ylabel(f"{error} above\nthe mean of the ends{', %' if are_shares else ''}", fontsize="small")
     sizes = sorted({paths.threshold for paths in stages.values()})
-    written = " or ".join(f"{percentage(size)} %" if are_shares else f"{size:.3g}" for size in sizes)
+    written = " or ".join(size_in_words(size, are_shares=are_shares) for size in sizes)
     marks |= {f"threshold, {written}": "threshold"}
     if beyond is not None:
-        size = f"{percentage(beyond)} %" if are_shares else f"{beyond:.3g}"
+        size = size_in_words(beyond, are_shares=are_shares)
         notes = [*notes, f"Beyond {size} the axis is logarithmic, so that wide bounds are not cut off."]
     explain_marks(figure, [(mark, words) for words, mark in marks.items()], [*notes, f"{ALONG}."])
     return figure
@@ -266,11 +264,9 @@ def layers_between(
             axes.plot(rises, [row] * len(rises), MARKERS[0], color=INK, markersize=2.5, alpha=0.6)
         axes.axvline(threshold, **THRESHOLD)
         axes.set_title(f"interpolated: {titles.get(kind, kind)}")
-        axes.set_xlabel("rise of the error")
-        if are_shares:
-            per_cent(axes.xaxis, "rise of the error")
+        per_cent(axes.xaxis, "rise of the error", are_shares=are_shares)
         rows_of_labels(axes, list(rises_by_layer), named=axes is every[0], fontsize="small")
-    size = f"{percentage(threshold)} %" if are_shares else f"{threshold:.3g}"
+    size = size_in_words(threshold, are_shares=are_shares)
     bar = {"color": COLORS[4], "linewidth": 8, "alpha": 0.8}
     explain_marks(figure, [(bar, "mean over pairs"), ("run", "one pair"), ("threshold", f"threshold, {size}")])
     return figure

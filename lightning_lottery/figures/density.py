@@ -91,9 +91,8 @@ def accuracy_against_density(
     axes.set_xlim(edge, lowest / edge)
     every = sorted(densities)
     ticks_at(axes, every, [percentage(density) for density in every])
-    axes.set_ylabel(metric)
+    per_cent(axes.yaxis, metric, are_shares=are_shares)
     if are_shares:
-        per_cent(axes.yaxis, metric)
         keep_scale(axes, 0.02)
     name_ends(axes, ends, lowest)
     explain_marks(figure, [(mark, words) for words, mark in marks.items()], missing)

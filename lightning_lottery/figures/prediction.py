@@ -14,7 +14,7 @@ from lightning_lottery.figures.style import (
     look,
     panels,
     per_cent,
-    percentage,
+    size_in_words,
     styled,
 )
 
@@ -47,21 +47,13 @@ def barrier_and_deficit(
     """
     from matplotlib import colormaps
     from matplotlib.ticker import FixedLocator
-    from scipy.stats import rankdata
 
     known = [point for point in points if all(map(math.isfinite, point[2:]))]
     figure, (axes, ranks) = panels(2, (11.5, 5.4))
     steps = sorted({step for _, step, *_ in known})
     colors = {step: colormaps[COLOR_MAP](number / max(1, len(steps) - 1)) for number, step in enumerate(steps)}
     markers = {parent: look(number)["marker"] for number, parent in enumerate(sorted({parent for parent, *_ in known}))}
-    side = math.ceil(len(steps) ** 0.5)
-    every_rank: dict[tuple[int, int], tuple[float, float]] = {}
-    for step in steps:
-        barriers, deficits = zip(*((b, d) for _, s, b, d in known if s == step), strict=True)
-        parents = [parent for parent, s, *_ in known if s == step]
-        every_rank |= {
-            (p, step): r for p, r in zip(parents, zip(rankdata(barriers), rankdata(deficits), strict=True), strict=True)
-        }
+    side, every_rank = math.ceil(len(steps) ** 0.5), _ranks(known, steps)
     for parent, marker in markers.items():
         line = sorted((step, max(barrier, 0.0), deficit) for p, step, barrier, deficit in known if p == parent)
         axes.plot([barrier for _, barrier, _ in line], [deficit for *_, deficit in line], color=PALE, linewidth=0.7)
@@ -75,7 +67,7 @@ def barrier_and_deficit(
             ]
             ranks.plot([shifted[0]], [shifted[1]], **each)
     axes.axhline(margin, **THRESHOLD)
-    size = f"{percentage(margin)} %" if are_shares else f"{margin:.3g}"
+    size = size_in_words(margin, are_shares=are_shares)
     marks: list[tuple[Mark | dict[str, Any], str]] = [
         ({"color": PALE, "marker": marker, "linestyle": ""}, f"parent {parent}") for parent, marker in markers.items()
     ]
@@ -89,10 +81,8 @@ def barrier_and_deficit(
         axes.axvspan(0, noise_floor, color=PALE, alpha=0.2, zorder=0, linewidth=0)
         marks.append(("band", "barriers that samples alone would show"))
     axes.set_title(f"{method}: a line for each parent")
-    axes.set(xlabel="error barrier of the dense network's children", ylabel="error of the ticket above the dense one's")
-    if are_shares:
-        per_cent(axes.xaxis, axes.get_xlabel())
-        per_cent(axes.yaxis, axes.get_ylabel())
+    per_cent(axes.xaxis, "error barrier of the dense network's children", are_shares=are_shares)
+    per_cent(axes.yaxis, "error of the ticket above the dense one's", are_shares=are_shares)
     ranks.set(
         xlabel="rank of the barrier within its step", ylabel="rank of the ticket's error, steps beside each other"
     )
@@ -104,6 +94,20 @@ def barrier_and_deficit(
     notes = [f"{left_out} of {len(points)} tickets have no finite barrier or error."] if left_out else []
     explain_marks(figure, marks, notes)
     return figure
+
+
+def _ranks(
+    points: Sequence[tuple[int, int, float, float]], steps: Sequence[int]
+) -> dict[tuple[int, int], tuple[float, float]]:
+    """Parent and step to the ranks of its barrier and of its deficit among those of the step."""
+    from scipy.stats import rankdata
+
+    ranks: dict[tuple[int, int], tuple[float, float]] = {}
+    for step in steps:
+        parents, _, barriers, deficits = zip(*(point for point in points if point[1] == step), strict=True)
+        pairs = zip(rankdata(barriers), rankdata(deficits), strict=True)
+        ranks |= {(parent, step): pair for parent, pair in zip(parents, pairs, strict=True)}
+    return ranks
 
 
 def _explain_steps(figure: "Figure", axes: "Axes", steps: Sequence[int]) -> None:

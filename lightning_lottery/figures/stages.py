@@ -14,8 +14,8 @@ from lightning_lottery.figures.style import (
     mean,
     panels,
     per_cent,
-    percentage,
     rows_of_labels,
+    size_in_words,
     styled,
 )
 
@@ -75,11 +75,8 @@ def stages_over_seeds(every_panel: Sequence[Panel], title: str, notes: Sequence[
                 axes.plot([mean(runs)], [row], MARKERS[3], color=COLORS[1], markersize=6, markeredgecolor=INK)
         if panel.threshold is not None:
             axes.axvline(panel.threshold, **THRESHOLD)
-            size_in_words = f"{percentage(panel.threshold)} %" if panel.are_shares else f"{panel.threshold:.3g}"
-            marks[f"threshold, {size_in_words}"] = "threshold"
-        axes.set_xlabel(panel.metric)
-        if panel.are_shares:
-            per_cent(axes.xaxis, panel.metric)
+            marks[f"threshold, {size_in_words(panel.threshold, are_shares=panel.are_shares)}"] = "threshold"
+        per_cent(axes.xaxis, panel.metric, are_shares=panel.are_shares)
         rows_of_labels(axes, stages, named=axes is every[0])
     dots: dict[str, Mark | dict[str, Any]] = {
         "one run": {"color": COLORS[0], "marker": MARKERS[0], "linestyle": "", "alpha": 0.55},

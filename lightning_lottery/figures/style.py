@@ -129,17 +129,19 @@ def in_words(key: str) -> str:
     return " ".join(full.get(word, word) for word in re.split(r"[\s_/]+", key) if word)
 
 
-def per_cent(axis: "Axis", words: str) -> None:
-    """An axis of fractions that is read in per cent.
+def per_cent(axis: "Axis", words: str, *, are_shares: bool = True) -> None:
+    """Say what an axis shows: fractions are read in per cent.
 
     Args:
         axis: ``axes.xaxis`` or ``axes.yaxis``.
         words: What it shows; ", %" is added.
+        are_shares: Whether that is fractions; else there are only the words.
     """
     from matplotlib.ticker import FuncFormatter
 
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.6g}"))
-    axis.set_label_text(f"{words}, %")
+    if are_shares:
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.6g}"))
+    axis.set_label_text(f"{words}, %" if are_shares else words)
 
 
 def percentage(fraction: float) -> str:
@@ -150,6 +152,11 @@ def percentage(fraction: float) -> str:
         ('1.23', '50', '100')
     """
     return f"{100 * fraction:.3g}"
+
+
+def size_in_words(size: float, *, are_shares: bool) -> str:
+    """A size with three digits that count, in per cent where it is a fraction."""
+    return f"{percentage(size)} %" if are_shares else f"{size:.3g}"
 
 
 def error_in_words(monitor: str, mode: str) -> str:

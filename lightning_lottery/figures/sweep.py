@@ -16,8 +16,8 @@ from lightning_lottery.figures.style import (
     name_ends,
     panels,
     per_cent,
-    percentage,
     rows_of_labels,
+    size_in_words,
     styled,
     ticks_at,
 )
@@ -87,19 +87,13 @@ def barrier_over_steps(
     ]
     for threshold in sorted(set(thresholds)):
         above.axhline(threshold, **THRESHOLD)
-        ends.append((threshold, f"threshold {percentage(threshold) + ' %' if are_shares else f'{threshold:g}'}", INK))
+        ends.append((threshold, f"threshold {size_in_words(threshold, are_shares=are_shares)}", INK))
     name_ends(above, ends)
     if has_errors:
         keep_scale(every[2], min(thresholds))
     _draw_stars(rows, networks, looks, steps)
-    if are_shares:
-        per_cent(above.yaxis, barrier)
-        if has_errors:
-            per_cent(every[2].yaxis, error)
-    else:
-        above.set_ylabel(barrier)
-        if has_errors:
-            every[2].set_ylabel(error)
+    for axes, words in zip((above, *every[2:]), (barrier, error), strict=False):
+        per_cent(axes.yaxis, words, are_shares=are_shares)
     for axes in every:
         ticks_at(axes, steps, [str(step) for step in steps])
         axes.tick_params(axis="x", labelbottom=axes is every[-1])
@@ -208,7 +202,7 @@ def _notes(
     """What is not drawn, and how the axis is to be read."""
     notes = []
     if beyond is not None:
-        size = f"{percentage(beyond)} %" if are_shares else f"{beyond:.3g}"
+        size = size_in_words(beyond, are_shares=are_shares)
         notes.append(f"Beyond {size} the axis of barriers is logarithmic, so that wide bounds are not cut off.")
     for name, network in networks.items():
         missing = [str(step) for step in sorted(network["steps"]) if step not in points[name]]

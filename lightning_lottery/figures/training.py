@@ -47,9 +47,8 @@ def accuracy_through_training(
         last_values = [run[-1][1] for run in runs if run]
         if last_values:
             ends.append((sum(last_values) / len(last_values), name, style["color"]))
-    axes.set(xlabel="optimizer step", ylabel=metric)
-    if is_share:
-        per_cent(axes.yaxis, metric)
+    axes.set_xlabel("optimizer step")
+    per_cent(axes.yaxis, metric, are_shares=is_share)
     if pruned:
         axes.set_title("▼ pruned; a broad line: while weights are removed", fontsize="small")
     explain_marks(figure, [], notes)

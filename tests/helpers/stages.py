@@ -100,7 +100,7 @@ class Died(BaseException):
 class DiesAt(Callback):
     """Ends the fit after the step that ``DIES_AT`` names, or after a batch of its ``test``.
 
-    By the signal that ``DIES_BY`` names, else by ``Died``; on the ranks that ``DIES_ON`` names, such as ``01``, else on all.
+    By the signal that ``DIES_BY`` names, else by ``Died``; on the ranks that ``DIES_ON`` names, such as ``01``, or all.
     """
 
     def on_test_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
