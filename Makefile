@@ -9,7 +9,7 @@ ONLY ?=
 
 BIN := .venv/bin
 
-.PHONY: demo test lowest torture docs bench screenshots clean
+.PHONY: demo test lowest torture docs bench bench-gpu screenshots clean
 
 demo: .venv/.installed-demo
 	$(BIN)/lightning-lottery run recipes/quickstart --seeds $(SEEDS) --jobs 2
@@ -35,6 +35,10 @@ docs: .venv/.installed-docs
 # All of tests/benchmarks, or as in `make bench ONLY="platon shrink"`; keep the machine idle meanwhile.
 bench: .venv/.installed-test
 	PYTHONPATH=tests $(BIN)/python -W ignore -m benchmarks.table $(ONLY)
+
+# Twelve minutes on one GPU: the table is in build/bench-gpu.md as far as it got. Without a GPU a trial at toy sizes.
+bench-gpu: .venv/.installed-test
+	PYTHONPATH=tests $(BIN)/python -W ignore -m benchmarks.on_gpu
 
 # What TensorBoard shows of a run, in RUN/screenshots; needs Chromium (tests/screenshots.py says more).
 screenshots: .venv/.installed-demo

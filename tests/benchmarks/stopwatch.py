@@ -136,8 +136,10 @@ def images(n: int) -> tuple[Tensor, Tensor]:
     return torch.randn(n, 3, 32, 32, generator=generator), torch.randint(10, (n,), generator=generator)
 
 
-def fit(network: nn.Module, steps: int, *callbacks: Callback, batch_size: int = 16) -> Trainer:
-    """Train by AdamW (torch's default) for so many steps."""
+def fit(
+    network: nn.Module, steps: int, *callbacks: Callback, batch_size: int = 16, loader: Any = None, **options: Any
+) -> Trainer:
+    """Train by AdamW (torch's default) for so many steps, on the batches of a loader where there is one."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     accelerator = "gpu" if ON_GPU else "cpu"
     data = TensorDataset(*images(batch_size * min(steps, 16)))
@@ -154,6 +156,8 @@ def fit(network: nn.Module, steps: int, *callbacks: Callback, batch_size: int = 
             enable_progress_bar=False,
             enable_model_summary=False,
             callbacks=list(callbacks),
+            **options,
         )
-        trainer.fit(ImageClassifier(network, num_classes=10, lr=1e-4), DataLoader(data, batch_size=batch_size))
+        batches = loader or DataLoader(data, batch_size=batch_size)
+        trainer.fit(ImageClassifier(network, num_classes=10, lr=1e-4), batches)
     return trainer
