@@ -80,7 +80,7 @@ def keep_top(
         _refuse_nan(scores)
     masks: dict[str, Tensor] = {}
     for pack, mask in zip(packs, flat, strict=True):
-        parts = mask.split([scores[name].numel() for name in pack])
+        parts = mask.split_with_sizes([scores[name].numel() for name in pack])
         for name, part in zip(pack, parts, strict=True):  # each in memory of its own, for it may be saved alone
             masks[name] = (part.clone() if len(pack) > 1 else part).view(scores[name].shape)
     return masks
