@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from lightning_lottery.callbacks.dynamic import DynamicMask as DynamicMask
     from lightning_lottery.callbacks.early_bird import EarlyBird as EarlyBird
     from lightning_lottery.callbacks.exact_resume import ExactResume as ExactResume
     from lightning_lottery.callbacks.freezing import MaskFreezing as MaskFreezing
@@ -56,6 +57,7 @@ _MODULES = {
     "SynFlow": "callbacks.synflow",
     "SNIP": "callbacks.snip_grasp",
     "GraSP": "callbacks.snip_grasp",
+    "DynamicMask": "callbacks.dynamic",
     "NetworkSlimming": "callbacks.slimming",
     "EarlyBird": "callbacks.early_bird",
     "MaskFreezing": "callbacks.freezing",

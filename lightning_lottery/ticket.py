@@ -20,6 +20,7 @@ from lightning_lottery.checks import is_count
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.files import Location, Remote, hash_of_tensors, location, opened, write_whole
 from lightning_lottery.frozen import Frozen, trainer_callback
+from lightning_lottery.functional.dynamic import Layers, random_masks
 from lightning_lottery.functional.masks import count, density, hamming, shuffle
 from lightning_lottery.notebook import html_of
 from lightning_lottery.scope import Scope, named_parameters, plain_name, size_of, ties
@@ -243,10 +244,28 @@ class Ticket:
 
         Source: Frankle et al. 2021, section 4.
         """
-        masks = shuffle(self.distinct, seed)
+        return self._drawn_anew(shuffle(self.distinct, seed), {"shuffle_seed": seed})
+
+    def at_random(self, layers: Layers, seed: int) -> "Ticket":
+        """The random control: as many entries kept in all, parted among layers by a rule and at places drawn anew.
+
+        Args:
+            layers: The rule, ``"erk"`` or ``"uniform"``, as for ``functional.layer_densities``.
+            seed: Draws the places.
+
+        Raises:
+            LotteryError: Another word.
+
+        Source: Liu et al. 2022, "The unreasonable effectiveness of random pruning", section 3.
+        """
+        shapes = {name: mask.shape for name, mask in self.distinct.items()}
+        masks = random_masks(layers, shapes, self.sparsity, seed)
+        return self._drawn_anew(masks, {"shuffle_seed": seed, "layers": layers})
+
+    def _drawn_anew(self, masks: dict[str, Tensor], how: dict[str, Any]) -> "Ticket":
         masks |= {alias: masks[name] for alias, name in self.ties.items()}
         ordered = {name: masks[name] for name in self.masks}
-        return replace(self, masks=ordered, units={}, provenance={**self.provenance, "shuffle_seed": seed})
+        return replace(self, masks=ordered, units={}, provenance={**self.provenance, **how})
 
     def save(self, path: str | os.PathLike[str] | Remote) -> None:
         """Write the ticket as safetensors, masks packed to bits; the file appears whole or not at all.

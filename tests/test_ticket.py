@@ -23,6 +23,7 @@ from lightning_lottery import files
 from lightning_lottery import ticket as module
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.files import hash_of_tensors
+from lightning_lottery.functional import layer_counts
 from lightning_lottery.scope import Scope, ties
 from lightning_lottery.ticket import VERSION, Layer, Misfits, Ticket, ticket_of, versions
 
@@ -573,6 +574,19 @@ def test_another_seed_shuffles_otherwise_and_the_order_of_the_masks_does_not_cou
     assert ticket.shuffled(3).hamming(ticket.shuffled(4)) > 0.3
     assert ticket.shuffled(3).hamming(ticket) > 0.3
     assert not torch.equal(ticket.shuffled(3).masks["a"], ticket.shuffled(3).masks["b"])
+
+
+@pytest.mark.parametrize("layers", ["erk", "uniform"])
+def test_a_random_ticket_keeps_as_many_in_all_as_densities_part_them_and_draws_ties_alike(layers):
+    ticket = tied_ticket()
+    drawn = ticket.at_random(layers, 3)
+    assert drawn.sparsity == ticket.sparsity and list(drawn.masks) == list(ticket.masks)
+    shapes = {name: mask.shape for name, mask in ticket.distinct.items()}
+    kept = {name: int(mask.sum()) for name, mask in drawn.distinct.items()}
+    assert kept == layer_counts(layers, shapes, ticket.sparsity)
+    assert torch.equal(drawn.masks["second.weight"], drawn.masks["first.weight"]) and drawn.ties == ticket.ties
+    assert drawn.provenance == {**ticket.provenance, "shuffle_seed": 3, "layers": layers}
+    assert equal_tickets(ticket.at_random(layers, 3), drawn) and full_ticket().at_random(layers, 0).units == {}
 
 
 def test_a_shuffled_ticket_has_no_units():

@@ -1,5 +1,6 @@
 """When masks change: Lightning callbacks for any LightningModule."""
 
+from lightning_lottery.callbacks.dynamic import DynamicMask as DynamicMask
 from lightning_lottery.callbacks.early_bird import EarlyBird as EarlyBird
 from lightning_lottery.callbacks.exact_resume import ExactResume as ExactResume
 from lightning_lottery.callbacks.freezing import MaskFreezing as MaskFreezing

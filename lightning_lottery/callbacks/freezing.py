@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.files import hash_of_tensors
+from lightning_lottery.functional.dynamic import Layers
 from lightning_lottery.hooks.mask_callback import MaskCallback
 from lightning_lottery.hooks.masked import Masked
 from lightning_lottery.scope import named_parameters, size_of, ties
@@ -25,13 +26,15 @@ class MaskFreezing(MaskCallback):
     the fit begins, is validated, saved and ends. Weights that came back all the same are counted (``mask/revived``,
     always 0 unless something else writes weights).
 
-    Controls: ``shuffle_seed`` (as many weights kept in each layer, at random places) from the same checkpoint; the
-    re-initialised one is the same ticket in a fit under another seed and without a checkpoint. ``IterativePruning``
-    trains both beside its tickets.
+    Controls: ``shuffle_seed`` (as many weights kept in each layer, at random places) from the same checkpoint, also
+    with as many as ``shuffle_layers`` says; the re-initialised one is the same ticket in a fit under another seed and
+    without a checkpoint. ``IterativePruning`` trains them beside its tickets.
 
     Args:
         ticket: A ticket, or the path of one; it is read when the callback is built.
         shuffle_seed: Train the layer-wise shuffle of the ticket that this seed draws: the control.
+        shuffle_layers: As many weights in all as the ticket keeps, but parted among layers by ``"erk"`` or
+            ``"uniform"`` densities: the random control. Default: as many in each layer as the ticket keeps there.
         name: Tells several callbacks of one Trainer apart.
         log_layers: Log the sparsity of each layer as well, a curve for each.
 
@@ -56,19 +59,26 @@ class MaskFreezing(MaskCallback):
         ticket: str | Path | Ticket,
         shuffle_seed: int | None = None,
         *,
+        shuffle_layers: Layers | None = None,
         name: str | None = None,
         log_layers: bool = False,
     ) -> None:
         if not isinstance(ticket, (str, os.PathLike, Ticket)):
             raise LotteryError(f"`ticket` is a Ticket or the path of one, got {ticket!r}.")
         loaded = ticket if isinstance(ticket, Ticket) else Ticket.load(ticket)
-        self._ticket = loaded if shuffle_seed is None else loaded.shuffled(shuffle_seed)
+        if shuffle_layers is not None and shuffle_seed is None:
+            raise LotteryError("`shuffle_layers` says how many weights of each layer `shuffle_seed` draws: give both.")
+        self._ticket = loaded
+        if shuffle_seed is not None:
+            again = loaded.at_random(shuffle_layers, shuffle_seed) if shuffle_layers else loaded.shuffled(shuffle_seed)
+            self._ticket = again
         if not self._ticket.masks:
             raise LotteryError(
                 "MaskFreezing needs a ticket with masks of parameters; this one has only masks of units."
             )
-        self.network = "shuffled" if "shuffle_seed" in self._ticket.provenance else "ticket"
-        self.origin = ("" if shuffle_seed is None else "shuffled ") + origin_of(ticket)
+        origin = self._ticket.provenance
+        self.network = str(origin.get("layers", "shuffled")) if "shuffle_seed" in origin else "ticket"
+        self.origin = ("" if shuffle_seed is None else f"{self.network} ") + origin_of(ticket)
         """What tables call the ticket: where it came from, and whether it was shuffled."""
         super().__init__(None, interval=1, scope=None, name=name, log_layers=log_layers)
 

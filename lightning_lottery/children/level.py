@@ -35,7 +35,7 @@ def with_level(
     if isinstance(options, DenseLevelOptions):
         dense = Dense(options.scope, rewind_step=options.rewind_step)
         return [*with_snapshots(callbacks, [options.rewind_step]), dense]
-    freezing = MaskFreezing(ticket_of_level(options), options.shuffle_seed)
+    freezing = MaskFreezing(ticket_of_level(options), options.shuffle_seed, shuffle_layers=options.shuffle_layers)
     if resumed or options.begin is None:
         return [*callbacks, freezing]
     rewound = Rewound(options.begin.weights, is_fresh=options.begin.optimizer == "fresh")

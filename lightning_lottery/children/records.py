@@ -22,7 +22,7 @@ Row = dict[str, Any]
 COLUMNS = {
     "recipe": "the recipe's name; none outside of one",
     "stage": "the recipe's stage, or the experiment; with `/` behind it a sweep's `NETWORK-step-K`, a level of imp",
-    "network": "`dense`, `pruned` (while it trains), `ticket`, `shuffled`, `reinitialised`, or a sweep's name for it",
+    "network": "`dense`, `pruned` (while it trains), `ticket`, a control (`shuffled`, ...), or a sweep's name for it",
     "method": "what removes weights: `PLATON`, `MaskFreezing`, ...; `dense` for nothing",
     "metric": "what was measured; a point on a line is `line/METRIC`, never `METRIC`",
     "value": "the number",

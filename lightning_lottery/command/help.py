@@ -35,8 +35,9 @@ OF_TRAINING = ("--trainer.callbacks", "--trainer.max", "--optimizer")
 """How those of them begin that mean nothing to a run that does not train."""
 
 CALLBACKS = (
-    "PLATON, MagnitudePruning, SynFlow, SNIP, GraSP, NetworkSlimming (pruning); EarlyBird (when to prune); "
-    "MaskFreezing (train a ticket); Snapshots, ExactResume (checkpoints). All of Lightning's, too."
+    "PLATON, MagnitudePruning, SynFlow, SNIP, GraSP, DynamicMask, NetworkSlimming (pruning); "
+    "EarlyBird (when to prune); MaskFreezing (train a ticket); Snapshots, ExactResume (checkpoints). "
+    "All of Lightning's, too."
 )
 
 

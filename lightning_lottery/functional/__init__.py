@@ -26,6 +26,13 @@ from lightning_lottery.functional.crossed import covariance_of_samples as covari
 from lightning_lottery.functional.crossed import crossed_variance as crossed_variance
 from lightning_lottery.functional.crossed import rounding_variance as rounding_variance
 from lightning_lottery.functional.crossed import upper_quantile as upper_quantile
+from lightning_lottery.functional.dynamic import Layers as Layers
+from lightning_lottery.functional.dynamic import Shapes as Shapes
+from lightning_lottery.functional.dynamic import drop_and_grow as drop_and_grow
+from lightning_lottery.functional.dynamic import drop_fraction as drop_fraction
+from lightning_lottery.functional.dynamic import layer_counts as layer_counts
+from lightning_lottery.functional.dynamic import layer_densities as layer_densities
+from lightning_lottery.functional.dynamic import random_masks as random_masks
 from lightning_lottery.functional.iterative import check_prune_fraction as check_prune_fraction
 from lightning_lottery.functional.iterative import levels_to as levels_to
 from lightning_lottery.functional.iterative import prune_further as prune_further
@@ -67,6 +74,7 @@ from lightning_lottery.functional.schedules import Constant as Constant
 from lightning_lottery.functional.schedules import Cubic as Cubic
 from lightning_lottery.functional.schedules import Exponential as Exponential
 from lightning_lottery.functional.schedules import Schedule as Schedule
+from lightning_lottery.functional.schedules import Steady as Steady
 from lightning_lottery.functional.schedules import in_steps as in_steps
 from lightning_lottery.functional.schedules import scheduled as scheduled
 from lightning_lottery.functional.scores import Average as Average

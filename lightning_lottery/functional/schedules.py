@@ -22,6 +22,11 @@ class Schedule(ABC):
     begin: int | float
     end: int | float
 
+    @property
+    def _arrival(self) -> str:
+        """What happens at ``end``, for messages."""
+        return f"reaches sparsity {self.final}"
+
     @abstractmethod
     def at(self, step: int, begin: int, end: int) -> float:
         """Sparsity at a step with ``begin < step < end``."""
@@ -51,7 +56,7 @@ class Schedule(ABC):
         times = {"begin": in_steps(self.begin, total_steps), "end": in_steps(self.end, total_steps)}
         if total_steps is not None and times["end"] > total_steps:
             raise LotteryError(
-                f"{self} reaches sparsity {self.final} at step {times['end']}, but this fit ends at step "
+                f"{self} {self._arrival} at step {times['end']}, but this fit ends at step "
                 f"{total_steps}: shorten `{'end' if has_end else 'begin'}` or train longer."
             )
         return self.over(times["begin"], times["end"])
@@ -131,6 +136,36 @@ class Exponential(Schedule):
     def at(self, step: int, begin: int, end: int) -> float:
         """``1 - (1 - final)^x``."""
         return 1 - math.pow(complement(self.final), (step - begin) / (end - begin))
+
+
+@dataclass(frozen=True)
+class Steady(Schedule):
+    """Sparsity ``final`` from before the first step on; until step ``end`` other weights may take the place of these.
+
+    Example:
+        >>> [Steady(0.5, end=2)(step) for step in range(4)]
+        [0.5, 0.5, 0.5, 0.5]
+    """
+
+    final: float
+    end: int | float = 0.75
+
+    @property
+    def begin(self) -> int | float:  # type: ignore[override]
+        """From the first step on."""
+        return 0
+
+    @property
+    def _arrival(self) -> str:
+        return "moves weights for the last time"
+
+    def __call__(self, step: int) -> float:
+        """The same at every step, in [0, 1)."""
+        return self.final
+
+    def at(self, step: int, begin: int, end: int) -> float:
+        """The same."""
+        return self.final
 
 
 def scheduled(

@@ -26,7 +26,7 @@ from lightning_lottery.hooks.clock import (
     refuse_another_module,
     resolve,
 )
-from lightning_lottery.hooks.explaining import Explanation, parameters_sheet, schedule_sheet
+from lightning_lottery.hooks.explaining import Explanation, Sheet, parameters_sheet, schedule_sheet
 from lightning_lottery.hooks.history import COLUMNS, History
 from lightning_lottery.hooks.left_out import copies, missed
 from lightning_lottery.hooks.loggers import draw_to_all, folder_of, log_to_all, takes_figures
@@ -132,6 +132,9 @@ class MaskCallback(NamedCallback):
         Where removed weights are frozen, their gradients may be anything.
         """
 
+    def look_at_gradients(self, params: Mapping[str, nn.Parameter], optimizer: Optimizer) -> None:
+        """See gradients before an optimizer's step, those of removed weights too: not yet clipped, nor masked."""
+
     def scores(self, params: Mapping[str, nn.Parameter], step: int) -> Scores:
         """Scores for the mask that is due after optimizer step ``step``."""
         raise NotImplementedError
@@ -200,6 +203,10 @@ class MaskCallback(NamedCallback):
         """What a resumed fit must ask for as the first one did: plain values by name."""
         return {"scope": repr(self.scope), "schedule": repr(self.schedule), "interval": self.interval, "per": self.per}
 
+    def plan_sheet(self, schedule: Schedule) -> Sheet:
+        """What is removed when: a table."""
+        return schedule_sheet(schedule, self.interval, self.parameters)
+
     def bytes_per_weight(self, param: nn.Parameter) -> int:
         """Memory the method adds for each entry of a parameter in scope, checkpoints aside."""
         return 1
@@ -215,7 +222,7 @@ class MaskCallback(NamedCallback):
             self.label,
             parameters_sheet(self.label, self.candidates(module), masked, self._ties),
             self.warnings(module),
-            None if schedule is None else schedule_sheet(schedule, self.interval, masked),
+            None if schedule is None else self.plan_sheet(schedule),
             f"Memory that {self.label} adds: {added / 2**20:.2f} MiB ({each:.1f} bytes per weight).",
         )
 
@@ -360,6 +367,7 @@ class MaskCallback(NamedCallback):
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         if not self.frozen:
             return
+        self.look_at_gradients(self._masked.params, optimizer)
         # A method that overrides this hook reads gradients itself, which `gradients_matter` cannot know.
         does_more = type(self).on_before_optimizer_step is not MaskCallback.on_before_optimizer_step
         if does_more or gradients_matter(trainer, self):
@@ -535,7 +543,7 @@ class MaskCallback(NamedCallback):
         total = sum(mask.numel() for mask in masks.values())
         kept, kept_before = (sum(m.counts[name][0] for name in masks) for m in (self._masked, previous))
         changes = {"mask/change": (kept + kept_before - 2 * stayed) / total}
-        if not self.frozen:
+        if not self.frozen or kept > stayed:
             changes["mask/regrowth"] = (kept - stayed) / total
         self._log(trainer, target, changes)
 

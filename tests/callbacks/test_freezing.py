@@ -11,6 +11,7 @@ from lightning_lottery import (
     MaskFreezing,
     Ticket,
 )
+from lightning_lottery.functional import count, layer_counts
 
 
 def test_a_ticket_that_names_a_tied_weight_by_its_other_name_is_frozen(tmp_path):
@@ -35,3 +36,22 @@ def test_a_checkpoint_trained_with_another_ticket_is_refused(tmp_path):
     path = checkpoint(tmp_path, MaskFreezing(ticket()))
     with pytest.raises(LotteryError, match="trained with other masks"):
         fit(tmp_path, MaskFreezing(ticket(), shuffle_seed=3), ckpt=path)
+
+
+@pytest.mark.parametrize("layers", ["erk", "uniform"])
+def test_random_masks_at_other_layer_densities_keep_as_many_weights_in_all(layers, tmp_path):
+    callback, module = MaskFreezing(ticket(), shuffle_seed=3, shuffle_layers=layers), Odd()
+    fit(tmp_path, callback, module=module)
+    assert count(callback.masks)[0] == count(ticket().distinct)[0]
+    shapes = {name: mask.shape for name, mask in callback.masks.items()}
+    kept = {name: count({name: mask})[0] for name, mask in callback.masks.items()}
+    assert kept == layer_counts(layers, shapes, ticket().sparsity)
+    assert removed_are_zero(module.state_dict(), callback.masks)
+    assert callback.network == layers and callback.origin.startswith(layers)
+
+
+def test_densities_of_layers_are_those_of_a_draw():
+    with pytest.raises(LotteryError, match="`shuffle_layers`.*`shuffle_seed`"):
+        MaskFreezing(ticket(), shuffle_layers="erk")
+    with pytest.raises(LotteryError, match="`layers` is 'erk' or 'uniform'"):
+        MaskFreezing(ticket(), shuffle_seed=1, shuffle_layers="er")

@@ -29,6 +29,7 @@ from lightning_lottery import (
 from lightning_lottery.children import engine, processes
 from lightning_lottery.children.records import COLUMNS
 from lightning_lottery.experiments import imp, recipe
+from lightning_lottery.functional.dynamic import layer_counts
 from lightning_lottery.functional.masks import count
 
 SIZES = {"net.0.weight": 96, "net.4.weight": 48}
@@ -280,7 +281,7 @@ def in_batches(tmp_path_factory):
     out = tmp_path_factory.mktemp("in_batches")
     project = closures(data=InManyBatches)
     judged = {"monitor": "test_loss", "mode": "min", "margin": 0.5}
-    experiment = IterativePruning(levels=1, seeds=(1, 2), controls=["shuffled"], scope=Scope(), **judged)
+    experiment = IterativePruning(levels=1, seeds=(1, 2), controls=["shuffled", "erk"], scope=Scope(), **judged)
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("PL_GLOBAL_SEED", raising=False)
         return experiment, project, out, experiment.run(project, out=out)
@@ -296,6 +297,13 @@ def test_a_test_in_enough_batches_is_judged_on_its_samples_too(in_batches):
         for seed in (1, 2)
     }
     mean = np.mean([np.subtract(tested["level-0", seed], tested["level-1", seed]) for seed in (1, 2)], axis=0)
+    assert report["level-1-erk"].reference == "level-1" and report["level-1-erk"].superiority is not None
+    tickets = [ticket(out / f"seed-1/level-1{kind}") for kind in ("", "-erk")]
+    shapes = {name: mask.shape for name, mask in tickets[0].masks.items()}
+    assert count(tickets[0].masks) == count(tickets[1].masks)
+    assert {n: count({n: m})[0] for n, m in tickets[1].masks.items()} == layer_counts(
+        "erk", shapes, tickets[0].sparsity
+    )
     assert len(mean) == 12 and matching.mean == pytest.approx(mean.mean(), rel=1e-4)
     assert matching.test_standard_error == pytest.approx(mean.std(ddof=1) / 12**0.5, rel=1e-4)
 
@@ -455,7 +463,7 @@ class TestRefusals:
             ({"per": "layer"}, "`per` is 'all' or 'tensor', got 'layer'"),
             ({"mode": "up"}, "`mode` is 'max' or 'min', got 'up'"),
             ({"margin": 0}, "`margin` is the loss that still counts as a match"),
-            ({"controls": ["random"]}, "`controls` are 'shuffled' and 'reinitialised', got 'random'"),
+            ({"controls": ["random"]}, "`controls` are 'shuffled', 'reinitialised', 'erk', 'uniform', got 'random'"),
             ({"rewind": "learning_rate", "optimizer": "restored"}, "belongs to others: take optimizer='fresh'"),
             ({"rewind": "learning_rate", "controls": ["shuffled"]}, "they need rewind='weights'"),
         ],

@@ -20,6 +20,7 @@ from helpers.states import same
 from lightning_lottery import (
     PLATON,
     SNIP,
+    DynamicMask,
     EarlyBird,
     GraSP,
     HammingFIFO,
@@ -62,6 +63,7 @@ OF_WEIGHTS: dict[str, Make] = {
     "SNIP": lambda module, sparsity: SNIP(sparsity, batches=1),
     "GraSP": lambda module, sparsity: GraSP(sparsity, batches=1),
     "MaskFreezing": by_ticket,
+    "DynamicMask": lambda module, sparsity: DynamicMask(sparsity, interval=1, end=END),
 }
 OF_UNITS: dict[str, Make] = {
     "EarlyBird": bird,

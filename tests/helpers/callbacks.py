@@ -15,6 +15,7 @@ from lightning_lottery import (
     PLATON,
     SNIP,
     Constant,
+    DynamicMask,
     GraSP,
     MagnitudePruning,
     MaskFreezing,
@@ -50,6 +51,10 @@ CALLBACKS: dict[str, Callable[..., MaskCallback]] = {
     "SNIP": lambda **more: SNIP(0.7, batches=2, scope=BODY, **more),
     "SNIP in training mode": lambda **more: SNIP(0.7, at_step=5, train_mode=True, scope=BODY, **more),
     "GraSP": lambda **more: GraSP(0.7, at_step=3, batches=2, scope=BODY, **more),
+    "DynamicMask": lambda **more: DynamicMask(0.7, interval=2, end=10, scope=BODY, **more),
+    "DynamicMask at random": lambda **more: DynamicMask(
+        0.7, grow="random", layers="uniform", interval=1, end=9, scope=BODY, **more
+    ),
     "MaskFreezing": lambda **more: MaskFreezing(ticket(), **more),
 }
 
