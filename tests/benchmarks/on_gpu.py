@@ -19,6 +19,7 @@ from lightning.pytorch import Trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from benchmarks import bench_stacked
 from benchmarks.measure import ON_GPU, Row, interleaved, plain, ratio
 from benchmarks.stopwatch import Stopwatch, fit
 from lightning_lottery import PLATON, Cubic, MaskFreezing, Scope, SynFlow, Ticket, path
@@ -142,7 +143,12 @@ def _loader(batches: list[tuple[Tensor, Tensor]]) -> DataLoader:
     return DataLoader(batches, batch_size=None)
 
 
-PARTS = (of_vit, of_resnet, of_selection, of_line)
+def of_stacked(toy: bool) -> Iterator[Row]:
+    """Nine small children as one model, which the package does not do: on a GPU it may pay."""
+    yield from bench_stacked.run(toy)
+
+
+PARTS = (of_vit, of_resnet, of_selection, of_line, of_stacked)
 """What matters most comes first: the time may be over before the last."""
 
 
