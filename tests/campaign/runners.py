@@ -135,6 +135,11 @@ WARM = ", warm children"
 COMMANDS |= {f"{name}{WARM}": COMMANDS[name] for name in ("instability, two at once", "run")}
 
 
+def fewer(runner: str, tries: int) -> int:
+    """How often to try it: half as often where every life imports everything anew, to fork warm children."""
+    return tries // 2 if runner.endswith(WARM) else tries
+
+
 def prepare(folder: Path) -> None:
     """Write what commands read."""
     folder.mkdir(parents=True)

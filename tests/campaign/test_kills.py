@@ -3,6 +3,7 @@
 import pytest
 
 from campaign import fits, runners
+from campaign.runners import fewer
 
 SHORT = ("AdSynFlow", "NetworkSlimming and EarlyBird", "Snapshots")
 """Set-ups that between them have late masks, coefficients, tickets of their own, checkpoints: the short form."""
@@ -11,7 +12,8 @@ SHORT = ("AdSynFlow", "NetworkSlimming and EarlyBird", "Snapshots")
 def each(names, short, long):
     """Few kills of some in `make test`, many of all in `make torture`."""
     few = [pytest.param(name, short[name], id=name) for name in names if name in short]
-    return few + [pytest.param(name, long, id=f"{name} long", marks=pytest.mark.torture) for name in names]
+    many = {name: fewer(name, long) for name in names}
+    return few + [pytest.param(name, many[name], id=f"{name} long", marks=pytest.mark.torture) for name in names]
 
 
 @pytest.mark.parametrize(("setup", "kills"), each(fits.SETUPS, dict.fromkeys(SHORT, 2), 50))
