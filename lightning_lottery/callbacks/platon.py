@@ -11,7 +11,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from lightning_lottery.checks import check_word
+from lightning_lottery.checks import check_fraction, check_word
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.functional.masks import Masks
 from lightning_lottery.functional.schedules import Schedule, scheduled
@@ -40,7 +40,9 @@ class PLATON(MaskCallback):
     Args:
         sparsity: Final fraction of the scope that is removed, in [0, 1), reached by a cubic schedule; or a Schedule.
         beta1: Decay of the sensitivity, in [0, 1).
-        beta2: Decay of the uncertainty, in [0, 1).
+        beta2: Decay of the uncertainty, in [0, 1]. 1 ranks by sensitivity alone, as in the authors' code. 0 has the
+            latest window's deviation alone as the uncertainty, which is noisy (the authors' code for SQuAD takes 0 for
+            that of the newest step, which is noisier).
         interval: Optimizer steps in a window, and between updates; >= 1.
         begin: When pruning begins: optimizer steps (int), or a fraction of the fit (float).
         end: When the final sparsity is reached, and held to the last step; as ``begin``.
@@ -89,7 +91,7 @@ class PLATON(MaskCallback):
         scope = scope or BODY
         super().__init__(schedule, interval=interval, scope=scope, name=name, per=per, log_layers=log_layers)
         check_decay("beta1", beta1)
-        check_decay("beta2", beta2)
+        check_fraction("beta2", beta2, "the decay of a running average", one=True)
         self.beta1 = beta1
         self.beta2 = beta2
         self.save_state = save_state
@@ -121,6 +123,8 @@ class PLATON(MaskCallback):
         self._averages = {}
         for name, param in self._masked.params.items():
             self._averages[name] = averages_like(param, self._dtype)
+            if self.beta2 == 1:  # an uncertainty that never moves: sensitivity alone ranks
+                self._averages[name].uncertainty.fill_(1)
             if name in saved:
                 for average, value in zip(self._averages[name], saved[name], strict=True):
                     average.copy_(value)

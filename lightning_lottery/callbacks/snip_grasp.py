@@ -10,11 +10,12 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
+from lightning_lottery.checks import check_positive
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.functional.schedules import Schedule
 from lightning_lottery.functional.scores import Loss, Weights, grasp, snip
 from lightning_lottery.hooks.one_shot import OneShot, first_line
-from lightning_lottery.hooks.scoring import cast, state_of, training_batches, untouched, with_state
+from lightning_lottery.hooks.scoring import cast, outputs_divided, state_of, training_batches, untouched, with_state
 from lightning_lottery.scope import Scope
 
 
@@ -22,6 +23,7 @@ class _ByLoss(OneShot):
     """Scores from the gradients of the module's own ``training_step``."""
 
     method: ClassVar[Callable[..., dict[str, Tensor]]]
+    temperature: float = 1.0
 
     def __init__(
         self,
@@ -104,7 +106,8 @@ class _ByLoss(OneShot):
         step = with_state(module, "training_step", dtype)
 
         def loss(weights: Weights, arguments: Mapping[str, Any]) -> Tensor:
-            output = step({**state, **weights}, *arguments.values())
+            with outputs_divided(module, self.temperature):
+                output = step({**state, **weights}, *arguments.values())
             value = output.get("loss") if isinstance(output, Mapping) else output
             if not isinstance(value, Tensor):
                 raise LotteryError(f"{self.label} needs the loss, and `training_step` returned {value!r} for a batch.")
@@ -164,20 +167,45 @@ class GraSP(_ByLoss):
         batches: Training batches on each rank, >= 1; the authors take ten samples of each class.
         train_mode: Leave the module in the modes it trains in, dropout layers aside; else evaluation mode. Running
             statistics do not move either way.
+        temperature: What logits are divided by while scoring, > 0: the authors take 200, by which softmax is nearly
+            even and other weights are kept. ``training_step`` must get its logits by ``self(...)``, as one tensor.
         per: Rank all parameters together (``"all"``), or each by itself (``"tensor"``).
         scope: Which parameters compete; default: the weights of linear and convolution layers.
         name: Tells several callbacks of one Trainer apart.
         log_layers: Log the sparsity of each layer as well, a curve for each.
 
     Raises:
-        LotteryError: As for ``SNIP``.
+        LotteryError: As for ``SNIP``, or a ``temperature`` that cannot be applied.
 
     Example:
         >>> GraSP(0.9, at_step=10).schedule
         Constant(final=0.9, begin=10)
 
     Source: Wang et al. 2020, "Picking winning tickets before training by preserving gradient flow", algorithm 1. The
-    authors divide logits by 200 and draw a new classifier; here the loss and the weights are the project's own.
+    authors divide logits by 200 (``temperature``) and draw a new classifier; here the loss and the weights are the
+    project's own.
     """
 
     method = staticmethod(grasp)
+
+    def __init__(
+        self,
+        sparsity: float,
+        *,
+        at_step: int = 0,
+        batches: int = 1,
+        train_mode: bool = False,
+        temperature: float = 1.0,
+        per: Literal["all", "tensor"] = "all",
+        scope: Scope | None = None,
+        name: str | None = None,
+        log_layers: bool = False,
+    ) -> None:
+        check_positive("temperature", temperature, "what logits are divided by")
+        about: dict[str, Any] = {"per": per, "scope": scope, "name": name, "log_layers": log_layers}
+        super().__init__(sparsity, at_step=at_step, batches=batches, train_mode=train_mode, **about)
+        self.temperature = temperature
+
+    def settings(self) -> dict[str, str | int | float | None]:
+        """As of SNIP, and the temperature; its default is left out, for older checkpoints do not know it."""
+        return {**super().settings(), **({} if self.temperature == 1 else {"temperature": self.temperature})}

@@ -114,6 +114,33 @@ def with_state(module: nn.Module, method: str, dtype: torch.dtype | None) -> Cal
 
 
 @contextmanager
+def outputs_divided(module: nn.Module, temperature: float) -> Iterator[None]:
+    """What the module's own call returns, its logits, is divided inside; 1 changes nothing.
+
+    Raises:
+        LotteryError: The block does not call the module, or the call returns something else than one tensor.
+    """
+    returned: list[str] = []
+
+    def divide(_: nn.Module, __: Any, output: Any) -> Any:
+        returned.append(type(output).__name__)
+        return output / temperature if isinstance(output, Tensor) else output
+
+    handle = module.register_forward_hook(divide) if temperature != 1 else None
+    try:
+        yield
+    finally:
+        if handle is not None:
+            handle.remove()
+    if handle is not None and {*returned} != {"Tensor"}:
+        what = f"the call of {type(module).__name__} returns {returned[0]}" if returned else "it is not called"
+        raise LotteryError(
+            f"`temperature` divides the logits that `self(...)` returns in `training_step` as one tensor, but {what}: "
+            "leave it at 1, or divide them in the module."
+        )
+
+
+@contextmanager
 def optimizers_untouched(trainer: Trainer) -> Iterator[None]:
     """For a ``training_step`` that may ask optimizers itself: one that is to step raises, gradients come back."""
     groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]

@@ -1,10 +1,15 @@
 """SNIP and GraSP in a fit; what holds for every callback that makes masks: `test_contract.py`."""
 
+from copy import deepcopy
+
+import lightning.pytorch as lightning
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.data import DataLoader, TensorDataset
 
+from helpers.golden import golden_net
 from helpers.one_shot import AtStep, Plain, first_batches, net_of
 from helpers.projects import Odd, fit
 from lightning_lottery import SNIP, GraSP, LotteryError, Scope, SynFlow
@@ -64,3 +69,75 @@ def test_a_lazy_layer_outside_the_scope_is_refused_in_a_sentence(tmp_path):
 
     with pytest.raises(LotteryError, match="'late.weight' has no shape yet"):
         fit(tmp_path, SNIP(0.5, scope=Scope(include=("net.*",))), module=Lazy())
+
+
+class Golden(lightning.LightningModule):
+    """A network of the golden vectors, trained on their batches."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def forward(self, x):
+        return self.net(x)
+
+    def training_step(self, batch, batch_idx):
+        return F.cross_entropy(self(batch[0]), batch[1])
+
+    def validation_step(self, batch, batch_idx):
+        pass
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), 0.0)
+
+
+@pytest.mark.parametrize("per", ["all", "tensor"])
+@pytest.mark.parametrize(
+    ("key", "mode"), [("conv_init_f64", "train"), ("conv_init_f64", "eval"), ("mlp_init_f64", "eval")]
+)
+def test_at_the_authors_temperature_masks_are_the_authors(key, mode, per, golden, tmp_path):
+    if not (golden / "grasp_t200.pt").exists():
+        pytest.skip("the part in tests/golden has no 'grasp_t200.pt': let LOTTERY_GOLDEN name the whole folder")
+    data = torch.load(golden / "synflow_snip_grasp.pt", weights_only=False)[key]
+    authors = torch.load(golden / "grasp_t200.pt", weights_only=False)[key]["port"][f"{mode}_bs50"]
+    net = golden_net(key)
+    net.load_state_dict(data["state_dict"])
+    samples = TensorDataset(data["batch_x"].double(), data["batch_y"])
+    masks = {}
+    for temperature in (200, 1):
+        callback = GraSP(
+            0.9, batches=2, train_mode=mode == "train", temperature=temperature, per=per, scope=Scope(exclude=())
+        )
+        fit(
+            tmp_path,
+            callback,
+            module=Golden(deepcopy(net)),
+            train=DataLoader(samples, 50),
+            max_epochs=1,
+            limit_val_batches=0,
+        )
+        masks[temperature] = {name.removeprefix("net."): mask for name, mask in callback.masks.items()}
+    expected = authors["masks"]["0.1_global" if per == "all" else "0.1_local"]
+    kept = [sum(int(mask.sum()) for mask in each.values()) for each in (masks[200], expected)]
+    differ = sum(int((masks[200][name] ^ mask.bool()).sum()) for name, mask in expected.items())
+    assert differ == abs(kept[0] - kept[1]) <= len(expected)  # they round up what is kept, in each tensor
+    assert sum(int((masks[1][name] ^ mask.bool()).sum()) for name, mask in expected.items()) > 100
+
+
+def test_a_temperature_that_reaches_no_logits_is_refused(tmp_path):
+    class Inner(Plain):
+        def training_step(self, batch, batch_idx):
+            return F.cross_entropy(self.forward(batch[0]), batch[1])
+
+    class Pair(Plain):
+        def forward(self, x):
+            return super().forward(x), x
+
+        def training_step(self, batch, batch_idx):
+            return F.cross_entropy(self(batch[0])[0], batch[1])
+
+    for module, why in ((Inner(), "it is not called"), (Pair(), "the call of Pair returns tuple")):
+        with pytest.raises(LotteryError, match=why):
+            fit(tmp_path, GraSP(0.5, temperature=200), module=module)
+    with pytest.raises(LotteryError, match="`temperature`"):
+        GraSP(0.5, temperature=0)

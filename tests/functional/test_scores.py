@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
-from helpers.golden import kept
+from helpers.golden import golden_net, kept
 from lightning_lottery import LotteryError
 from lightning_lottery.functional import count, grasp, iterative_masks, keep_top, magnitude, snip, synflow
 from lightning_lottery.functional.scores import widest_dtype
@@ -66,20 +66,6 @@ def weights_of(net: nn.Module) -> dict[str, torch.Tensor]:
 
 def call(net, weights, x):
     return torch.func.functional_call(net, weights, x)
-
-
-def golden_net(kind: str) -> nn.Module:
-    """The networks of golden/synflow_snip_grasp.pt."""
-    if kind.startswith("mlp"):
-        widths = (64, 32, 32, 24, 10)
-        layers = [layer for a, b in itertools.pairwise(widths) for layer in (nn.Linear(a, b), nn.ReLU())]
-        return nn.Sequential(nn.Flatten(), *layers[:-1]).double()
-
-    def block(inputs, outputs, *more):
-        return (nn.Conv2d(inputs, outputs, 3, padding=1), nn.BatchNorm2d(outputs), nn.ReLU(), *more)
-
-    body = [*block(3, 8, nn.MaxPool2d(2)), *block(8, 16, nn.MaxPool2d(2)), *block(16, 16), *block(16, 24)]
-    return nn.Sequential(*body, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(24, 10)).double()
 
 
 @pytest.fixture(scope="module", params=["mlp_init_f64", "conv_init_f64"])

@@ -249,7 +249,8 @@ class SlopeHAC(_OnAverages):
     Args:
         p: The p-value to exceed, in (0, 1).
         lags: Lags of the standard error, in [0, window). Default: ``smoothing - 1``, over which moving averages are
-            autocorrelated by construction; without smoothing ``floor(4 (window / 100)^(2/9))``.
+            autocorrelated by construction; without smoothing ``floor(4 (window / 100)^(2/9))``. 0 is White's (HC0),
+            robust to unequal variances alone, and not that of plain least squares.
         smoothing: As in :class:`Rule`, like the others.
 
     Source: the ViT case study of early-bird tickets, whose text asks for robustness to serial correlation and whose

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lightning_lottery.errors import LotteryError
-from lightning_lottery.functional.settling.tests import layers_by_units, moving_average, nuclear_norm
+from lightning_lottery.functional.settling.tests import layers_by_units, moving_average, nuclear_norm, slope_hac
 
 
 @settings(deadline=None)
@@ -75,3 +75,16 @@ def test_a_moving_average_is_the_mean_of_each_run_and_refuses_a_run_longer_than_
     for length in (0, 8):
         with pytest.raises(LotteryError, match="series of 7"):
             moving_average(series, length)
+
+
+def test_no_lags_are_the_standard_error_of_white_not_that_of_least_squares():
+    series = np.random.default_rng(0).normal(size=60) * np.linspace(0.1, 2, 60)
+    steps = np.arange(60) - 29.5
+    slope = float(steps @ series / (steps @ steps))
+    left = series - series.mean() - slope * steps
+    white = float(np.sqrt(((steps * left) ** 2).sum()) / (steps @ steps))
+    plain = float(np.sqrt((left @ left) / 58 / (steps @ steps)))
+    ours, p_value = slope_hac(series, 0)
+    assert ours == pytest.approx(slope)
+    assert p_value == pytest.approx(math.erfc(abs(slope) / white / 2**0.5))
+    assert abs(p_value - math.erfc(abs(slope) / plain / 2**0.5)) > 0.01
