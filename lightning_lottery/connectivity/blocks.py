@@ -62,16 +62,19 @@ def blocks_of(
     """
     if not all(math.isfinite(value) for curve in curves.values() for value in curve):
         return None, "the metric is not finite everywhere"
-    whole = {pair: [point for point in points if point is not None] for pair, points in by_batch.items()}
+    # Before it is asked whether all are there: after a first one that is no mean no more are kept.
+    points = [
+        (point, value) for pair, line in by_batch.items() for point, value in zip(line, curves[pair], strict=False)
+    ]
+    if any(point is not None and not point.averages_to(value) for point, value in points):
+        return None, "the metric is no mean over batches"
+    whole = {pair: [point for point in line if point is not None] for pair, line in by_batch.items()}
     if any(len(whole[pair]) < len(curve) for pair, curve in curves.items()):
         return None, "the metric was not logged batch by batch"
     weights = next(iter(whole.values()))[0].weights
-    for pair, points in whole.items():
-        for point, value in zip(points, curves[pair], strict=True):
-            if point.weights.shape != weights.shape or not np.allclose(point.weights, weights):
-                return None, "the metric was logged with other batch sizes from place to place"
-            if not point.averages_to(value):
-                return None, "the metric is no mean over batches"
+    for point in (point for line in whole.values() for point in line):
+        if point.weights.shape != weights.shape or not np.allclose(point.weights, weights):
+            return None, "the metric was logged with other batch sizes from place to place"
     if len(weights) < LEAST_BLOCKS:
         return None, f"there are {len(weights)} batches, and {LEAST_BLOCKS} are needed"
     joined = {pair: [point.joined() for point in points] for pair, points in whole.items()}

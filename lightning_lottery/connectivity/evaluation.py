@@ -129,7 +129,7 @@ class _SettingsInOneRun(Callback):
 
     def __init__(self, evaluator: Evaluator, settings: Sequence[Setting], on_batch: OnBatch | None, kept: str) -> None:
         self.evaluator, self.settings, self.on_batch, self.kept = evaluator, settings, on_batch, kept
-        self.means = Means(kept)
+        self.means, self.is_mean = Means(kept), True  # the latter is said of the kept metric by the first setting
         self.results: list[dict[str, float]] = []
         self.by_batch: list[ByBatch | None] = []
 
@@ -147,7 +147,7 @@ class _SettingsInOneRun(Callback):
     on_test_start = on_validation_start = _start
 
     def _set(self, setting: Setting, pl_module: LightningModule) -> None:
-        self.means = Means(self.kept)
+        self.means = Means(self.kept if self.is_mean else "")
         setting(pl_module)
         # The setting may have run batches of its own, for batch norm's statistics: metrics must not count them.
         for child in pl_module.modules():
@@ -243,7 +243,10 @@ class _SettingsInOneRun(Callback):
         # Not after the run: Lightning moves the module, and its metrics with it, off the device there.
         metrics = self.means.compute(trainer)
         if self.kept:
-            self.by_batch.append(self.means.by_batch(trainer))
+            by_batch = self.means.by_batch(trainer) if self.is_mean else None
+            self.by_batch.append(by_batch)
+            # To keep values of what is no mean over batches would be in vain.
+            self.is_mean = by_batch is not None and by_batch.averages_to(metrics[self.kept])
         if not metrics:
             raise LotteryError(
                 f"{type(pl_module).__name__} logs nothing in `{step_name(self.evaluator.split)}`: log there what is to "

@@ -11,6 +11,7 @@ from lightning_lottery.connectivity.batches import Batches
 from lightning_lottery.connectivity.blocks import _parts_for, blocks_of, cut_into_blocks
 from lightning_lottery.connectivity.path import path
 from lightning_lottery.hooks.means import MOST_BLOCKS, ByBatch
+from lightning_lottery.hooks.private import BatchesOfMetric
 
 SIZES = [8] * 7 + [5]
 
@@ -65,6 +66,14 @@ def test_a_metric_object_of_sums_has_the_blocks_of_what_it_computes(how, tmp_pat
     assert list(report.blocks.weights) == SIZES
     assert np.array(report.blocks.values[0, 1]) == pytest.approx(np.array(plain.blocks.values[0, 1]))
     assert report.stability.verdict == plain.stability.verdict
+
+
+def test_once_a_metric_is_seen_to_be_no_mean_over_batches_no_more_of_them_are_asked_for(tmp_path, monkeypatch):
+    asked, of_batch = [], BatchesOfMetric.of_batch
+    monkeypatch.setattr(BatchesOfMetric, "of_batch", lambda self: asked.append(1) or of_batch(self))
+    report = between(tmp_path, module=WithMetric(MulticlassF1Score(2, average="macro"), "update"))
+    assert report.networks_alone == "the metric is no mean over batches"
+    assert len(asked) == len(SIZES)
 
 
 @pytest.mark.parametrize("metric", [MulticlassF1Score(2, average="macro"), BinaryAUROC()])
