@@ -71,7 +71,9 @@ def test_a_metric_object_of_sums_has_the_blocks_of_what_it_computes(how, tmp_pat
 def test_once_a_metric_is_seen_to_be_no_mean_over_batches_no_more_of_them_are_asked_for(tmp_path, monkeypatch):
     asked, of_batch = [], BatchesOfMetric.of_batch
     monkeypatch.setattr(BatchesOfMetric, "of_batch", lambda self: asked.append(1) or of_batch(self))
-    report = between(tmp_path, module=WithMetric(MulticlassF1Score(2, average="macro"), "update"))
+    ends = (trained(seed, steps=3) for seed in (0, 1))  # of networks without an error any metric is a mean: of ones
+    module = WithMetric(MulticlassF1Score(2, average="macro"), "update")
+    report = line_between(tmp_path, *ends, module=module, loader=in_batches_of(8))
     assert report.networks_alone == "the metric is no mean over batches"
     assert len(asked) == len(SIZES)
 
