@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lightning_lottery.checks import is_count
+from lightning_lottery.diagnosis import Forward, Layer, LayerTable, diagnosis_of, table_of
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.files import Location, Remote, hash_of_tensors, location, opened, write_whole
 from lightning_lottery.frozen import Frozen, trainer_callback
@@ -34,20 +35,6 @@ LONGEST_HEADER = 100_000_000  # of a safetensors file, in bytes
 MOST_DIMENSIONS = 32  # of a mask: what numpy 1 can hold
 MOST_ENTRIES = 2**48  # of a mask
 DEEPEST_PROVENANCE = 200  # levels: a ticket that was trained and found again holds the earlier one's in its own
-
-
-class Layer(NamedTuple):
-    """One row of a ticket's table: ``kept`` of ``total`` entries; ``sparsity`` is the fraction removed."""
-
-    name: str
-    shape: tuple[int, ...]
-    kept: int
-    total: int
-
-    @property
-    def sparsity(self) -> float:
-        """Fraction removed, in [0, 1]."""
-        return 1 - self.kept / self.total if self.total else 0.0
 
 
 class Misfits(NamedTuple):
@@ -128,9 +115,43 @@ class Ticket:
         """Fraction of the masked parameters' entries that is removed, in [0, 1]; tied parameters count once."""
         return 1 - density(self.distinct)
 
-    def table(self) -> list[Layer]:
-        """One row per masked parameter, tied ones once."""
-        return [Layer(n, tuple(m.shape), *count({n: m})) for n, m in self.distinct.items()]
+    def table(
+        self,
+        module: nn.Module | None = None,
+        batch: Any = None,
+        *,
+        beside: "Ticket | None" = None,
+        prefix: str = "",
+        forward: Forward | None = None,
+    ) -> LayerTable:
+        """One row per masked parameter, tied ones once; with a module and a batch, what they do to it.
+
+        Args:
+            module: As for ``check``; what its own weights are does not matter, and they are not changed.
+            batch: What the module is given, on its device: inputs, (inputs, targets), or a mapping of arguments.
+            beside: Another ticket: how many of the entries that either keeps both keep, beside what chance would give.
+            prefix: As for ``check``.
+            forward: Runs the module on a batch (default: calls it with the inputs).
+
+        Raises:
+            LotteryError: A module without a batch, or one that the ticket does not fit.
+
+        Example:
+            >>> net = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 1, bias=False))
+            >>> first, second = torch.tensor([[True, False], [True, True]]), torch.tensor([[True, False]])
+            >>> table = Ticket({"0.weight": first, "1.weight": second}).table(net, torch.ones(1, 2))
+            >>> [(row.kept, row.effective, row.dead) for row in table], table.speed_up
+            ([(3, 1, 1), (1, 1, 0)], 1.5)
+
+        Source: columns as of ShrinkBench (Blalock et al. 2020); effective sparsity by Vysogorets & Kempe 2023.
+        """
+        if module is None:
+            return table_of(self.distinct, None if beside is None else beside.masks)
+        if batch is None:
+            raise LotteryError("A table of what a ticket does to a module needs a batch to run it on.")
+        self.require_fit(module, prefix)
+        others = None if beside is None else beside._masks_in(module, prefix)
+        return diagnosis_of(module, self._masks_in(module, prefix), batch, forward, others)
 
     def check(self, module: nn.Module, prefix: str = "") -> Misfits:
         """The names that do not fit, without touching the module.
@@ -212,11 +233,7 @@ class Ticket:
             (0.0, 0)
         """
         self.require_fit(module, prefix)
-        params, aliases, masks = named_parameters(module), ties(module), dict[str, Tensor]()
-        for name, mask in self.masks.items():
-            inner = _strip(name, prefix) or name
-            first = aliases.get(inner, inner)
-            masks[first] = masks.get(first, mask) & mask  # of a tied weight what every name keeps, as `apply` leaves it
+        masks, params = self._masks_in(module, prefix), named_parameters(module)
         return Frozen({name: params[name] for name in masks}, masks, optimizers)
 
     def trainer_callback(self, prefix: str = "") -> "TrainerCallback":
@@ -228,6 +245,15 @@ class Ticket:
             <class 'transformers.trainer_callback.TrainerCallback'>
         """
         return trainer_callback(partial(self.freeze, prefix=prefix))
+
+    def _masks_in(self, module: nn.Module, prefix: str) -> dict[str, Tensor]:
+        """The masks by the first names of a module's parameters: of a tied one what every name keeps, as applied."""
+        aliases, masks = ties(module), dict[str, Tensor]()
+        for name, mask in self.masks.items():
+            inner = _strip(name, prefix) or name
+            first = aliases.get(inner, inner)
+            masks[first] = masks.get(first, mask) & mask
+        return masks
 
     def hamming(self, ticket: "Ticket") -> float:
         """Fraction of the masked entries in which two tickets differ, in [0, 1].

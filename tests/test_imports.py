@@ -15,7 +15,7 @@ FLOORS = [  # lowest first; a name stands for the module or for everything in th
     {"checks", "files", "figures", "notebook"},
     {"scope"},
     {"functional"},
-    {"frozen"},
+    {"frozen", "diagnosis"},
     {"ticket"},
     {"units", "hooks"},
     {"callbacks"},  # the method files

@@ -183,17 +183,23 @@ _EVERY = (
         "ticket:ticket",
         examples=(
             "ticket show ticket.safetensors",
+            "ticket show ticket.safetensors --config mine.yaml",
             "ticket diff a.safetensors b.safetensors",
             "ticket apply ticket.safetensors --ckpt_path last.ckpt --out masked.ckpt",
             "ticket apply ticket.safetensors --config mine.yaml --out masked.ckpt",
         ),
-        more="`apply` masks the weights of a checkpoint, or of the module that a configuration builds.",
+        more=(
+            "`apply` masks the weights of a checkpoint, or of the module that a configuration builds. `show` with a "
+            "configuration also counts dead units, weights on no path to the output, and multiply-adds on a batch."
+        ),
         options=(
             Option("action", "show, diff or apply", kind="position", is_required=True, words=("show", "diff", "apply")),
             Option("tickets", "one ticket; for diff two", kind="several", is_required=True),
             Option("ckpt_path", "apply: checkpoint whose weights are masked", "FILE"),
-            Option("config", "apply: in place of a checkpoint the project, fit's YAML", "FILE"),
-            Option("prefix", "apply: what the ticket's names begin with and the module's do not", "TEXT", default=""),
+            Option("config", "show, or apply in place of a checkpoint: the project, fit's YAML", "FILE"),
+            Option(
+                "prefix", "show, apply: what the ticket's names begin with and the module's do not", "TEXT", default=""
+            ),
             Option("out", "apply: where the masked checkpoint goes", "FILE", default="masked.ckpt"),
         ),
     ),

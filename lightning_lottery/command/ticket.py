@@ -5,7 +5,7 @@ from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from rich.markup import escape
@@ -15,6 +15,7 @@ from torch import Tensor
 from lightning_lottery.checks import did_you_mean
 from lightning_lottery.command.options import console, words_of
 from lightning_lottery.connectivity.checkpoints import load_plain
+from lightning_lottery.diagnosis import Layer, LayerTable
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.files import location, write_whole
 from lightning_lottery.functional.masks import count, jaccard, jaccard_by_chance, overlap, zero_removed_
@@ -22,6 +23,9 @@ from lightning_lottery.hooks.quiet import without_noise
 from lightning_lottery.hooks.saving import save_whole
 from lightning_lottery.scope import in_words, plain_name
 from lightning_lottery.ticket import Ticket
+
+if TYPE_CHECKING:
+    from lightning_lottery.children.cli import BuiltCLI
 
 ACTIONS = {"show": 1, "diff": 2, "apply": 1}
 """What can be done, and with how many tickets."""
@@ -39,15 +43,15 @@ def ticket(arguments: Sequence[str]) -> None:
         raise LotteryError(f"`ticket {action}` takes {number}, got {', '.join(files)}.")
     tickets = [Ticket.load(file) for file in files]
     if action == "show":
-        show(tickets[0])
+        show(tickets[0], options.config, options.prefix)
     elif action == "diff":
         diff(*tickets)
     else:
         apply(tickets[0], options)
 
 
-def show(ticket: Ticket) -> None:
-    """Print what a ticket keeps, layer by layer, and where it comes from."""
+def show(ticket: Ticket, config: str | None = None, prefix: str = "") -> None:
+    """Print what a ticket keeps, layer by layer, what it does to a project's module, and where it comes from."""
     terminal = console()
     kept, total = count(ticket.distinct)
     if total:
@@ -55,11 +59,15 @@ def show(ticket: Ticket) -> None:
         share = f", {whole:.1%} of the model" if isinstance(whole, float) else ""
         title = f"{kept:,} of {total:,} weights kept: {ticket.sparsity:.1%} removed{share}"
         terminal.print(title)
-        table = _table("layer", "shape", "kept", "of", "removed")
-        for layer in ticket.table():
+        rows = ticket.table() if config is None else _on_project(ticket, config, prefix)
+        table = _table("layer", "shape", "kept", "of", "removed", *(_DIAGNOSED if config else ()))
+        for layer in rows:
             shape = " x ".join(map(str, layer.shape))
-            table.add_row(escape(layer.name), shape, f"{layer.kept:,}", f"{layer.total:,}", f"{layer.sparsity:.1%}")
+            cells = (shape, f"{layer.kept:,}", f"{layer.total:,}", f"{layer.sparsity:.1%}")
+            table.add_row(escape(layer.name), *cells, *(_diagnosed(layer) if config else ()))
         terminal.print(table)
+        if rows.multiply_adds is not None:
+            terminal.print(_in_sentences(rows), soft_wrap=True, highlight=False)
     if ticket.units:
         table = _table("units", "kept", "of", "removed")
         for name, mask in ticket.units.items():
@@ -158,15 +166,49 @@ def _masked_state(state: Mapping[str, Any], masks: Mapping[str, Tensor], what: s
 
 def _write_built(ticket: Ticket, options: Namespace) -> None:
     """Write a checkpoint of the module as a configuration builds it, masked."""
+    built = _built(options.config)
+    ticket.apply(built.model, options.prefix)
+    built.trainer.strategy.connect(built.model)  # as if a fit had begun: a Trainer saves the module that it has
+    save_whole(built.trainer, location(options.out))
+
+
+def _built(config: str) -> "BuiltCLI":
+    """A project as its configuration builds it, on the CPU and without callbacks."""
     from lightning_lottery.children.cli import BuiltCLI
     from lightning_lottery.experiments.sections import SECTIONS
 
     alone = {"accelerator": "cpu", "devices": 1, "logger": False, "enable_checkpointing": False, "callbacks": []}
     with without_noise():
-        built = BuiltCLI(["fit", "--config", options.config], sections=SECTIONS, trainer=lambda _: alone)
-    ticket.apply(built.model, options.prefix)
-    built.trainer.strategy.connect(built.model)  # as if a fit had begun: a Trainer saves the module that it has
-    save_whole(built.trainer, location(options.out))
+        return BuiltCLI(["fit", "--config", config], sections=SECTIONS, trainer=lambda _: alone)
+
+
+_DIAGNOSED = ("effective", "dead units", "multiply-adds", "left")
+
+
+def _diagnosed(layer: Layer) -> tuple[str, ...]:
+    products = layer.multiply_adds or 0
+    left = f"{(layer.multiply_adds_kept or 0) / products:.1%}" if products else ""
+    return f"{layer.effective:,}", f"{layer.dead:,} of {layer.units:,}", f"{products:,}", left
+
+
+def _in_sentences(table: LayerTable) -> str:
+    speed_up = "without end" if table.speed_up is None else f"{table.speed_up:.2f}"
+    return (
+        f"With the weights that are kept and on no path to the output, {table.effective_sparsity:.1%} are removed "
+        "(effective sparsity).\n"
+        f"Multiply-adds of a batch: {table.multiply_adds:,}, of which {table.multiply_adds_kept:,} are left, layers "
+        f"without masks included: a theoretical speed-up of {speed_up}, which dense hardware does not have."
+    )
+
+
+def _on_project(ticket: Ticket, config: str, prefix: str) -> LayerTable:
+    """The table of a ticket on the module that a configuration builds, run on a training batch of its own."""
+    from lightning_lottery.command.shrink import training_loss
+    from lightning_lottery.connectivity.batches import loader_of
+
+    built = _built(config)
+    batch = next(iter(loader_of(built.model, built.datamodule, "train", built.trainer)))
+    return ticket.table(built.model, batch, prefix=prefix, forward=training_loss)
 
 
 def _of_units(ticket: Ticket) -> dict[str, Tensor]:

@@ -33,6 +33,9 @@ from lightning_lottery.functional.dynamic import drop_fraction as drop_fraction
 from lightning_lottery.functional.dynamic import layer_counts as layer_counts
 from lightning_lottery.functional.dynamic import layer_densities as layer_densities
 from lightning_lottery.functional.dynamic import random_masks as random_masks
+from lightning_lottery.functional.effective import effective_masks as effective_masks
+from lightning_lottery.functional.effective import positive as positive
+from lightning_lottery.functional.effective import tensors_in as tensors_in
 from lightning_lottery.functional.iterative import check_prune_fraction as check_prune_fraction
 from lightning_lottery.functional.iterative import levels_to as levels_to
 from lightning_lottery.functional.iterative import prune_further as prune_further
@@ -66,10 +69,14 @@ from lightning_lottery.functional.matching import judge_controls as judge_contro
 from lightning_lottery.functional.matching import judge_matching as judge_matching
 from lightning_lottery.functional.matching import matches_down_to as matches_down_to
 from lightning_lottery.functional.matching import roc_of_threshold as roc_of_threshold
+from lightning_lottery.functional.multiply_adds import MultiplyAdds as MultiplyAdds
+from lightning_lottery.functional.multiply_adds import multiply_adds as multiply_adds
 from lightning_lottery.functional.prediction import Prediction as Prediction
 from lightning_lottery.functional.prediction import parents_needed as parents_needed
 from lightning_lottery.functional.prediction import predict_deficits as predict_deficits
 from lightning_lottery.functional.random_numbers import random_numbers_kept as random_numbers_kept
+from lightning_lottery.functional.rearranging import rearrange as rearrange
+from lightning_lottery.functional.rearranging import rescaled as rescaled
 from lightning_lottery.functional.schedules import Constant as Constant
 from lightning_lottery.functional.schedules import Cubic as Cubic
 from lightning_lottery.functional.schedules import Exponential as Exponential

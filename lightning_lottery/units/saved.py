@@ -13,6 +13,7 @@ from torch import nn
 
 from lightning_lottery.checks import check_count
 from lightning_lottery.errors import LotteryError
+from lightning_lottery.functional.multiply_adds import multiply_adds
 from lightning_lottery.functional.train_mode import modes_kept
 from lightning_lottery.units.groups import survey
 from lightning_lottery.units.parts import Group, Module, copy_of, is_pretrained
@@ -39,8 +40,6 @@ def measure(model: nn.Module, inputs: Any, repeats: int = 20) -> Size:
         LotteryError: ``repeats`` below 1.
     """
     check_count("repeats", repeats, "a number of forward passes")
-    from torch.nn.attention import SDPBackend, sdpa_kernel
-    from torch.utils.flop_counter import FlopCounterMode
 
     def forward() -> None:
         if isinstance(inputs, Mapping):
@@ -49,19 +48,12 @@ def measure(model: nn.Module, inputs: Any, repeats: int = 20) -> Size:
             model(*(inputs if isinstance(inputs, tuple) else (inputs,)))
 
     device = next(model.parameters()).device
-    uses_fused_layer = torch.backends.mha.get_fastpath_enabled()
+    flops = 2 * multiply_adds(model, {}, forward).total
     with modes_kept(model), torch.no_grad():
         model.eval()
-        try:
-            # The counter sees neither PyTorch's fused transformer layer nor fused attention: counted without them.
-            torch.backends.mha.set_fastpath_enabled(False)
-            with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
-                forward()
-        finally:
-            torch.backends.mha.set_fastpath_enabled(uses_fused_layer)
         times = [_seconds(forward, device) for _ in range(3 + repeats)]
     parameters = sum(p.numel() for p in model.parameters())
-    return Size(parameters, counter.get_total_flops(), statistics.median(times[3:]))
+    return Size(parameters, flops, statistics.median(times[3:]))
 
 
 def comparison(before: Size, after: Size) -> str:

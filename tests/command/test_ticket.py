@@ -123,3 +123,10 @@ def test_names_are_shown_as_they_are_whatever_brackets_they_have(here, capsys):
     shown = capsys.readouterr().out
     assert shown.count("heads.[cls].weight") == 2
     assert "[bold]w[/x] is only in the first." in shown and "other[/x] is only in the second." in shown
+
+
+def test_show_with_a_project_tells_what_the_ticket_does_to_its_module(here, capsys):
+    text = shown(capsys, "show", *_ticket_of_a_layer(), "--config", config(fit()))
+    assert "┃ dead units ┃ multiply-adds ┃" in text
+    assert "network.classifier.weight 10 x 8 72 80 10.0% 72 1 of 10" in text
+    assert "of which" in text and "a theoretical speed-up of 1.0" in text
