@@ -1,6 +1,6 @@
 """Shrink the network of somebody's checkpoint: what ``lightning-lottery shrink`` does."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,8 @@ from lightning_lottery.connectivity.checkpoints import read_state
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.experiments.sections import SECTIONS
 from lightning_lottery.hooks.quiet import without_logging, without_noise
-from lightning_lottery.ticket import Ticket
 from lightning_lottery.units.removal import shrink
 from lightning_lottery.units.saved import comparison, measure, save_shrunk
-from lightning_lottery.units.scores import unit_masks
 
 
 def write_shrunk(arguments: Sequence[str]) -> None:
@@ -37,6 +35,10 @@ def shrink_checkpoint(
     heads: float = 0.0,
     neurons: float = 0.0,
     channels: float = 0.0,
+    flops: float | None = None,
+    tokens: float | None = None,
+    tune: bool = False,
+    first_token: bool = False,
     submodule: str = "",
     batches: int = 16,
     out: str = "runs/shrink",
@@ -54,6 +56,10 @@ def shrink_checkpoint(
         heads: In place of a ticket: fraction of the attention heads to remove, in [0, 1).
         neurons: In place of a ticket: fraction of the neurons of feed-forward networks to remove, in [0, 1).
         channels: In place of a ticket: fraction of the channels of convolutions to remove, in [0, 1).
+        flops: In place of these: fraction of the multiply-adds of heads and neurons to remove, in [0, 1).
+        tokens: Mean length of a sequence, so that `flops` counts attention's own products.
+        tune: Swap units that are better removed together, and scale what is left by least squares.
+        first_token: For `tune`: the network reads only the first token of its last layer, as classifiers do.
         submodule: The network within the module that is written, such as "model"; default: the whole module.
         batches: Training batches that units are scored on.
         out: Folder for the smaller network, which `load_shrunk` or `from_pretrained` reads.
@@ -68,8 +74,8 @@ def shrink_checkpoint(
             checkpoint that does not fit.
     """
     fractions = {"heads": heads, "neurons": neurons, "channels": channels}
-    if (ticket is None) == (not any(fractions.values())):
-        raise LotteryError("Say what to remove: either a ticket, or fractions of heads, neurons or channels.")
+    if (ticket is None) == (flops is None and not any(fractions.values())):
+        raise LotteryError("Say what to remove: either a ticket, or fractions of heads, neurons, channels or flops.")
     # One device, also where the configuration asks for several: nothing here is trained, and the file is written once.
     alone = {"accelerator": "cpu", "devices": 1, "logger": False, "enable_checkpointing": False, "callbacks": []}
     classes = [word for option, name in (("--model", model), ("--data", data)) if name for word in (option, name)]
@@ -82,22 +88,14 @@ def shrink_checkpoint(
     module.load_state_dict(read_state(Path(ckpt_path), module), strict=False)
     loader = loader_of(module, project.datamodule, "train", project.trainer)
     module.eval()
-    kept = Ticket.load(ticket) if ticket is not None else _least_informative(module, loader, batches, fractions)
+    options: Any = {**fractions, "flops": flops, "tokens": tokens, "tune": tune, "first_token": first_token, "loss": training_loss}
+    small = shrink(module, ticket, **options, calibration=islice(loader, batches)).get_submodule(submodule)
     inputs = _inputs_of(module, submodule, next(iter(loader)))
-    small = shrink(module, kept).get_submodule(submodule)
     save_shrunk(small, out)
     return comparison(*(measure(network, inputs) for network in (module.get_submodule(submodule), small)))
 
 
-def _least_informative(
-    module: LightningModule, loader: Iterable[Any], batches: int, fractions: Mapping[str, float]
-) -> Ticket:
-    """A ticket that removes fractions of the units, those with the least Fisher information first."""
-    removed: dict[str, Any] = {kind: fraction for kind, fraction in fractions.items() if fraction}
-    return Ticket({}, units=unit_masks(module, islice(loader, batches), loss=_training_loss, **removed))
-
-
-def _training_loss(module: nn.Module, batch: Any) -> Tensor:
+def training_loss(module: nn.Module, batch: Any) -> Tensor:
     """The loss of the module's own ``training_step``."""
     assert isinstance(module, LightningModule)
     with without_logging(module):
@@ -118,7 +116,7 @@ def _inputs_of(module: LightningModule, submodule: str, batch: Any) -> Any:
     hook = module.get_submodule(submodule).register_forward_pre_hook(keep, with_kwargs=True)
     try:
         with torch.no_grad():
-            _training_loss(module, batch)
+            training_loss(module, batch)
     finally:
         hook.remove()
     if not inputs:

@@ -28,7 +28,8 @@ from lightning_lottery.units.parts import (
     shared_weights,
     tensor_at,
 )
-from lightning_lottery.units.scores import unit_masks, warn_of_last_unit
+from lightning_lottery.units.rescaling import rescale_, unit_factors
+from lightning_lottery.units.scores import Loss, unit_masks, warn_of_last_unit
 
 Units = Mapping[str, Tensor]
 """Name of a group to bool tensor of shape (size,): ``True`` is kept."""
@@ -44,8 +45,13 @@ def shrink(
     heads: float = 0.0,
     neurons: float = 0.0,
     channels: float = 0.0,
+    flops: float | None = None,
+    tokens: float | None = None,
+    tune: bool = False,
+    first_token: bool = False,
     calibration: Iterable[Any] | None = None,
     groups: Groups | None = None,
+    loss: Loss | None = None,
     prefix: str = "",
 ) -> Module:
     """A smaller copy of a model, without the heads, neurons and channels that a ticket or a fraction removes.
@@ -60,13 +66,20 @@ def shrink(
         heads: Fraction of the attention heads to remove, in [0, 1).
         neurons: Fraction of the neurons of feed-forward networks to remove, in [0, 1).
         channels: Fraction of the channels of convolutions to remove, in [0, 1).
-        calibration: Batches to score the units on, as ``unit_masks`` takes them.
+        flops: Instead of the three: fraction of the multiply-adds of heads and neurons to remove, as ``unit_masks``.
+        tokens: Mean length of a sequence, so that ``flops`` counts attention's own products.
+        tune: Swap units that are better removed together, and scale what is left so that each block adds what it added
+            before, as ``unit_masks(rearrange=True)`` and ``unit_factors``; of a ticket only the latter.
+        first_token: As of ``unit_factors``, where it tunes.
+        calibration: Batches to score the units on and to tune by, as ``unit_masks`` takes them.
         groups: What to cut (default: ``groups_of(model)``; ``coupled_channels`` finds more).
+        loss: Model and batch to a scalar (default: ``loss_of``).
         prefix: What to strip from the ticket's names, such as ``"model."`` for the network in a LightningModule.
 
     Raises:
         LotteryError: Both or neither of a ticket and fractions, a ticket without masks of units or with one that does
-            not fit, fractions without ``calibration`` or of a kind that the model does not have, or nothing to cut.
+            not fit, fractions or ``tune`` without ``calibration``, fractions of a kind that the model does not have, or
+            nothing to cut.
 
     Example:
         >>> layer = nn.TransformerEncoderLayer(8, nhead=2, dim_feedforward=16, batch_first=True)
@@ -74,22 +87,34 @@ def shrink(
         >>> small.linear1, small.linear2.in_features
         (Linear(in_features=8, out_features=4, bias=True), 4)
     """
-    fractions = {"head": heads, "neuron": neurons, "channel": channels}
+    fractions = {"heads": heads, "neurons": neurons, "channels": channels}
     for fraction in fractions.values():
         check_sparsity(fraction)
-    if (ticket is None) == (not any(fractions.values())):
+    if (ticket is None) == (flops is None and not any(fractions.values())):
         raise LotteryError(
-            "`shrink` takes either a ticket or fractions of heads, neurons, channels to remove: give one."
+            "`shrink` takes either a ticket or fractions of heads, neurons, channels or `flops` to remove: give one."
         )
+    if calibration is None and (tune or ticket is None):
+        raise LotteryError("Fractions need `calibration`: batches on which the units are scored. Or give a ticket.")
     groups = groups_of(model) if groups is None else groups
+    batches = list(calibration or ())
+
+    def masks_at(density_to: float, *, rearrange: bool) -> dict[str, Tensor]:
+        removed = {kind: 1 - (1 - fraction) ** density_to for kind, fraction in fractions.items()}
+        budget = None if flops is None else 1 - (1 - flops) ** density_to
+        more: Any = {"tokens": tokens, "rearrange": rearrange, "groups": groups, "loss": loss}
+        return unit_masks(model, batches, **removed, flops=budget, **more)
+
     if ticket is not None:
         ticket = ticket if isinstance(ticket, Ticket) else Ticket.load(ticket)
         units = _units_in(ticket, model, groups, prefix)
-    elif calibration is None:
-        raise LotteryError("Fractions need `calibration`: batches on which the units are scored. Or give a ticket.")
     else:
-        units = unit_masks(model, calibration, heads=heads, neurons=neurons, channels=channels, groups=groups)
+        units = masks_at(1, rearrange=tune)
     small = copy_of(model)
+    if tune:
+        teacher = {} if ticket is not None else masks_at(0.5, rearrange=False)
+        more: Any = {"teacher": teacher, "first_token": first_token, "groups": groups, "loss": loss}
+        rescale_(small, unit_factors(model, units, batches, **more), groups)
     shrink_(small, groups, units)
     for network in _pretrained_in(small):
         _update_config(network)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.functional.masks import check_sparsity, keep_top
+from lightning_lottery.functional.rearranging import rearrange as swapped
 from lightning_lottery.functional.scores import fisher
 from lightning_lottery.functional.shares import share
 from lightning_lottery.functional.train_mode import modes_kept
@@ -29,6 +30,8 @@ def unit_masks(
     channels: float = 0.0,
     per: Literal["all", "tensor"] = "all",
     flops: float | None = None,
+    tokens: float | None = None,
+    rearrange: bool = False,
     groups: Groups | None = None,
     loss: Loss | None = None,
 ) -> dict[str, Tensor]:
@@ -46,7 +49,12 @@ def unit_masks(
         per: Rank the units of a kind over all layers (``"all"``), or those of each layer by themselves (``"tensor"``),
             so that layers stay alike.
         flops: Instead of the three: fraction of the multiply-adds per token in the weights of heads and neurons to
-            remove; how many of which is chosen so that the sum of the scores removed is smallest.
+            remove, at least; how many of which is chosen so that the sum of the scores removed is smallest. The unit
+            that a layer keeps in any case counts.
+        tokens: Mean length of a sequence: attention's products of queries with keys and with values count in ``flops``
+            as well, 2 * tokens for each entry of a head (default: they do not).
+        rearrange: Of each layer remove as many units, but swap them where the squared gradient of removing all of them
+            together becomes smaller: see ``functional.rearrange``. It holds the gradients of all batches.
         groups: What to score (default: ``groups_of(model)``).
         loss: Model and batch to a scalar (default: ``loss_of``).
 
@@ -55,10 +63,11 @@ def unit_masks(
 
     Raises:
         LotteryError: A fraction outside [0, 1) or of a kind that the model does not have, or scores that cannot be
-            computed: no batch, a batch that ``loss_of`` does not understand, a NaN.
+            computed: no batch, a batch that ``loss_of`` does not understand, a NaN; or ``flops`` that leave less than a
+            unit of each layer.
 
-    Source: Kwon et al. 2022, equation 6 and algorithm 1, whose code takes batches of several examples as here; without
-    its mask rearrangement and tuning.
+    Source: Kwon et al. 2022, equation 6, algorithm 1 and section 4.2 (``rearrange``), whose code takes batches of
+    several examples as here, and has no last unit of a layer; ``unit_factors`` is its tuning.
     """
     fractions = {"head": heads, "neuron": neurons, "channel": channels}
     groups = groups_of(model) if groups is None else groups
@@ -68,16 +77,20 @@ def unit_masks(
             raise LotteryError(f"{fraction} of the {kind}s were to be removed, but {type(model).__name__} has none.")
     if flops is not None and any(fractions.values()):
         raise LotteryError("`flops` chooses how many heads and neurons go: give it, or `heads`, `neurons`, `channels`.")
-    scores = unit_scores(model, calibration, groups, loss)
+    gradients: list[dict[str, Tensor]] = []
+    scores = _scored(model, calibration, groups, loss, gradients if rearrange else None)
     by_kind = {kind: {n: s for n, s in scores.items() if groups[n].kind == kind} for kind in fractions}
-    masks: dict[str, Tensor] = {}
+    masks, last = dict[str, Tensor](), list[str]()
     if flops is not None:
-        masks = _within_budget(by_kind["head"], by_kind["neuron"], _costs(model, groups), flops)
+        masks, last = _within_budget(by_kind["head"], by_kind["neuron"], _costs(model, groups, tokens), flops)
     for kind, fraction in fractions.items():
-        masks |= keep_top(by_kind[kind], fraction, per=per) if fraction else {}
-    for name in [name for name, mask in masks.items() if not mask.any()]:  # ranked over all layers, one may lose all
+        if fraction:
+            kept, alone = _with_last_units(keep_top(by_kind[kind], fraction, per=per), by_kind[kind])
+            masks, last = masks | kept, [*last, *alone]
+    for name in last:  # ranked over all layers, one may lose all
         warn_of_last_unit(name, groups[name])
-        masks[name] = keep_top({name: scores[name]}, 1 - 1 / groups[name].size)[name]
+    if rearrange:
+        masks = {n: swapped(torch.stack([batch[n] for batch in gradients]), mask) for n, mask in masks.items()}
     return masks
 
 
@@ -89,8 +102,27 @@ def unit_scores(
     Raises:
         LotteryError: No batch, or one that ``loss_of`` does not understand.
     """
+    return _scored(model, calibration, groups, loss, None)
+
+
+def _scored(
+    model: nn.Module,
+    calibration: Iterable[Any],
+    groups: Groups,
+    loss: Loss | None,
+    memory: list[dict[str, Tensor]] | None,
+) -> dict[str, Tensor]:
+    """As ``unit_scores``; ``memory`` gets the gradient of each batch's loss by the masks."""
+
+    def gradients(weights: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
+        for batch in calibration:
+            of_batch = _mask_gradients(weights, groups, (loss or loss_of)(model, batch))
+            if memory is not None:
+                memory.append(of_batch)
+            yield of_batch
+
     with _undisturbed(model, {part.parameter for group in groups.values() for part in group.consumers}) as weights:
-        return fisher(_mask_gradients(weights, groups, (loss or loss_of)(model, batch)) for batch in calibration)
+        return fisher(gradients(weights))
 
 
 def weight_norms(model: nn.Module, groups: Groups) -> list[Tensor]:
@@ -175,36 +207,57 @@ def _undisturbed(model: nn.Module, names: set[str]) -> Iterator[dict[str, Tensor
                 parameter.requires_grad_(flag)
 
 
-def _costs(model: nn.Module, groups: Groups) -> dict[str, float]:
-    """Multiply-adds per token in the weights of one unit of each group: the entries it has in matrices."""
+def _costs(model: nn.Module, groups: Groups, tokens: float | None) -> dict[str, float]:
+    """Multiply-adds per token of one unit of each group: the entries it has in matrices, and a head's attention."""
     owners = owners_of(model)
     costs = {}
     for name, group in groups.items():
         matrices = [(part, tensor) for part in group.parts if (tensor := tensor_at(owners, part.parameter)).dim() > 1]
         costs[name] = float(sum(m.numel() // m.shape[part.dim] * part.block for part, m in matrices))
+        if tokens and group.kind == "head":  # of each token with all of them: scores, and the values they weigh
+            costs[name] += 2 * tokens * sum(part.block for part in group.consumers)
     return costs
 
 
 def _within_budget(
     heads: Mapping[str, Tensor], neurons: Mapping[str, Tensor], costs: Mapping[str, float], flops: float
-) -> dict[str, Tensor]:
+) -> tuple[dict[str, Tensor], list[str]]:
     """Of the ways to split a budget between heads and neurons, the one that removes the least score."""
     check_sparsity(flops)
-    total_heads, total_neurons = (sum(len(s) for s in scores.values()) for scores in (heads, neurons))
-    if not total_heads or not total_neurons:
+    total_heads = sum(len(scores) for scores in heads.values())
+    if not heads or not neurons:
         raise LotteryError("`flops` splits a budget between heads and neurons, and the model lacks one of the two.")
-    whole = sum(costs[name] * len(score) for name, score in (*heads.items(), *neurons.items()))
-    per_neuron = max(costs[name] for name in neurons)
-    best: tuple[float, dict[str, Tensor]] | None = None
+    budget = share(1 - flops, sum(costs[name] * len(score) for name, score in (*heads.items(), *neurons.items())))
+    best: tuple[float, dict[str, Tensor], list[str]] | None = None
     for kept in range(1, total_heads + 1):
-        masks = keep_top(heads, 1 - kept / total_heads)
-        left = share(1 - flops, whole) - sum(costs[name] * int(mask.sum()) for name, mask in masks.items())
-        if left < per_neuron:
+        masks, last = _with_last_units(keep_top(heads, 1 - kept / total_heads), heads)
+        left = budget - sum(costs[name] * int(mask.sum()) for name, mask in masks.items())
+        affordable = _as_many(neurons, int(left / max(costs[name] for name in neurons)))
+        if affordable is None:
             break
-        masks |= keep_top(neurons, max(0.0, 1 - int(left / per_neuron) / total_neurons))
+        masks, last = masks | affordable[0], last + affordable[1]
         lost = sum(float(score[~masks[name]].sum()) for name, score in (*heads.items(), *neurons.items()))
         if best is None or lost < best[0]:
-            best = lost, masks
+            best = lost, masks, last
     if best is None:
-        raise LotteryError(f"Removing {flops} of the operations leaves no head and neuron: ask for less.")
-    return best[1]
+        raise LotteryError(f"Removing {flops} of the operations leaves no head and neuron in each layer: ask for less.")
+    return best[1:]
+
+
+def _as_many(scores: Mapping[str, Tensor], number: int) -> tuple[dict[str, Tensor], list[str]] | None:
+    """Masks of at most so many units with those that layers keep in any case; None where these alone are more."""
+    total = sum(len(score) for score in scores.values())
+    number, kept = min(number, total), min(number, total)
+    while kept > 0:
+        masks, last = _with_last_units(keep_top(scores, 1 - kept / total), scores)
+        excess = kept + len(last) - number
+        if excess <= 0:
+            return masks, last
+        kept -= excess  # never too far: with one unit less, no more than one layer gets its own back
+    return None
+
+
+def _with_last_units(masks: Mapping[str, Tensor], scores: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    """Masks where each layer keeps at least its best unit, and the layers that had none."""
+    last = [name for name, mask in masks.items() if not mask.any()]
+    return {**masks, **{n: keep_top({n: scores[n]}, 1 - 1 / len(scores[n]))[n] for n in last}}, last

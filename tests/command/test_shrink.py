@@ -48,6 +48,19 @@ def test_fractions_remove_so_many_units_of_each_kind_by_the_modules_own_loss_and
     assert table.splitlines()[1].startswith("parameters") and "100.0%" not in table
 
 
+def test_a_budget_of_operations_is_held_and_what_is_left_is_tuned():
+    options = {"flops": 0.5, "submodule": "network", "batches": 2}
+    shrink_checkpoint(**project(), **options, out="plain")
+    shrink_checkpoint(**project(), **options, tune=True, first_token=True, tokens=17.0, out="tuned")
+    dense = sum(p.numel() for n, p in vit(**stages.NETWORK["init_args"]).named_parameters() if _is_in_a_block(n))
+    for out in ("plain", "tuned"):
+        assert sum(p.numel() for n, p in load_shrunk(out).named_parameters() if _is_in_a_block(n)) <= dense / 2
+
+
+def _is_in_a_block(name):
+    return "layer" in name and name.endswith("weight") and "norm" not in name
+
+
 def test_the_same_checkpoint_and_batches_remove_the_same_units():
     for out in ("one", "two"):
         shrink_checkpoint(**project(), neurons=0.5, submodule="network", batches=1, out=out)
@@ -68,7 +81,7 @@ def test_a_project_that_names_no_classes_is_shrunk_where_they_are_named_beside_i
 def test_a_ticket_or_fractions_are_needed_and_not_both():
     Ticket({}, units={mlp_layers()[0]: torch.arange(8) < 4}).save("units.safetensors")
     for arguments in ({}, {"ticket": "units.safetensors", "heads": 0.5}):
-        with pytest.raises(LotteryError, match="either a ticket, or fractions of heads, neurons or channels"):
+        with pytest.raises(LotteryError, match="either a ticket, or fractions of heads, neurons, channels or flops"):
             shrink_checkpoint(**project(), **arguments)
 
 
