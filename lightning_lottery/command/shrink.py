@@ -88,7 +88,14 @@ def shrink_checkpoint(
     module.load_state_dict(read_state(Path(ckpt_path), module), strict=False)
     loader = loader_of(module, project.datamodule, "train", project.trainer)
     module.eval()
-    options: Any = {**fractions, "flops": flops, "tokens": tokens, "tune": tune, "first_token": first_token, "loss": training_loss}
+    options: Any = {
+        **fractions,
+        "flops": flops,
+        "tokens": tokens,
+        "tune": tune,
+        "first_token": first_token,
+        "loss": training_loss,
+    }
     small = shrink(module, ticket, **options, calibration=islice(loader, batches)).get_submodule(submodule)
     inputs = _inputs_of(module, submodule, next(iter(loader)))
     save_shrunk(small, out)

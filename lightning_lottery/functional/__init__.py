@@ -134,6 +134,7 @@ from lightning_lottery.functional.settling.tests import slope_hac as slope_hac
 from lightning_lottery.functional.settling.watch import Probe as Probe
 from lightning_lottery.functional.settling.watch import Watch as Watch
 from lightning_lottery.functional.settling.watch import names_of as names_of
+from lightning_lottery.functional.settling.watch import series_of as series_of
 from lightning_lottery.functional.settling.watch import tells_apart as tells_apart
 from lightning_lottery.functional.settling.watch import unit_masks_of as unit_masks_of
 from lightning_lottery.functional.shares import complement as complement
