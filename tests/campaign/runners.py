@@ -132,7 +132,7 @@ COMMANDS: dict[str, Callable[[], object]] = {
 """What a user runs, in a folder that ``prepare`` has filled."""
 
 WARM = ", warm children"
-COMMANDS |= {f"{name}{WARM}": COMMANDS[name] for name in ("instability, two at once", "run")}
+COMMANDS[f"instability, two at once{WARM}"] = COMMANDS["instability, two at once"]
 
 
 def fewer(runner: str, tries: int) -> int:
