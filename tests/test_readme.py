@@ -48,7 +48,7 @@ def test_the_ten_lines_run(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("lightning.pytorch.Trainer", lambda **more: Trainer(**{**more, **quiet, "max_epochs": 3}))
     copy = Module()
     exec(lines, {"my_module": Module(), "my_data": Data(), "another_copy_of_my_module": copy})
-    assert capsys.readouterr().out.startswith("0.8 [Layer(name='layer.weight'")
+    assert capsys.readouterr().out.startswith("Ticket(1 parameters, sparsity 0.8000, PLATON)")
     assert int(copy.layer.weight.count_nonzero()) == 8
 
 

@@ -111,8 +111,9 @@ class FactoryProject:
         """Build everything under the seed; ``subcommand`` makes no difference.
 
         Raises:
-            LotteryError: ``make_data`` gives something else than a data module or None, or the Trainer would start this
-                program anew for its further ranks, which only a child's own process can bear.
+            LotteryError: ``make_data`` gives something else than a data module or None, ``make_trainer`` does not take
+                what it is called with, or the Trainer would start this program anew for its further ranks, which only a
+                child's own process can bear.
         """
         seed_everything(self.seed, workers=True, verbose=False)
         # In this order, module before data: each draws from the random numbers that the one before left.
@@ -122,7 +123,7 @@ class FactoryProject:
                 f"`make_data` gives a LightningDataModule, or None where the module has its own loaders, "
                 f"got {type(data).__name__}."
             )
-        trainer = self.make_trainer(default_root_dir=str(folder), logger=logger)
+        trainer = self._trainer(str(folder), logger)
         pruners = [] if self.make_pruner is None else [self.make_pruner()]
         trainer.callbacks = callbacks([*trainer.callbacks, *pruners])  # type: ignore[attr-defined]
         launcher = trainer.strategy.launcher
@@ -133,6 +134,17 @@ class FactoryProject:
                 "process of its own can import, functions at the top of a file."
             )
         return BuiltByFactories(model, data, trainer)
+
+    def _trainer(self, folder: str, logger: Any) -> Trainer:
+        try:
+            return self.make_trainer(default_root_dir=folder, logger=logger)
+        except TypeError as error:
+            if "default_root_dir" not in str(error) and "logger" not in str(error):
+                raise
+            raise LotteryError(
+                "`make_trainer` is called with a child's own default_root_dir= and logger=, and hands both to its "
+                f"Trainer: `def make_trainer(**arguments): return Trainer(..., **arguments)`. {error}"
+            ) from error
 
     def _functions(self) -> dict[str, Callable[..., Any]]:
         functions = {name: getattr(self, name) for name in ("make_module", "make_data", "make_trainer")}

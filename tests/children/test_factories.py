@@ -4,6 +4,7 @@ import sys
 from io import StringIO
 
 import pytest
+from lightning.pytorch import Trainer
 from rich.console import Console
 
 from helpers.factories import Data, Net, make_data, make_trainer
@@ -129,3 +130,19 @@ def test_what_cannot_be_called_for_every_child_is_refused():
     for factory in (Net(), "a name"):
         with pytest.raises(TypeError, match="`make_module` is a function"):
             FactoryProject(factory, make_data, make_trainer)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [lambda: Trainer(), lambda **more: Trainer(logger=False, **more), lambda default_root_dir: Trainer()],
+    ids=["takes nothing", "fixes the logger", "takes one of the two"],
+)
+def test_a_trainers_factory_that_does_not_hand_on_what_it_is_called_with_is_refused_with_how_it_looks(make, tmp_path):
+    project = FactoryProject(Net, make_data, make)
+    with pytest.raises(LotteryError, match=r"hands both to its Trainer: `def make_trainer\(\*\*arguments\)"):
+        project.build(tmp_path, "fit", False, list)
+
+
+def test_a_factorys_own_mistake_stays_what_it_is(tmp_path):
+    with pytest.raises(TypeError, match="unsupported operand"):
+        FactoryProject(Net, make_data, lambda **_: 1 + "1").build(tmp_path, "fit", False, list)
