@@ -48,6 +48,7 @@ from lightning_lottery.functional.masks import Masks as Masks
 from lightning_lottery.functional.masks import Scores as Scores
 from lightning_lottery.functional.masks import check_same_entries as check_same_entries
 from lightning_lottery.functional.masks import check_sparsity as check_sparsity
+from lightning_lottery.functional.masks import check_within as check_within
 from lightning_lottery.functional.masks import count as count
 from lightning_lottery.functional.masks import count_each as count_each
 from lightning_lottery.functional.masks import density as density
@@ -56,8 +57,11 @@ from lightning_lottery.functional.masks import jaccard as jaccard
 from lightning_lottery.functional.masks import jaccard_by_chance as jaccard_by_chance
 from lightning_lottery.functional.masks import keep_top as keep_top
 from lightning_lottery.functional.masks import keep_top_rows as keep_top_rows
+from lightning_lottery.functional.masks import not_ranked as not_ranked
 from lightning_lottery.functional.masks import overlap as overlap
+from lightning_lottery.functional.masks import ranking_dtype as ranking_dtype
 from lightning_lottery.functional.masks import shuffle as shuffle
+from lightning_lottery.functional.masks import too_few as too_few
 from lightning_lottery.functional.masks import zero_removed_ as zero_removed_
 from lightning_lottery.functional.matching import Compared as Compared
 from lightning_lottery.functional.matching import Matching as Matching
@@ -137,6 +141,7 @@ from lightning_lottery.functional.settling.watch import names_of as names_of
 from lightning_lottery.functional.settling.watch import series_of as series_of
 from lightning_lottery.functional.settling.watch import tells_apart as tells_apart
 from lightning_lottery.functional.settling.watch import unit_masks_of as unit_masks_of
+from lightning_lottery.functional.sharded import keep_top_of_shards as keep_top_of_shards
 from lightning_lottery.functional.shares import complement as complement
 from lightning_lottery.functional.shares import share as share
 from lightning_lottery.functional.train_mode import modes_kept as modes_kept

@@ -49,21 +49,18 @@ def keep_top(
     """
     check_sparsity(sparsity)
     check_word("per", per, ("all", "tensor"))
-    _check_within(scores, within)
+    check_within(scores, within)
     if per == "tensor":
         alone = {name: None if within is None else {name: within[name]} for name in scores}
         return {name: keep_top({name: scores[name]}, sparsity, within=alone[name])[name] for name in scores}
-    dtype = _ranking_dtype(scores)
+    dtype = ranking_dtype(scores)
     total = sum(score.numel() for score in scores.values())
     available = total if within is None else sum(count_true(within[name]) for name in scores)
     kept = round(share(1 - sparsity, total))
     if kept > available:
         # NaN is looked for only where something went wrong: a ranking that succeeds is spared one more pass.
         _refuse_nan(scores)
-        raise LotteryError(
-            f"Sparsity {sparsity} keeps {kept} of {total} entries, but only {available} are left within the given "
-            "masks: ask for a higher sparsity, removed entries do not come back."
-        )
+        raise too_few(sparsity, kept, total, available)
     if kept == 0:
         _refuse_nan(scores)
         return {name: torch.zeros_like(score, dtype=torch.bool) for name, score in scores.items()}
@@ -290,7 +287,25 @@ def check_same_entries(a: Masks, b: Masks) -> None:
             )
 
 
-def _check_within(scores: Scores, within: Masks | None) -> None:
+def too_few(sparsity: float, kept: int, total: int, available: int) -> LotteryError:
+    """The refusal to keep more entries than are left."""
+    return LotteryError(
+        f"Sparsity {sparsity} keeps {kept} of {total} entries, but only {available} are left within the given masks: "
+        "ask for a higher sparsity, removed entries do not come back."
+    )
+
+
+def not_ranked(name: str, bad: int, total: int) -> LotteryError:
+    """The refusal to rank NaN."""
+    return LotteryError(f"Cannot rank '{name}': {bad} of {total} scores are NaN.")
+
+
+def check_within(scores: Scores, within: Masks | None) -> None:
+    """Refuse masks that do not fit scores.
+
+    Raises:
+        LotteryError: One is missing, no bool tensor, or of another shape.
+    """
     if within is None:
         return
     for name, score in scores.items():
@@ -300,8 +315,12 @@ def _check_within(scores: Scores, within: Masks | None) -> None:
             raise LotteryError(f"`within` needs a bool mask of shape {tuple(score.shape)} for '{name}', got {got}.")
 
 
-def _ranking_dtype(scores: Scores) -> torch.dtype:
-    """At least float32 and the widest among the scores: one threshold stands for all."""
+def ranking_dtype(scores: Scores) -> torch.dtype:
+    """At least float32 and the widest among the scores: one threshold stands for all.
+
+    Raises:
+        LotteryError: Scores that are not floating-point.
+    """
     for name, score in scores.items():
         if not score.is_floating_point():
             raise LotteryError(f"Cannot rank '{name}': its scores are {score.dtype}, not floating-point.")
@@ -314,4 +333,4 @@ def _ranking_dtype(scores: Scores) -> torch.dtype:
 def _refuse_nan(scores: Scores) -> None:
     for name, score in scores.items():
         if bad := int(score.isnan().sum()):
-            raise LotteryError(f"Cannot rank '{name}': {bad} of {score.numel()} scores are NaN.")
+            raise not_ranked(name, bad, score.numel())

@@ -1,0 +1,211 @@
+"""The ranking of `masks.keep_top` over ranks that each hold a part of every tensor: by counting; no score is sent."""
+
+from collections.abc import Callable, Iterator
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from lightning_lottery.checks import check_word
+from lightning_lottery.functional.masks import (
+    Masks,
+    Scores,
+    check_sparsity,
+    check_within,
+    not_ranked,
+    ranking_dtype,
+    too_few,
+)
+from lightning_lottery.functional.shares import share
+
+Sum = Callable[[Tensor], Tensor]
+"""From a rank's counts, an int64 tensor on the CPU, to their sums over all ranks; every rank calls it as often."""
+
+_BLOCK = 1 << 18  # entries looked at together: what is made in between, some 20 bytes of each, is small beside all
+_BLOCK_ON_DEVICE = 1 << 24  # elsewhere the host waits for every block
+_INTEGERS = {torch.float32: torch.int32, torch.float64: torch.int64}
+
+
+def keep_top_of_shards(
+    scores: Scores,
+    sparsity: float,
+    *,
+    sum_over_ranks: Sum,
+    rank: int,
+    ranks: int,
+    within: Masks | None = None,
+    per: Literal["all", "tensor"] = "all",
+) -> dict[str, Tensor]:
+    """This rank's part of the masks that ``keep_top`` makes of the whole scores, bit for bit, ties included.
+
+    Floating-point numbers sort as their bits do, read as integers. The threshold is found digit by digit of those, each
+    from a histogram over all ranks; the scores that equal it are counted and kept from the first one on.
+
+    At most 5 messages for ``per="all"``, none above 512 KiB or 8 bytes a tensor or rank; 7 for ``per="tensor"``, each
+    of 2 KiB a tensor, the last of 8 bytes a tensor and rank. With scores in float64 two more, or four.
+
+    Args:
+        scores: Name to this rank's part of the tensor: consecutive entries, after those of lower ranks and before those
+            of higher ones; it may have none. The same names in the same order on every rank.
+        sparsity: As in ``keep_top``, of the whole tensors.
+        sum_over_ranks: Adds up counts over ranks.
+        rank: Of this process, from 0.
+        ranks: How many there are.
+        within: As in ``keep_top``, this rank's parts.
+        per: As in ``keep_top``.
+
+    Returns:
+        Name to bool tensor, shapes and devices as in ``scores``.
+
+    Raises:
+        LotteryError: As of ``keep_top``, on every rank alike where it is about values.
+
+    Example:
+        >>> alone = {"sum_over_ranks": lambda counts: counts, "rank": 0, "ranks": 1}
+        >>> keep_top_of_shards({"a": torch.tensor([3.0, 1.0]), "b": torch.tensor([2.0, 2.0])}, 0.5, **alone)
+        {'a': tensor([ True, False]), 'b': tensor([ True, False])}
+    """
+    check_sparsity(sparsity)
+    check_word("per", per, ("all", "tensor"))
+    check_within(scores, within)
+    parts = [
+        _Part(score, None if within is None else within[name], ranking_dtype(scores)) for name, score in scores.items()
+    ]
+    sizes = torch.tensor([part.size() for part in parts], dtype=torch.int64).reshape(-1, 3)
+    totals, available, nan = sum_over_ranks(sizes).T
+    for name, total, bad in zip(scores, totals.tolist(), nan.tolist(), strict=True):
+        if bad:
+            raise not_ranked(name, bad, total)
+    # A group is what competes: all tensors, or each one. ``groups[i]`` is that of tensor i.
+    groups = torch.arange(len(parts)) if per == "tensor" else torch.zeros(len(parts), dtype=torch.int64)
+    missing = []
+    for total, left in zip(_by_group(totals, groups), _by_group(available, groups), strict=True):
+        kept = round(share(1 - sparsity, total))
+        if kept > left:
+            raise too_few(sparsity, kept, total, left)
+        missing.append(kept)
+    thresholds, missing = _thresholds(parts, groups.tolist(), missing, sum_over_ranks, width=16 if per == "all" else 8)
+    for part, group in zip(parts, groups.tolist(), strict=True):
+        part.keep_above_(thresholds[group])
+    quotas = _quotas([part.ties for part in parts], groups.tolist(), missing, sum_over_ranks, rank, ranks)
+    for part, group, quota in zip(parts, groups.tolist(), quotas, strict=True):
+        part.keep_first_(thresholds[group], quota)
+    return {name: part.mask for name, part in zip(scores, parts, strict=True)}
+
+
+class _Part:
+    """A rank's part of one tensor: scores as integers of the same order, and the mask that is made of them."""
+
+    def __init__(self, score: Tensor, allowed: Tensor | None, dtype: torch.dtype) -> None:
+        self.dtype = dtype
+        self.mask = torch.zeros(score.shape, dtype=torch.bool, device=score.device)
+        self.ties = 0
+        self._score, self._mask = score.detach().reshape(-1), self.mask.view(-1)
+        self._allowed = None if allowed is None else allowed.reshape(-1)
+
+    def size(self) -> list[int]:
+        """How many entries there are, may be kept, and are NaN."""
+        nan = int(sum(self._score[part].isnan().sum() for part in self._slices()))
+        entries = len(self._score)
+        return [entries, entries if self._allowed is None else int(self._allowed.sum()), nan]
+
+    def histogram(self, prefix: int | None, shift: int, width: int) -> Tensor:
+        """How many entries that may be kept have each value of a digit, of those whose higher digits are ``prefix``."""
+        counts = torch.zeros(1 << width, dtype=torch.int64)
+        for keys, allowed, _ in self._blocks():
+            if prefix is not None:
+                inside = keys >> (shift + width) == prefix
+                keys = keys[inside if allowed is None else inside & allowed]
+            elif allowed is not None:
+                keys = keys[allowed]
+            # The highest digit has the sign in it: it begins at the most negative.
+            digits = (keys >> shift) + (1 << (width - 1)) if prefix is None else (keys >> shift) & ((1 << width) - 1)
+            counts += torch.bincount(digits, minlength=1 << width).cpu()
+        return counts
+
+    def keep_above_(self, threshold: int) -> None:
+        """Keep what lies above, and count what equals it."""
+        for keys, allowed, mask in self._blocks():
+            mask.copy_(keys > threshold if allowed is None else (keys > threshold) & allowed)
+            self.ties += int(_equal(keys, threshold, allowed).sum())
+
+    def keep_first_(self, threshold: int, count: int) -> None:
+        """Keep so many of the entries that equal the threshold, from the first on."""
+        for keys, allowed, mask in self._blocks() if count else ():
+            ties = _equal(keys, threshold, allowed)
+            here = int(ties.sum())
+            if here > count:
+                ties &= ties.cumsum(0) <= count
+            mask |= ties
+            count -= min(here, count)
+
+    def _slices(self) -> list[slice]:
+        size = _BLOCK if self._score.device.type == "cpu" else _BLOCK_ON_DEVICE
+        return [slice(start, start + size) for start in range(0, len(self._score), size)]
+
+    def _blocks(self) -> Iterator[tuple[Tensor, Tensor | None, Tensor]]:
+        for part in self._slices():
+            yield (
+                _ordered(self._score[part].to(self.dtype)),
+                None if self._allowed is None else self._allowed[part],
+                self._mask[part],
+            )
+
+
+def _ordered(values: Tensor) -> Tensor:
+    """Integers that compare as the numbers do: -0.0 equals 0.0, infinities are at the ends."""
+    # Bits of numbers above zero rise with them; below zero they fall, all but the sign flipped they rise.
+    bits = (values + 0.0).view(_INTEGERS[values.dtype])
+    return bits ^ ((bits >> (8 * bits.element_size() - 1)) & torch.iinfo(bits.dtype).max)
+
+
+def _equal(keys: Tensor, threshold: int, allowed: Tensor | None) -> Tensor:
+    ties = keys == threshold
+    return ties if allowed is None else ties & allowed
+
+
+def _by_group(counts: Tensor, groups: Tensor) -> list[int]:
+    sums = torch.zeros(int(groups.max()) + 1 if len(groups) else 0, dtype=torch.int64)
+    return sums.index_add_(0, groups, counts).tolist()
+
+
+def _thresholds(
+    parts: list[_Part], groups: list[int], kept: list[int], sum_over_ranks: Sum, width: int
+) -> tuple[list[int], list[int]]:
+    """The score of the last entry that each group keeps, as an integer, and how many that equal it are kept."""
+    bits = torch.finfo(parts[0].dtype).bits if parts else 32
+    prefixes: list[int | None] = [None] * len(kept)
+    missing = torch.tensor(kept, dtype=torch.int64)
+    for shift in range(bits - width, -1, -width):
+        counts = torch.zeros(len(kept), 1 << width, dtype=torch.int64)
+        for part, group in zip(parts, groups, strict=True):
+            counts[group] += part.histogram(prefixes[group], shift, width)
+        # From the highest value of the digit down: how many reach it.
+        reached = sum_over_ranks(counts).flip(1).cumsum(1)
+        index = (reached >= missing[:, None]).int().argmax(1)  # the first that has enough
+        above = reached.gather(1, (index - 1).clamp(min=0)[:, None]).flatten()
+        missing -= torch.where(index > 0, above, 0)
+        for group, digit in enumerate(((1 << width) - 1 - index).tolist()):
+            higher = prefixes[group]
+            prefixes[group] = digit - (1 << (width - 1)) if higher is None else (higher << width) + digit
+    return [prefix or 0 for prefix in prefixes], missing.tolist()
+
+
+def _quotas(
+    ties: list[int], groups: list[int], missing: list[int], sum_over_ranks: Sum, rank: int, ranks: int
+) -> list[int]:
+    """How many ties this rank keeps of each tensor: in the order of tensors, then of ranks."""
+    everywhere = sum_over_ranks(torch.tensor(ties, dtype=torch.int64)).tolist()
+    left, quotas = list(missing), []
+    for total, group in zip(everywhere, groups, strict=True):
+        quotas.append(min(total, left[group]))
+        left[group] -= quotas[-1]
+    # Where ranks share a tensor's ties, one tensor of a group at most, each has to know those of lower ranks.
+    shared = [i for i, quota in enumerate(quotas) if 0 < quota < everywhere[i]]
+    if shared:
+        table = torch.zeros(len(shared), ranks, dtype=torch.int64)
+        table[:, rank] = torch.tensor([ties[i] for i in shared])
+        before = sum_over_ranks(table)[:, :rank].sum(1).tolist()
+        for i, lower in zip(shared, before, strict=True):
+            quotas[i] = max(0, quotas[i] - lower)
+    return [min(quota, here) for quota, here in zip(quotas, ties, strict=True)]
