@@ -11,6 +11,7 @@ from torch.utils.hooks import RemovableHandle
 
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.functional.masks import Masks, zero_removed_
+from lightning_lottery.shards import is_sharded, local
 
 if TYPE_CHECKING:
     from transformers import TrainerCallback
@@ -128,14 +129,18 @@ def refuse_unfreezable(optimizers: Iterable[Optimizer], label: str) -> None:
 
 @torch.no_grad()
 def forget_removed_(optimizers: Iterable[Optimizer], params: Mapping[str, nn.Parameter], masks: Masks) -> None:
-    """Set to zero the momentum and whatever else optimizers keep for each removed weight, in place."""
+    """Set to zero the momentum and whatever else optimizers keep for each removed weight, in place.
+
+    Of sharded parameters masks and changes are of this rank's parts.
+    """
     for optimizer in optimizers:
         for name, param in params.items():
             for key, value in optimizer.state.get(param, {}).items():
                 # What has the weight's shape is of its entries; a scalar weight's 'step' only looks so. Low-bit
                 # optimizers keep kinds of tensors that cannot be set by entry; gradients are masked there.
-                if key != "step" and type(value) in (Tensor, nn.Parameter) and value.shape == param.shape:
-                    zero_removed_(value, masks[name])
+                is_set = type(value) in (Tensor, nn.Parameter) or is_sharded(value)
+                if key != "step" and is_set and value.shape == param.shape:
+                    zero_removed_(local(value), masks[name])
 
 
 def _gradient_masked_by(mask: Tensor) -> Callable[[Tensor], None]:

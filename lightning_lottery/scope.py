@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
 from lightning_lottery.errors import LotteryError
+from lightning_lottery.shards import is_sharded
 
 DENSE_TYPES = ("Linear", "_ConvNd", "MultiheadAttention", "transformers.pytorch_utils.Conv1D")
 """Module types whose weights are pruned by default: linear and convolution layers, packed attention projections."""
@@ -24,6 +25,8 @@ IN_WORDS = {HEADS: "classifier, head and pooler"}
 
 FROZEN = "frozen (requires_grad=False)"
 UNTRAINED = "in no optimizer"
+
+_WRAPPERS = ("_orig_mod", "_checkpoint_wrapped_module")
 
 
 class Candidate(NamedTuple):
@@ -189,7 +192,9 @@ def _by_parameter(parameter: nn.Parameter, owned_by: list[tuple[str, nn.Module]]
         return FROZEN
     if not parameter.is_floating_point():
         return f"{parameter.dtype}, not real floating-point"
-    if nn.Parameter not in type(parameter).__mro__:  # quantized tensors pose as Parameters, and are not set by entry
+    if nn.Parameter not in type(parameter).__mro__ and not is_sharded(
+        parameter
+    ):  # quantized tensors pose as Parameters, and are not set by entry
         return f"stored as {type(parameter).__name__}"
     if not isinstance(parameter, UninitializedParameter) and not parameter.numel():
         return "empty"
@@ -212,7 +217,7 @@ def _is_bias(leaf: str) -> bool:
 
 
 def named_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
-    """Each parameter once by its first name; what ``torch.compile`` adds to names is left out."""
+    """Each parameter once by its first name; what wrappers add to names is left out."""
     return {plain_name(name): parameter for name, parameter in module.named_parameters()}
 
 
@@ -222,13 +227,13 @@ def size_of(module: nn.Module) -> int:
 
 
 def plain_name(name: str) -> str:
-    """A qualified name without the marks of ``torch.compile``.
+    """A qualified name without the marks of ``torch.compile`` and of torch's activation checkpointing.
 
     Example:
         >>> plain_name("encoder._orig_mod.weight")
         'encoder.weight'
     """
-    return ".".join(part for part in name.split(".") if part != "_orig_mod")
+    return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
 
 
 def ties(module: nn.Module) -> dict[str, str]:

@@ -25,6 +25,7 @@ from lightning_lottery.functional.dynamic import Layers, random_masks
 from lightning_lottery.functional.masks import count, density, hamming, shuffle
 from lightning_lottery.notebook import html_of
 from lightning_lottery.scope import Scope, named_parameters, plain_name, size_of, ties
+from lightning_lottery.shards import Shards, local, reshard
 
 if TYPE_CHECKING:
     from transformers import TrainerCallback
@@ -197,12 +198,13 @@ class Ticket:
         Raises:
             LotteryError: As of ``require_fit``; nothing has been changed.
         """
+        reshard(module)
         self.require_fit(module, prefix)
         params = _all_parameters(module)
         with torch.no_grad():
             for name, mask in self.masks.items():
                 param = params[_strip(name, prefix) or name]
-                param.masked_fill_(~mask.to(param.device), 0)
+                local(param).masked_fill_(~Shards({name: param}).part(name, mask).to(param.device), 0)
 
     def freeze(self, module: nn.Module, *optimizers: Optimizer, prefix: str = "") -> Frozen:
         """Apply, and keep the removed weights at zero in a training loop of your own, whatever optimizers do.
@@ -369,7 +371,7 @@ class Ticket:
                 )
             if content["digest"] != _digest(content["ticket"], packed):
                 raise ValueError("its digest is another")
-            masks = {name: _unpack(packed[name], shape) for name, shape in header["shapes"].items()}
+            masks = {name: unpack(packed[name], shape) for name, shape in header["shapes"].items()}
             params = {name.removeprefix("parameter/"): m for name, m in masks.items() if name.startswith("parameter/")}
             units = {name.removeprefix("unit/"): m for name, m in masks.items() if name.startswith("unit/")}
             if not isinstance(header["order"], list):
@@ -482,7 +484,12 @@ def _check_provenance(provenance: Any) -> None:
             raise ValueError("its provenance is nested too deep")
 
 
-def _unpack(packed: np.ndarray, shape: list[int]) -> Tensor:
+def unpack(packed: np.ndarray, shape: list[int]) -> Tensor:
+    """A mask from its bits, of which 8 stand in a byte as ``numpy.packbits`` has them.
+
+    Raises:
+        ValueError: The bytes are not so many.
+    """
     sizes_fit = all(is_count(size) and size <= MOST_ENTRIES for size in shape) and len(shape) <= MOST_DIMENSIONS
     # An empty mask may have any other size beside its 0, and torch multiplies these.
     sizes_fit = sizes_fit and math.prod(size for size in shape if size) <= MOST_ENTRIES

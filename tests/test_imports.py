@@ -13,6 +13,7 @@ ROOT = Path(__file__).parents[1] / PACKAGE
 FLOORS = [  # lowest first; a name stands for the module or for everything in the folder
     {"errors"},
     {"checks", "files", "figures", "notebook"},
+    {"shards"},
     {"scope"},
     {"functional"},
     {"frozen", "diagnosis"},

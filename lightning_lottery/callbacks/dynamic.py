@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
 from lightning_lottery.checks import check_count, check_fraction, check_word
@@ -117,7 +117,7 @@ class DynamicMask(MaskCallback):
         self._growth = {}  # of a step that was skipped
         super().on_train_batch_start(trainer, pl_module)
 
-    def look_at_gradients(self, params: Mapping[str, nn.Parameter], optimizer: Optimizer) -> None:
+    def look_at_gradients(self, params: Mapping[str, Tensor], optimizer: Optimizer) -> None:
         if self.grow == "random" or not self._is_due(self.step + 1):
             return
         held = {id(param) for group in optimizer.param_groups for param in group["params"]}
@@ -126,7 +126,7 @@ class DynamicMask(MaskCallback):
                 grad = param.grad.to_dense() if param.grad.is_sparse else param.grad
                 self._growth[name] = magnitude({name: grad})[name]
 
-    def find_masks(self, params: Mapping[str, nn.Parameter], sparsity: float, within: Masks | None) -> Masks:
+    def find_masks(self, params: Mapping[str, Tensor], sparsity: float, within: Masks | None) -> Masks:
         """Random ones at first, then those that are kept and grown."""
         assert self._seed is not None and within is not None and self._resolved is not None
         if self.sparsity == 0:
@@ -176,7 +176,7 @@ class DynamicMask(MaskCallback):
         self._upkeep.forget_removed(trainer)
         super()._update(trainer)
 
-    def _random(self, params: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
+    def _random(self, params: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Scores that rank at random, the same on all devices and ranks."""
         assert self._seed is not None
         generator = torch.Generator().manual_seed(mix64(self._seed, self.step) >> 1)
@@ -185,7 +185,7 @@ class DynamicMask(MaskCallback):
         }
 
 
-def _shapes(params: Mapping[str, nn.Parameter]) -> dict[str, torch.Size]:
+def _shapes(params: Mapping[str, Tensor]) -> dict[str, torch.Size]:
     return {name: param.shape for name, param in params.items()}
 
 

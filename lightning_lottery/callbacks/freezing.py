@@ -14,6 +14,7 @@ from lightning_lottery.functional.dynamic import Layers
 from lightning_lottery.hooks.mask_callback import MaskCallback
 from lightning_lottery.hooks.masked import Masked
 from lightning_lottery.scope import named_parameters, size_of, ties
+from lightning_lottery.shards import Shards
 from lightning_lottery.ticket import Ticket
 
 
@@ -51,6 +52,7 @@ class MaskFreezing(MaskCallback):
 
     role = "freezing"
     follows_scope = False
+    knows_shards = True
 
     # `Path` in the hint keeps a path what it is: where a hint has a class and no path, jsonargparse (4.53) puts the
     # content of the file that a string names in place of the string.
@@ -108,8 +110,9 @@ class MaskFreezing(MaskCallback):
         return f"{self._ticket!r} on {masked:,} of {size_of(module):,} weights."
 
     def starting_masks(self, params: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
-        """The ticket's masks under the module's names."""
-        return {name: self._fitting[name].clone() for name in params}
+        """The ticket's masks under the module's names, this rank's parts."""
+        shards = Shards(params)
+        return {name: shards.part(name, self._fitting[name]).clone() for name in params}
 
     def load_method_state(self, state: Mapping[str, Any]) -> None:
         """Refuse a checkpoint that was trained with another ticket."""

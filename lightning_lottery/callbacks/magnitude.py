@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Literal
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from lightning_lottery.functional.schedules import Schedule, scheduled
 from lightning_lottery.functional.scores import magnitude
@@ -43,6 +43,8 @@ class MagnitudePruning(MaskCallback):
     Source: Zhu & Gupta 2017, section 2; exact counts as everywhere in this package.
     """
 
+    knows_shards = True
+
     def __init__(
         self,
         sparsity: float | Schedule,
@@ -58,5 +60,5 @@ class MagnitudePruning(MaskCallback):
         schedule = scheduled(sparsity, begin, end, defaults=(0.05, 0.7))
         super().__init__(schedule, interval=interval, scope=scope, name=name, per=per, log_layers=log_layers)
 
-    def scores(self, params: Mapping[str, nn.Parameter], step: int) -> dict[str, Tensor]:
+    def scores(self, params: Mapping[str, Tensor], step: int) -> dict[str, Tensor]:
         return magnitude(params)

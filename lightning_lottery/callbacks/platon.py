@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
 from lightning_lottery.checks import check_fraction, check_word
@@ -18,6 +18,7 @@ from lightning_lottery.functional.schedules import Schedule, scheduled
 from lightning_lottery.functional.sensitivity import Averages, add_, averages_like, check_decay, fold_, score
 from lightning_lottery.hooks.mask_callback import MaskCallback
 from lightning_lottery.hooks.masked import cloned
+from lightning_lottery.hooks.private import saves_folders
 from lightning_lottery.hooks.resuming import check_tensors
 from lightning_lottery.scope import HEADS, Scope
 
@@ -70,6 +71,7 @@ class PLATON(MaskCallback):
     """
 
     frozen = False
+    knows_shards = True
 
     def __init__(
         self,
@@ -102,6 +104,8 @@ class PLATON(MaskCallback):
     def _reset(self) -> None:
         super()._reset()
         self._averages: dict[str, Averages] = {}
+        self._folder: str | None = None  # the checkpoint that a fit of shards goes on from
+        self._averages_in: str | None = None  # where checkpoints that are folders have the averages
         self._observed_from: int | None = None  # the first step that the averages hold
         self._without_gradient: set[str] = set()
         self._saw_gradients = False  # whether the present batch's optimizer step was given any
@@ -118,10 +122,12 @@ class PLATON(MaskCallback):
                 f"{self.label} sees its first window of {self.interval} steps at step {first}, but is to reach "
                 f"sparsity {schedule.final} at step {schedule.end}: shorten `interval`, or train longer."
             )
+        if self._masked.shards and saves_folders(trainer):
+            self._averages_in = f"optimizer_{len(trainer.optimizers)}"
         # Copied into memory of the fit's device and dtype: tensors of a checkpoint are not written into.
         saved = self._averages
         self._averages = {}
-        for name, param in self._masked.params.items():
+        for name, param in self._masked.parts.items():
             self._averages[name] = averages_like(param, self._dtype)
             if self.beta2 == 1:  # an uncertainty that never moves: sensitivity alone ranks
                 self._averages[name].uncertainty.fill_(1)
@@ -131,11 +137,11 @@ class PLATON(MaskCallback):
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         if not self._saw_gradients:
-            grads = (_dense(param.grad) for param in self._masked.params.values() if param.grad is not None)
+            grads = (_dense(param.grad) for param in self._masked.parts.values() if param.grad is not None)
             # Without looking at entries it ends at the first gradient, and costs nothing.
             self._saw_gradients = any(not self._is_blind or _has_entries(grad) for grad in grads)
 
-    def observe(self, params: Mapping[str, nn.Parameter], step: int) -> None:
+    def observe(self, params: Mapping[str, Tensor], step: int) -> None:
         grads = {name: _dense(param.grad) for name, param in params.items()}
         present = [grad for grad in grads.values() if grad is not None]
         if self._saw_gradients and not (any(map(_has_entries, present)) if self._is_blind else present):
@@ -146,7 +152,9 @@ class PLATON(MaskCallback):
         self._saw_gradients = False
         self._counts = None
         if present:  # else `training_step` gave no loss for this batch
-            self._counts, is_any = _looked_at(present)
+            # A step counts for all shards or for none: 8 bytes are sent.
+            odd, filled = self._masked.shards.sum(torch.stack(_looked_at(present)))
+            self._counts, is_any = odd.eq(0).int(), filled.ne(0).int()
             self._unread.append((step, torch.stack((self._counts, is_any))))
             missing = {name for name, grad in grads.items() if grad is None} - self._without_gradient
             if missing and bool(self._counts):
@@ -173,19 +181,19 @@ class PLATON(MaskCallback):
         if not due:
             self._add(params, opens=ends)
 
-    def find_masks(self, params: Mapping[str, nn.Parameter], sparsity: float, within: Masks | None) -> Masks:
+    def find_masks(self, params: Mapping[str, Tensor], sparsity: float, within: Masks | None) -> Masks:
         """As of every callback; where windows ended, the next ones open afterwards."""
         masks = super().find_masks(params, sparsity, within)
         if self.step % self.interval == 0:
             self._add(params, opens=True)
         return masks
 
-    def scores(self, params: Mapping[str, nn.Parameter], step: int) -> dict[str, Tensor]:
+    def scores(self, params: Mapping[str, Tensor], step: int) -> dict[str, Tensor]:
         """Where windows have ended, their memory holds the scores: four bytes per weight less at the peak."""
         ended = step % self.interval == 0
         return {name: averages.window if ended else score(averages) for name, averages in self._averages.items()}
 
-    def bytes_per_weight(self, param: nn.Parameter) -> int:
+    def bytes_per_weight(self, param: Tensor) -> int:
         average = averages_like(param.new_empty(0), self._dtype).window.element_size()
         return super().bytes_per_weight(param) + 3 * average
 
@@ -199,11 +207,49 @@ class PLATON(MaskCallback):
         self._read()
         if not self.save_state:
             return {}
-        fields = {field: {n: getattr(a, field) for n, a in self._averages.items()} for field in Averages._fields}
-        averages = {field: cloned(tensors) for field, tensors in fields.items()}
-        return {"averages": averages, "observed_from": self._observed_from, "silent": sorted(self._silent)}
+        noted = {"observed_from": self._observed_from, "silent": sorted(self._silent)}
+        if self._averages_in is not None:
+            return {"averages_in": self._averages_in, **noted}
+        shards = self._masked.shards
+        gathered = {f: dict(shards.on_first(each)) if shards else cloned(each) for f, each in self._fields().items()}
+        return {"averages": gathered, **noted}
+
+    def _fields(self) -> dict[str, dict[str, Tensor]]:
+        return {field: {n: getattr(a, field) for n, a in self._averages.items()} for field in Averages._fields}
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """As of every callback; in a folder each rank saves its part of the averages, as optimizers do."""
+        super().on_save_checkpoint(trainer, pl_module, checkpoint)
+        if self.save_state and self._averages_in is not None:
+            states = checkpoint["optimizer_states"]
+            if len(states) == len(trainer.optimizers):  # one more, of all callbacks together
+                states.append({})
+            states[-1][self.state_key] = self._sharded()
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Note which checkpoint it is."""
+        self._folder = str(trainer.ckpt_path)
+
+    def _sharded(self) -> dict[str, dict[str, Any]]:
+        sharded = self._masked.shards.sharded
+        return {field: {n: sharded(n, part) for n, part in each.items()} for field, each in self._fields().items()}
+
+    def _load_from_folder(self, key: str) -> None:
+        """Read this rank's part of the averages from a checkpoint that is a folder, of any number of ranks."""
+        from torch.distributed.checkpoint.state_dict_loader import load
+
+        self._averages = {name: averages_like(part, self._dtype) for name, part in self._masked.parts.items()}
+        # In place: what is sharded shares the averages' memory.
+        load({key: {self.state_key: self._sharded()}}, checkpoint_id=self._folder)
+        for field, tensors in self._fields().items():
+            if odd := [name for name, tensor in tensors.items() if not tensor.isfinite().all()]:
+                raise LotteryError(f"The checkpoint's averages are finite numbers, the {field} of '{odd[0]}' is not.")
 
     def load_method_state(self, state: Mapping[str, Any]) -> None:
+        if "averages_in" in state and self._masked.shards:
+            self._load_from_folder(state["averages_in"])
+            self._note(state)
+            return
         if "averages" not in state:
             self._averages, self._observed_from = {}, None
             rank_zero_warn(f"{self.label} resumes at step {self.step} with its masks, but without its averages.")
@@ -211,7 +257,11 @@ class PLATON(MaskCallback):
         fields = [state["averages"][field] for field in Averages._fields]
         for tensors in fields:
             check_tensors(tensors, self._masked.params, "averages")
-        self._averages = {name: Averages(*(tensors[name] for tensors in fields)) for name in self._masked.params}
+        part = self._masked.shards.part
+        self._averages = {name: Averages(*(part(name, each[name]) for each in fields)) for name in self._masked.params}
+        self._note(state)
+
+    def _note(self, state: Mapping[str, Any]) -> None:
         self._observed_from = (
             state["observed_from"] if state["observed_from"] is None else index(state["observed_from"])
         )
@@ -222,7 +272,7 @@ class PLATON(MaskCallback):
         last_fold = step - step % self.interval
         return super()._is_due(step) and self._observed_from is not None and last_fold > self._observed_from
 
-    def _add(self, params: Mapping[str, nn.Parameter], *, opens: bool) -> None:
+    def _add(self, params: Mapping[str, Tensor], *, opens: bool) -> None:
         """This step's observation; a step without finite gradients has none."""
         counts = self._counts
         # On the host the number is known now, and a step that does not count adds no gradient. On a device nobody waits
@@ -252,18 +302,20 @@ class PLATON(MaskCallback):
 
 
 def _looked_at(grads: list[Tensor]) -> tuple[Tensor, Tensor]:
-    """Whether every entry is finite, and whether any is not zero, as 1 or 0: on the device, so that no step waits.
+    """Whether any entry is not finite, and whether any is not zero, as 1 or 0: on the device, so that no step waits.
 
     The largest absolute value tells. On the host sums are faster, but may overflow or cancel, so that one has to look
     again.
     """
     if not _on_host(grads[0]):
-        largest = torch.nn.utils.get_total_norm(grads, torch.inf)
-        return largest.isfinite().int(), largest.ne(0).int()
+        largest = torch.nn.utils.get_total_norm(
+            [grad for grad in grads if grad.numel()] or [grads[0].new_zeros(1)], torch.inf
+        )
+        return largest.isfinite().logical_not().int(), largest.ne(0).int()
     sums = [float(grad.sum()) for grad in grads]
     finite = all(math.isfinite(total) or bool(grad.isfinite().all()) for total, grad in zip(sums, grads, strict=True))
     is_any = any(sums) or any(map(_has_entries, grads))
-    return torch.tensor(int(finite), dtype=torch.int32), torch.tensor(int(is_any), dtype=torch.int32)
+    return torch.tensor(int(not finite), dtype=torch.int32), torch.tensor(int(is_any), dtype=torch.int32)
 
 
 def _has_entries(grad: Tensor | None) -> bool:

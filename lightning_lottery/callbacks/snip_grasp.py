@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.modules.dropout import _DropoutNd
 
 from lightning_lottery.checks import check_positive
@@ -57,7 +57,7 @@ class _ByLoss(OneShot):
         hint = "; in training mode, by `train_mode=True`, another part of the network may run"
         return "" if self.train_mode else hint
 
-    def scores(self, params: Mapping[str, nn.Parameter], step: int) -> dict[str, Tensor]:
+    def scores(self, params: Mapping[str, Tensor], step: int) -> dict[str, Tensor]:
         # At least float32: gradients of half precision would tie, or vanish.
         wide = reduce(torch.promote_types, (param.dtype for param in params.values()), torch.float32)
         # A detector has a loss in training mode only; a module that casts its own input runs in its own dtypes only.
@@ -89,9 +89,7 @@ class _ByLoss(OneShot):
             "by `at_step`, try the other `train_mode`, or prune by SynFlow, which needs no loss."
         ) from errors[0]
 
-    def _scores(
-        self, params: Mapping[str, nn.Parameter], dtype: torch.dtype | None, train_mode: bool
-    ) -> dict[str, Tensor]:
+    def _scores(self, params: Mapping[str, Tensor], dtype: torch.dtype | None, train_mode: bool) -> dict[str, Tensor]:
         assert self._trainer is not None
         with untouched(self._trainer, dtype) as module:
             for child in module.modules():

@@ -123,7 +123,7 @@ class SynFlow(OneShot):
             "bypass": ", ".join(self.bypass),
         }
 
-    def find_masks(self, params: Mapping[str, nn.Parameter], sparsity: float, within: Masks | None) -> Masks:
+    def find_masks(self, params: Mapping[str, Tensor], sparsity: float, within: Masks | None) -> Masks:
         """The masks of the last iteration."""
         first = next(iter(params.values()))
         if (widest := widest_dtype(first.device)) != torch.float64:
@@ -155,7 +155,7 @@ class SynFlow(OneShot):
         ) from errors[0]
 
     def _last_masks(
-        self, dtype: torch.dtype | None, params: Mapping[str, nn.Parameter], sparsity: float, within: Masks | None
+        self, dtype: torch.dtype | None, params: Mapping[str, Tensor], sparsity: float, within: Masks | None
     ) -> Masks:
         assert self._trainer is not None
         with untouched(self._trainer, dtype) as module:

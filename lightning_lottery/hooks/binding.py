@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.hooks.left_out import held_by
 from lightning_lottery.scope import FROZEN, UNTRAINED, Candidate, named_parameters, ties
+from lightning_lottery.shards import reshard
 
 
 class Binding:
@@ -57,7 +58,10 @@ class Binding:
         Raises:
             LotteryError: One is gone, has another shape, or is tied no more.
         """
-        if all(holder.get(leaf) is held for holder, leaf, held in self._places):
+        if self._is_as_bound():
+            return None
+        reshard(self._module)
+        if self._is_as_bound():
             return None
         before, present = self.params, named_parameters(self._module)
         for name, param in before.items():
@@ -74,6 +78,9 @@ class Binding:
             )
         self._bind({name: present[name] for name in before})
         return self.params
+
+    def _is_as_bound(self) -> bool:
+        return all(holder.get(leaf) is held for holder, leaf, held in self._places)
 
     def _ties_of(self, params: Mapping[str, nn.Parameter]) -> dict[str, str]:
         """Further names of tied parameters of ours, each to the first one, as the module is now."""

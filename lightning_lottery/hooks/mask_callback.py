@@ -5,6 +5,7 @@ import weakref
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
@@ -14,9 +15,10 @@ from torch.optim import Optimizer
 
 from lightning_lottery.checks import check_count, check_word, is_number
 from lightning_lottery.errors import LotteryError
-from lightning_lottery.files import Location, hash_of_tensors, write_image, write_table
+from lightning_lottery.files import Location, write_image, write_table
 from lightning_lottery.functional.masks import Masks, Scores, keep_top, overlap
 from lightning_lottery.functional.schedules import Schedule
+from lightning_lottery.functional.sharded import keep_top_of_shards
 from lightning_lottery.hooks.boards import Charts, lay_out, write_text
 from lightning_lottery.hooks.clock import (
     StepClock,
@@ -32,10 +34,11 @@ from lightning_lottery.hooks.left_out import copies, missed
 from lightning_lottery.hooks.loggers import draw_to_all, folder_of, log_to_all, takes_figures
 from lightning_lottery.hooks.masked import Masked, check_agreement, cloned
 from lightning_lottery.hooks.named import NamedCallback
-from lightning_lottery.hooks.resuming import check_state, check_tensors, reading_state, start_clock
-from lightning_lottery.hooks.strategies import refuse_sharding
+from lightning_lottery.hooks.resuming import check_state, masks_in, reading_state, start_clock
+from lightning_lottery.hooks.strategies import refuse_copies, refuse_other_sharding, refuse_sharding, restores_late
 from lightning_lottery.hooks.upkeep import Upkeep
 from lightning_lottery.scope import Candidate, Scope, named_parameters, size_of, ties
+from lightning_lottery.shards import is_sharded, local, reshard
 from lightning_lottery.ticket import Ticket, ticket_of, versions
 
 STATE_VERSION = 1
@@ -69,6 +72,9 @@ class MaskCallback(NamedCallback):
 
     follows_scope: ClassVar[bool] = True
     """Whether the scope says which parameters get masks; otherwise a ticket does."""
+
+    knows_shards: ClassVar[bool] = False
+    """Whether the method works by entries, so that under FSDP2 each rank can do it for its shards."""
 
     lottery_order: ClassVar[int] = 1
     """Acts after all callbacks that may write weights."""
@@ -123,29 +129,41 @@ class MaskCallback(NamedCallback):
         self._dead: set[str] = set()
         self._is_shown = False
         self._history = History()
+        self._written: Location | None = None  # the ticket, once a fit of shards has ended
 
     # What a method says.
 
-    def observe(self, params: Mapping[str, nn.Parameter], step: int) -> None:
+    def observe(self, params: Mapping[str, Tensor], step: int) -> None:
         """See one optimizer step that happened: weights are stepped, gradients alive, unscaled and clipped.
 
-        Where removed weights are frozen, their gradients may be anything.
+        Where removed weights are frozen, their gradients may be anything. Of sharded parameters it sees this rank's
+        parts, as ``scores`` does.
         """
 
-    def look_at_gradients(self, params: Mapping[str, nn.Parameter], optimizer: Optimizer) -> None:
+    def look_at_gradients(self, params: Mapping[str, Tensor], optimizer: Optimizer) -> None:
         """See gradients before an optimizer's step, those of removed weights too: not yet clipped, nor masked."""
 
-    def scores(self, params: Mapping[str, nn.Parameter], step: int) -> Scores:
+    def scores(self, params: Mapping[str, Tensor], step: int) -> Scores:
         """Scores for the mask that is due after optimizer step ``step``."""
         raise NotImplementedError
 
-    def find_masks(self, params: Mapping[str, nn.Parameter], sparsity: float, within: Masks | None) -> Masks:
+    def find_masks(self, params: Mapping[str, Tensor], sparsity: float, within: Masks | None) -> Masks:
         """The masks that are due now; removed entries come back only where ``within`` is None."""
         scores = self.scores(params, self.step)
         if scores.keys() != params.keys():
             odd = sorted(scores.keys() ^ params.keys())
             raise LotteryError(
                 f"{self.label}: `scores` gives one tensor for each weight in scope, which '{odd[0]}' is not."
+            )
+        if shards := self._masked.shards:
+            return keep_top_of_shards(
+                scores,
+                sparsity,
+                sum_over_ranks=shards.sum,
+                rank=shards.rank,
+                ranks=shards.ranks,
+                within=within,
+                per=self.per,
             )
         return keep_top(scores, sparsity, within=within, per=self.per)
 
@@ -182,8 +200,8 @@ class MaskCallback(NamedCallback):
         ]
 
     def starting_masks(self, params: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
-        """The masks before the first optimizer step: everything is kept."""
-        return {name: torch.ones_like(param, dtype=torch.bool) for name, param in params.items()}
+        """The masks before the first optimizer step, this rank's parts: everything is kept."""
+        return {name: torch.ones_like(local(param), dtype=torch.bool) for name, param in params.items()}
 
     def begin_method(self, trainer: Trainer, schedule: Schedule | None) -> None:
         """Prepare and validate once parameters, masks and the schedule in steps are known, before any step."""
@@ -207,7 +225,7 @@ class MaskCallback(NamedCallback):
         """What is removed when: a table."""
         return schedule_sheet(schedule, self.interval, self.parameters)
 
-    def bytes_per_weight(self, param: nn.Parameter) -> int:
+    def bytes_per_weight(self, param: Tensor) -> int:
         """Memory the method adds for each entry of a parameter in scope, checkpoints aside."""
         return 1
 
@@ -216,19 +234,24 @@ class MaskCallback(NamedCallback):
     def explanation(self, module: nn.Module) -> Explanation:
         """What is about to be pruned, when, and at what cost, once a fit has begun."""
         masked, schedule = self.parameters, self._resolved
-        added = sum(param.numel() * self.bytes_per_weight(param) for param in masked.values())
-        each = added / sum(param.numel() for param in masked.values())
+        weights = {name: local(param).numel() for name, param in masked.items()}
+        added = sum(weights[name] * self.bytes_per_weight(local(param)) for name, param in masked.items())
+        each = added / max(1, sum(weights.values()))
+        where = f" to this rank of {self._masked.shards.ranks}" if self._masked.shards else ""
         return Explanation(
             self.label,
             parameters_sheet(self.label, self.candidates(module), masked, self._ties),
             self.warnings(module),
             None if schedule is None else self.plan_sheet(schedule),
-            f"Memory that {self.label} adds: {added / 2**20:.2f} MiB ({each:.1f} bytes per weight).",
+            f"Memory that {self.label} adds{where}: {added / 2**20:.2f} MiB ({each:.1f} bytes per weight).",
         )
 
     @property
     def masks(self) -> dict[str, Tensor]:
-        """Parameter name to bool tensor, ``True`` = kept; tied parameters under their first name."""
+        """Parameter name to bool tensor, ``True`` = kept; tied parameters under their first name.
+
+        Of sharded ones what this rank holds.
+        """
         return dict(self._masked.masks)
 
     @property
@@ -256,18 +279,22 @@ class MaskCallback(NamedCallback):
         return self._upkeep.masked
 
     def ticket(self) -> Ticket:
-        """The present masks and their provenance.
+        """The present masks and their provenance; of sharded ones, those that the fit ended with.
 
         Raises:
-            LotteryError: There are no masks yet.
+            LotteryError: There are no masks yet, or no file of sharded ones.
         """
         if not self._model_size:
             raise LotteryError(
                 f"{self.label} has no masks yet: they begin with `fit`. One in spawned processes leaves them in the "
                 f"run's {self._ticket_file} only."
             )
-        self._hash_weights()
-        return ticket_of(self._masked.masks, self._ties, self._model_size, self.provenance())
+        if not self._masked.shards:
+            self._hash_weights()
+            return ticket_of(self._masked.masks, self._ties, self._model_size, self.provenance())
+        if self._written is None:
+            raise LotteryError(f"{self.label}: ranks hold parts of the masks, and put them together when the fit ends.")
+        return Ticket.load(self._written)
 
     # Hooks, in the order in which Lightning calls them.
 
@@ -279,7 +306,7 @@ class MaskCallback(NamedCallback):
         if trainer.global_step == 0:  # otherwise a second `fit` of the same Trainer, which goes on
             self._reset()
         refuse_another_module(self._fitted, pl_module, self.label)
-        refuse_sharding(trainer, self.label)
+        (refuse_other_sharding if self.knows_shards else refuse_sharding)(trainer, self.label)
         if any(pruner.name == self.name for pruner in self._pruners_beside(trainer)):
             raise LotteryError(
                 f"Two callbacks would both write {self._ticket_file}: give {self.label} a `name` of its own."
@@ -290,6 +317,21 @@ class MaskCallback(NamedCallback):
             self._history = History(is_kept=trainer.is_global_zero)
         self._fitted = weakref.ref(pl_module)
         self._upkeep.meet(trainer.optimizers)
+        self._take_up(trainer, pl_module)
+        if "initial_weights" not in self._weights_hash:
+            self._weights_hash["initial_weights"] = self._masked.shards.hash(self._masked.params)
+        rank_zero_info(f"{self.label}: {self.summary(pl_module)}")
+        for sentence in self.warnings(pl_module):
+            rank_zero_warn(sentence)
+        self._is_planned = False
+        if not comes_later(pl_module) and not restores_late(trainer):
+            self.plan(trainer, pl_module)
+        if self.frozen:
+            self._upkeep.make_true(trainer)  # now for the sanity check, again when the optimizer's state is restored
+
+    def _take_up(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Find the parameters and put masks on them: new ones, those of a fit that goes on, or a checkpoint's."""
+        reshard(pl_module)
         if self._restored is not None and self.follows_scope:
             params = self._saved_params(pl_module, self._restored)
         else:
@@ -302,21 +344,15 @@ class MaskCallback(NamedCallback):
         self._upkeep.bind(
             pl_module, params, trainer.optimizers, self.candidates(pl_module) if self.follows_scope else ()
         )
-        # A second `fit` of the same Trainer goes on with the masks that it has.
-        known = self._masked.masks if self._masked.masks.keys() == params.keys() else self.starting_masks(params)
+        # A second `fit` of the same Trainer goes on with the masks that it has; a ticket's are whole before the first.
+        has_masks = self._masked.masks.keys() == params.keys()
+        has_masks &= bool(self._masked.shards) == any(map(is_sharded, params.values()))
+        known = self._masked.masks if has_masks else self.starting_masks(params)
         self._upkeep.masked = Masked(known, params)
+        refuse_copies(trainer, self._masked.shards, self.label)
         if self._restored is not None:
             with reading_state(self.label):
                 self._restore(self._restored)
-        self._weights_hash.setdefault("initial_weights", hash_of_tensors(params))
-        rank_zero_info(f"{self.label}: {self.summary(pl_module)}")
-        for sentence in self.warnings(pl_module):
-            rank_zero_warn(sentence)
-        self._is_planned = False
-        if not comes_later(pl_module):
-            self.plan(trainer, pl_module)
-        if self.frozen:
-            self._upkeep.make_true(trainer)  # now for the sanity check, again when the optimizer's state is restored
 
     def plan(self, trainer: Trainer, module: LightningModule) -> None:
         """Put the schedule into the optimizer steps of this fit and refuse what cannot end in it, before any step.
@@ -336,6 +372,8 @@ class MaskCallback(NamedCallback):
         self._is_planned = True
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._restored is not None and restores_late(trainer):
+            self._take_up(trainer, pl_module)
         self._upkeep.follow(trainer, self.step, is_promised=self._is_promised)
         self.plan(trainer, pl_module)
         is_new = self.clock.is_new
@@ -367,9 +405,13 @@ class MaskCallback(NamedCallback):
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         if not self.frozen:
             return
-        self.look_at_gradients(self._masked.params, optimizer)
+        self.look_at_gradients(self._masked.parts, optimizer)
         # A method that overrides this hook reads gradients itself, which `gradients_matter` cannot know.
-        does_more = type(self).on_before_optimizer_step is not MaskCallback.on_before_optimizer_step
+        # Of shards what is saved is gathered before anybody is asked, so that there must be nothing to forget.
+        does_more = (
+            bool(self._masked.shards)
+            or type(self).on_before_optimizer_step is not MaskCallback.on_before_optimizer_step
+        )
         if does_more or gradients_matter(trainer, self):
             self._masked.mask_gradients_()
         else:
@@ -383,7 +425,7 @@ class MaskCallback(NamedCallback):
         # Where Lightning steps, it hands on the loss divided by what it accumulates.
         scale = trainer.accumulate_grad_batches if pl_module.automatic_optimization else 1
         self._history.see(self.step, outputs, trainer.log_every_n_steps, scale)  # type: ignore[attr-defined]
-        self.observe(self._masked.params, self.step)
+        self.observe(self._masked.parts, self.step)
         if self._is_due(self.step):
             self._update(trainer)
         elif self._is_held:
@@ -437,14 +479,27 @@ class MaskCallback(NamedCallback):
             rank_zero_warn(f"{self.label}: this fit had no batch to train on, so there is no ticket.")
         elif trainer.fast_dev_run:  # type: ignore[attr-defined]
             rank_zero_info(f"{self.label} writes no ticket in a fast_dev_run.")
-        elif trainer.is_global_zero:
-            path = folder / self._ticket_file
-            self.ticket().save(path)
+        else:
+            self._write_ticket(trainer, folder)
+
+    def _write_ticket(self, trainer: Trainer, folder: Location) -> None:
+        """Write the ticket, and the picture where there is one. Collective where parameters are sharded."""
+        shards, path = self._masked.shards, folder / self._ticket_file
+        masks = {}
+        if shards:
+            self._hash_weights()
+            masks = dict(shards.on_first(self._masked.masks))
+        if trainer.is_global_zero:
+            whole = ticket_of(masks, self._ties, self._model_size, self.provenance()) if shards else self.ticket()
+            whole.save(path)
             rank_zero_info(f"{self.label}: sparsity {self.sparsity:.4f} of the scope; the ticket is '{path}'.")
             if self._has_pruned:
                 rows = self._history.rows([*self._masked.counts])
                 write_table(folder / f"{self.named('pruning')}.csv", rows, "history of masks", columns=COLUMNS)
                 self._write_pictures(trainer, folder)
+        if shards:
+            trainer.strategy.barrier()  # no rank reads the file before it is there
+            self._written = path
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Mask what is saved: another callback may have put averaged weights there."""
@@ -453,7 +508,8 @@ class MaskCallback(NamedCallback):
             self._masked.mask_checkpoint(checkpoint, self._ties)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        self._hash_weights()
+        if not self._masked.shards:  # of those it was done when the ticket was written: every rank has to take part
+            self._hash_weights()
         self._upkeep.end()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
@@ -467,13 +523,22 @@ class MaskCallback(NamedCallback):
             "method": self.method_name,
             "settings": self.settings(),
             "clock": self.clock.state_dict(),
-            "masks": cloned(self._masked.masks),
+            **self._saved_masks(),
             "target": self._target,
             "between": None if self._resolved is None else [int(self._resolved.begin), int(self._resolved.end)],
             "weights_hash": dict(self._weights_hash),
             "history": self._history.state_dict(),
             **self.method_state(),
         }
+
+    def _saved_masks(self) -> dict[str, Any]:
+        """Whole masks; of sharded ones packed to bits, on the first rank. Collective there."""
+        if not (shards := self._masked.shards):
+            return {"masks": cloned(self._masked.masks)}
+        packed, shapes = {}, {}
+        for name, mask in shards.on_first(self._masked.masks):
+            packed[name], shapes[name] = torch.from_numpy(np.packbits(mask.numpy())), list(mask.shape)
+        return {"masks": packed, "shapes": shapes}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         if not self._is_fitting:
@@ -494,15 +559,14 @@ class MaskCallback(NamedCallback):
 
     def _restore(self, state: Mapping[str, Any]) -> None:
         """Take over a checkpoint's state, known to be of this method and scope, once the parameters are known."""
-        params, saved = self._masked.params, state["masks"]
-        check_tensors(saved, params, "masks")
+        params, masks = self._masked.params, masks_in(state, self._masked)
         self.clock.load_state_dict(state["clock"])
         self._target = state["target"]
         if not is_number(self._target) or not 0 <= self._target <= 1:
             raise LotteryError(f"The checkpoint's sparsity is none: {self._target!r}.")
         if self.schedule is not None:  # in the steps of the fit it began in: a longer one does not bring weights back
             self._resolved = self.schedule.over(*state["between"])
-        self._upkeep.masked = Masked({name: saved[name].clone() for name in params}, params)
+        self._upkeep.masked = Masked(masks, params)
         self._weights_hash = dict(state["weights_hash"])
         if "history" in state:  # earlier versions kept none: then it begins here
             self._history.load_state_dict(state["history"], len(params))
@@ -533,14 +597,13 @@ class MaskCallback(NamedCallback):
     def _update(self, trainer: Trainer) -> None:
         """Find a new mask, install it on every rank alike, and log what changed."""
         assert self._resolved is not None
-        previous, params = self._masked, self._masked.params
-        before = previous.masks
+        previous, before = self._masked, self._masked.masks
         target = self._resolved(self.step)
         with torch.no_grad():
-            masks = self.find_masks(params, target, before if self.frozen else None)
+            masks = self.find_masks(previous.parts, target, before if self.frozen else None)
         self._install(trainer, masks, target)
-        stayed = overlap(masks, before)
-        total = sum(mask.numel() for mask in masks.values())
+        stayed = int(previous.shards.sum(torch.tensor(overlap(masks, before))))
+        total = sum(total for _, total in previous.counts.values())
         kept, kept_before = (sum(m.counts[name][0] for name in masks) for m in (self._masked, previous))
         changes = {"mask/change": (kept + kept_before - 2 * stayed) / total}
         if not self.frozen or kept > stayed:
@@ -549,9 +612,13 @@ class MaskCallback(NamedCallback):
 
     def _install(self, trainer: Trainer, masks: Masks, target: float) -> None:
         """Take over masks that every rank has found alike, made for the sparsity ``target``."""
-        check_agreement(trainer, masks, f"{self.label} at step {self.step}")
+        if not self._masked.shards:
+            check_agreement(trainer, masks, f"{self.label} at step {self.step}")
         self._target = target
         self._upkeep.masked = Masked(masks, self._masked.params)
+        if self._masked.shards:  # one threshold stands for all: what may differ is what ranks were asked for
+            asked = {"asked": torch.tensor([self.step, target], dtype=torch.float64)}
+            check_agreement(trainer, asked, f"{self.label} at step {self.step}")
         self._upkeep.make_true(trainer)
         self._is_shown = False
 
@@ -567,7 +634,7 @@ class MaskCallback(NamedCallback):
 
     def _hash_weights(self) -> None:
         if self._masked.params:
-            self._weights_hash["weights"] = hash_of_tensors(self._masked.params)
+            self._weights_hash["weights"] = self._masked.shards.hash(self._masked.params)
 
     def _log(self, trainer: Trainer, target: float, changes: dict[str, float]) -> None:
         layers = self._masked.counts

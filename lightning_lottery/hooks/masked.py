@@ -16,33 +16,54 @@ from lightning_lottery.frozen import forget_removed_
 from lightning_lottery.functional.masks import Masks, count_each, zero_removed_
 from lightning_lottery.hooks.private import averaged_copy
 from lightning_lottery.scope import named_parameters, plain_name
+from lightning_lottery.shards import Shards, local
 
 
 class Masked:
     """Parameters and their masks, by name; in-place operations make the rest agree. Nothing removed costs nothing.
 
+    Where parameters are sharded, all that is here is of this rank's part, and only counting sends anything.
+
     Args:
-        masks: Parameter name to bool tensor of the parameter's shape, ``True`` = kept.
+        masks: Parameter name to bool tensor of the shape that this rank holds, ``True`` = kept.
         params: The parameters under the same names; without them the masks are only kept.
+        like: The same masks elsewhere, whose counts stay: then nothing is sent. Without it, collective.
     """
 
-    def __init__(self, masks: Masks | None = None, params: Mapping[str, nn.Parameter] | None = None) -> None:
+    def __init__(
+        self,
+        masks: Masks | None = None,
+        params: Mapping[str, nn.Parameter] | None = None,
+        *,
+        like: "Masked | None" = None,
+    ) -> None:
         self.params = dict(params or {})
+        self.shards: Shards = Shards(params) if like is None or params else like.shards
         self.masks = {
             name: mask.to(self.params[name].device) if params else mask for name, mask in (masks or {}).items()
         }
-        self.counts = {name: (kept, self.masks[name].numel()) for name, kept in count_each(self.masks).items()}
-        """How many entries of each are kept, and how many there are."""
+        self.counts: dict[str, tuple[int, int]] = self._counts() if like is None else like.counts
+        """How many entries of each are kept, and how many there are; on all ranks together."""
         kept, total = (sum(numbers) for numbers in zip(*self.counts.values(), strict=True)) if self.counts else (0, 0)
         self.sparsity = 1 - kept / total if total else 0.0
         self.anything_removed = kept < total
+
+    def _counts(self) -> dict[str, tuple[int, int]]:
+        here = [(kept, self.masks[name].numel()) for name, kept in count_each(self.masks).items()]
+        everywhere = self.shards.sum(torch.tensor(here, dtype=torch.int64)).tolist()
+        return {name: (kept, total) for name, (kept, total) in zip(self.masks, everywhere, strict=True)}
+
+    @property
+    def parts(self) -> Mapping[str, Tensor]:
+        """What this rank holds of the parameters, with their gradients."""
+        return {name: local(param) for name, param in self.params.items()} if self.shards else self.params
 
     @torch.no_grad()
     def mask_weights_(self) -> None:
         """Set removed weights to zero, whatever they were; +0.0, so that equal runs have equal bits."""
         if self.anything_removed:
             for name, param in self.params.items():
-                zero_removed_(param, self.masks[name])
+                zero_removed_(local(param), self.masks[name])
 
     @torch.no_grad()
     def mask_gradients_(self) -> None:
@@ -53,7 +74,7 @@ class Masked:
         if self.anything_removed:
             for name, param in self.params.items():
                 if param.grad is not None and not param.grad.is_sparse:
-                    zero_removed_(param.grad, self.masks[name])
+                    zero_removed_(local(param.grad), self.masks[name])
 
     def clear_optimizer_state_(self, optimizers: Iterable[Optimizer]) -> None:
         """Forget momentum and whatever else optimizers keep for each removed weight."""
@@ -66,7 +87,7 @@ class Masked:
         for average in _averaged_copies(callbacks) if self.anything_removed else ():
             params = named_parameters(average)
             for name, mask in self.masks.items():
-                zero_removed_(params[name], mask)
+                zero_removed_(local(params[name]), mask)
 
     @torch.no_grad()
     def mask_checkpoint(self, checkpoint: dict[str, Any], ties: Mapping[str, str]) -> None:
@@ -77,18 +98,26 @@ class Masked:
         for key in checkpoint.keys() & {"state_dict", "current_model_state"} if self.anything_removed else ():
             state = copy(checkpoint[key])  # keeps the versions that a state dict carries beside its tensors
             for name, value in state.items():
-                if (mask := masks.get(plain_name(name))) is not None:
-                    state[name] = zero_removed_(value.clone(), mask)
+                mask = masks.get(plain_name(name))
+                # Of shards the first rank may be given whole tensors, or others none: they are true already.
+                if mask is not None and local(value).shape == mask.shape:
+                    state[name] = value.clone()
+                    zero_removed_(local(state[name]), mask)
             checkpoint[key] = state
 
     def revived(self) -> dict[str, int]:
-        """How many removed weights are not zero, for each parameter where there are any."""
-        counts = {name: int((param.detach().ne(0) & ~self.masks[name]).sum()) for name, param in self.params.items()}
-        return {name: n for name, n in counts.items() if n}
+        """How many removed weights are not zero, for each parameter where there are any; of all ranks. Collective."""
+        counts = [int((part.detach().ne(0) & ~self.masks[name]).sum()) for name, part in self.parts.items()]
+        everywhere = self.shards.sum(torch.tensor(counts, dtype=torch.int64)).tolist()
+        return {name: n for name, n in zip(self.params, everywhere, strict=True) if n}
+
+    def on(self, params: Mapping[str, nn.Parameter]) -> "Masked":
+        """The same masks on parameters that were put in the place of others."""
+        return Masked(self.masks, params, like=self)
 
     def without_params(self) -> "Masked":
         """The masks alone, on the CPU."""
-        return Masked({name: mask.cpu() for name, mask in self.masks.items()})
+        return Masked({name: mask.cpu() for name, mask in self.masks.items()}, like=self)
 
 
 def check_agreement(trainer: Trainer, masks: Masks, what: str) -> None:

@@ -319,6 +319,11 @@ def averaged_copy(callback: Callback) -> nn.Module | None:
     return average if isinstance(average, nn.Module) else None
 
 
+def saves_folders(trainer: Trainer) -> bool:
+    """Whether a Trainer's checkpoints are folders, to which each rank writes its shards."""
+    return bool(getattr(trainer.strategy, "_save_distributed_checkpoint", False))
+
+
 def spawns(trainer: Trainer) -> bool:
     """Whether a Trainer's ranks are forks or spawns of this process."""
     return isinstance(trainer.strategy.launcher, _MultiProcessingLauncher)

@@ -11,7 +11,9 @@ from torch import Tensor
 
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.hooks.clock import StepClock
+from lightning_lottery.hooks.masked import Masked
 from lightning_lottery.hooks.private import restore_loader
+from lightning_lottery.ticket import unpack
 
 
 @contextmanager
@@ -46,16 +48,35 @@ def check_tensors(saved: Mapping[str, Any], like: Mapping[str, Tensor], kind: Li
     Raises:
         LotteryError: Another name, shape or kind.
     """
-    shapes = {name: tuple(tensor.shape) for name, tensor in saved.items()}
-    if shapes != (here := {name: tuple(param.shape) for name, param in like.items()}):
-        odd = sorted(name for name in shapes.keys() | here.keys() if shapes.get(name) != here.get(name))
-        listed = ", ".join(f"{name} {shapes.get(name, 'absent')} for {here.get(name, 'absent')}" for name in odd)
-        raise LotteryError(f"The checkpoint's {kind} do not fit this module: {listed}.")
+    check_shapes({name: tuple(tensor.shape) for name, tensor in saved.items()}, like, kind)
     for name, tensor in saved.items():
         if kind == "masks" and tensor.dtype != torch.bool:
             raise LotteryError(f"The checkpoint's masks are bool tensors, that of '{name}' is {tensor.dtype}.")
         if kind == "averages" and not (tensor.is_floating_point() and bool(tensor.isfinite().all())):
             raise LotteryError(f"The checkpoint's averages are finite numbers, those of '{name}' are not.")
+
+
+def check_shapes(shapes: Mapping[str, tuple[int, ...]], like: Mapping[str, Tensor], kind: str) -> None:
+    """Refuse a checkpoint's tensors whose names and shapes are not those of parameters; as ``check_tensors``."""
+    if shapes != (here := {name: tuple(param.shape) for name, param in like.items()}):
+        odd = sorted(name for name in shapes.keys() | here.keys() if shapes.get(name) != here.get(name))
+        listed = ", ".join(f"{name} {shapes.get(name, 'absent')} for {here.get(name, 'absent')}" for name in odd)
+        raise LotteryError(f"The checkpoint's {kind} do not fit this module: {listed}.")
+
+
+def masks_in(state: Mapping[str, Any], masked: Masked) -> dict[str, Tensor]:
+    """What this rank holds of a checkpoint's masks, which are whole: as bool tensors, or packed to bits by shards.
+
+    Raises:
+        LotteryError: They do not fit the parameters.
+    """
+    saved, params, shards = state["masks"], masked.params, masked.shards
+    if "shapes" not in state:
+        check_tensors(saved, params, "masks")
+        return {name: shards.part(name, saved[name]).clone() for name in params}
+    shapes = {name: tuple(shape) for name, shape in state["shapes"].items()}
+    check_shapes(shapes, params, "masks")
+    return {name: shards.part(name, unpack(saved[name].numpy(), [*shapes[name]])).clone() for name in params}
 
 
 def check_state(state: Mapping[str, Any], version: int, label: str, settings: Mapping[str, Any]) -> None:

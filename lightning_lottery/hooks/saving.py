@@ -1,6 +1,7 @@
 """Checkpoints that are whole or absent, and the callbacks that write them at optimizer steps."""
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from io import BytesIO
@@ -21,8 +22,9 @@ from lightning_lottery.files import Location, location, remove_leftovers, writte
 from lightning_lottery.hooks.clock import StepClock, put_in_order
 from lightning_lottery.hooks.loggers import folder_of
 from lightning_lottery.hooks.named import NamedCallback
+from lightning_lottery.hooks.private import saves_folders
 from lightning_lottery.hooks.resuming import reading_state
-from lightning_lottery.hooks.strategies import refuse_sharding
+from lightning_lottery.hooks.strategies import refuse_other_sharding
 
 
 class SavingCallback(NamedCallback):
@@ -41,7 +43,7 @@ class SavingCallback(NamedCallback):
         self._is_fitting = stage == TrainerFn.FITTING
         if not self._is_fitting:
             return
-        refuse_sharding(trainer, self.label)
+        refuse_other_sharding(trainer, self.label)
         if trainer.global_step == 0:
             self._reset()
 
@@ -163,6 +165,10 @@ def saved_whole(trainer: Trainer, path: Location) -> Iterator[None]:
         LotteryError: It cannot be written.
     """
     strategy = trainer.strategy
+    if saves_folders(trainer):
+        with _saved_folder(trainer, path):
+            yield
+        return
     plugin = strategy.checkpoint_io
     with ExitStack() as unnamed:
         strategy.checkpoint_io = _WholeIO(plugin, unnamed)
@@ -172,6 +178,38 @@ def saved_whole(trainer: Trainer, path: Location) -> Iterator[None]:
         finally:
             strategy.checkpoint_io = plugin
         yield
+
+
+@contextmanager
+def _saved_folder(trainer: Trainer, path: Location) -> Iterator[None]:
+    """The same of a checkpoint that is a folder: one of two beside ``path``, which becomes a link to it.
+
+    No system call puts a folder in the place of another, but one puts a link in the place of a link.
+    """
+    if not isinstance(path, Path):
+        raise LotteryError(f"Under {type(trainer.strategy).__name__} checkpoints are folders, and '{path}' is a URL.")
+    newest = os.readlink(path) if path.is_symlink() else ""
+    number = trainer.strategy.broadcast(0 if newest.endswith(".1") else 1)
+    folder, link = path.with_name(f".{path.name}.{number}"), path.with_name(f".{path.name}.link")
+    if trainer.is_global_zero:
+        shutil.rmtree(folder, ignore_errors=True)  # the last but one, or a part that a killed run left
+    trainer.strategy.barrier()
+    trainer.save_checkpoint(str(folder), weights_only=False)  # with a barrier at its end
+    yield
+    if not trainer.is_global_zero:
+        return
+    try:
+        for file in folder.iterdir():
+            with open(file, "rb") as written:
+                os.fsync(written.fileno())  # else a crash after the switch may leave empty files
+        if path.is_dir() and not path.is_symlink():  # of a run that was copied without its links
+            os.replace(path, path.with_name(f".{path.name}.copy"))
+        link.unlink(missing_ok=True)
+        link.symlink_to(folder.name, target_is_directory=True)
+        os.replace(link, path)
+        shutil.rmtree(path.with_name(f".{path.name}.copy"), ignore_errors=True)
+    except OSError as error:
+        raise LotteryError(f"The checkpoint '{path}' could not be written: {error.strerror or error}.") from error
 
 
 class _WholeIO(TorchCheckpointIO):

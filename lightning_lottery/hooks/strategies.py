@@ -6,6 +6,7 @@ from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelP
 
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.hooks.private import spawns
+from lightning_lottery.shards import Shards
 
 
 def refuse_sharding(trainer: Trainer, who: str) -> None:
@@ -17,8 +18,46 @@ def refuse_sharding(trainer: Trainer, who: str) -> None:
     if isinstance(trainer.strategy, (FSDPStrategy, ModelParallelStrategy, DeepSpeedStrategy)):
         raise MisconfigurationException(
             f"{who} needs whole parameters on every rank, and {type(trainer.strategy).__name__} shards them: use "
-            "strategy='ddp', or one device."
+            "strategy='ddp', or one device. The ticket of that fit can be trained sharded: MaskFreezing works under "
+            "ModelParallelStrategy."
         )
+
+
+def refuse_other_sharding(trainer: Trainer, who: str) -> None:
+    """Refuse strategies that shard parameters in another way than by rows, each over all ranks.
+
+    Raises:
+        MisconfigurationException: The Trainer has such a strategy.
+    """
+    strategy = trainer.strategy
+    use = "ModelParallelStrategy(data_parallel_size=N, tensor_parallel_size=1), with fully_shard in `configure_model`"
+    if isinstance(strategy, (FSDPStrategy, DeepSpeedStrategy)):
+        raise MisconfigurationException(
+            f"{who} does not know the shards of {type(strategy).__name__}: use {use}, or strategy='ddp'."
+        )
+    if isinstance(strategy, ModelParallelStrategy) and strategy.device_mesh["tensor_parallel"].size() > 1:
+        raise MisconfigurationException(
+            f"{who} masks shards of FSDP2, not of tensor parallelism, which this ModelParallelStrategy has (by default "
+            f"on all devices of a node): use {use}."
+        )
+
+
+def refuse_copies(trainer: Trainer, shards: Shards, who: str) -> None:
+    """Refuse a strategy for shards where every rank holds whole parameters: nobody keeps these copies equal.
+
+    Raises:
+        MisconfigurationException: The Trainer has such a strategy.
+    """
+    if isinstance(trainer.strategy, ModelParallelStrategy) and not shards:
+        raise MisconfigurationException(
+            f"{who} finds no sharded parameter under ModelParallelStrategy: call fully_shard(network, "
+            "mesh=self.device_mesh['data_parallel']) in `configure_model`, or use strategy='ddp'."
+        )
+
+
+def restores_late(trainer: Trainer) -> bool:
+    """Whether a fit that goes on from a checkpoint gets it after ``on_fit_start``: some strategies shard first."""
+    return bool(trainer.ckpt_path) and trainer.strategy.restore_checkpoint_after_setup
 
 
 def refuse_spawning(trainer: Trainer) -> None:

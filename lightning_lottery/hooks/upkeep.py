@@ -103,7 +103,7 @@ class Upkeep:
             )
         params = self._binding.find_replaced()
         if params is not None:
-            self.masked = Masked(self.masked.masks, params)
+            self.masked = self.masked.on(params)
             if is_promised:
                 self.make_true(trainer)
         is_changed, joined = self._binding.look(trainer.optimizers)

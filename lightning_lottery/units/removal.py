@@ -13,6 +13,7 @@ from lightning_lottery.errors import LotteryError
 from lightning_lottery.functional.masks import check_sparsity
 from lightning_lottery.functional.random_numbers import random_numbers_kept
 from lightning_lottery.scope import plain_name
+from lightning_lottery.shards import refuse_shards
 from lightning_lottery.ticket import Ticket
 from lightning_lottery.units.groups import groups_of, survey
 from lightning_lottery.units.open_attention import OpenAttention, open_attention_
@@ -79,7 +80,7 @@ def shrink(
     Raises:
         LotteryError: Both or neither of a ticket and fractions, a ticket without masks of units or with one that does
             not fit, fractions or ``tune`` without ``calibration``, fractions of a kind that the model does not have, or
-            nothing to cut.
+            nothing to cut, or parameters that are sharded.
 
     Example:
         >>> layer = nn.TransformerEncoderLayer(8, nhead=2, dim_feedforward=16, batch_first=True)
@@ -87,6 +88,7 @@ def shrink(
         >>> small.linear1, small.linear2.in_features
         (Linear(in_features=8, out_features=4, bias=True), 4)
     """
+    refuse_shards(model, "`shrink`")
     fractions = {"heads": heads, "neurons": neurons, "channels": channels}
     for fraction in fractions.values():
         check_sparsity(fraction)

@@ -1,0 +1,318 @@
+"""What `test_shards.py` starts as a script, as a user would: gloo processes under FSDP2, one fit after another.
+
+Prints `ok` from each rank once everything has held.
+"""
+
+import os
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+from lightning.pytorch import LightningModule, seed_everything
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.strategies import ModelParallelStrategy
+from torch import nn
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
+from torch.distributed.tensor.debug import CommDebugMode
+
+from helpers.projects import RankBatches, trainer
+from helpers.states import same
+from lightning_lottery import (
+    PLATON,
+    ExactResume,
+    LotteryError,
+    MagnitudePruning,
+    MaskFreezing,
+    Scope,
+    Snapshots,
+    Ticket,
+    shrink,
+)
+from lightning_lottery.functional import keep_top
+from lightning_lottery.shards import local
+
+WORDS, STEPS = 11, 12
+EVERYTHING = Scope(types=("Linear", "Embedding"), biases=True)
+
+
+class Block(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.norm, self.qkv, self.out = nn.LayerNorm(6), nn.Linear(6, 18), nn.Linear(6, 6)
+        self.mlp = nn.Sequential(nn.Linear(6, 5), nn.GELU(), nn.Linear(5, 6))
+        self.gate = nn.Linear(6, 1)  # fewer rows than ranks, and a bias of one entry
+
+    def forward(self, x):
+        q, k, v = self.qkv(self.norm(x)).chunk(3, -1)
+        x = x + self.out(torch.softmax(q @ k.transpose(-1, -2), -1) @ v)
+        return x + torch.sigmoid(self.gate(x)) * self.mlp(x)
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embed, self.block, self.head = nn.Embedding(WORDS, 6), Block(), nn.Linear(6, WORDS, bias=False)
+        self.head.weight = self.embed.weight
+
+    def forward(self, x):
+        return self.head(self.block(self.embed(x)))
+
+
+class Small(LightningModule):
+    """A small transformer with tied embeddings."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = Net()
+
+    def configure_model(self):
+        if self.device_mesh is not None and not isinstance(self.net.head.weight, DTensor):
+            for module in (self.net.block, self.net):
+                fully_shard(module, mesh=self.device_mesh["data_parallel"])
+
+    def training_step(self, batch, batch_idx):
+        return nn.functional.cross_entropy(self.net(batch[:, :-1]).flatten(0, 1), batch[:, 1:].flatten())
+
+    def validation_step(self, batch, batch_idx):
+        self.log("val_loss", self.training_step(batch, batch_idx), sync_dist=True)
+
+    def configure_optimizers(self):
+        return torch.optim.AdamW(self.parameters(), lr=1e-2, weight_decay=0.1)
+
+
+class Texts(RankBatches):
+    """Every rank draws the same batches, so that gradients are those of one process to the bit; or each its own."""
+
+    def __init__(self, alike=True, **given):
+        super().__init__(**given)
+        self.alike = alike
+
+    def __iter__(self):
+        start, self._start = self._start, 0
+        rank = 0 if self.alike or not torch.distributed.is_initialized() else torch.distributed.get_rank()
+        for k in range(start, len(self)):
+            self._next = k + 1
+            seed = 1_000_000 * rank + 10_000 * self.seed + 100 * self.epoch + k
+            yield torch.randint(WORDS, (4, 7), generator=torch.Generator().manual_seed(seed))
+
+
+def whole(tensor):
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+class Look(Callback):
+    """Masks and weights after every batch, whole; removed weights are looked for wherever somebody may look."""
+
+    lottery_order = 3
+
+    def __init__(self, callback, frozen):
+        self.callback, self.frozen, self.masks, self.weights = callback, frozen, [], {}
+
+    def on_train_start(self, trainer, module):
+        memory = self.callback.explanation(module).memory
+        assert (f"adds to this rank of {trainer.world_size}" in memory) == (trainer.world_size > 1), memory
+
+    def on_train_batch_end(self, trainer, module, *_):
+        shards = self.callback._masked.shards
+        self.masks.append({name: shards.whole(name, mask).clone() for name, mask in self.callback.masks.items()})
+        self._look(trainer, module)
+
+    def _look(self, trainer, module):
+        if self.frozen and self.callback.step:
+            masks = self.callback.masks
+            for name, part in self.callback._masked.parts.items():
+                assert not part.detach()[~masks[name]].any(), f"{name} came back"
+
+    on_validation_start = on_train_batch_start = lambda self, trainer, module, *_: self._look(trainer, module)
+
+    def on_fit_end(self, trainer, module):
+        self.weights = {name: whole(param).detach().clone() for name, param in module.named_parameters()}
+
+
+def fit(folder, *callbacks, ranks=2, alike=True, ckpt=None, **given):
+    seed_everything(1, verbose=False)
+    sharded = {"strategy": ModelParallelStrategy(data_parallel_size=ranks, tensor_parallel_size=1), "devices": ranks}
+    settings = {"max_epochs": 3, "use_distributed_sampler": False, **(sharded if ranks else {})}
+    fitted = trainer(folder, *callbacks, **(settings | given))
+    fitted.fit(Small(), Texts(alike), Texts(batches=1, seed=9), ckpt_path=ckpt)
+    return fitted
+
+
+def ticket():
+    generator = torch.Generator().manual_seed(0)
+    params = EVERYTHING.select(Small())
+    masks = {name: torch.rand(param.shape, generator=generator) < 0.4 for name, param in params.items()}
+    return Ticket(masks)
+
+
+CALLBACKS = {
+    "MaskFreezing": lambda: MaskFreezing(ticket()),
+    "MagnitudePruning": lambda: MagnitudePruning(0.7, interval=2, begin=1, end=9, scope=EVERYTHING),
+    "MagnitudePruning per tensor": lambda: MagnitudePruning(
+        0.7, interval=3, begin=0, end=9, per="tensor", scope=EVERYTHING
+    ),
+    "PLATON": lambda: PLATON(0.7, interval=2, begin=1, end=9, scope=EVERYTHING),
+    "PLATON per tensor": lambda: PLATON(0.7, interval=1, begin=2, end=7, per="tensor", scope=EVERYTHING),
+}
+
+
+def say(*words):
+    print(*words, flush=True)
+
+
+def one_process(folder):
+    """What every callback does in one process: before any ranks are started."""
+    results = {}
+    for name, make in CALLBACKS.items():
+        callback = make()
+        look = Look(callback, callback.frozen)
+        saves = ModelCheckpoint(dirpath=folder / name, filename="{step}", every_n_train_steps=5, save_top_k=-1)
+        fit(folder / name, callback, look, saves, ranks=0, enable_checkpointing=True)
+        results[name] = (look, callback.ticket())
+    return results
+
+
+def laws(name, folder, reference, ranks, ckpts):
+    """The same masks and weights as one process has, at every step, and from every checkpoint on."""
+    expected, whole_ticket = reference
+    callback = CALLBACKS[name]()
+    look = Look(callback, callback.frozen)
+    saves = ModelCheckpoint(dirpath=folder / "points", filename="{step}", every_n_train_steps=5, save_top_k=-1)
+    fitted = fit(folder, callback, look, saves, ranks=ranks, enable_checkpointing=True)
+    assert fitted.world_size == ranks and callback.step == STEPS == len(look.masks)
+    for step, (masks, alone) in enumerate(zip(look.masks, expected.masks, strict=True), start=1):
+        assert same(masks, alone), f"{name}: other masks than one process's at step {step}"
+    assert same(look.weights, expected.weights), f"{name}: other weights than one process's"
+    written = callback.ticket()
+    assert same(written.masks, whole_ticket.masks) and written.ties == whole_ticket.ties
+    assert written.sparsity == callback.sparsity == whole_ticket.sparsity
+    module = fitted.lightning_module
+    with torch.no_grad():
+        for param in module.parameters():
+            param.fill_(1.0)
+    whole_ticket.apply(module)
+    assert all(same(whole(module.get_parameter(n)).ne(0), mask) for n, mask in whole_ticket.masks.items())
+    try:
+        shrink(module, whole_ticket)
+    except LotteryError as error:
+        assert "needs whole weights" in str(error)
+    else:
+        raise AssertionError("shards were shrunk")
+    for ckpt in (folder / "points" / "step=5.ckpt", *ckpts):
+        again = CALLBACKS[name]()
+        look_again = Look(again, again.frozen)
+        fit(folder / "again", again, look_again, ranks=ranks, ckpt=ckpt)
+        left = len(look_again.masks)
+        assert 0 < left < STEPS and same(look_again.masks, expected.masks[-left:]), f"{name}: masks after {ckpt}"
+        assert same(look_again.weights, expected.weights), f"{name}: weights after {ckpt}"
+    say(name, "holds the laws")
+
+
+class Killed(Callback):
+    """Ends a fit in the middle, without a word to anybody."""
+
+    def on_train_batch_start(self, trainer, *_):
+        if trainer.global_step == 8:
+            raise KeyError("killed")
+
+
+def goes_on(folder, reference, ranks, earlier):
+    """A run that was ended goes on from the newest checkpoint that took its name, and from a snapshot."""
+    saves = [ExactResume(interval=1), Snapshots([6])]
+    with suppress(KeyError):
+        fit(folder, CALLBACKS["PLATON"](), *saves, Killed(), ranks=ranks)
+    newest = folder / "resume.ckpt"
+    assert newest.is_symlink() and torch.load(newest / "meta.pt", weights_only=True)["global_step"] == 7
+    for ckpt in (newest, folder / "snapshots" / "step=6.ckpt", *earlier):
+        callback = CALLBACKS["PLATON"]()
+        look = Look(callback, callback.frozen)
+        fit(folder / "again", callback, look, ExactResume(interval=3), ranks=ranks, ckpt=ckpt)
+        left = len(look.masks)
+        assert 4 < left < 7 and same(look.masks, reference.masks[-left:]), f"masks after {ckpt}"
+        assert same(look.weights, reference.weights), f"weights after {ckpt}"
+    say("goes on")
+
+
+class Recorded(PLATON):
+    """Whole scores beside the masks that were made of their shards."""
+
+    def _reset(self):
+        super()._reset()
+        self.pairs = []
+
+    def find_masks(self, params, sparsity, within):
+        shards, scores = self._masked.shards, self.scores(params, self.step)
+        whole_scores = {name: shards.whole(name, score).clone() for name, score in scores.items()}
+        masks = super().find_masks(params, sparsity, within)
+        whole_masks = {name: shards.whole(name, mask).clone() for name, mask in masks.items()}
+        self.pairs.append((keep_top(whole_scores, sparsity, per=self.per), whole_masks))
+        return masks
+
+
+def replayed(folder, ranks):
+    """Where every rank has batches of its own, masks are those of the whole scores."""
+    for per in ("all", "tensor"):
+        callback = Recorded(0.7, interval=2, begin=1, end=9, scope=EVERYTHING, per=per)
+        fit(
+            folder / per,
+            callback,
+            ranks=ranks,
+            alike=False,
+            gradient_clip_val=0.1,
+            accumulate_grad_batches=2,
+            max_epochs=6,
+        )
+        assert len(callback.pairs) == 7 and all(same(*pair) for pair in callback.pairs)
+    say("scores replayed")
+
+
+def counted(folder, ranks, *callbacks):
+    """How often a fit gathers tensors: FSDP2's own gathers, and those of whole tensors from DTensors."""
+    with CommDebugMode() as sent:
+        fit(folder, *callbacks, ranks=ranks)
+    counts = {str(kind): n for kind, n in sent.get_comm_counts().items()}
+    return counts.get("c10d._allgather_base_", 0), counts.get("c10d_functional.all_gather_into_tensor", 0)
+
+
+def sends_little(folder, ranks):
+    """No weight is gathered beyond what FSDP2 does; a ticket's masks are, one by one, when the fit ends."""
+    callback = CALLBACKS["PLATON"]()
+    (dense, no_masks), (masked, masks) = counted(folder / "dense", ranks), counted(folder / "masked", ranks, callback)
+    assert (no_masks, masks) == (0, len(callback.masks))
+    # After each of the three validations a copy of the outer module's weights is let go, and gathered once more.
+    assert masked - dense == 3, (dense, masked)
+    say("little is sent")
+
+
+class OneIsNaN(Callback):
+    """The gradient of one entry, which the last rank holds, is none in one step."""
+
+    def on_before_optimizer_step(self, trainer, module, optimizer):
+        if trainer.global_step == 4 and trainer.global_rank == trainer.world_size - 1:
+            local(module.net.block.qkv.weight.grad)[-1, -1] = torch.nan
+
+
+def with_nan(folder, ranks):
+    """Masks after every step, where one step has no gradient to look at: it counts for no shard."""
+    callback = CALLBACKS["PLATON"]()
+    look = Look(callback, callback.frozen)
+    fit(folder, callback, look, OneIsNaN(), ranks=ranks)
+    return look.masks
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    FOLDER, RANKS, EARLIER = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]
+    alone = FOLDER / f"alone-{os.environ.get('LOCAL_RANK', 0)}"  # each rank runs this script from its beginning
+    references, masks_with_nan = one_process(alone), with_nan(alone, 0)
+    for name in CALLBACKS:
+        points = [FOLDER / "alone-0" / name, *(Path(earlier) / name / "points" for earlier in EARLIER)]
+        laws(name, FOLDER / name, references[name], RANKS, [point / "step=10.ckpt" for point in points])
+    assert same(with_nan(FOLDER / "nan", RANKS), masks_with_nan)
+    killed = [Path(earlier) / "killed" / "resume.ckpt" for earlier in EARLIER]
+    goes_on(FOLDER / "killed", references["PLATON"][0], RANKS, killed)
+    replayed(FOLDER / "replayed", RANKS)
+    sends_little(FOLDER / "sends", RANKS)
+    say("ok")

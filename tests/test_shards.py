@@ -1,0 +1,47 @@
+"""Laws of sharded parameters: real processes over gloo under FSDP2, started as a script."""
+
+import sys
+
+import pytest
+import torch
+
+from helpers.processes import TESTS, run
+from lightning_lottery.shards import Shards, is_sharded, local, reshard
+
+FSDP2 = "FSDP2 (`ModelParallelStrategy`), on one dimension of the mesh"
+
+
+@pytest.fixture(scope="module")
+def two_ranks(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("two")
+    return folder, run_ranks(folder, 2)
+
+
+def run_ranks(folder, ranks, *earlier):
+    script = str(TESTS / "helpers" / "sharded.py")
+    return run(sys.executable, script, str(folder), str(ranks), *map(str, earlier), timeout=1200.0)
+
+
+@pytest.mark.shows(row=FSDP2, column=["PLATON", "MagnitudePruning", "MaskFreezing"], cell="yes")
+def test_two_ranks_make_the_masks_and_weights_of_one_process_and_resume_exactly(two_ranks):
+    _, done = two_ranks
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    assert done.stdout.count("ok\n") == 2
+
+
+@pytest.mark.torture
+def test_four_ranks_do_too_and_go_on_from_where_two_were(two_ranks, tmp_path):
+    done = run_ranks(tmp_path, 4, two_ranks[0])
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    assert done.stdout.count("ok\n") == 4
+
+
+def test_whole_tensors_are_what_they_are():
+    weight = torch.nn.Linear(3, 2).weight
+    shards = Shards({"weight": weight})
+    assert local(weight) is weight and not is_sharded(weight) and not shards
+    assert (shards.rank, shards.ranks) == (0, 1)
+    counts = torch.tensor([1, 2])
+    assert shards.sum(counts) is counts
+    assert torch.equal(shards.whole("weight", weight), weight) and shards.part("weight", weight) is weight
+    reshard(torch.nn.Linear(3, 2))
