@@ -60,7 +60,7 @@ def begin_anew(handlers: Mapping[int, Any]) -> None:
     """In a fork that is to be as a process of its own: nothing has been asked of it, and signals are let in.
 
     Args:
-        handlers: What answers each of ``ENDING``.
+        handlers: What answers each signal, ``ENDING`` among them.
     """
     global _wish
     _wish = _Wish()

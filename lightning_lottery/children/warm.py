@@ -10,6 +10,7 @@ import gc
 import json
 import os
 import random
+import re
 import secrets
 import select
 import signal
@@ -21,6 +22,7 @@ import threading
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from importlib import import_module, invalidate_caches
 from typing import IO, Any, Protocol
 
 from lightning_lottery.children.environment import NURSERY, RESUME_FROM, TIED, WARM
@@ -35,7 +37,10 @@ PATIENCE = 300.0
 MOST = 2**20
 """Bytes of a request: an environment, and a few paths."""
 
-PER_CHILD = ("LOTTERY_", "PL_", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "PYTHONPATH")
+THREADS = "OMP_NUM_THREADS"
+"""Threads of a process, as libraries read it when they are loaded."""
+
+PER_CHILD = ("LOTTERY_", "PL_", THREADS, "CUDA_VISIBLE_DEVICES", "PYTHONPATH")
 """How variables begin that are read after the imports, or that are set for a fork: each child may have others.
 
 All others may have been read by whatever was imported: a child with other values is started without the nursery.
@@ -81,7 +86,12 @@ class Fork:
 
     def poll(self) -> int | None:
         """The exit code, or minus the signal that ended it; None while it runs."""
-        return self.wait() if self._code is None and select.select([self._line], [], [], 0)[0] else self._code
+        if self._code is None:
+            answers = select.poll()  # `select.select` takes no descriptor above 1023
+            answers.register(self._line, select.POLLIN)
+            if answers.poll(0):
+                self.wait()
+        return self._code
 
     def wait(self) -> int:
         """The same, once it has ended."""
@@ -123,9 +133,10 @@ def fork(
         stderr: ``subprocess.STDOUT``, or None.
         cwd: Its working directory; default: that of this process.
     """
-    if sys.platform != "linux" or variables.get(WARM) == "0":
+    # Descriptors of closed outputs would be taken by other files.
+    has_outputs = sys.stdout is not None and sys.stderr is not None
+    if sys.platform != "linux" or variables.get(WARM) == "0" or not has_outputs:
         return None
-    sys.stdout.flush()
     output = 1 if stdout is None else stdout.fileno()
     reading, writing = os.pipe()
     files = [reading, output, output if stderr == subprocess.STDOUT else 2]
@@ -234,6 +245,9 @@ def serve(listening: int) -> list[str]:
     """
     # A terminal sends them to everybody: they are the children's, whose exit codes this process is there to tell.
     handlers = {number: signal.signal(number, signal.SIG_IGN) for number in ENDING}
+    # Ignored, as somebody who starts this may have it, there would be no exit codes.
+    handlers[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    sys.path[:] = [path for path in sys.path if path != os.getcwd()]  # a fork has that of whoever asks for it
     gc.freeze()  # or collecting would copy every page of every fork
     listener = socket.socket(fileno=listening)
     lines: dict[int, socket.socket] = {}
@@ -316,13 +330,22 @@ def _fits(request: Mapping[str, Any], files: Sequence[int]) -> bool:
     if not request or len(files) != 3 or threading.active_count() > 1 or has_device:
         return False
     begun, variables = _begun_with(), request["variables"]
-    loses_threads = "OMP_NUM_THREADS" in begun and "OMP_NUM_THREADS" not in variables
-    return not loses_threads and all(
-        # What imports set here they have set in whoever asks as well, where that is a child itself.
-        variables.get(name) in (begun.get(name), os.environ.get(name))
-        for name in begun.keys() | variables.keys()
-        if not name.startswith(PER_CHILD)
+    threads, loses_paths = variables.get(THREADS), not {*_paths(begun)} <= {*_paths(variables)}
+    has_threads = threads == begun.get(THREADS) or (threads is not None and re.fullmatch("[1-9][0-9]*", threads))
+    return (
+        not loses_paths
+        and bool(has_threads)
+        and all(
+            # What imports set here they have set in whoever asks as well, where that is a child itself.
+            variables.get(name) in (begun.get(name), os.environ.get(name))
+            for name in begun.keys() | variables.keys()
+            if not name.startswith(PER_CHILD)
+        )
     )
+
+
+def _paths(variables: Mapping[str, str]) -> list[str]:
+    return [path for path in variables.get("PYTHONPATH", "").split(os.pathsep) if path]
 
 
 def _begun_with() -> dict[str, str]:
@@ -346,10 +369,12 @@ def _become(request: Mapping[str, Any], files: Sequence[int]) -> None:
     set_by_imports = {name: value for name, value in os.environ.items() if begun.get(name) != value}
     os.environ.clear()
     os.environ.update(request["variables"] | set_by_imports)
-    if (threads := os.environ.get("OMP_NUM_THREADS")) is not None and threads != begun.get("OMP_NUM_THREADS"):
+    if (threads := os.environ.get(THREADS)) is not None and threads != begun.get(THREADS):
         torch.set_num_threads(int(threads))
-    paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
-    sys.path[:] = dict.fromkeys([request["cwd"], *filter(None, paths), *sys.path])
+        with suppress(ImportError):  # NumPy's and SciPy's libraries read the variable when they were loaded
+            import_module("threadpoolctl").threadpool_limits(int(threads))
+    sys.path[:] = dict.fromkeys([request["cwd"], *_paths(os.environ), *sys.path])
+    invalidate_caches()  # of a folder that there was not yet, Python remembers that there is none
     sys.argv[1:] = request["arguments"]
     random.seed()
     np.random.seed()

@@ -63,7 +63,7 @@ def keep_top(
         raise too_few(sparsity, kept, total, available)
     if kept == 0:
         _refuse_nan(scores)
-        return {name: torch.zeros_like(score, dtype=torch.bool) for name, score in scores.items()}
+        return {name: _empty([score]).zero_().view(score.shape) for name, score in scores.items()}
     packs = packs_of(scores)
     flat = [_empty([scores[name] for name in pack]) for pack in packs]
     blocks = [

@@ -1,5 +1,7 @@
+import fcntl
 import json
 import os
+import resource
 import select
 import signal
 import socket
@@ -20,7 +22,7 @@ from lightning_lottery.children import processes, warm
 from lightning_lottery.children.child import Child
 from lightning_lottery.children.cli import resolve
 from lightning_lottery.children.environment import NURSERY, TIED, WARM
-from lightning_lottery.children.processes import run_child, started
+from lightning_lottery.children.processes import python_path, run_child, started
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks are used on Linux alone")
 
@@ -36,11 +38,19 @@ def nursery(tmp_path_factory):
 
 
 @pytest.fixture
-def warmed(nursery, monkeypatch):
+def later(tmp_path_factory):
+    """A folder that the nursery looks for modules in, and that is made by one test alone."""
+    return tmp_path_factory.getbasetemp() / "later"
+
+
+@pytest.fixture
+def warmed(nursery, later, monkeypatch):
     """As outside of tests: children are forks."""
     monkeypatch.setattr(warm, "_started", nursery)
     monkeypatch.delenv(WARM)
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(TESTS), str(TESTS.parent)]))
+    for path in (TESTS.parent, TESTS, later):
+        monkeypatch.syspath_prepend(str(path))
+    monkeypatch.setenv("PYTHONPATH", python_path())
     return nursery
 
 
@@ -110,14 +120,51 @@ def test_nothing_of_a_child_is_met_by_the_next_nor_of_the_nursery_itself(warmed,
 
 def test_a_fork_has_the_threads_the_devices_the_folder_and_the_files_that_were_asked_for(warmed, was_fork, tmp_path):
     child = child_in(tmp_path / "child", named("helpers.leaving.Leaves"))
+    with warm.fork(["child", str(tmp_path)], surroundings()) as other:
+        other.wait()  # the nursery began with one thread
     variables = surroundings(OMP_NUM_THREADS="2", CUDA_VISIBLE_DEVICES="")
     with open(tmp_path / "log", "wb") as log:
         options = {"stdout": log, "stderr": subprocess.STDOUT, "cwd": str(tmp_path)}
         with started(["child", str(child.folder)], variables, **options) as process:
             assert process.wait() == 0 and was_fork[-1] is process
     met = json.loads((child.folder / "met.json").read_text())
-    assert met["threads"] == 2 and met["folder"] == str(tmp_path)
+    assert met["threads"] == 2 and met["threads of libraries"] == [2] and met["folder"] == str(tmp_path)
     assert (tmp_path / "log").read_text().endswith("met\n")
+
+
+def test_a_module_in_a_folder_that_is_made_after_the_nursery_began_is_met(warmed, was_fork, later, tmp_path):
+    with warm.fork(["child", str(tmp_path)], surroundings()) as process:
+        process.wait()  # the nursery runs
+    later.mkdir()
+    (later / "written_later.py").write_text("from lightning.pytorch import Callback\nclass Late(Callback): ...\n")
+    assert run_child(child_in(tmp_path / "child", named("written_later.Late"))) == 0 and was_fork[-1] is not None
+
+
+def test_an_output_that_is_closed_or_full_is_no_matter_of_the_starter(warmed, tmp_path, monkeypatch):
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        print("kept until it is flushed")
+        with warm.fork(["child", str(tmp_path)], surroundings()) as process:
+            assert process.wait() == 2
+        monkeypatch.setattr(sys, "stdout", None)
+        assert warm.fork(["child", str(tmp_path)], surroundings()) is None
+        with pytest.raises(OSError, match="No space"):
+            full.flush()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), full.fileno())
+
+
+def test_the_end_of_a_fork_is_seen_however_many_files_are_open():
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limits[1], limits[1]))
+    try:
+        here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with here, there:
+            fork = warm.Fork(socket.socket(fileno=fcntl.fcntl(here, fcntl.F_DUPFD_CLOEXEC, 1024)), os.getpid(), -1)
+            assert fork.poll() is None
+            there.send(b'{"code": 3}')
+            assert fork.poll() == 3
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 def test_a_mistake_is_told_as_by_a_process_of_its_own(warmed, was_fork, tmp_path, capfd):
@@ -171,8 +218,10 @@ def test_a_child_of_a_child_is_a_fork_of_the_same_nursery(warmed, monkeypatch, t
 
 
 def test_a_nursery_ends_where_nothing_is_asked_for_a_while_or_its_starter_is_gone(monkeypatch):
-    handlers = {number: signal.getsignal(number) for number in warm.ENDING}
+    handlers = {number: signal.getsignal(number) for number in (*warm.ENDING, signal.SIGCHLD)}
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # as whoever starts it may: it would learn no exit codes
     monkeypatch.setattr(warm, "IDLE", 0.01)
+    monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.setattr(warm.gc, "freeze", lambda: None)
     reading, writing = os.pipe()
     monkeypatch.setattr(
@@ -187,7 +236,7 @@ def test_a_nursery_ends_where_nothing_is_asked_for_a_while_or_its_starter_is_gon
                 listener.listen()
                 with pytest.raises(SystemExit) as left:
                     warm.serve(os.dup(listener.fileno()))
-            assert left.value.code is None
+            assert left.value.code is None and signal.getsignal(signal.SIGCHLD) is signal.SIG_DFL
     finally:
         os.close(reading)
         for number, handler in handlers.items():
@@ -215,6 +264,25 @@ def test_another_user_and_a_process_with_threads_are_refused(monkeypatch):
         )
     monkeypatch.setattr(warm.threading, "active_count", lambda: 2)
     assert not warm._fits(request, [0, 1, 2])
+
+
+@pytest.mark.parametrize(
+    ("begun", "asked", "fits"),
+    [
+        ({}, {"OMP_NUM_THREADS": "2"}, True),
+        ({"OMP_NUM_THREADS": "2,1"}, {"OMP_NUM_THREADS": "2,1"}, True),
+        ({}, {"OMP_NUM_THREADS": "2,1"}, False),
+        ({}, {"OMP_NUM_THREADS": ""}, False),
+        ({}, {"OMP_NUM_THREADS": "0"}, False),
+        ({"OMP_NUM_THREADS": "2"}, {}, False),
+        ({"PYTHONPATH": "/a"}, {"PYTHONPATH": "/b:/a"}, True),
+        ({"PYTHONPATH": "/a:/b"}, {"PYTHONPATH": "/b"}, False),
+    ],
+)
+def test_threads_that_cannot_be_set_and_paths_that_cannot_be_forgotten_are_no_forks(monkeypatch, begun, asked, fits):
+    monkeypatch.setattr(warm.threading, "active_count", lambda: 1)
+    monkeypatch.setattr(warm, "_begun_with", lambda: begun)
+    assert warm._fits({"variables": asked}, [0, 1, 2]) == fits
 
 
 def test_nobody_who_asks_and_leaves_or_says_nothing_holds_up_or_ends_the_forks_of_others(warmed, parent, tmp_path):

@@ -144,6 +144,7 @@ def test_a_score_that_is_not_contiguous_is_read_in_its_own_order():
     assert keep_top({"w": score.t()}, 0.5)["w"].tolist() == [[False, True], [False, True], [False, True]]
     image = torch.zeros(1, 2, 2, 2).to(memory_format=torch.channels_last)
     assert keep_top({"w": image}, 0.5)["w"].flatten().tolist() == [True] * 4 + [False] * 4
+    assert keep_top({"w": image}, 0.5)["w"].is_contiguous() and keep_top({"w": image}, 0.99)["w"].is_contiguous()
 
 
 def test_removed_entries_do_not_come_back_by_a_tie():

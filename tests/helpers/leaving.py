@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from threadpoolctl import threadpool_info
 
 
 class Leaves(Callback):
@@ -48,6 +49,7 @@ def met() -> dict[str, Any]:
         "environment": {name: value for name, value in os.environ.items() if "LEFT" in name},
         "dtype": str(torch.get_default_dtype()),
         "threads": torch.get_num_threads(),
+        "threads of libraries": sorted({library["num_threads"] for library in threadpool_info()}),
         "oneDNN": torch.backends.mkldnn.enabled,
         "handlers": len(logging.getLogger().handlers),
         "level": logging.getLogger("lightning.pytorch").level,
