@@ -36,8 +36,8 @@ def layer_densities(layers: Layers, shapes: Shapes, sparsity: float) -> dict[str
         LotteryError: Another word, or ``sparsity`` outside [0, 1).
 
     Example:
-        >>> layer_densities("erk", {"wide": (8, 32), "narrow": (4, 8)}, sparsity=0.75)
-        {'wide': 0.15625, 'narrow': 1.0}
+        >>> layer_densities("erk", {"wide": (32, 32), "narrow": (2, 2)}, sparsity=0.75)
+        {'wide': 0.2470703125, 'narrow': 1.0}
 
     Source: Evci et al. 2020 (RigL), section 3.1; Mocanu et al. 2018 (SET), equation 1. As in the authors' code every
     tensor's uniform share is rounded up, and that many are parted: less than one entry per tensor more than asked.

@@ -46,12 +46,13 @@ def test_options_are_read_back_from_json_as_they_were(options):
         (OPTIONS[3], {"prunes"}),
         (OPTIONS[4], {"snapshots"}),
         (OPTIONS[5], {"level", "scope", "rewind_step"}),
-        (OPTIONS[6], {"level", "prune", "begin", "shuffle_seed"}),
+        (OPTIONS[6], {"level", "prune", "begin", "shuffle_seed", "shuffle_layers"}),
     ],
 )
 def test_keys_are_those_of_finished_children_of_before_whose_fingerprints_still_match(options, keys):
     assert plain(options).keys() == keys
     assert plain(OPTIONS[1])["end_step"] is None  # which a fingerprint that lacks it does not differ in
+    assert plain(OPTIONS[6])["shuffle_layers"] is None  # the same
     assert plain(OPTIONS[6])["begin"] == {"weights": None, "optimizer": "fresh"}
     assert plain(OPTIONS[6])["prune"].keys() == {"weights", "within", "prune_fraction", "per"}
 

@@ -25,7 +25,10 @@ OF_A_UNION = """Parser key "trainer.callbacks":
             "Expected a dot import path string: PLATTON",
             "there is no class 'PLATTON'. Did you mean 'PLATON'? This package has",
         ),
-        ("Expected a dot import path string: Xyzzyx", "there is no class 'Xyzzyx'. This package has EarlyBird, "),
+        (
+            "Expected a dot import path string: Xyzzyx",
+            "there is no class 'Xyzzyx'. This package has DynamicMask, EarlyBird, ",
+        ),
         ("Expected a dot import path string: EarlyStoping", "Did you mean 'EarlyStopping'?"),
         (
             "Problem with given class_path 'lightning_lottery.PLATON':\n        Option 'sparsty' is not accepted",

@@ -115,7 +115,7 @@ def test_an_argument_of_a_callback_named_on_the_command_line_is_refused(project)
 def test_nothing_is_said_of_a_class_that_is_not_of_this_package():
     refuse_argument("my.PLATON", "sparsty", "'a.yaml'")
     refuse_argument("EarlyStopping", "sparsty", "'a.yaml'")
-    with pytest.raises(LotteryError, match="It takes ticket, shuffle_seed, name"):
+    with pytest.raises(LotteryError, match="It takes ticket, shuffle_seed, shuffle_layers, name"):
         refuse_argument("MaskFreezing", "file", "'a.yaml'")
 
 
