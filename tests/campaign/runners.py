@@ -136,8 +136,8 @@ COMMANDS[f"instability, two at once{WARM}"] = COMMANDS["instability, two at once
 
 
 def fewer(runner: str, tries: int) -> int:
-    """How often to try it: half as often where every life imports everything anew, to fork warm children."""
-    return tries // 2 if runner.endswith(WARM) else tries
+    """How often to try it: a quarter as often where every life imports everything anew, to fork warm children."""
+    return tries // 4 if runner.endswith(WARM) else tries
 
 
 def prepare(folder: Path) -> None:
