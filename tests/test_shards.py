@@ -8,6 +8,11 @@ import torch
 from helpers.processes import TESTS, run
 from lightning_lottery.shards import Shards, is_sharded, local, reshard
 
+pytestmark = pytest.mark.skipif(
+    torch.__version__.startswith("2.6."),
+    reason="torch 2.6 has no streams for FSDP2 on a CPU, and fails in its own hooks",
+)
+
 FSDP2 = "FSDP2 (`ModelParallelStrategy`), on one dimension of the mesh"
 
 
