@@ -111,20 +111,28 @@ def trainer_callback(freeze: Callable[[nn.Module, Optimizer], Frozen]) -> "Train
     return TicketCallback()
 
 
-def refuse_unfreezable(optimizers: Iterable[Optimizer], label: str) -> None:
+def refuse_without_hooks(optimizers: Iterable[Optimizer], label: str) -> None:
+    """Refuse what is no optimizer of torch: nobody could act right after its steps.
+
+    Raises:
+        LotteryError: One is none; the message begins with ``label``.
+    """
+    if any(not isinstance(optimizer, Optimizer) for optimizer in optimizers):
+        raise LotteryError(f"{label} needs optimizers of torch.optim.Optimizer's kind, whose steps have hooks.")
+
+
+def refuse_unfreezable(optimizers: Sequence[Optimizer], label: str) -> None:
     """Refuse optimizers under which no weight can be frozen.
 
     Raises:
         LotteryError: LBFGS, or something that is no optimizer of torch; the message begins with ``label``.
     """
-    for optimizer in optimizers:
-        if not isinstance(optimizer, Optimizer):
-            raise LotteryError(f"{label} needs optimizers of torch.optim.Optimizer's kind, whose steps have hooks.")
-        if isinstance(optimizer, LBFGS):
-            raise LotteryError(
-                f"{label} cannot freeze weights under LBFGS, whose history mixes all of them: use an optimizer with "
-                "state per weight."
-            )
+    refuse_without_hooks(optimizers, label)
+    if any(isinstance(optimizer, LBFGS) for optimizer in optimizers):
+        raise LotteryError(
+            f"{label} cannot freeze weights under LBFGS, whose history mixes all of them: use an optimizer with state "
+            "per weight."
+        )
 
 
 @torch.no_grad()

@@ -192,9 +192,8 @@ def _by_parameter(parameter: nn.Parameter, owned_by: list[tuple[str, nn.Module]]
         return FROZEN
     if not parameter.is_floating_point():
         return f"{parameter.dtype}, not real floating-point"
-    if nn.Parameter not in type(parameter).__mro__ and not is_sharded(
-        parameter
-    ):  # quantized tensors pose as Parameters, and are not set by entry
+    # Quantized tensors pose as Parameters, and are not set by entry.
+    if nn.Parameter not in type(parameter).__mro__ and not is_sharded(parameter):
         return f"stored as {type(parameter).__name__}"
     if not isinstance(parameter, UninitializedParameter) and not parameter.numel():
         return "empty"

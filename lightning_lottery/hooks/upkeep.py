@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from lightning_lottery.errors import LotteryError
-from lightning_lottery.frozen import refuse_unfreezable
+from lightning_lottery.frozen import refuse_unfreezable, refuse_without_hooks
 from lightning_lottery.hooks.binding import Binding, refuse_shared_memory
 from lightning_lottery.hooks.clock import weights_may_be_written
 from lightning_lottery.hooks.left_out import held_by
@@ -181,9 +181,4 @@ class Upkeep:
         self._hooks = []
 
     def _refuse(self, optimizers: Sequence[Optimizer]) -> None:
-        if any(not isinstance(optimizer, Optimizer) for optimizer in optimizers):
-            raise LotteryError(
-                f"{self._label} needs optimizers of torch.optim.Optimizer's kind, whose steps have hooks."
-            )
-        if self._frozen:
-            refuse_unfreezable(optimizers, self._label)
+        (refuse_unfreezable if self._frozen else refuse_without_hooks)(optimizers, self._label)

@@ -1,5 +1,6 @@
 """Factors for the units that are left, so that each block adds what it added before: tuning without training."""
 
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any, NamedTuple
@@ -35,8 +36,8 @@ def unit_factors(
 
     Layer by layer, by least squares: with its factors a block of the pruned model adds what the block of a ``teacher``
     makes of its own inputs. Inputs of the pruned model come from blocks below that have their factors already. The
-    first block's heads, which see what the teacher's see, keep 1; and so does everything from the first solution on
-    that lies beyond ``LARGEST``. Positions that ``attention_mask`` of a batch excludes are left out.
+    first block's heads, which see what the teacher's see, keep 1; and so does, with a warning, everything from the
+    first solution on that lies beyond ``LARGEST``. Positions that ``attention_mask`` of a batch excludes are left out.
 
     Args:
         model: Any module that ``groups_of`` recognises; not changed.
@@ -70,6 +71,11 @@ def unit_factors(
         )
         solution = rescaled(gram, moments)[: int(kept.sum())]
         if not (solution.abs() <= LARGEST).all():  # NaN neither
+            warnings.warn(
+                f"The factors of '{name}' would lie beyond {LARGEST:g}: this group and those after it are left as they "
+                "are. More batches, or fewer units removed, may help.",
+                stacklevel=3,  # around this function there is torch's `no_grad`
+            )
             break
         factors[name][kept] = solution.cpu()
     return factors

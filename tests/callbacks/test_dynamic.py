@@ -41,8 +41,8 @@ class Sees(Callback):
             assert not param[~self.callback.masks[name]].any()
 
 
-def seen(tmp_path, optimizer="adamw", **given):
-    callback = DynamicMask(0.7, interval=2, end=10, drop_fraction=0.5, scope=BODY, **given)
+def seen(tmp_path, optimizer="adamw", **arguments):
+    callback = DynamicMask(0.7, interval=2, end=10, drop_fraction=0.5, scope=BODY, **arguments)
     sees = Sees(callback)
     fit(tmp_path, sees, callback, module=Odd(optimizer=optimizer))
     return callback, sees
@@ -114,9 +114,9 @@ def test_gradients_of_removed_weights_are_looked_at_only_in_the_steps_after_whic
 
 
 def test_the_seed_draws_the_first_masks_and_what_grows_at_random_and_is_the_fits_by_default(tmp_path):
-    def masks(**given):
+    def masks(**arguments):
         """At first and in the end."""
-        callback, sees = seen(tmp_path, **given)  # a fit under seed 1
+        callback, sees = seen(tmp_path, **arguments)  # a fit under seed 1
         return sees.after[0], callback.masks
 
     default, explicit, another = (masks(grow="random", **seed) for seed in ({}, {"seed": 1}, {"seed": 2}))
@@ -187,7 +187,7 @@ def test_explanations_say_what_each_layer_keeps_and_what_moves(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("arguments", "message"),
     [
         ({"grow": "steep"}, "`grow` is 'gradient' or 'random'"),
         ({"layers": "er"}, "`layers` is 'erk' or 'uniform'"),
@@ -197,18 +197,18 @@ def test_explanations_say_what_each_layer_keeps_and_what_moves(tmp_path):
         ({"sparsity": 1.0}, "`sparsity`"),
     ],
 )
-def test_what_makes_no_sense_is_refused_when_it_is_built(given, message):
+def test_what_makes_no_sense_is_refused_when_it_is_built(arguments, message):
     with pytest.raises(LotteryError, match=message):
-        DynamicMask(**{"sparsity": 0.7, **given})
+        DynamicMask(**{"sparsity": 0.7, **arguments})
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("arguments", "message"),
     [
         ({"interval": 10, "end": 10}, "would move no weight: its first update is at step 10"),
         ({"interval": 2, "end": 13}, "moves weights for the last time at step 13, but this fit ends at step 12"),
     ],
 )
-def test_a_fit_in_which_nothing_would_move_or_that_ends_before_is_refused(given, message, tmp_path):
+def test_a_fit_in_which_nothing_would_move_or_that_ends_before_is_refused(arguments, message, tmp_path):
     with pytest.raises(LotteryError, match=message), warnings.catch_warnings():
-        fit(tmp_path, DynamicMask(0.7, scope=BODY, **given), module=Odd())
+        fit(tmp_path, DynamicMask(0.7, scope=BODY, **arguments), module=Odd())

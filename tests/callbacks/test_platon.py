@@ -200,14 +200,14 @@ def test_an_update_that_could_not_be_made_at_the_end_is_made_as_soon_as_it_can(t
 
 
 def test_a_decay_of_one_ranks_by_sensitivity_alone_also_when_resumed(tmp_path):
-    given = {"beta2": 1.0, "interval": 2, "begin": 1, "end": 9}
-    platon = PLATON(0.7, **given)
+    settings = {"beta2": 1.0, "interval": 2, "begin": 1, "end": 9}
+    platon = PLATON(0.7, **settings)
     fit(tmp_path, platon, module=Odd())
     averages = platon.state_dict()["averages"]
     assert all(bool((uncertainty == 1).all()) for uncertainty in averages["uncertainty"].values())
     assert same(platon.masks, keep_top(averages["sensitivity"], 0.7))
-    path = checkpoint(tmp_path / "half", PLATON(0.7, **given))
-    again = PLATON(0.7, **given)
+    path = checkpoint(tmp_path / "half", PLATON(0.7, **settings))
+    again = PLATON(0.7, **settings)
     fit(tmp_path / "again", again, module=Odd(), ckpt=path, max_epochs=4)
     assert all(bool((u == 1).all()) for u in again.state_dict()["averages"]["uncertainty"].values())
     with pytest.raises(LotteryError, match=r"`beta2`.*\[0, 1\]"):

@@ -85,8 +85,8 @@ class Small(LightningModule):
 class Texts(RankBatches):
     """Every rank draws the same batches, so that gradients are those of one process to the bit; or each its own."""
 
-    def __init__(self, alike=True, **given):
-        super().__init__(**given)
+    def __init__(self, alike=True, **arguments):
+        super().__init__(**arguments)
         self.alike = alike
 
     def __iter__(self):
@@ -131,11 +131,11 @@ class Look(Callback):
         self.weights = {name: whole(param).detach().clone() for name, param in module.named_parameters()}
 
 
-def fit(folder, *callbacks, ranks=2, alike=True, ckpt=None, **given):
+def fit(folder, *callbacks, ranks=2, alike=True, ckpt=None, **arguments):
     seed_everything(1, verbose=False)
     sharded = {"strategy": ModelParallelStrategy(data_parallel_size=ranks, tensor_parallel_size=1), "devices": ranks}
     settings = {"max_epochs": 3, "use_distributed_sampler": False, **(sharded if ranks else {})}
-    fitted = trainer(folder, *callbacks, **(settings | given))
+    fitted = trainer(folder, *callbacks, **(settings | arguments))
     fitted.fit(Small(), Texts(alike), Texts(batches=1, seed=9), ckpt_path=ckpt)
     return fitted
 
