@@ -26,8 +26,8 @@ from lightning_lottery.zoo import Digits, ImageClassifier, vit
 
 EPOCHS = 25
 
-NOTES = "BENCH_NOTES"
-"""Names a file in which a child notes when something happened."""
+NOTES = "LOTTERY_BENCH_NOTES"
+"""Names a file in which a child notes when something happened; forks of one process may have different ones."""
 
 
 def _note(**numbers: float) -> None:
@@ -54,12 +54,12 @@ def _megabytes_of_its_own() -> float:
 
 
 class Fits(Callback):
-    """Notes how long a fit took, from its first batch on."""
+    """Notes how long a fit took, its test likewise, as a script of one's own would pay for them."""
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self.start = time.monotonic()
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         _note(seconds=time.monotonic() - self.start)
 
 
@@ -124,7 +124,7 @@ def _start(folder: Path, way: str) -> None:
 
 
 def _sweep(make: Callable[..., Trainer]) -> Row:
-    """All that a sweep does, its evaluations too, by what its fits take from the first batch to the last."""
+    """All that a sweep does, its evaluations too, by what its fits and their tests take."""
     project = FactoryProject(make_module, make_data, make)
     with tempfile.TemporaryDirectory() as out, _noting(Path(out) / "notes") as notes, patch.dict(os.environ):
         os.environ.pop(WARM, None)
