@@ -43,11 +43,7 @@ class _ByLoss(OneShot):
 
     def begin_method(self, trainer: Trainer, schedule: Schedule | None) -> None:
         super().begin_method(trainer, schedule)
-        if not trainer.lightning_module.automatic_optimization:
-            raise LotteryError(
-                f"{self.label} needs the loss alone, and a `training_step` in manual optimization steps the optimizers "
-                "itself: use automatic optimization, or SynFlow, which needs no loss."
-            )
+        self._refuse_manual(trainer, "SynFlow, which needs no loss")
 
     def settings(self) -> dict[str, str | int | float | None]:
         """As of every callback, and in which mode."""
@@ -105,11 +101,7 @@ class _ByLoss(OneShot):
 
         def loss(weights: Weights, arguments: Mapping[str, Any]) -> Tensor:
             with outputs_divided(module, self.temperature):
-                output = step({**state, **weights}, *arguments.values())
-            value = output.get("loss") if isinstance(output, Mapping) else output
-            if not isinstance(value, Tensor):
-                raise LotteryError(f"{self.label} needs the loss, and `training_step` returned {value!r} for a batch.")
-            return value
+                return self._loss_in(step({**state, **weights}, *arguments.values()))
 
         return loss
 

@@ -2,7 +2,8 @@
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections import OrderedDict, deque
+from collections.abc import Callable, Collection, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any, Literal
 
@@ -13,11 +14,11 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.parametrize import is_parametrized
 
-from lightning_lottery.checks import check_count, check_word
+from lightning_lottery.checks import check_count, check_word, check_words
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.functional.masks import Masks
 from lightning_lottery.functional.schedules import Schedule
-from lightning_lottery.functional.scores import Weights, iterative_masks, synflow, widest_dtype
+from lightning_lottery.functional.scores import Loss, Weights, iterative_masks, snip, synflow, widest_dtype
 from lightning_lottery.hooks.one_shot import OneShot, first_line
 from lightning_lottery.hooks.scoring import (
     cast,
@@ -29,6 +30,8 @@ from lightning_lottery.hooks.scoring import (
     with_state,
 )
 from lightning_lottery.scope import Scope, plain_name
+
+LIFTABLE = ("weights", "inputs", "activations", "labels")
 
 
 class SynFlow(OneShot):
@@ -42,6 +45,13 @@ class SynFlow(OneShot):
     its own input before them. All layers carry the same flow, so none loses its last weight early, in networks of
     linear and convolution layers, ReLU, pooling and neutral batch norm; layer norm, softmax and GELU break that.
 
+    ``lifted`` leaves out restrictions that a network which has trained may do without, each at a price. Signed
+    ``"weights"``: contributions cancel, and layers no longer sum to the same. Signed ``"inputs"``: ReLUs close, and the
+    first layers alone sum to more than others. Real ``"activations"``, every layer receiving what it receives in
+    the network as it is: nothing cancels, but layers sum to different flows. ``"labels"``, the loss of the module's
+    ``training_step`` instead of the sum of outputs: its gradients have either sign, so that contributions cancel, and
+    labelled data are needed. All four at once are SNIP in one iteration, iterative SNIP in several.
+
     When the fit ends, the run's folder holds ``ticket.safetensors`` and the picture ``pruning.png``, also as ``.svg``
     and its numbers as ``.csv``: what each layer lost when, over sparsity, over loss and mask change.
 
@@ -51,12 +61,14 @@ class SynFlow(OneShot):
         iterations: Rounds of scoring and removing, >= 1; density falls exponentially over them.
         input: ``"ones"`` of the shape of a sample; the absolute value of one training ``"sample"``; or the ``"mean"``
             absolute value over ``batches`` training batches.
-        batches: Training batches on each rank for ``"mean"``, >= 1.
+        batches: Training batches on each rank for ``"mean"`` and for labels, >= 1.
         batch_norm: ``"absolute"``: absolute running statistics, as the authors'; or ``"neutral"``: mean and bias 0, the
-            variance kept. Default: ``"neutral"`` for a network that has trained.
+            variance kept. Default: ``"neutral"`` for a network that has trained, as it is if weights keep their signs.
         bypass: Class names of layers that hand their input on while scoring, globs allowed: ``("LayerNorm",)``.
         input_fn: From (module, batch) to what ``forward`` gets: a tensor, a tuple of arguments, or a dict of named
             ones; such as embeddings of ones for a model whose inputs are tokens. Takes the place of ``input``.
+        lifted: Restrictions to leave out, of ``"weights"``, ``"inputs"``, ``"activations"`` and ``"labels"``. Signed
+            inputs are a ``"sample"`` or the ``"mean"``; labels are those of every ``"sample"`` of ``batches`` batches.
         per: Rank all parameters together (``"all"``), or each by itself (``"tensor"``).
         scope: Which parameters compete; default: the weights of linear and convolution layers.
         name: Tells several callbacks of one Trainer apart.
@@ -70,8 +82,9 @@ class SynFlow(OneShot):
         >>> SynFlow(0.9, at_step=1000).schedule
         Constant(final=0.9, begin=1000)
 
-    Source: Tanaka et al. 2020, algorithm 1; Bolwerk 2021 (AdSynFlow and its inputs). The authors make every buffer
-    absolute; here only batch norm's are, for others may hold the minus infinity of an attention mask.
+    Source: Tanaka et al. 2020, algorithm 1; Bolwerk 2021 (AdSynFlow, its inputs and that restrictions can be left out);
+    de Jorge et al. 2021 (iterative SNIP). The authors make every buffer absolute; here only batch norm's are, for
+    others may hold the minus infinity of an attention mask.
     """
 
     def __init__(
@@ -85,6 +98,7 @@ class SynFlow(OneShot):
         batch_norm: Literal["absolute", "neutral"] | None = None,
         bypass: tuple[str, ...] = (),
         input_fn: Callable[[LightningModule, Any], Any] | None = None,
+        lifted: tuple[Literal["weights", "inputs", "activations", "labels"], ...] = (),
         per: Literal["all", "tensor"] = "all",
         scope: Scope | None = None,
         name: str | None = None,
@@ -99,6 +113,18 @@ class SynFlow(OneShot):
             raise LotteryError(f"`bypass` is a list of class names, got {bypass!r}.")
         if input_fn is not None and input != "ones":
             raise LotteryError(f"`input_fn` takes the place of `input`: give only one of them, not {input!r} as well.")
+        if lifted != ():
+            check_words("lifted", lifted, LIFTABLE)
+        if "weights" in lifted and batch_norm == "absolute":
+            raise LotteryError("Batch norm keeps its signs where `lifted` holds 'weights': leave `batch_norm` out.")
+        if "inputs" in lifted and input == "ones":
+            raise LotteryError(
+                "`lifted` 'inputs' keep the signs of a sample or of the mean: say `input='sample'` or 'mean', for ones "
+                "are positive, and an `input_fn` gives what signs it likes."
+            )
+        if "labels" in lifted and input != "sample":
+            raise LotteryError(f"`lifted` 'labels' are those of samples: say `input='sample'`, not {input!r}.")
+        self.lifted = tuple(word for word in LIFTABLE if word in lifted)
         self.iterations = iterations
         self.input = input
         self.batch_norm = batch_norm
@@ -110,9 +136,11 @@ class SynFlow(OneShot):
         if type(trainer.lightning_module).forward is LightningModule.forward:
             name = type(trainer.lightning_module).__name__
             raise LotteryError(f"{self.label} runs the module's `forward`, and {name} has none: define it.")
+        if "labels" in self.lifted:
+            self._refuse_manual(trainer, "score without labels")
 
     def settings(self) -> dict[str, str | int | float | None]:
-        """As of every callback, and what the flow depends on."""
+        """As of every callback, and what the flow depends on; ``lifted`` only if it is: older checkpoints lack it."""
         name = getattr(self.input_fn, "__qualname__", type(self.input_fn).__name__)
         return {
             **super().settings(),
@@ -121,6 +149,7 @@ class SynFlow(OneShot):
             "batch_norm": self.batch_norm,
             "input_fn": None if self.input_fn is None else name,
             "bypass": ", ".join(self.bypass),
+            **({"lifted": ", ".join(self.lifted)} if self.lifted else {}),
         }
 
     def find_masks(self, params: Mapping[str, Tensor], sparsity: float, within: Masks | None) -> Masks:
@@ -154,6 +183,10 @@ class SynFlow(OneShot):
             "`input_fn` that makes what `forward` takes."
         ) from errors[0]
 
+    def _hint_of_zeros(self) -> str:
+        closed = "inputs" in self.lifted and "weights" not in self.lifted
+        return "; a sample that is mostly negative closes every ReLU unless 'weights' are lifted too" if closed else ""
+
     def _last_masks(
         self, dtype: torch.dtype | None, params: Mapping[str, Tensor], sparsity: float, within: Masks | None
     ) -> Masks:
@@ -161,13 +194,17 @@ class SynFlow(OneShot):
         with untouched(self._trainer, dtype) as module:
             # In a fresh network means and biases are zero, and both ways are one. Those of a network that has trained
             # would add to the flow, which then is no longer the same in every layer.
-            batch_norm = self.batch_norm or ("neutral" if self.step > 0 else "absolute")
-            flow = Flow(module, dtype, neutral=batch_norm == "neutral", bypass=self.bypass)
-            self._feed(flow, module, dtype)
+            late = self.step > 0 and "weights" not in self.lifted
+            batch_norm = self.batch_norm or ("neutral" if late else "absolute")
+            flow = Flow(module, dtype, neutral=batch_norm == "neutral", bypass=self.bypass, lifted=self.lifted)
+            batches = self._feed(flow, module, dtype)
 
             def score(weights: Weights) -> dict[str, Tensor]:
-                scores = flow.scores(weights)
-                self._sum_over_ranks_(scores.values())  # running statistics differ between them
+                if "labels" in self.lifted:
+                    scores = snip(self._loss(flow), weights, batches, average=self._average)
+                else:
+                    scores = flow.scores(weights)
+                    self._sum_over_ranks_(scores.values())  # running statistics differ between them
                 self._refuse_zeros(scores)
                 return scores
 
@@ -180,15 +217,18 @@ class SynFlow(OneShot):
                     rank_zero_info(f"{self.label}: {done} of {self.iterations} iterations of scoring and removing.")
         return masks
 
-    def _feed(self, flow: "Flow", module: LightningModule, dtype: torch.dtype | None) -> None:
-        """Give the flow its input, the same on every rank."""
+    def _feed(self, flow: "Flow", module: LightningModule, dtype: torch.dtype | None) -> list[OrderedDict[str, Any]]:
+        """Give the flow its input, the same on every rank unless labels count; gives the batches it is from."""
         assert self._trainer is not None
-        drawn = training_batches(self._trainer, self.batches if self.input == "mean" else 1)
+        several = self.input == "mean" or "labels" in self.lifted
+        drawn = [cast(each, dtype) for each in training_batches(self._trainer, self.batches if several else 1)]
+        if {"inputs", "labels"} <= {*self.lifted}:
+            return drawn  # what `training_step` gets is what it takes, also tokens
         if self.input_fn is not None:
-            flow.inputs = as_arguments(cast(self.input_fn(module, cast(drawn[0]["batch"], dtype)), dtype))
-            return
+            flow.inputs = as_arguments(cast(self.input_fn(module, drawn[0]["batch"]), dtype))
+            return drawn
         samples: list[Arguments] = []
-        for arguments in (cast(each, dtype) for each in drawn):
+        for arguments in drawn:
             with optimizers_untouched(self._trainer):
                 sample = flow.arguments_of_forward(module, list(arguments.values()))
             samples.append(sample or ((self._first_tensor(arguments["batch"]),), {}))
@@ -197,12 +237,22 @@ class SynFlow(OneShot):
         received = flow.received(samples if self.input == "mean" else [flow.inputs])
         if not received:
             raise LotteryError(f"{self.label} finds no layer that sees the input of `forward`: give an `input_fn`.")
+        if "labels" in self.lifted:
+            flow.replace(None)
+            return drawn
         if self.input == "ones":
             received = [torch.ones_like(total) for total in received]
         # One sample is rank 0's alone: the other ranks take part in the sum with zeros, and count no batch.
         counts = self.input == "mean" or self._trainer.is_global_zero
         sums = {str(number): total * counts for number, total in enumerate(received)}
         flow.replace(list(self._average(sums, len(samples) * counts).values()))
+        return drawn
+
+    def _loss(self, flow: "Flow") -> Loss:
+        def loss(weights: Weights, arguments: Mapping[str, Any]) -> Tensor:
+            return self._loss_in(flow.training_step(weights, *arguments.values()))
+
+        return loss
 
     def _first_tensor(self, batch: Any) -> Tensor:
         """The input in a batch: its first tensor, refused unless it is floating-point."""
@@ -217,7 +267,7 @@ class SynFlow(OneShot):
 
 
 class Flow:
-    """The sum of a module's outputs as a function of its weights, for one positive input.
+    """The sum of a module's outputs as a function of its weights, for one input; all positive but for what is lifted.
 
     Sets modes and hooks of the module, which must be lent by ``untouched``.
 
@@ -226,17 +276,31 @@ class Flow:
         dtype: What it runs in; None: what its parameters have.
         neutral: Whether mean and bias of batch norm are zero; else both are absolute values.
         bypass: Class names of layers that hand their input on.
+        lifted: As of ``SynFlow``.
     """
 
-    def __init__(self, module: nn.Module, dtype: torch.dtype | None, *, neutral: bool, bypass: Sequence[str]) -> None:
+    def __init__(
+        self,
+        module: nn.Module,
+        dtype: torch.dtype | None,
+        *,
+        neutral: bool,
+        bypass: Sequence[str],
+        lifted: Collection[str] = (),
+    ) -> None:
         self.inputs: Arguments = ((), {})
         """What ``forward`` gets."""
         dtypes = {param.dtype for param in module.parameters() if param.is_floating_point()}
         self._largest = min(torch.finfo(each).max for each in ([dtype] if dtype else dtypes))
         self.state = state_of(module.eval(), dtype or torch.float32)
         self._dtype = dtype
-        self._additive = _make_positive_(module, self.state, neutral)
+        # Where weights keep their signs, the network that scores already is the network as it is.
+        real = "activations" in lifted and "weights" not in lifted
+        self._real = {name: value.clone() for name, value in self.state.items()} if real else {}
+        self._additive = _make_positive_(module, self.state, neutral, signed="weights" in lifted)
+        self._keeps_sign_of_input = "inputs" in lifted
         self._call = with_state(module, "__call__", dtype)
+        self._step = with_state(module, "training_step", dtype)
         self._failed: Exception | None = None  # how `training_step` ended before it called `forward`
         self._layers = [
             child
@@ -249,6 +313,10 @@ class Flow:
         for child in module.modules():
             if any(fnmatchcase(cls.__name__, pattern) for cls in type(child).__mro__ for pattern in bypass):
                 child.register_forward_hook(lambda layer, args, output: args[0])
+        self._activations: deque[Tensor] = deque()
+        self._lends = False
+        for layer in self._layers if real else ():
+            layer.register_forward_pre_hook(self._receive_real)
 
     def __call__(self, weights: Weights, scale: float = 1.0) -> Tensor:
         """The sum of all floating-point outputs; ``scale`` keeps it from overflowing.
@@ -257,14 +325,45 @@ class Flow:
         alike, and then the sum: by ``scale`` squared altogether.
         """
         self._scale = scale
-        state = {**self.state, **weights}
-        state.update({name: state[name] * scale for name in self._additive if scale != 1})
         args, kwargs = self.inputs
-        outputs = self._call(state, *cast(args, self._dtype, scale), **cast(kwargs, self._dtype, scale))
+        outputs = self._run(self._call, weights, *cast(args, self._dtype, scale), **cast(kwargs, self._dtype, scale))
         sums = [output.sum() for output in tensors_in(outputs) if output.is_floating_point()]
         if not sums:
             raise LotteryError("There is no flow to measure: `forward` returns no floating-point tensor.")
         return torch.stack(sums).sum() * scale
+
+    def training_step(self, weights: Weights, *args: Any) -> Any:
+        """What the module's ``training_step`` returns."""
+        self._scale = 1.0
+        return self._run(self._step, weights, *args)
+
+    def _run(self, call: Callable[..., Any], weights: Weights, *args: Any, **kwargs: Any) -> Any:
+        if self._real:
+            self._activations.clear()
+            signed = {name: weight.detach() * self._real[name].sign() for name, weight in weights.items()}
+            call(self._scaled({**self._real, **signed}), *args, **kwargs)
+        self._lends = True
+        try:
+            return call(self._scaled({**self.state, **weights}), *args, **kwargs)
+        finally:
+            self._lends = False
+
+    def _scaled(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        state.update({name: state[name] * self._scale for name in self._additive if self._scale != 1})
+        return state
+
+    def _receive_real(self, layer: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        """In the network as it is note what layers have made for this one; then let it receive that instead."""
+        return tuple(map(self._real_of, args))
+
+    def _real_of(self, value: Any) -> Any:
+        if not isinstance(value, Tensor) or not value.requires_grad:  # the network's own input
+            return value
+        if self._lends:
+            # Plus a zero that has the gradient: the flow goes on to the layers before, as if this were theirs.
+            return self._activations.popleft() + (value - value.detach())
+        self._activations.append(value.detach())
+        return value
 
     def scores(self, weights: Weights) -> dict[str, Tensor]:
         """SynFlow's scores, all scaled by one factor where they would overflow.
@@ -302,7 +401,7 @@ class Flow:
         vars(module)["forward"] = note
         try:
             with torch.no_grad():
-                with_state(module, "training_step", self._dtype)(self.state, *arguments)
+                self._step(self.state, *arguments)
         except (_Seen, Exception) as error:
             self._failed = None if isinstance(error, _Seen) else error
         finally:
@@ -329,7 +428,9 @@ class Flow:
         return sample
 
     def received(self, samples: Sequence["Arguments"]) -> list[Tensor]:
-        """The input of each first layer, as the sum over ``samples`` of its absolute means; of one sample's shape.
+        """The input of each first layer, as the sum over ``samples`` of its means, absolute unless signs are kept.
+
+        It is of one sample's shape.
 
         A first layer has weights, and its input has passed no other layer that has. Whatever the module does to its own
         input, such as normalising it, has happened by then.
@@ -339,14 +440,18 @@ class Flow:
             inputs = [self._inputs_of(self._first, sample) for sample in samples]
         return [torch.stack([by_layer[layer] for by_layer in inputs]).sum(0) for layer in self._first]
 
-    def replace(self, received: Sequence[Tensor]) -> None:
-        """From now on let the first layers receive this instead, in their order."""
-        replacements = dict(zip(self._first, received, strict=True))
+    def replace(self, received: Sequence[Tensor] | None) -> None:
+        """From now on let the first layers receive this instead, in their order; None: its absolute value."""
+        replacements = dict(zip(self._first, received, strict=True)) if received else {}
 
         def lend(layer: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
-            return ((replacements[layer] * self._scale).expand_as(args[0]), *args[1:]) if _is_input(args) else None
+            if not _is_input(args):
+                return None
+            if layer not in replacements:
+                return (args[0].abs(), *args[1:])
+            return ((replacements[layer] * self._scale).expand_as(args[0]), *args[1:])
 
-        for layer in replacements:
+        for layer in self._first:
             layer.register_forward_pre_hook(lend)
 
     def _inputs_of(self, layers: Sequence[nn.Module], sample: "Arguments") -> dict[nn.Module, Tensor]:
@@ -355,7 +460,8 @@ class Flow:
 
         def keep(layer: nn.Module, args: tuple[Any, ...]) -> None:
             if _is_input(args) and layer not in inputs:  # a layer that is called again: its first input
-                inputs[layer] = args[0].detach().abs().mean(0, keepdim=True)
+                values = args[0].detach()
+                inputs[layer] = (values if self._keeps_sign_of_input else values.abs()).mean(0, keepdim=True)
 
         hooks = [layer.register_forward_pre_hook(keep) for layer in layers]
         self._call(self.state, *sample[0], **sample[1])
@@ -401,16 +507,15 @@ def as_arguments(inputs: Any) -> Arguments:
 
 
 @torch.no_grad()
-def _make_positive_(module: nn.Module, state: Mapping[str, Tensor], neutral: bool) -> list[str]:
-    """Absolute parameters and running means, in place; gives the names of what is added in the network."""
-    for name, param in module.named_parameters():
-        if param.is_floating_point():  # of a complex one or a bool one it is not the same kind of number
-            state[plain_name(name)].abs_()
+def _make_positive_(module: nn.Module, state: Mapping[str, Tensor], neutral: bool, signed: bool) -> list[str]:
+    """Absolute parameters and running means unless ``signed``, in place; gives the names of what is added."""
+    # Of a complex parameter or a bool one it is not the same kind of number.
+    absolute = [plain_name(name) for name, param in module.named_parameters() if param.is_floating_point()]
     # A weight's spectral norm is a product with these two buffers, of any sign until they are absolute.
     for name in state:
         old = re.fullmatch(r"(.*)_[uv]", name)
         if (old and f"{old[1]}_orig" in state) or re.search(r"\bparametrizations\.\w+\.\d+\._[uv]$", name):
-            state[name].abs_()
+            absolute.append(name)
     # By name, for torch marks no parameter as one that is added: 'bias', 'attn.in_proj_bias', 'bias_ih_l0'.
     additive = [name for name in state if re.search(r"(^|[._])bias(_|$)", name)]
     for path, child in module.named_modules():
@@ -418,7 +523,10 @@ def _make_positive_(module: nn.Module, state: Mapping[str, Tensor], neutral: boo
             added = [plain_name(f"{path}.{leaf}") for leaf in ("running_mean", "bias")]
             # Absent where a norm is not affine or tracks nothing; buffers of other layers keep their sign, for they
             # may hold the minus infinity of an attention mask.
-            for name in (name for name in added if name in state):
-                state[name].zero_() if neutral else state[name].abs_()
+            absolute += [name for name in added if name in state]
+            for name in (name for name in added if name in state and neutral):
+                state[name].zero_()
             additive += [name for name in added[:1] if name in state]
+    for name in () if signed else absolute:
+        state[name].abs_()
     return additive

@@ -1,8 +1,8 @@
 """Pruning once, at a chosen optimizer step, by scores from training batches: what SynFlow, SNIP and GraSP share."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from inspect import signature
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -71,6 +71,21 @@ class OneShot(MaskCallback):
                 "`at_step` or train longer."
             )
         return super()._resolve(schedule, trainer, pl_module)
+
+    def _refuse_manual(self, trainer: Trainer, instead: str) -> None:
+        """Scores by a loss need a ``training_step`` that only computes it."""
+        if not trainer.lightning_module.automatic_optimization:
+            raise LotteryError(
+                f"{self.label} needs the loss alone, and a `training_step` in manual optimization steps the optimizers "
+                f"itself: use automatic optimization, or {instead}."
+            )
+
+    def _loss_in(self, output: Any) -> Tensor:
+        """The loss in what ``training_step`` returned."""
+        value = output.get("loss") if isinstance(output, Mapping) else output
+        if not isinstance(value, Tensor):
+            raise LotteryError(f"{self.label} needs the loss, and `training_step` returned {value!r} for a batch.")
+        return value
 
     def _sum_over_ranks_(self, tensors: Iterable[Tensor]) -> None:
         assert self._trainer is not None

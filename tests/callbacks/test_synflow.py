@@ -6,8 +6,8 @@ from torch import nn
 
 from helpers.callbacks import BODY
 from helpers.one_shot import AtStep, Plain, Tokens, first_batches, net_of, ones_for_tokens, sentences
-from helpers.projects import Batches, fit, says
-from lightning_lottery import LotteryError, SynFlow
+from helpers.projects import Batches, Odd, fit, says
+from lightning_lottery import SNIP, LotteryError, SynFlow
 from lightning_lottery.callbacks import synflow as synflow_module
 from lightning_lottery.callbacks.synflow import Flow, as_arguments
 from lightning_lottery.functional import count, hamming, iterative_masks, synflow
@@ -132,6 +132,11 @@ def test_a_flow_that_is_zero_everywhere_is_refused(tmp_path):
         fit(tmp_path, SynFlow(0.5), module=module)
 
 
+def test_a_negative_sample_that_closes_every_relu_is_refused_with_the_restriction_to_lift_as_well(tmp_path):
+    with pytest.raises(LotteryError, match="closes every ReLU unless 'weights' are lifted too"):
+        fit(tmp_path, SynFlow(0.5, input="sample", lifted=("inputs",)), module=Plain())
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
@@ -144,6 +149,13 @@ def test_a_flow_that_is_zero_everywhere_is_refused(tmp_path):
         ({"batch_norm": "none"}, "`batch_norm` is 'absolute', 'neutral' or None, got 'none'"),
         ({"bypass": "LayerNorm"}, "`bypass` is a list of class names, got 'LayerNorm'"),
         ({"input": "mean", "input_fn": ones_for_tokens}, "`input_fn` takes the place of `input`"),
+        ({"lifted": "weights"}, "`lifted` is a list of 'weights', 'inputs', 'activations', 'labels', got 'weights'"),
+        ({"lifted": ("signs",)}, r"`lifted` is a list of .*, got \('signs',\)"),
+        ({"lifted": ("weights",), "batch_norm": "absolute"}, "Batch norm keeps its signs"),
+        ({"lifted": ("inputs",)}, "say `input='sample'` or 'mean', for ones"),
+        ({"lifted": ("inputs",), "input_fn": ones_for_tokens}, "an `input_fn` gives what signs it likes"),
+        ({"lifted": ("labels",)}, "'labels' are those of samples: say `input='sample'`, not 'ones'"),
+        ({"lifted": ("labels",), "input": "mean"}, "say `input='sample'`, not 'mean'"),
         ({"per": "layer"}, "`per` is 'all' or 'tensor'"),
         ({"sparsity": 1.0}, r"in \[0, 1\)"),
     ],
@@ -151,6 +163,82 @@ def test_a_flow_that_is_zero_everywhere_is_refused(tmp_path):
 def test_arguments_that_mean_nothing_are_refused_when_it_is_built(arguments, sentence):
     with pytest.raises(LotteryError, match=sentence):
         SynFlow(**{"sparsity": 0.5, **arguments})
+
+
+class Scored(SynFlow):
+    """Remembers the scores of its last iteration."""
+
+    def _refuse_zeros(self, scores):
+        self.last = {name: score.clone() for name, score in scores.items()}
+
+
+class TwoLayers(Plain):
+    """Two inputs, two hidden units, one output: what can be computed by hand."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(2, 2, bias=False), nn.ReLU(), nn.Linear(2, 1, bias=False))
+        with torch.no_grad():
+            self.net[0].weight.copy_(torch.tensor([[1.0, 2.0], [3.0, -1.0]]))
+            self.net[2].weight.copy_(torch.tensor([[1.0, -1.0]]))
+
+    def training_step(self, batch, batch_idx):
+        return (self(batch[0]) - batch[1]).square().sum() / 2
+
+
+LABEL = -7.0
+BY_HAND = {
+    # x = (1, 2): hidden (5, 5), output 10.
+    (): ([[1, 4], [3, 2]], [[5, 5]]),
+    # Hidden (5, 1), output 5 - 1 = 4.
+    ("weights",): ([[1, 4], [3, 2]], [[5, 1]]),
+    # x = (1, -2): hidden (-3, 1), so that the first unit is closed; output 1.
+    ("inputs",): ([[0, 0], [3, 2]], [[0, 1]]),
+    # The second layer receives (5, 1), as with signed weights; the flow after the first is as with none lifted.
+    ("activations",): ([[1, 4], [3, 2]], [[5, 1]]),
+    # Output 10, of which the loss has the derivative 10 - (-7) = 17.
+    ("labels",): ([[17, 68], [51, 34]], [[85, 85]]),
+    # x = (1, -2): hidden (-3, 5), output -5, and the loss has the derivative -5 - (-7) = 2.
+    ("weights", "inputs", "activations", "labels"): ([[0, 0], [6, 4]], [[0, 10]]),
+    # Hidden (0, 5) in the network as it is, where the positive one has (-3, 1): its output 5, the derivative 12.
+    ("inputs", "activations", "labels"): ([[0, 0], [36, 24]], [[0, 60]]),
+}
+
+
+@pytest.mark.parametrize("lifted", BY_HAND)
+def test_scores_of_each_lifted_restriction_are_those_computed_by_hand(lifted, tmp_path):
+    callback = Scored(0.1, iterations=1, input="sample", lifted=lifted)
+    data = torch.utils.data.DataLoader([(torch.tensor([1.0, -2.0]), torch.tensor([LABEL]))])
+    fit(tmp_path, callback, module=TwoLayers(), train=data, val=data)
+    assert [score.tolist() for score in callback.last.values()] == list(BY_HAND[lifted])
+
+
+@pytest.mark.parametrize("lifted", ["weights", "inputs", "activations", "labels"])
+def test_layers_sum_to_the_same_unless_a_restriction_is_lifted_that_says_otherwise(lifted, tmp_path):
+    sums = []
+    for words in ((), (lifted,)):
+        callback = Scored(0.1, at_step=5, iterations=1, input="sample", batches=2, lifted=words)
+        fit(tmp_path, callback, module=Plain())
+        sums.append([float(score.sum()) for score in callback.last.values()])
+    (total, *further), (first, second, third) = sums
+    assert further == pytest.approx([total] * 2, rel=1e-10)
+    assert first != pytest.approx(second, rel=1e-3)
+    if lifted == "inputs":
+        assert first > second == pytest.approx(third, rel=1e-10)
+    else:
+        assert second != pytest.approx(third, rel=1e-3)
+
+
+def test_with_everything_lifted_one_iteration_is_snip_also_for_tokens_and_batch_norm(tmp_path):
+    every = {"input": "sample", "lifted": synflow_module.LIFTABLE, "batches": 2, "iterations": 1}
+    works = {Plain: {}, Tokens: {"train": sentences(), "val": sentences()}, Odd: {}}
+    for module, arguments in works.items():
+        about = {"at_step": 3, "per": "tensor", "scope": BODY if module is Odd else None}
+        callbacks = [SynFlow(0.6, **every, **about), SNIP(0.6, batches=2, **about)]
+        for callback in callbacks:
+            torch.manual_seed(0)
+            fit(tmp_path, callback, **arguments, module=module())
+        assert hamming(callbacks[0].masks, callbacks[1].masks) == 0
 
 
 def test_progress_over_iterations_is_logged_and_nothing_holds_the_trainer_afterwards(tmp_path, caplog):
