@@ -30,6 +30,21 @@ def local(tensor: Tensor) -> Tensor:
     return part
 
 
+def part_like(tensor: Tensor, whole: Tensor) -> Tensor:
+    """This rank's part of a whole tensor, as it holds one of ``tensor``, in its memory; all of it for a plain one.
+
+    Raises:
+        LotteryError: ``tensor`` is sharded in another way than in rows.
+    """
+    return Shards({"a tensor": tensor}).part("a tensor", whole)
+
+
+def gathered(tensor: Tensor) -> Tensor:
+    """A copy on the CPU, whole on every rank. Collective where it is sharded."""
+    whole: Tensor = tensor.full_tensor() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
+    return whole.detach().cpu().clone()
+
+
 def reshard(module: nn.Module) -> None:
     """Let modules under FSDP2 hold the shards of their parameters. Sends nothing.
 

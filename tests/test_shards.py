@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from helpers.processes import TESTS, run
-from lightning_lottery.shards import Shards, is_sharded, local, reshard
+from lightning_lottery.shards import Shards, gathered, is_sharded, local, part_like, reshard
 
 pytestmark = pytest.mark.skipif(
     torch.__version__.startswith("2.6."),
@@ -41,6 +41,12 @@ def test_four_ranks_do_too_and_go_on_from_where_two_were(two_ranks, tmp_path):
     assert done.stdout.count("ok\n") == 4
 
 
+@pytest.mark.torture
+def test_children_of_sharded_fits_are_judged(tmp_path):
+    done = run(sys.executable, str(TESTS / "helpers" / "sharded_project.py"), str(tmp_path / "out"), timeout=600.0)
+    assert done.returncode == 0 and "judged\n" in done.stdout, done.stdout[-2000:] + done.stderr[-4000:]
+
+
 def test_whole_tensors_are_what_they_are():
     weight = torch.nn.Linear(3, 2).weight
     shards = Shards({"weight": weight})
@@ -49,4 +55,5 @@ def test_whole_tensors_are_what_they_are():
     counts = torch.tensor([1, 2])
     assert shards.sum(counts) is counts
     assert torch.equal(shards.whole("weight", weight), weight) and shards.part("weight", weight) is weight
+    assert part_like(weight, whole := torch.ones(2, 3)) is whole and torch.equal(gathered(weight), weight)
     reshard(torch.nn.Linear(3, 2))

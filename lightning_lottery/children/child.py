@@ -12,6 +12,7 @@ import yaml
 
 from lightning_lottery.children.environment import RESUME_FROM
 from lightning_lottery.children.fingerprint import differences, leaves, shown, what_is_trained
+from lightning_lottery.children.folders import hash_of_folder, is_folder, remove_checkpoint
 from lightning_lottery.children.options import Options, plain, read_options
 from lightning_lottery.children.reading import (
     TRIAL,
@@ -101,7 +102,7 @@ class Child:
             # Only an experiment's own section changed: it goes over its children, each of which is refused or not.
             (self.folder / "done").unlink()
         elif self.is_done:
-            remove_file(self.folder / "resume.ckpt")  # of one that was killed when it had just marked itself
+            remove_checkpoint(self.folder / "resume.ckpt")  # of one that was killed when it had just marked itself
         self.specify()
 
     def specify(self) -> None:
@@ -160,7 +161,7 @@ class Child:
     def is_started(self) -> bool:
         """Whether there is something to go on from: a checkpoint, or children of its own that train."""
         inner = (path.parent.name for path in self.folder.glob("*/**/child.json"))
-        return (self.folder / "resume.ckpt").is_file() or any(name != TRIAL for name in inner)
+        return (self.folder / "resume.ckpt").exists() or any(name != TRIAL for name in inner)
 
     @property
     def is_stale(self) -> bool:
@@ -170,6 +171,7 @@ class Child:
     def fingerprint(self) -> dict[str, Any]:
         """Command, configuration, options, and the hash of every file that they name."""
         inputs = {path: hash_of_file(Path(path)) for path in self.inputs() if os.path.isfile(path)}
+        inputs |= {path: hash_of_folder(Path(path)) for path in self.inputs() if is_folder(path)}
         return {
             "command": self.command,
             "config": dict(self.config),
@@ -214,7 +216,7 @@ class Child:
         write_records(self.folder, stamped(rows, commit))
         mark = self._prepared_fingerprint() | {"records": hash_of_file(self.folder / "results.jsonl")}
         write_whole(self.folder / "done", json.dumps(mark).encode(), "mark")
-        (self.folder / "resume.ckpt").unlink(missing_ok=True)
+        remove_checkpoint(self.folder / "resume.ckpt")
 
     def _mark(self) -> tuple[Any, Any]:
         """What ``done`` says was done, and the hash of its records, which earlier versions did not write."""

@@ -16,6 +16,7 @@ from lightning_lottery.children.fingerprint import differences, shown
 from lightning_lottery.children.reading import is_mapping, is_word, read_mapping
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.files import hash_of_tensors, write_whole
+from lightning_lottery.shards import Shards, is_sharded
 
 FILE = "conditions.json"
 BATCHES = 3
@@ -171,7 +172,9 @@ def _hash_of_batch(batch: Any) -> str:
 
 
 def _hash_of_state(module: LightningModule) -> str:
-    return hash_of_tensors({name: value for name, value in module.state_dict().items() if isinstance(value, Tensor)})
+    """Of weights and buffers; collective where they are sharded."""
+    state = {name: value for name, value in module.state_dict().items() if isinstance(value, Tensor)}
+    return Shards({name: value for name, value in state.items() if is_sharded(value)}).hash(state)
 
 
 def _plain(value: Any) -> Any:

@@ -6,7 +6,6 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -17,6 +16,7 @@ from lightning_lottery.callbacks.early_bird import EarlyBird
 from lightning_lottery.children.by_batch import LogsByBatch
 from lightning_lottery.children.child import Child
 from lightning_lottery.children.conditions import Conditions
+from lightning_lottery.children.folders import load_checkpoint
 from lightning_lottery.children.level import with_level, with_snapshots
 from lightning_lottery.children.options import (
     DenseLevelOptions,
@@ -337,7 +337,7 @@ def _first_step_to_come(resume: str) -> int:
     """As loggers label it: curves of a killed run are replaced from there on."""
     if not resume:
         return 0
-    return batches_that_stepped_in(torch.load(resume, map_location="meta", weights_only=True)) + 1
+    return batches_that_stepped_in(load_checkpoint(Path(resume), "meta")) + 1
 
 
 def _samples(trainer: Trainer, metric: str) -> int | None:

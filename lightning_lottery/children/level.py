@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lightning_lottery.callbacks import EarlyBird, MaskFreezing, Snapshots
+from lightning_lottery.children.folders import load_checkpoint
 from lightning_lottery.children.options import DenseLevelOptions, LevelOptions
 from lightning_lottery.children.reading import again
 from lightning_lottery.errors import LotteryError
@@ -130,9 +130,9 @@ def with_snapshots(callbacks: Sequence[Callback], steps: Sequence[int]) -> list[
 
 
 def _weights_of(ckpt_path: str) -> dict[str, Any]:
-    if not Path(ckpt_path).is_file():
+    if not Path(ckpt_path).exists():
         raise LotteryError(f"There is no checkpoint '{ckpt_path}': the level before has to be trained first.")
     try:
-        return dict(torch.load(ckpt_path, map_location="cpu", weights_only=True)["state_dict"])
+        return dict(load_checkpoint(Path(ckpt_path), "cpu")["state_dict"])
     except Exception as error:  # torch has many for a file that is no checkpoint
         raise LotteryError(f"'{ckpt_path}' does not load as a checkpoint. {again(Path(ckpt_path).parent)}") from error

@@ -5,11 +5,11 @@ import signal
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-import torch
 from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_lottery.children.child import ERROR, Child, entered
 from lightning_lottery.children.environment import RESUME_FROM
+from lightning_lottery.children.folders import load_checkpoint, remove_checkpoint
 from lightning_lottery.children.records import Row, commit_here
 from lightning_lottery.children.signals import ENDING, Ended, ended_by, heed
 from lightning_lottery.children.slurm import requeue
@@ -59,7 +59,7 @@ def _do(child: Child, commands: Mapping[str, Work], wait: bool) -> None:
     with entered(child.folder, wait=wait):
         if child.is_done:
             rank_zero_info(f"{child.folder} is done.")
-            remove_file(child.folder / "resume.ckpt")  # killed when it had just marked itself
+            remove_checkpoint(child.folder / "resume.ckpt")  # killed when it had just marked itself
             return
         resume = _newest_that_loads(child.folder)
         if is_first_rank and not resume:
@@ -97,7 +97,7 @@ def _newest_that_loads(folder: Path) -> str:
         return os.environ[RESUME_FROM]
     path = folder / "resume.ckpt"
     try:
-        torch.load(path, map_location="meta", weights_only=True)
+        load_checkpoint(path, "meta")
         resume = str(path)
     except FileNotFoundError:
         resume = ""

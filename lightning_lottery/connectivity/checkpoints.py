@@ -9,23 +9,27 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lightning_lottery.children.folders import load_checkpoint
 from lightning_lottery.children.reading import not_a_checkpoint
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.files import write_whole
 from lightning_lottery.functional.masks import hamming
+from lightning_lottery.ticket import unpack
 
 FOR_TRAINING = ("optimizer_states", "lr_schedulers", "callbacks", "MixedPrecision")
 """Parts of a checkpoint that only training reads, and that a mean of networks does not have."""
 
 
 def load_plain(ckpt_path: Path, device: str) -> Any:
-    """A checkpoint, loaded without executing what is in it.
+    """A checkpoint, a file or the folder of a sharded fit, loaded without executing what is in it.
 
     Raises:
         LotteryError: No such file, or one that does not load so.
     """
     try:
-        return torch.load(ckpt_path, map_location=device, weights_only=True)
+        return load_checkpoint(ckpt_path, device)
+    except LotteryError:
+        raise
     except FileNotFoundError as error:
         raise LotteryError(f"There is no checkpoint '{ckpt_path}'.") from error
     except OSError as error:
@@ -115,8 +119,16 @@ def check_masks(names: Sequence[str], *, aligned: bool) -> None:
 def _masks_in(loaded: Any) -> dict[str, Tensor]:
     """The masks in a checkpoint, whichever of our callbacks held them."""
     states = loaded.get("callbacks", {}) if isinstance(loaded, dict) else {}
-    ours = [state["masks"] for key, state in states.items() if key.startswith("lightning_lottery.")]
-    return {name: mask for masks in ours for name, mask in masks.items()}
+    ours = [state for key, state in states.items() if key.startswith("lightning_lottery.") and "masks" in state]
+    return {name: mask for state in ours for name, mask in _whole_masks(state).items()}
+
+
+def _whole_masks(state: Mapping[str, Any]) -> Mapping[str, Tensor]:
+    """A callback's masks, which sharded fits pack to bits."""
+    if "shapes" not in state:
+        masks: Mapping[str, Tensor] = state["masks"]
+        return masks
+    return {name: unpack(bits.numpy(), state["shapes"][name]) for name, bits in state["masks"].items()}
 
 
 def write_in_form_of(example: Path, state: Mapping[str, Tensor], path: Path) -> None:

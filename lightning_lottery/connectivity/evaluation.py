@@ -25,6 +25,7 @@ from lightning_lottery.hooks.private import (
     restore_modes,
 )
 from lightning_lottery.hooks.quiet import logging_to
+from lightning_lottery.shards import reshard
 
 Setting = Callable[[LightningModule], None]
 """Sets a module's weights."""
@@ -112,6 +113,7 @@ class Evaluator:
                 run(self.module, datamodule=self.serving, verbose=False)
         finally:
             self.trainer.callbacks = callbacks  # type: ignore[attr-defined]
+            reshard(self.module)  # the next run's `configure_model` looks whether there are shards
         if not one_run.results:  # the run's hooks were not even called
             raise LotteryError("There is no batch to evaluate on: the Trainer limits their number to 0.")
         self.samples = int(sum_over_ranks(one_run.means.samples, self.trainer))

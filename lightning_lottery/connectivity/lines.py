@@ -17,6 +17,7 @@ from lightning_lottery.functional.connectivity import State, as_real, interpolat
 from lightning_lottery.hooks.means import ByBatch
 from lightning_lottery.hooks.quiet import without_logging
 from lightning_lottery.scope import ties
+from lightning_lottery.shards import gathered, local, part_like, reshard
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ class Lines:
         def prepare(module: LightningModule) -> None:
             recalibrate(module)
             entries = tensor_entries(module.get_submodule(self.submodule).state_dict())
-            reached.update({name: tensor.detach().cpu().clone() for name, tensor in entries.items()})
+            reached.update({name: gathered(tensor) for name, tensor in entries.items()})
 
         (metrics,) = self.evaluate(prepare)
         return metrics, reached
@@ -88,8 +89,11 @@ class Lines:
         """What sets a module to a point on a line, batch norm estimated anew where asked and there are batches."""
 
         def prepare(module: LightningModule) -> None:
+            reshard(module)
             # The tensors of `state_dict` are the module's own, without a copy: writing into them sets the module.
-            interpolate_(tensor_entries(module.get_submodule(self.submodule).state_dict()), a, b, alpha)
+            entries = tensor_entries(module.get_submodule(self.submodule).state_dict())
+            start, end = ({name: part_like(entry, state[name]) for name, entry in entries.items()} for state in (b, a))
+            interpolate_({name: local(entry) for name, entry in entries.items()}, end, start, alpha)
             if recalibrated and self.training:
                 self._recalibrate_(module)
 

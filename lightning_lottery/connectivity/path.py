@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor, nn
 
@@ -90,6 +91,7 @@ def path(
     """
     judging = Judging(monitor, mode, threshold, alphas, recalibrate, layer_alphas, threshold_ratio)
     names = _check_names(ckpt_paths, save_midpoint)
+    _have_shards(module, data, trainer, align=align)
     networks = _read_networks(names, module, trainer, submodule, aligned=align, allow_diverged=allow_diverged)
     beside = (len(names) if predict else 0) + (save_midpoint is not None)
     lines, aligner, layers = _prepare(networks, module, data, trainer, judging, align, memory, beside)
@@ -143,6 +145,7 @@ def check_evaluation(
             monitor that is not logged or in percent, or negative where a ratio is asked for, no training batches to
             recalibrate with.
     """
+    _have_shards(module, data, trainer, align=False)
     networks = _read_networks((str(ckpt_path),), module, trainer, "", aligned=False, allow_diverged=True)
     (state,) = networks.states
     split = split_of(module, data)
@@ -202,6 +205,19 @@ def _check_names(
     return names
 
 
+def _have_shards(module: LightningModule, data: Any, trainer: Trainer, *, align: bool) -> None:
+    """Under a strategy that shards, let it build the layers: it does so in a run, as only there the ranks are."""
+    if not isinstance(trainer.strategy, ModelParallelStrategy):
+        return
+    if align:
+        raise LotteryError("`align` looks at whole networks, and ModelParallelStrategy shards them: use one device.")
+    module.trainer = trainer
+    split = split_of(module, data)
+    first = list(islice(loader_of(module, data, split, trainer), 1))
+    with closing(Evaluator(module, trainer, Batches(first, **_ranks(trainer)), split, data=data)) as evaluate:
+        evaluate(lambda module: None)
+
+
 def _read_networks(
     names: tuple[str, ...],
     module: LightningModule,
@@ -214,8 +230,9 @@ def _read_networks(
     """The networks of checkpoints, found to fit the module and to have the same masks."""
     module.trainer = trainer
     # Layers that a module makes in `configure_model` must be there before names and shapes are compared. Lightning
-    # calls it again on each run of the Trainer: it says that the hook must do nothing the second time.
-    if is_overridden("configure_model", module):
+    # calls it again on each run of the Trainer: it says that the hook must do nothing the second time. Of shards a run
+    # has made them, as only there the ranks know each other.
+    if is_overridden("configure_model", module) and not isinstance(trainer.strategy, ModelParallelStrategy):
         module.configure_model()
     if submodule not in dict(module.named_modules()):
         raise LotteryError(f"{type(module).__name__} has no submodule '{submodule}' for the weights to go to.")

@@ -144,7 +144,7 @@ class Searches:
                     "train no step. Give earlier `steps`."
                 )
         for parent, folder in self.snapshots.items():
-            if missing := [step for step in steps if not (folder / f"step={step}.ckpt").is_file()]:
+            if missing := [step for step in steps if not (folder / f"step={step}.ckpt").exists()]:
                 raise LotteryError(
                     f"Parent {parent} has no snapshot of step {', '.join(map(str, missing))} in '{folder}': it saved "
                     "others. Give steps that it has."

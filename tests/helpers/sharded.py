@@ -13,9 +13,11 @@ from lightning.pytorch import LightningModule, seed_everything
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import nn
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
+from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor.debug import CommDebugMode
+from torch.utils.data import DataLoader
 
 from helpers.projects import RankBatches, trainer
 from helpers.states import same
@@ -30,6 +32,8 @@ from lightning_lottery import (
     Ticket,
     shrink,
 )
+from lightning_lottery.children.folders import load_folder
+from lightning_lottery.connectivity.path import path
 from lightning_lottery.functional import keep_top
 from lightning_lottery.shards import local
 
@@ -131,12 +135,12 @@ class Look(Callback):
         self.weights = {name: whole(param).detach().clone() for name, param in module.named_parameters()}
 
 
-def fit(folder, *callbacks, ranks=2, alike=True, ckpt=None, **arguments):
+def fit(folder, *callbacks, ranks=2, alike=True, ckpt=None, module=None, **arguments):
     seed_everything(1, verbose=False)
     sharded = {"strategy": ModelParallelStrategy(data_parallel_size=ranks, tensor_parallel_size=1), "devices": ranks}
     settings = {"max_epochs": 3, "use_distributed_sampler": False, **(sharded if ranks else {})}
     fitted = trainer(folder, *callbacks, **(settings | arguments))
-    fitted.fit(Small(), Texts(alike), Texts(batches=1, seed=9), ckpt_path=ckpt)
+    fitted.fit(module or Small(), Texts(alike), Texts(batches=1, seed=9), ckpt_path=ckpt)
     return fitted
 
 
@@ -302,6 +306,58 @@ def with_nan(folder, ranks):
     return look.masks
 
 
+class Dressed(Small):
+    """Blocks compiled, their activations computed again in the backward pass."""
+
+    def configure_model(self):
+        if not isinstance(self.net, FSDPModule):
+            self.net.block = checkpoint_wrapper(self.net.block)
+            super().configure_model()
+            self.net.block.compile(backend="eager")
+
+
+def dressed(folder, ranks):
+    """With mixed precision, clipping, accumulation, compiled and checkpointed blocks: counts and zeros are exact."""
+    for name in ("PLATON", "MagnitudePruning", "MaskFreezing"):
+        callback = CALLBACKS[name]()
+        clipped = {"gradient_clip_val": 0.1, "accumulate_grad_batches": 2, "max_epochs": 6}
+        fitted = fit(folder / name, callback, ranks=ranks, module=Dressed(), precision="bf16-mixed", **clipped)
+        masks = {
+            name: mask for name, mask in callback.ticket().masks.items() if name in callback.masks
+        }  # tied ones once
+        total, kept = sum(mask.numel() for mask in masks.values()), sum(int(mask.sum()) for mask in masks.values())
+        assert name == "MaskFreezing" or kept == round(0.3 * total), (name, kept, total)
+        module = fitted.lightning_module
+        for mask_name, mask in masks.items():
+            weight = whole(module.get_parameter(mask_name)).detach()
+            assert weight.isfinite().all() and not weight[~mask].any(), f"{name}: {mask_name} came back"
+    say("dressed")
+
+
+def lines(points, ranks):
+    """Along the line between two networks whose checkpoints are folders, ranks find what one process does."""
+    ends, alphas = [points / f"step={step}.ckpt" for step in (10, 5)], (0.0, 0.25, 0.5, 1.0)
+    texts = torch.randint(WORDS, (9, 7), generator=torch.Generator().manual_seed(9))
+    strategy = ModelParallelStrategy(data_parallel_size=ranks, tensor_parallel_size=1)
+    runs = trainer(points, strategy=strategy, devices=ranks)
+    mean = points / "mean.ckpt"
+    judged = {"monitor": "val_loss", "mode": "min", "alphas": alphas, "save_midpoint": mean}
+    report = path(Small(), DataLoader(texts, batch_size=4), ends, trainer=runs, **judged)
+    first, second = (load_folder(end, "cpu")["state_dict"] for end in ends)
+    alone, losses = Small(), []
+    for alpha in alphas:
+        alone.load_state_dict({name: torch.lerp(second[name], first[name], alpha) for name in first})
+        losses.append(alone.training_step(texts, 0).item())
+    assert torch.allclose(torch.tensor(report.curves["raw"][0, 1]["val_loss"]), torch.tensor(losses), rtol=1e-6)
+    assert losses[0] != losses[-1]
+    written = torch.load(mean, weights_only=True)["state_dict"]
+    assert all(torch.allclose(tensor, (first[name] + second[name]) / 2) for name, tensor in written.items())
+    with suppress(LotteryError):
+        path(Small(), DataLoader(texts, batch_size=4), ends, trainer=runs, align=True, **judged)
+        raise AssertionError("shards were aligned")
+    say("lines")
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
     FOLDER, RANKS, EARLIER = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]
@@ -313,6 +369,8 @@ if __name__ == "__main__":
     assert same(with_nan(FOLDER / "nan", RANKS), masks_with_nan)
     killed = [Path(earlier) / "killed" / "resume.ckpt" for earlier in EARLIER]
     goes_on(FOLDER / "killed", references["PLATON"][0], RANKS, killed)
+    lines(FOLDER / "MaskFreezing" / "points", RANKS)
+    dressed(FOLDER / "dressed", RANKS)
     replayed(FOLDER / "replayed", RANKS)
     sends_little(FOLDER / "sends", RANKS)
     say("ok")
