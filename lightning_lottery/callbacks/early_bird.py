@@ -19,8 +19,11 @@ from lightning_lottery.functional.settling.rules import Rule
 from lightning_lottery.functional.settling.watch import Per, Probe, names_of
 from lightning_lottery.hooks.boards import Charts, lay_out
 from lightning_lottery.hooks.clock import StepClock, comes_later, put_in_order, refuse_another_module, steps_of_fit
+from lightning_lottery.hooks.competing import competing_groups, slimming_in
+from lightning_lottery.hooks.costs import said
+from lightning_lottery.hooks.cutting import Cutting
+from lightning_lottery.hooks.explaining import Explanation
 from lightning_lottery.hooks.late_freezing import LateFreezing
-from lightning_lottery.hooks.left_out import held_by
 from lightning_lottery.hooks.loggers import draw_to_all, folder_of, log_to_all
 from lightning_lottery.hooks.masked import check_agreement
 from lightning_lottery.hooks.named import NamedCallback
@@ -28,14 +31,15 @@ from lightning_lottery.hooks.private import batches_that_stepped
 from lightning_lottery.hooks.resuming import check_state, reading_state, start_clock
 from lightning_lottery.hooks.strategies import refuse_sharding
 from lightning_lottery.ticket import Ticket
-from lightning_lottery.units.draws import COLUMNS, Draws, check_what_draws, name_of, readers
-from lightning_lottery.units.groups import groups_of
+from lightning_lottery.units.draws import COLUMNS, Draws, check_what_draws, frame_of, name_of, readers
 from lightning_lottery.units.open_attention import open_attention_
-from lightning_lottery.units.parts import KINDS, Group
-from lightning_lottery.units.removal import cut_out_
+from lightning_lottery.units.parts import KINDS, Group, Groups
 from lightning_lottery.units.score_log import FILE, ScoreLog
 from lightning_lottery.units.scores import weight_norms
 from lightning_lottery.units.watcher import PER, Judged, Noted, UnitWatcher, check_per, in_order, layers_by_kind
+
+UNITS_LEFT = "lightning_lottery.units_left"
+"""Where the checkpoint of a module that was made smaller says so: how many units each of its groups has."""
 
 STATE_VERSION = 2
 """In version 1 the masks of a draw lay here; they are the freezing callback's now."""
@@ -56,8 +60,13 @@ class EarlyBird(NamedCallback):
     ``scores.log`` grows: the scores of every step that is noted, bit for bit, two to four bytes a unit and step, 1 GiB
     at most. From it ``replay_draws`` says what other rules, at other sparsities, would have drawn.
 
-    Where the first draw removes units, the network has its masks: it is ``ticket.safetensors``, as of every callback
-    that masks.
+    Where the first draw removes units, that ticket is ``ticket.safetensors``, as of every callback that masks. Where it
+    cuts them out of the running fit (``"shrink"``), module, gradients, optimizer state, averages and coefficients are
+    smaller from that step on, and so are checkpoints, which say so under ``lightning_lottery.units_left``; one from
+    before loads into a whole module only, one from after into any, in a Trainer with this callback. ``shrunk.csv`` has
+    parameters, multiply-adds of a batch's forward pass and seconds of a step, before and after. Training is that of
+    ``"prune"`` up to rounding, but for dropout, which draws fewer random numbers, and clipping by norm, to which L1
+    penalties of removed coefficients add nothing.
 
     Args:
         rules: When have masks settled? ``HammingFIFO``, ``SlopeHAC``, ``MannKendall``, ``SlopeEquivalence``; ``ADF``,
@@ -71,9 +80,9 @@ class EarlyBird(NamedCallback):
         watch: Kinds whose masks the rules watch (default: all there are); tickets hold all kinds.
         action: What the first draw does. ``"record"``: nothing; later draws follow, and a rule that never settles
             leaves a ticket of the last step, which says so (``settled: false``). ``"stop"``: the fit ends.
-            ``"prune"``: its units are removed, for good, and training goes on. ``"shrink"``: the same, and when the fit
-            has ended they are cut out of the module, which then loads no checkpoint of the fit any more. If several
-            draw at once, the first sparsity, then rule, acts.
+            ``"prune"``: its units are masked, for good, and training goes on. ``"shrink"``: they are cut out of the
+            module there and then, and the smaller one trains on. If several draw at once, the first sparsity, then
+            rule, acts.
         at: Where tickets are drawn whatever the rules say, as baselines, ``at=0.2-SPARSITY.safetensors``: optimizer
             steps (int), fractions of the fit (float, 1.0 is its last step), or ``"random"``, a step that the seed of
             ``seed_everything`` draws uniformly from the fit.
@@ -83,7 +92,9 @@ class EarlyBird(NamedCallback):
     Raises:
         LotteryError: No rule and no ``at``, the same rule twice, an unknown word, or a fraction out of range; in
             ``fit``, no ``NetworkSlimming`` where its coefficients are asked for, a kind that is not there, or no rule
-            that can settle within the fit.
+            that can settle within the fit; for ``"shrink"``, whoever would go on with tensors of the whole module: an
+            optimizer that keeps others than one of the parameter's shape for each (LBFGS, Adafactor, wrappers), a list
+            of parameters in an attribute, a hook on one, an average of a part, a mask on them, spawned ranks.
 
     Example:
         >>> from lightning_lottery.functional import HammingFIFO
@@ -99,6 +110,9 @@ class EarlyBird(NamedCallback):
     """Looks at weights after all callbacks that may write them."""
 
     role = "early_bird"
+
+    network = "pruned"
+    """What records call the network that a draw made smaller."""
 
     lottery_charts: ClassVar[Charts] = {
         "early bird": {
@@ -137,9 +151,10 @@ class EarlyBird(NamedCallback):
         self.at = tuple(at)
         self.patterns = patterns
         self.clock = StepClock()
-        removes = action in ("prune", "shrink")
-        self.freezing = LateFreezing("EarlyBird", self._readers, name=name) if removes else None
-        """The callback that keeps removed units at zero, where a draw removes some."""
+        self.freezing = LateFreezing("EarlyBird", self._readers, name=name) if action == "prune" else None
+        """The callback that keeps removed units at zero, where a draw masks some."""
+        self.cutting = Cutting(self.label, name, patterns) if action == "shrink" else None
+        """Who cuts units out of the running fit, where a draw does."""
         self._is_fitting = True
         self._reset()
 
@@ -152,6 +167,8 @@ class EarlyBird(NamedCallback):
         self._draws = Draws(self.source)
         self._log_file: ScoreLog | None = None
         self._acted: str | None = None  # the ticket by which the first draw acted
+        if self.cutting is not None:
+            self.cutting.reset()
 
     # What anybody may ask.
 
@@ -181,6 +198,19 @@ class EarlyBird(NamedCallback):
             return ticket
         raise LotteryError(f"{self.label} has drawn no ticket: no rule has found settled masks. See `tickets`.")
 
+    @property
+    def sparsity(self) -> float:
+        """Fraction of the weights that read units which the first draw has cut out of the module, in [0, 1)."""
+        if self.cutting is None or self._acted is None:
+            return 0.0
+        return self.tickets[self._acted].sparsity
+
+    def explanation(self, trainer: Trainer, module: LightningModule) -> Explanation:
+        """Which units a draw may cut out of the module, once a fit has begun; raises as that fit would."""
+        assert self.cutting is not None and self._watcher is not None
+        self.cutting.check(trainer, module, self._watcher.groups)
+        return self.cutting.explanation(module, self._watcher.groups)
+
     # Hooks, in the order in which Lightning calls them.
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -194,9 +224,17 @@ class EarlyBird(NamedCallback):
             refuse_sharding(trainer, self.label)
         if self.freezing is not None:
             self.freezing.join(trainer, pl_module, stage)
+        if self.cutting is not None:
+            self.cutting.listen(trainer, pl_module, is_fitting=self._is_fitting)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        groups, state = self._find_units(trainer, pl_module), self._restored
+        state, whole = self._restored, None if self.cutting is None else self.cutting.whole
+        if whole is None:
+            whole = frame_of(pl_module, self._find_units(trainer, pl_module))
+        with reading_state(self.label):
+            groups = in_order({name: whole.groups[name] for name in (state or {}).get("units", whole.groups)})
+            if state is not None and self.cutting is not None and state["acted"]:
+                self._take_up_cut(self.cutting, groups, state)
         if self._watcher is None or self._watcher.groups != groups:  # otherwise a fit that goes on
             self._watcher = UnitWatcher(groups, self.rules, self.sparsities, self.per_kind, self.watch)
         if state is None:
@@ -205,7 +243,7 @@ class EarlyBird(NamedCallback):
             with reading_state(self.label):
                 self.clock.load_state_dict(state["clock"])
                 self._watcher.load_state_dict(state)
-                self._draws.load_state_dict(state, pl_module, self._watcher)
+                self._draws.load_state_dict(state, whole)
                 self._acted = state["acted"]
         if self.freezing is not None and self._acted:
             with reading_state(self.label):
@@ -219,8 +257,30 @@ class EarlyBird(NamedCallback):
         cautions = {type(rule).__name__: rule.caution for rule in self.rules.values() if rule.caution}
         self._warn(f": {rule} {caution}" for rule, caution in cautions.items())
 
+    def _take_up_cut(self, cutting: Cutting, groups: Groups, state: Mapping[str, Any]) -> None:
+        """Go on with a module that was whole, and was made smaller when its weights were loaded."""
+        if "costs" not in state:
+            raise LotteryError(
+                f"The checkpoint of {self.label} is of a version that cut units out when the fit had ended, and its "
+                "module is whole: finish that fit with the version that began it."
+            )
+        if {name: group.size for name, group in groups.items()} != state["units"]:
+            raise LotteryError(
+                f"{self.label} goes on from a checkpoint of a smaller module by making a whole one smaller, and this "
+                "module is not whole: give `fit` a new one."
+            )
+        cutting.costs.load_state_dict(state["costs"])
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         state, self._restored = self._restored, None
+        if self.cutting is not None and self._watcher is not None:
+            callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+            if beside := [c for c in callbacks if isinstance(c, EarlyBird) and c is not self]:
+                raise LotteryError(
+                    f"{self.label} is to cut units out of the running fit, which {beside[0].label} watches as well: "
+                    "let one EarlyBird have all rules."
+                )
+            self.cutting.begin(trainer, pl_module, self._watcher.groups)
         if self._watcher is not None and comes_later(pl_module):
             self._find_times(trainer, pl_module, self._watcher)
         lay_out(trainer, self, is_new=self.clock.is_new)
@@ -229,14 +289,28 @@ class EarlyBird(NamedCallback):
         if trainer.is_global_zero and not trainer.fast_dev_run and self._watcher is not None:  # type: ignore[attr-defined]
             self._open_log(folder, trainer.ckpt_path, self._watcher, state)
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        watcher = self._watcher
-        if not self.clock.tick(trainer) or watcher is None or not self._is_watching:
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        if self.cutting is not None:
+            self.cutting.costs.start(pl_module.device)
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any = None,
+        batch: Any = None,
+        batch_idx: int = 0,
+        *_: Any,
+    ) -> None:
+        watcher, has_stepped = self._watcher, self.clock.tick(trainer)
+        if self.cutting is not None:
+            self.cutting.costs.stop(pl_module.device, has_stepped=has_stepped)
+        if not has_stepped or watcher is None or not self._is_watching:
             return
         if watcher.looks_at(self.clock.step):
             watcher.note(self.clock.step, batches_that_stepped(trainer), self._scores(pl_module, watcher))
         if watcher.is_due(self.clock.step):
-            self._update(trainer, pl_module, watcher)
+            self._update(trainer, pl_module, watcher, (batch, batch_idx))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._watcher is not None and self._is_watching:
@@ -245,6 +319,8 @@ class EarlyBird(NamedCallback):
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         folder = folder_of(trainer) / self.named("early_bird")  # collective: asked for on every rank
+        if self.cutting is not None and self._acted:
+            self._write_cut(trainer, self.cutting)
         if self._watcher is None or not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         for name, ticket in self.tickets.items():
@@ -266,12 +342,26 @@ class EarlyBird(NamedCallback):
             write_image(folder, name, figure)
             draw_to_all(trainer, self._key(name), figure, self.clock.step)
 
+    def _write_cut(self, trainer: Trainer, cutting: Cutting) -> None:
+        """Write what was cut out, and what a step costs before and after, and say it. Collective."""
+        folder = folder_of(trainer)  # collective: asked for on every rank
+        if self._acted is None or not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        self.tickets[self._acted].save(folder / f"{self.named('ticket')}.safetensors")
+        rows = cutting.costs.write(folder / f"{self.named('shrunk')}.csv")
+        rank_zero_info(f"{self.label}: the module is smaller, by what '{self._acted}' removes: {said(rows)}.")
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        if self.cutting is not None and self.cutting.whole is not None:
+            checkpoint[UNITS_LEFT] = dict(self.cutting.units_left)
+
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if self.action == "shrink" and self.freezing and self._acted and self._watcher and stage == "fit":
-            cut_out_(pl_module, self._watcher.groups, self.tickets[self._acted].units, self.patterns)
-            rank_zero_info(f"{self.label}: the module is smaller now, by the units that '{self._acted}' removes.")
-            self._acted = self._watcher = None
-            self.freezing.forget()
+        if self.cutting is not None:
+            self.cutting.end()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        if self.cutting is not None:
+            self.cutting.end()
 
     # State.
 
@@ -284,8 +374,15 @@ class EarlyBird(NamedCallback):
             **(self._watcher.state_dict() if self._watcher is not None else {"watch": None}),
             **self._draws.state_dict(),
             "acted": self._acted,
+            **self._state_of_cut(),
             "score_log": None if self._log_file is None else self._log_file.state_dict(),
         }
+
+    def _state_of_cut(self) -> dict[str, Any]:
+        if self.cutting is None or not self._acted or self._watcher is None:
+            return {}
+        units = {name: group.size for name, group in self._watcher.groups.items()}
+        return {"units": units, "costs": self.cutting.costs.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         if not self._is_fitting:
@@ -309,16 +406,13 @@ class EarlyBird(NamedCallback):
     # Units and their scores.
 
     def _find_units(self, trainer: Trainer, module: LightningModule) -> dict[str, Group]:
-        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-        # A method file imports no other: NetworkSlimming is known by what it offers.
-        slimming: list[Any] = [c for c in callbacks if hasattr(c, "coefficients") and hasattr(c, "groups")]
+        slimming = slimming_in(trainer)
         if not slimming and self.source != "weights":
             raise LotteryError(
                 f"{self.label} reads slimming coefficients, and this Trainer has no NetworkSlimming: add one to its "
                 "callbacks, or read scores='weights'."
             )
-        slimmed = {name: group for callback in slimming for name, group in callback.groups.items()}
-        groups = in_order(slimmed if slimming else self._trained(trainer, module))
+        groups = in_order(competing_groups(trainer, module, self.patterns, self.label))
         kinds = layers_by_kind(groups)
         if missing := [kind for kind in self.watch or () if kind not in kinds]:
             raise LotteryError(
@@ -331,26 +425,6 @@ class EarlyBird(NamedCallback):
             self._coefficients = [coefficients[name].detach() for name in groups]
         open_attention_(module)
         return groups
-
-    def _trained(self, trainer: Trainer, module: LightningModule) -> dict[str, Group]:
-        """The groups whose readers an optimizer trains: a target network's or an average's units do not compete."""
-        groups = groups_of(module, self.patterns)
-        held = {id(parameter) for parameter in held_by(trainer.optimizers)}
-        if not held:  # a module that steps an optimizer of its own
-            return groups
-        trained = {
-            name: group
-            for name, group in groups.items()
-            if any(id(reader) in held for reader in readers(module, {name: group}).values())
-        }
-        if not trained:
-            raise LotteryError(
-                f"{self.label}: no optimizer trains what reads the units of '{next(iter(groups))}', or of any other of "
-                f"the {len(groups)} groups of {type(module).__name__}."
-            )
-        if left_out := [name for name in groups if name not in trained]:
-            rank_zero_info(f"{self.label}: leaves out units that are in no optimizer: {', '.join(left_out)}.")
-        return trained
 
     def _scores(self, module: nn.Module, watcher: UnitWatcher) -> Tensor:
         """Coefficients or norms of all units in the watcher's order, on their device."""
@@ -426,8 +500,10 @@ class EarlyBird(NamedCallback):
             raise LotteryError(f"{self.label} is to {error}") from error
         watcher.times = self._draws.times.keys()
 
-    def _update(self, trainer: Trainer, module: LightningModule, watcher: UnitWatcher) -> None:
-        """Fetch the scores that wait, let the rules judge them, draw, and act."""
+    def _update(
+        self, trainer: Trainer, module: LightningModule, watcher: UnitWatcher, batch: tuple[Any, int] = (None, 0)
+    ) -> None:
+        """Fetch the scores that wait, let the rules judge them, draw, and act; ``batch``: the present, its number."""
         noted = watcher.take()
         if not noted.steps:
             return
@@ -454,16 +530,31 @@ class EarlyBird(NamedCallback):
                     f"{self.label}: the masks of {probe.kind}s have settled at step {probe.verdict.step} "
                     f"by {probe.rule}, {100 * probe.sparsity:g} % removed ({evidence}): ticket '{name}'."
                 )
-                self._act(trainer, name, probe.sparsity)
+                if self.action != "record":
+                    self._acted = name
+                    self._act(trainer, module, watcher, probe.sparsity, batch)
 
-    def _act(self, trainer: Trainer, name: str, sparsity: float) -> None:
-        if self.action == "record":
-            return
-        self._acted = name
-        if self.freezing is None:
-            trainer.should_stop = True
+    def _act(
+        self,
+        trainer: Trainer,
+        module: LightningModule,
+        watcher: UnitWatcher,
+        sparsity: float,
+        batch: tuple[Any, int],
+    ) -> None:
+        ticket = self.tickets[str(self._acted)]
+        if self.freezing is not None:
+            self.freezing.install(ticket, sparsity)
+        elif self.cutting is not None:
+            self._coefficients = []  # those of the whole module would outlive it
+            self.cutting.cut_(trainer, module, watcher.groups, ticket.units, step=self.clock.step, batch=batch)
+            self._write_cut(trainer, self.cutting)
+            rank_zero_info(
+                f"{self.label}: training goes on with the smaller module. Checkpoints from before hold the whole one, "
+                "and load into a new one only."
+            )
         else:
-            self.freezing.install(self.tickets[name], sparsity)
+            trainer.should_stop = True
 
     def _finish(self, module: nn.Module, watcher: UnitWatcher) -> None:
         """What the rules that never settled leave behind when the fit ends."""

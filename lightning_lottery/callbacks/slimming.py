@@ -30,7 +30,7 @@ from lightning_lottery.units.coefficients import (
     forget_compiled,
     has_coefficients,
 )
-from lightning_lottery.units.groups import groups_of
+from lightning_lottery.units.groups import groups_of, survey
 from lightning_lottery.units.open_attention import open_attention_
 from lightning_lottery.units.parts import BATCH_NORMS, KINDS, Group, owners_of, shared_weights
 
@@ -102,7 +102,7 @@ class NetworkSlimming(NamedCallback):
         self._hooks: list[RemovableHandle] = []
         self._groups: dict[str, Group] = {}
         self._layers: dict[str, nn.Module] = {}  # those whose input is scaled, by group
-        self._scales: dict[str, nn.Parameter] = {}  # of batch norms, by group
+        self._norms: dict[str, nn.Module] = {}  # batch norms, whose scales are coefficients, by group
         self._by_optimizer: dict[Optimizer, list[nn.Parameter]] = {}
         self._decayed: list[tuple[dict[str, Any], list[nn.Parameter]]] = []  # groups of a step, and all that they hold
         self._parted: list[nn.Module] = []  # whose coefficients are apart while the optimizer steps
@@ -117,7 +117,8 @@ class NetworkSlimming(NamedCallback):
     @property
     def coefficients(self) -> dict[str, nn.Parameter]:
         """The coefficients of each group, of shape (size,), while a fit runs."""
-        by_name = self._scales | {name: coefficients_of(layer) for name, layer in self._layers.items()}
+        scales = {name: norm.get_parameter("weight") for name, norm in self._norms.items()}
+        by_name = scales | {name: coefficients_of(layer) for name, layer in self._layers.items()}
         return {name: by_name[name] for name in self._groups}
 
     def fold(self) -> None:
@@ -138,7 +139,7 @@ class NetworkSlimming(NamedCallback):
             return
         if self._groups and {id(c) for c in self.coefficients.values()} <= {id(p) for p in pl_module.parameters()}:
             return  # a fit that was broken off goes on
-        self._groups, self._layers, self._scales = {}, {}, {}
+        self._groups, self._layers, self._norms = {}, {}, {}
         refuse_sharding(trainer, self.label)
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if averaged_copy(callback) is not None:
@@ -212,6 +213,13 @@ class NetworkSlimming(NamedCallback):
 
     # Units and optimizers.
 
+    def look_again(self, trainer: Trainer, module: LightningModule) -> None:
+        """Go on with the coefficients of the units that are left, after others were cut out of the module."""
+        groups = survey(module, self.patterns).groups
+        self._groups = {name: groups[name] for name in self._groups}
+        if self._by_optimizer:  # otherwise a fit that goes on, whose optimizers are still to come
+            self._find_optimizers(trainer)
+
     def _find_optimizers(self, trainer: Trainer) -> None:
         """Which optimizer trains which coefficients; each has one."""
         coefficients, self._by_optimizer = self.coefficients, {}
@@ -254,10 +262,9 @@ class NetworkSlimming(NamedCallback):
         owners, shared = owners_of(module), shared_weights(module)
         for name, group in groups.items():
             if group.kind == "channel" and "channel" in self.kinds:
-                norms = (part.parameter for part in group.producers if part.parameter.endswith(".weight"))
-                scales = [owners[n][0].get_parameter("weight") for n in norms if isinstance(owners[n][0], BATCH_NORMS)]
-                if scales:
-                    self._groups[name], self._scales[name] = group, scales[0]
+                layers = (owners[p.parameter][0] for p in group.producers if p.parameter.endswith(".weight"))
+                if norms := [layer for layer in layers if isinstance(layer, BATCH_NORMS)]:
+                    self._groups[name], self._norms[name] = group, norms[0]
             elif group.kind in self.kinds:
                 layer = modules[group.consumers[0].parameter.removesuffix(".weight")]
                 self._refuse_layer(layer, group, {*shared, *shared.values()})

@@ -284,7 +284,8 @@ class _LastValidation(Callback):
 def _rows(child: Child, trainer: Trainer, validated: Mapping[str, float]) -> list[Row]:
     """A row for each metric of the last validation and test."""
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-    method = next((callback for callback in callbacks if isinstance(callback, MaskCallback)), None)
+    removing = (c for c in callbacks if isinstance(c, MaskCallback) or (isinstance(c, EarlyBird) and c.cutting))
+    method = next(removing, None)
     watches = any(isinstance(callback, EarlyBird) for callback in callbacks)
     sparsity = method.sparsity if method else 0.0
     about = {

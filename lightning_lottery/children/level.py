@@ -28,9 +28,10 @@ def with_level(
     Raises:
         LotteryError: The project prunes by itself, a file is missing, or nothing is left to prune.
     """
-    # An EarlyBird that removes units brings the callback that masks them only when the fit is set up.
+    # An EarlyBird that masks units brings the callback that does only when the fit is set up.
     for callback in callbacks:
-        if isinstance(callback, MaskCallback) or (isinstance(callback, EarlyBird) and callback.freezing):
+        removes = isinstance(callback, EarlyBird) and (callback.freezing or callback.cutting)
+        if isinstance(callback, MaskCallback) or removes:
             raise LotteryError(f"The project has a callback that masks by itself: leave out {type(callback).__name__}.")
     if isinstance(options, DenseLevelOptions):
         dense = Dense(options.scope, rewind_step=options.rewind_step)

@@ -39,7 +39,10 @@ class _Explainer(Callback):
                 if isinstance(callback, MaskCallback):
                     callback.plan(trainer, pl_module)
                     _print(callback.explanation(pl_module), terminal)
-            terminal.print(NO_SPEED)
+                elif isinstance(callback, EarlyBird) and callback.cutting:
+                    _print(callback.explanation(trainer, pl_module), terminal)
+            if any(isinstance(callback, MaskCallback) for callback in trainer.callbacks):  # type: ignore[attr-defined]
+                terminal.print(NO_SPEED)
         raise _Explained
 
 
@@ -55,8 +58,9 @@ def explain_fit(arguments: Sequence[str]) -> None:
 
     def trainer_arguments(config: dict[str, Any]) -> dict[str, Any]:
         callbacks = config["callbacks"]
-        # An EarlyBird that removes units brings the callback that masks them only when the fit is set up.
-        removing = [callback for callback in callbacks if isinstance(callback, EarlyBird) and callback.freezing]
+        # An EarlyBird that masks units brings the callback that does only when the fit is set up.
+        birds = [callback for callback in callbacks if isinstance(callback, EarlyBird)]
+        removing = [bird for bird in birds if bird.freezing or bird.cutting]
         if not removing and not any(isinstance(callback, MaskCallback) for callback in callbacks):
             raise LotteryError("There is nothing to explain: `trainer.callbacks` holds no callback that makes masks.")
         quiet = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False}

@@ -7,7 +7,6 @@ from torch import nn
 
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.hooks.mask_callback import MaskCallback
-from lightning_lottery.hooks.masked import Masked
 from lightning_lottery.ticket import Ticket
 
 
@@ -92,7 +91,3 @@ class LateFreezing(MaskCallback):
             self._masked.mask_weights_()
         else:
             super().on_fit_end(trainer, pl_module)
-
-    def forget(self) -> None:
-        """Nothing is masked any more: the units are cut out of the module, and whoever saves now saves what is left."""
-        self._upkeep.masked, self.installed = Masked(), None

@@ -1,11 +1,11 @@
 """What keeps masks true: weights, gradients, optimizer state, averaged copies and checkpoints that agree with them."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
@@ -82,9 +82,9 @@ class Masked:
             forget_removed_(optimizers, self.params, self.masks)
 
     @torch.no_grad()
-    def mask_averages_(self, callbacks: Iterable[Callback]) -> None:
+    def mask_averages_(self, callbacks: Sequence[Callback]) -> None:
         """Mask the averaged copies that EMA, SWA and their like keep: what was removed would live on in them."""
-        for average in _averaged_copies(callbacks) if self.anything_removed else ():
+        for average in averaged_copies(callbacks) if self.anything_removed else ():
             params = named_parameters(average)
             for name, mask in self.masks.items():
                 zero_removed_(local(params[name]), mask)
@@ -143,7 +143,16 @@ def cloned(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
 
 
-def _averaged_copies(callbacks: Iterable[Callback]) -> list[nn.Module]:
-    """Copies of the module that averaging callbacks keep: WeightAveraging wraps its own once more, SWA does not."""
+def averaged_copies(callbacks: Sequence[Callback]) -> list[nn.Module]:
+    """Copies of the module that averaging callbacks keep: WeightAveraging wraps its own once more, SWA does not.
+
+    Also those that a project's own callback has in an attribute, as ``torch.optim.swa_utils.AveragedModel``.
+    """
     averages = [average for callback in callbacks if (average := averaged_copy(callback)) is not None]
+    averages += [
+        value
+        for callback in callbacks
+        for value in vars(callback).values()
+        if isinstance(value, AveragedModel) and isinstance(value.module, LightningModule) and value not in averages
+    ]
     return [average.module if isinstance(average, AveragedModel) else average for average in averages]

@@ -18,11 +18,13 @@ from lightning.fabric.utilities.apply_func import move_data_to_device
 from lightning.fabric.utilities.data import sized_len
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from lightning.pytorch.strategies.launchers.multiprocessing import _MultiProcessingLauncher
 from lightning.pytorch.trainer.call import _call_callback_hooks, _call_lightning_module_hook, _call_strategy_hook
 from lightning.pytorch.trainer.connectors.logger_connector.result import _Metadata
 from lightning.pytorch.utilities import CombinedLoader
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 from torchmetrics import Metric
 from torchmetrics.utilities.data import dim_zero_sum
 
@@ -151,6 +153,11 @@ def training_arguments(trainer: Trainer, batch: Any, index: int) -> "OrderedDict
     batch = trainer.strategy.batch_to_device(
         before_transfer(trainer, trainer.lightning_module, batch), dataloader_idx=0
     )
+    return step_arguments(trainer, batch, index)
+
+
+def step_arguments(trainer: Trainer, batch: Any, index: int) -> "OrderedDict[str, Any]":
+    """The same for a batch as hooks get it, which is on the device."""
     return trainer.fit_loop.epoch_loop._build_kwargs(OrderedDict(), batch, index)
 
 
@@ -327,6 +334,29 @@ def saves_folders(trainer: Trainer) -> bool:
 def spawns(trainer: Trainer) -> bool:
     """Whether a Trainer's ranks are forks or spawns of this process."""
     return isinstance(trainer.strategy.launcher, _MultiProcessingLauncher)
+
+
+def why_not_wrapped_anew(trainer: Trainer) -> str | None:
+    """Why a strategy could not go on with other parameters in the middle of a fit; None where it can."""
+    strategy = trainer.strategy
+    if spawns(trainer):
+        return "its processes hand their weights back to a module that is whole"
+    if isinstance(strategy, DDPStrategy):
+        keeps = strategy._ddp_comm_state is not None
+        return "its communication hook keeps tensors of the old shapes" if keeps else None
+    is_known = isinstance(strategy, SingleDeviceStrategy)
+    return None if is_known else "nobody knows what it keeps of the parameters"
+
+
+def wrap_anew_(trainer: Trainer) -> None:
+    """Let DDP reduce the gradients of the parameters that the module has now: a wrapper knows those it began with.
+
+    Collective. Lightning 2.6.6, ``DDPStrategy.setup``.
+    """
+    strategy = trainer.strategy
+    if isinstance(strategy, DDPStrategy) and isinstance(strategy.model, DistributedDataParallel):
+        strategy.model = strategy.lightning_module
+        strategy.configure_ddp()
 
 
 # Loggers.

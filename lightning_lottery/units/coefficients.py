@@ -1,7 +1,7 @@
 """Slimming coefficients: a factor for each unit on the input of the layer that reads it, and how it is folded away."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Any
 
 import torch
@@ -15,6 +15,8 @@ NAME = "slimming"
 
 TRANSPOSED = "slimming_transposed"
 """The same in a layer whose weight is (in, out): a state dict must say by itself which dimension they scale."""
+
+_ENDINGS = tuple(f".{name}.weight" for name in (NAME, TRANSPOSED))
 
 
 class Coefficients(nn.Module):
@@ -65,14 +67,29 @@ def folded(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         >>> folded(state)
         {'fc2.weight': tensor([[1.0000, 0.5000]])}
     """
-    endings = {f".{name}.weight": name for name in (NAME, TRANSPOSED)}
-    plain = {key: value for key, value in state.items() if not key.endswith(tuple(endings))}
+    plain = {key: value for key, value in state.items() if not is_coefficient(key)}
     for key in state.keys() - plain.keys():
-        ending, name = next(item for item in endings.items() if key.endswith(item[0]))
-        weight = f"{key.removesuffix(ending)}.weight"
+        layer, name, _ = key.rsplit(".", 2)
+        weight = f"{layer}.weight"
         if weight in plain:
             plain[weight] = _scaled_entries(plain[weight], state[key], name)
     return plain
+
+
+def is_coefficient(name: str) -> bool:
+    """Whether a parameter's name is that of coefficients.
+
+    Example:
+        >>> is_coefficient("fc2.slimming.weight"), is_coefficient("fc2.weight")
+        (True, False)
+    """
+    return name.endswith(_ENDINGS)
+
+
+def coefficients_in(names: Container[str], weight: str) -> str | None:
+    """The name, among those of a model, of the coefficients that scale what a weight reads; None without any."""
+    layer = weight.removesuffix(".weight")
+    return next((f"{layer}{ending}" for ending in _ENDINGS if f"{layer}{ending}" in names), None)
 
 
 def forget_compiled() -> None:

@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from operator import index
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from torch import Tensor, nn
@@ -18,8 +18,9 @@ from lightning_lottery.functional.settling.rules import Rule
 from lightning_lottery.functional.settling.watch import Probe, names_of, series_of
 from lightning_lottery.scope import named_parameters, size_of, ties
 from lightning_lottery.ticket import Ticket, ticket_of, versions
-from lightning_lottery.units.parts import Groups
-from lightning_lottery.units.removal import Units, parameter_masks
+from lightning_lottery.units.cuts import Shapes, shapes_in
+from lightning_lottery.units.parts import Groups, owners_of
+from lightning_lottery.units.removal import Units, masks_of
 from lightning_lottery.units.watcher import UnitWatcher
 
 Time = int | float | str
@@ -144,12 +145,12 @@ class Draws:
             "random_step": self._random_step,
         }
 
-    def load_state_dict(self, state: Mapping[str, Any], module: nn.Module, watcher: UnitWatcher) -> None:
+    def load_state_dict(self, state: Mapping[str, Any], frame: "Frame") -> None:
         """Go on from where ``state_dict`` was taken; masks of weights follow from those of units."""
         self._weights_hash, self._random_step = dict(state["weights_hash"]), state["random_step"]
         for name, saved in state["tickets"].items():
             origin = {**saved["from"], "step": index(saved["from"]["step"])}
-            self.tickets[name] = unit_ticket(module, watcher.groups, saved["units"], origin)
+            self.tickets[name] = frame.ticket(saved["units"], origin)
 
     def _step_of(self, time: Time, total: int | None) -> int:
         if isinstance(time, int):
@@ -179,18 +180,36 @@ def readers(model: nn.Module, groups: Groups) -> dict[str, nn.Parameter]:
     return {name: parameter for name, parameter in named_parameters(model).items() if name in names}
 
 
-def unit_ticket(model: nn.Module, groups: Groups, units: Units, provenance: Mapping[str, Any]) -> Ticket:
-    """A ticket with masks of units and of the weights that read them.
+class Frame(NamedTuple):
+    """What a ticket says of a model besides its masks: groups of units, shapes of tensors, further names, weights."""
 
-    Raises:
-        LotteryError: A mask of no group, or of another size.
-    """
-    aliases, masks = ties(model), dict[str, Tensor]()
-    for name, mask in parameter_masks(model, units, groups).items():
-        # A tied weight may read units under each of its names: then it loses both.
-        first = aliases.get(name, name)
-        masks[first] = masks[first] & mask if first in masks else mask
-    return replace(ticket_of(masks, aliases, size_of(model), provenance), units=dict(units))
+    groups: Groups
+    shapes: Shapes
+    ties: Mapping[str, str]
+    size: int
+
+    def ticket(self, units: Units, provenance: Mapping[str, Any]) -> Ticket:
+        """A ticket with masks of units and of the weights that read them.
+
+        Raises:
+            LotteryError: A mask of no group, or of another size.
+        """
+        masks = dict[str, Tensor]()
+        for name, mask in masks_of(self.shapes, units, self.groups).items():
+            # A tied weight may read units under each of its names: then it loses both.
+            first = self.ties.get(name, name)
+            masks[first] = masks[first] & mask if first in masks else mask
+        return replace(ticket_of(masks, self.ties, self.size, provenance), units=dict(units))
+
+
+def frame_of(model: nn.Module, groups: Groups) -> Frame:
+    """That of a model as it is now; it stays true of a ticket's model when units were cut out."""
+    return Frame(dict(groups), shapes_in(owners_of(model)), ties(model), size_of(model))
+
+
+def unit_ticket(model: nn.Module, groups: Groups, units: Units, provenance: Mapping[str, Any]) -> Ticket:
+    """As ``Frame.ticket``, of a model as it is."""
+    return frame_of(model, groups).ticket(units, provenance)
 
 
 def name_of(rule: str, kind: str, sparsity: float) -> str:

@@ -1,7 +1,7 @@
 """Removes units for good: heads, neurons and channels, so that what is left is a smaller ordinary module."""
 
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from copy import deepcopy
 from os import PathLike
 from typing import Any
@@ -15,16 +15,16 @@ from lightning_lottery.functional.random_numbers import random_numbers_kept
 from lightning_lottery.scope import plain_name
 from lightning_lottery.shards import refuse_shards
 from lightning_lottery.ticket import Ticket
+from lightning_lottery.units.coefficients import is_coefficient
+from lightning_lottery.units.cuts import Cut, Shapes, cut_, kept_entries, shapes_in
 from lightning_lottery.units.groups import groups_of, survey
 from lightning_lottery.units.open_attention import OpenAttention, open_attention_
 from lightning_lottery.units.parts import (
-    CONVOLUTIONS,
     Groups,
     Module,
     computed_tensors,
     copy_of,
     is_pretrained,
-    is_transposed,
     owners_of,
     shared_weights,
     tensor_at,
@@ -117,9 +117,7 @@ def shrink(
         teacher = {} if ticket is not None else masks_at(0.5, rearrange=False)
         more: Any = {"teacher": teacher, "first_token": first_token, "groups": groups, "loss": loss}
         rescale_(small, unit_factors(model, units, batches, **more), groups)
-    shrink_(small, groups, units)
-    for network in _pretrained_in(small):
-        _update_config(network)
+    cut_out_(small, groups, units)
     return small
 
 
@@ -143,35 +141,42 @@ def parameter_masks(model: nn.Module, units: Units, groups: Groups | None = None
         tensor([[ True, False],
                 [ True, False]])
     """
-    groups = groups_of(model) if groups is None else groups
+    return masks_of(shapes_in(owners_of(model)), units, groups_of(model) if groups is None else groups)
+
+
+def masks_of(shapes: Shapes, units: Units, groups: Groups) -> dict[str, Tensor]:
+    """As ``parameter_masks``, of a model whose tensors have, or had, these shapes.
+
+    Raises:
+        LotteryError: As there.
+    """
     _check_units(units, groups)
-    owners, masks = owners_of(model), dict[str, Tensor]()
-    for (name, dim), keep in _kept_entries(owners, groups, units, producers=False).items():
-        shape = tensor_at(owners, name).shape
-        view = [-1 if d == dim else 1 for d in range(len(shape))]
-        masks[name] = masks.get(name, torch.ones(shape, dtype=torch.bool, device="cpu")) & keep.view(view)
+    masks = dict[str, Tensor]()
+    for (name, dim), keep in kept_entries(shapes, groups, units, producers=False).items():
+        view = [-1 if d == dim else 1 for d in range(len(shapes[name]))]
+        masks[name] = masks.get(name, torch.ones(shapes[name], dtype=torch.bool, device="cpu")) & keep.view(view)
     return masks
 
 
-def shrink_(model: nn.Module, groups: Groups, units: Units) -> None:
+def shrink_(model: nn.Module, groups: Groups, units: Units) -> list[Cut]:
     """Remove units of a model in place; a group that keeps none keeps its first, with zero weight.
+
+    Returns:
+        The tensors that were replaced, each once.
 
     Raises:
         LotteryError: A mask of no group, or of another size; or units in a weight that other modules share, or that a
             parametrization or hook computes.
     """
     _check_units(units, groups)
-    _refuse_computed(model, groups, units)
-    _refuse_shared(model, groups, units)
+    refuse_uncuttable(model, groups, units)
     units = dict(units)
     for name in [name for name, mask in units.items() if not mask.any()]:
         warn_of_last_unit(name, groups[name])
         _zero(model, {name: units[name]}, groups)
-        units[name] = _first(1, groups[name].size)
+        units[name] = first_of(1, groups[name].size)
     cut = {name: mask for name, mask in units.items() if not mask.all()}
-    owners = owners_of(model)
-    for (name, dim), keep in _kept_entries(owners, groups, cut, producers=True).items():
-        _slice(*owners[name], dim, keep)
+    cuts = cut_(owners_of(model), groups, cut)
     modules = {plain_name(name): module for name, module in model.named_modules()}
     for name, mask in cut.items():
         for count in groups[name].counts:
@@ -184,21 +189,15 @@ def shrink_(model: nn.Module, groups: Groups, units: Units) -> None:
     for module in modules.values():
         if isinstance(module, nn.TransformerEncoder) and any(isinstance(m, OpenAttention) for m in module.modules()):
             module.use_nested_tensor = False  # its layers cannot read one outside of the fused kernels
+    return cuts
 
 
-def cut_out_(
-    model: nn.Module, groups: Groups, units: Units, patterns: Mapping[str, Sequence[Any]] | None = None
-) -> None:
-    """Remove units of a module in place; the configurations of Hugging Face networks in it say their new shapes."""
-    rest = dict(units)
-    for name, child in model.named_children():
-        # `shrink` also rewrites configurations, but it gives a copy, which nobody could put where the model itself is:
-        # each child is replaced by its own.
-        inside = {n: group for n, group in survey(child, patterns).groups.items() if f"{name}.{n}" in rest}
-        if inner := {n: rest.pop(f"{name}.{n}") for n in inside}:
-            setattr(model, name, shrink(child, Ticket({}, units=inner), groups=inside))
-    if rest:  # blocks whose parts are children of the model itself
-        shrink_(model, groups, rest)
+def cut_out_(model: nn.Module, groups: Groups, units: Units) -> list[Cut]:
+    """As ``shrink_``; the configurations of Hugging Face networks inside say their new shapes."""
+    cuts = shrink_(model, groups, units)
+    for network in _pretrained_in(model):
+        _update_config(network)
+    return cuts
 
 
 @torch.no_grad()
@@ -240,10 +239,10 @@ def _update_config(network: nn.Module) -> None:
 def cut_to_(model: nn.Module, sizes: Mapping[str, int]) -> None:
     """Shrink a model in place to given sizes of its groups: for weights that are yet to be loaded."""
     groups = survey(model).groups
-    shrink_(model, groups, {name: _first(sizes.get(name, g.size), g.size) for name, g in groups.items()})
+    shrink_(model, groups, {name: first_of(sizes.get(name, g.size), g.size) for name, g in groups.items()})
 
 
-def _first(kept: int, size: int) -> Tensor:
+def first_of(kept: int, size: int) -> Tensor:
     """A mask that keeps the first units, on the CPU also where a context says another device."""
     return torch.arange(size, device="cpu") < kept
 
@@ -276,7 +275,10 @@ def _builds(config: Any, network: nn.Module, groups: Groups) -> bool:
     except (TypeError, ValueError):
         return False
     cut_to_(twin, getattr(config, KEPT, None) or {})
-    shapes, shapes_of_twin = ({n: p.shape for n, p in module.named_parameters()} for module in (network, twin))
+    shapes, shapes_of_twin = (
+        {name: p.shape for name, p in module.named_parameters() if not is_coefficient(name)}
+        for module in (network, twin)
+    )
     # Equal shapes are not enough: 2 heads of 4 and 4 heads of 2 have the same.
     return shapes == shapes_of_twin and survey(twin).groups == groups
 
@@ -322,58 +324,25 @@ def _check_units(units: Units, groups: Groups) -> None:
             )
 
 
-def _refuse_computed(model: nn.Module, groups: Groups, units: Units) -> None:
-    """A tensor that a parametrization or hook makes of others would be made anew in its old shape."""
+def refuse_uncuttable(model: nn.Module, groups: Groups, names: Iterable[str]) -> None:
+    """Refuse groups whose units cannot be cut out.
+
+    Raises:
+        LotteryError: Units in a weight that other modules share, or that a parametrization or hook computes.
+    """
+    # What a parametrization or hook makes of other tensors would be made anew in its old shape.
     layers = {name.rpartition(".")[0]: name for name in computed_tensors(model)}
-    for name in units:
+    shared = shared_weights(model)
+    for name in names:
         for part in groups[name].parts:
             # Of the same layer is enough: with the weight computed, the bias alone would be cut.
             if tensor := layers.get(part.parameter.rpartition(".")[0]):
                 reason = f"'{tensor}' is computed by a parametrization or a hook: remove that first"
                 raise LotteryError(f"'{name}' cannot be shrunk: {reason}.")
-
-
-def _refuse_shared(model: nn.Module, groups: Groups, units: Units) -> None:
-    """A weight that stands in two modules cannot be cut for one of them."""
-    for alias, first in shared_weights(model).items():
-        for name in units:
-            if {alias, first} & {part.parameter for part in groups[name].parts}:
+        tensors = {part.parameter for part in groups[name].parts}
+        for alias, first in shared.items():
+            if {alias, first} & tensors:
                 raise LotteryError(f"'{name}' cannot be shrunk: '{alias}' is tied to '{first}', of another module.")
-
-
-def _kept_entries(
-    owners: Mapping[str, tuple[nn.Module, str]], groups: Groups, units: Units, *, producers: bool
-) -> dict[tuple[str, int], Tensor]:
-    """For each tensor and dimension that a group reads, or also those that make it, which of its entries stay."""
-    kept: dict[tuple[str, int], Tensor] = {}
-    for name, mask in units.items():
-        group = groups[name]
-        for part in group.parts if producers else group.consumers:
-            length = tensor_at(owners, part.parameter).shape[part.dim]
-            # Parts of several groups, or of a fused projection, can lie along one dimension: each takes its own out.
-            entries = kept.setdefault((part.parameter, part.dim), _first(length, length))
-            entries[part.start : part.start + group.size * part.block] &= mask.cpu().repeat_interleave(part.block)
-    return kept
-
-
-def _slice(module: nn.Module, leaf: str, dim: int, keep: Tensor) -> None:
-    """Keep some entries of a module's tensor, and let the module know its new shape."""
-    tensor: Tensor = getattr(module, leaf)
-    smaller = tensor.detach().index_select(dim, keep.nonzero().flatten().to(tensor.device))
-    if isinstance(tensor, nn.Parameter):
-        setattr(module, leaf, nn.Parameter(smaller, requires_grad=tensor.requires_grad))
-    else:
-        module.register_buffer(leaf, smaller, persistent=leaf not in module._non_persistent_buffers_set)
-    if leaf == "weight" and isinstance(module, nn.Linear):
-        module.out_features, module.in_features = smaller.shape
-    elif leaf == "weight" and is_transposed(module):
-        vars(module).update(nx=smaller.shape[0], nf=smaller.shape[1])
-    elif leaf == "weight" and isinstance(module, CONVOLUTIONS):
-        depthwise = module.groups == module.in_channels == module.out_channels
-        module.groups = smaller.shape[0] if depthwise else module.groups
-        module.out_channels, module.in_channels = smaller.shape[0], smaller.shape[1] * module.groups
-    elif isinstance(module, nn.modules.batchnorm._NormBase):
-        module.num_features = smaller.shape[0]
 
 
 def _pretrained_in(module: nn.Module) -> Iterator[nn.Module]:

@@ -132,7 +132,7 @@ def load_shrunk(folder: str | os.PathLike[str], model: Module | None = None) -> 
     except (SafetensorError, OSError) as error:
         raise LotteryError(f"There is no model at '{path}': {error}.") from error
     small = copy_of(model)
-    cut_to_(small, {name: _size_in(shapes, group) for name, group in survey(model).groups.items()})
+    cut_to_(small, {name: size_in(shapes, group) for name, group in survey(model).groups.items()})
     try:
         load_model(small, path)
     except RuntimeError as error:
@@ -165,7 +165,7 @@ def _load_pretrained(folder: Path) -> Any:
     return model
 
 
-def _size_in(shapes: Mapping[str, tuple[int, ...]], group: Group) -> int:
+def size_in(shapes: Mapping[str, tuple[int, ...]], group: Group) -> int:
     """How many units a group has in a file: all of them where the file says nothing."""
     part = group.consumers[0]
     shape = shapes.get(part.parameter, ())

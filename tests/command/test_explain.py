@@ -71,3 +71,10 @@ def test_explain_shows_the_weights_that_a_draw_will_mask(here, capsys):
     for name in ("self_attn.out_proj.weight", "linear2.weight"):
         assert [line.split("│")[-2].strip() for line in shown.splitlines() if name in line] == ["yes", "yes"]
     assert "can remove 384 of the module's 1,451 weights:" in shown
+    bird["init_args"]["action"] = "shrink"
+    main(["explain", "--config", config({**fit(bird), "model": named("helpers.blocks.Blocks")})])
+    shown = capsys.readouterr().out
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in shown.splitlines() if "body.layers" in line]
+    # Four heads lie in 24 rows of 8 weights and a bias, and are read by 8 x 8 weights.
+    assert rows[0] == ["body.layers.0.self_attn", "head", "4", "280"]
+    assert [row[2] for row in rows] == ["4", "16", "4", "16"] and "Zeros alone" not in shown

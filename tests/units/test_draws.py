@@ -8,7 +8,7 @@ from helpers.blocks import Blocks
 from helpers.models import encoder, half, output, randomised
 from helpers.states import same
 from lightning_lottery import HammingFIFO, LotteryError
-from lightning_lottery.units.draws import Draws, check_what_draws, name_of, readers, unit_ticket
+from lightning_lottery.units.draws import Draws, check_what_draws, frame_of, name_of, readers, unit_ticket
 from lightning_lottery.units.groups import groups_of
 from lightning_lottery.units.removal import shrink
 from lightning_lottery.units.watcher import PER, UnitWatcher, in_order
@@ -93,7 +93,7 @@ def test_tickets_come_back_from_the_state_with_their_masks(module):
     draws, again = Draws("weights"), Draws("weights")
     draws.begin(module, watcher)
     draws.draw_by(probes[-1], module, watcher)
-    again.load_state_dict(draws.state_dict(), module, watcher)
+    again.load_state_dict(draws.state_dict(), frame_of(module, watcher.groups))
     assert same(again.state_dict(), draws.state_dict())
     for name, ticket in draws.tickets.items():
         assert same(dict(again.tickets[name].masks), dict(ticket.masks))
