@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
@@ -20,7 +20,6 @@ from lightning_lottery.functional.settling.watch import Per, Probe, names_of
 from lightning_lottery.hooks.boards import Charts, lay_out
 from lightning_lottery.hooks.clock import StepClock, comes_later, put_in_order, refuse_another_module, steps_of_fit
 from lightning_lottery.hooks.competing import competing_groups, slimming_in
-from lightning_lottery.hooks.costs import said
 from lightning_lottery.hooks.cutting import Cutting
 from lightning_lottery.hooks.explaining import Explanation
 from lightning_lottery.hooks.late_freezing import LateFreezing
@@ -33,13 +32,10 @@ from lightning_lottery.hooks.strategies import refuse_sharding
 from lightning_lottery.ticket import Ticket
 from lightning_lottery.units.draws import COLUMNS, Draws, check_what_draws, frame_of, name_of, readers
 from lightning_lottery.units.open_attention import open_attention_
-from lightning_lottery.units.parts import KINDS, Group, Groups
+from lightning_lottery.units.parts import KINDS, Group
 from lightning_lottery.units.score_log import FILE, ScoreLog
 from lightning_lottery.units.scores import weight_norms
 from lightning_lottery.units.watcher import PER, Judged, Noted, UnitWatcher, check_per, in_order, layers_by_kind
-
-UNITS_LEFT = "lightning_lottery.units_left"
-"""Where the checkpoint of a module that was made smaller says so: how many units each of its groups has."""
 
 STATE_VERSION = 2
 """In version 1 the masks of a draw lay here; they are the freezing callback's now."""
@@ -234,7 +230,7 @@ class EarlyBird(NamedCallback):
         with reading_state(self.label):
             groups = in_order({name: whole.groups[name] for name in (state or {}).get("units", whole.groups)})
             if state is not None and self.cutting is not None and state["acted"]:
-                self._take_up_cut(self.cutting, groups, state)
+                self.cutting.take_up(groups, state)
         if self._watcher is None or self._watcher.groups != groups:  # otherwise a fit that goes on
             self._watcher = UnitWatcher(groups, self.rules, self.sparsities, self.per_kind, self.watch)
         if state is None:
@@ -257,29 +253,9 @@ class EarlyBird(NamedCallback):
         cautions = {type(rule).__name__: rule.caution for rule in self.rules.values() if rule.caution}
         self._warn(f": {rule} {caution}" for rule, caution in cautions.items())
 
-    def _take_up_cut(self, cutting: Cutting, groups: Groups, state: Mapping[str, Any]) -> None:
-        """Go on with a module that was whole, and was made smaller when its weights were loaded."""
-        if "costs" not in state:
-            raise LotteryError(
-                f"The checkpoint of {self.label} is of a version that cut units out when the fit had ended, and its "
-                "module is whole: finish that fit with the version that began it."
-            )
-        if {name: group.size for name, group in groups.items()} != state["units"]:
-            raise LotteryError(
-                f"{self.label} goes on from a checkpoint of a smaller module by making a whole one smaller, and this "
-                "module is not whole: give `fit` a new one."
-            )
-        cutting.costs.load_state_dict(state["costs"])
-
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         state, self._restored = self._restored, None
         if self.cutting is not None and self._watcher is not None:
-            callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-            if beside := [c for c in callbacks if isinstance(c, EarlyBird) and c is not self]:
-                raise LotteryError(
-                    f"{self.label} is to cut units out of the running fit, which {beside[0].label} watches as well: "
-                    "let one EarlyBird have all rules."
-                )
             self.cutting.begin(trainer, pl_module, self._watcher.groups)
         if self._watcher is not None and comes_later(pl_module):
             self._find_times(trainer, pl_module, self._watcher)
@@ -320,7 +296,7 @@ class EarlyBird(NamedCallback):
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         folder = folder_of(trainer) / self.named("early_bird")  # collective: asked for on every rank
         if self.cutting is not None and self._acted:
-            self._write_cut(trainer, self.cutting)
+            self.cutting.write(trainer, self._acted, self.tickets[self._acted])
         if self._watcher is None or not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         for name, ticket in self.tickets.items():
@@ -342,18 +318,9 @@ class EarlyBird(NamedCallback):
             write_image(folder, name, figure)
             draw_to_all(trainer, self._key(name), figure, self.clock.step)
 
-    def _write_cut(self, trainer: Trainer, cutting: Cutting) -> None:
-        """Write what was cut out, and what a step costs before and after, and say it. Collective."""
-        folder = folder_of(trainer)  # collective: asked for on every rank
-        if self._acted is None or not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
-            return
-        self.tickets[self._acted].save(folder / f"{self.named('ticket')}.safetensors")
-        rows = cutting.costs.write(folder / f"{self.named('shrunk')}.csv")
-        rank_zero_info(f"{self.label}: the module is smaller, by what '{self._acted}' removes: {said(rows)}.")
-
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        if self.cutting is not None and self.cutting.whole is not None:
-            checkpoint[UNITS_LEFT] = dict(self.cutting.units_left)
+        if self.cutting is not None:
+            self.cutting.say_in(checkpoint)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if self.cutting is not None:
@@ -374,15 +341,9 @@ class EarlyBird(NamedCallback):
             **(self._watcher.state_dict() if self._watcher is not None else {"watch": None}),
             **self._draws.state_dict(),
             "acted": self._acted,
-            **self._state_of_cut(),
+            **(self.cutting.state_dict(self._watcher.groups) if self.cutting and self._watcher and self._acted else {}),
             "score_log": None if self._log_file is None else self._log_file.state_dict(),
         }
-
-    def _state_of_cut(self) -> dict[str, Any]:
-        if self.cutting is None or not self._acted or self._watcher is None:
-            return {}
-        units = {name: group.size for name, group in self._watcher.groups.items()}
-        return {"units": units, "costs": self.cutting.costs.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         if not self._is_fitting:
@@ -548,11 +509,7 @@ class EarlyBird(NamedCallback):
         elif self.cutting is not None:
             self._coefficients = []  # those of the whole module would outlive it
             self.cutting.cut_(trainer, module, watcher.groups, ticket.units, step=self.clock.step, batch=batch)
-            self._write_cut(trainer, self.cutting)
-            rank_zero_info(
-                f"{self.label}: training goes on with the smaller module. Checkpoints from before hold the whole one, "
-                "and load into a new one only."
-            )
+            self.cutting.write(trainer, str(self._acted), ticket)
         else:
             trainer.should_stop = True
 

@@ -5,20 +5,23 @@ from collections.abc import Mapping
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.hooks.competing import Patterns, every_group, slimming_in
-from lightning_lottery.hooks.costs import Costs
+from lightning_lottery.hooks.costs import Costs, said
 from lightning_lottery.hooks.explaining import Explanation, Sheet
 from lightning_lottery.hooks.holders import follow_, refuse_holders, refuse_optimizers
 from lightning_lottery.hooks.left_out import copies, held_by
+from lightning_lottery.hooks.loggers import folder_of
 from lightning_lottery.hooks.mask_callback import MaskCallback
 from lightning_lottery.hooks.masked import averaged_copies
+from lightning_lottery.hooks.named import NamedCallback
 from lightning_lottery.hooks.private import why_not_wrapped_anew, wrap_anew_
 from lightning_lottery.scope import Scope, plain_name
+from lightning_lottery.ticket import Ticket
 from lightning_lottery.units.coefficients import forget_compiled
 from lightning_lottery.units.cuts import Cut
 from lightning_lottery.units.draws import Frame, frame_of
@@ -26,6 +29,9 @@ from lightning_lottery.units.open_attention import open_attention_
 from lightning_lottery.units.parts import Groups, owners_of, tensor_at
 from lightning_lottery.units.removal import Units, cut_out_, first_of, refuse_uncuttable
 from lightning_lottery.units.saved import size_in
+
+UNITS_LEFT = "lightning_lottery.units_left"
+"""Where the checkpoint of a module that was made smaller says so: how many units each of its groups has."""
 
 
 class Cutting:
@@ -96,6 +102,8 @@ class Cutting:
         tensors = tensors_of(module, groups)
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
         for callback in callbacks:
+            if isinstance(callback, NamedCallback) and getattr(callback, "cutting", self) is not self:
+                raise LotteryError(f"{who} {callback.label} watches them as well: let one EarlyBird have all rules.")
             if isinstance(callback, MaskCallback) and callback.name == self._name:
                 raise LotteryError(f"{who} {callback.label} would write a ticket of the same name: give it a `name`.")
             if isinstance(callback, MaskCallback) and (shared := sorted(tensors.keys() & callback.parameters.keys())):
@@ -108,6 +116,28 @@ class Cutting:
                 f"{self._label}: '{copy}' is built as '{original}' and is not trained, so it keeps its units. If "
                 "weights are averaged into it, their shapes will differ: let Lightning's WeightAveraging do that."
             )
+
+    def take_up(self, groups: Groups, state: Mapping[str, Any]) -> None:
+        """Go on with a module that was whole, and was made smaller when the weights of a checkpoint were loaded.
+
+        Raises:
+            LotteryError: The checkpoint is of another version, or the module was not whole.
+        """
+        if "costs" not in state:
+            raise LotteryError(
+                f"The checkpoint of {self._label} is of a version that cut units out when the fit had ended, and its "
+                "module is whole: finish that fit with the version that began it."
+            )
+        if {name: group.size for name, group in groups.items()} != state["units"]:
+            raise LotteryError(
+                f"{self._label} goes on from a checkpoint of a smaller module by making a whole one smaller, and this "
+                "module is not whole: give `fit` a new one."
+            )
+        self.costs.load_state_dict(state["costs"])
+
+    def state_dict(self, groups: Groups) -> dict[str, Any]:
+        """What ``take_up`` reads, of the whole module's groups."""
+        return {"units": {name: group.size for name, group in groups.items()}, "costs": self.costs.state_dict()}
 
     # Cutting.
 
@@ -196,6 +226,26 @@ class Cutting:
         )
         memory = "From the draw on, module, gradients, optimizer state and averages are smaller; nothing is added."
         return Explanation(self._label, sheet, [], None, memory)
+
+    # Records.
+
+    def say_in(self, checkpoint: dict[str, Any]) -> None:
+        """Let a checkpoint of a smaller module say so."""
+        if self.whole is not None:
+            checkpoint[UNITS_LEFT] = dict(self.units_left)
+
+    def write(self, trainer: Trainer, drawn: str, ticket: Ticket) -> None:
+        """Write what was cut out and what a step costs before and after, at the draw and at the end. Collective."""
+        folder = folder_of(trainer)  # collective: asked for on every rank
+        if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        names = [stem if self._name is None else f"{stem}-{self._name}" for stem in ("ticket", "shrunk")]
+        ticket.save(folder / f"{names[0]}.safetensors")
+        rows = self.costs.write(folder / f"{names[1]}.csv")
+        rank_zero_info(
+            f"{self._label}: what '{drawn}' removes was cut out at step {self.costs.step}: {said(rows)}. Checkpoints "
+            "from before hold the whole module, and load into a new one only."
+        )
 
 
 _INSTEAD = "Let it prune, action='prune', and call `shrink` when the fit has ended."

@@ -15,9 +15,11 @@ from lightning_lottery.checks import check_count
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.functional.multiply_adds import multiply_adds
 from lightning_lottery.functional.train_mode import modes_kept
+from lightning_lottery.scope import plain_name
+from lightning_lottery.units.coefficients import folded
 from lightning_lottery.units.groups import survey
 from lightning_lottery.units.parts import Group, Module, copy_of, is_pretrained
-from lightning_lottery.units.removal import KEPT, cut_to_
+from lightning_lottery.units.removal import KEPT, cut_out_, cut_to_, first_of
 
 
 class Size(NamedTuple):
@@ -113,13 +115,15 @@ def load_shrunk(folder: str | os.PathLike[str], model: Module | None = None) -> 
     there.
 
     Args:
-        folder: Where it was written.
+        folder: Where it was written; or the checkpoint of a fit that ``EarlyBird`` made smaller, for its whole module.
         model: For any other model: the module before it was shrunk, with any weights. It is not changed; the shapes
             are read from the file.
 
     Raises:
         LotteryError: No such folder, no class of that name in transformers, or tensors that do not fit the model.
     """
+    if model is not None and Path(folder).is_file():
+        return _load_checkpoint(Path(folder), model)
     if model is None:
         return _load_pretrained(Path(folder))  # type: ignore[no-any-return]
     from safetensors import SafetensorError, safe_open
@@ -135,6 +139,23 @@ def load_shrunk(folder: str | os.PathLike[str], model: Module | None = None) -> 
     cut_to_(small, {name: size_in(shapes, group) for name, group in survey(model).groups.items()})
     try:
         load_model(small, path)
+    except RuntimeError as error:
+        raise LotteryError(f"'{path}' does not hold a shrunk {type(model).__name__}: {error}") from error
+    return small
+
+
+def _load_checkpoint(path: Path, model: Module) -> Module:
+    try:
+        state = folded(torch.load(path, map_location="cpu", weights_only=True)["state_dict"])
+    except Exception as error:  # whatever the reading of a torn or foreign file raises
+        raise LotteryError(f"'{path}' is no checkpoint of Lightning with plain values ({error}).") from error
+    small = copy_of(model)
+    groups = survey(model).groups
+    shapes = {plain_name(name): tuple(value.shape) for name, value in state.items()}
+    sizes = {name: min(size_in(shapes, group), group.size) for name, group in groups.items()}
+    cut_out_(small, groups, {name: first_of(sizes[name], group.size) for name, group in groups.items()})
+    try:
+        small.load_state_dict(state)
     except RuntimeError as error:
         raise LotteryError(f"'{path}' does not hold a shrunk {type(model).__name__}: {error}") from error
     return small
