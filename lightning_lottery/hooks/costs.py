@@ -104,13 +104,13 @@ class Costs:
         self.step, self.counted = int(state["step"]), [(size, products) for size, products in state["counted"]]
 
 
-def said(rows: Sequence[Mapping[str, Any]]) -> str:
+def savings(rows: Sequence[Mapping[str, Any]]) -> str:
     """What a smaller module saves, in a sentence; empty where there is none.
 
     Example:
         >>> whole = {"parameters": 2000, "multiply_adds": 4_000_000, "seconds_per_step": 0.004}
         >>> smaller = {"parameters": 1000, "multiply_adds": 3_000_000, "seconds_per_step": None}
-        >>> said([whole, smaller])
+        >>> savings([whole, smaller])
         '1,000 of 2,000 parameters, 3.00 of 4.00 million multiply-adds for a batch'
     """
     if len(rows) < 2:

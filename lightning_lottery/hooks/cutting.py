@@ -11,7 +11,7 @@ from torch.utils.hooks import RemovableHandle
 
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.hooks.competing import Patterns, every_group, slimming_in
-from lightning_lottery.hooks.costs import Costs, said
+from lightning_lottery.hooks.costs import Costs, savings
 from lightning_lottery.hooks.explaining import Explanation, Sheet
 from lightning_lottery.hooks.holders import follow_, refuse_holders, refuse_optimizers
 from lightning_lottery.hooks.left_out import copies, held_by
@@ -243,8 +243,8 @@ class Cutting:
         ticket.save(folder / f"{names[0]}.safetensors")
         rows = self.costs.write(folder / f"{names[1]}.csv")
         rank_zero_info(
-            f"{self._label}: what '{drawn}' removes was cut out at step {self.costs.step}: {said(rows)}. Checkpoints "
-            "from before hold the whole module, and load into a new one only."
+            f"{self._label}: what '{drawn}' removes was cut out at step {self.costs.step}: {savings(rows)}. "
+            "Checkpoints from before hold the whole module, and load into a new one only."
         )
 
 

@@ -5,11 +5,13 @@ import gc
 import shutil
 import sys
 import weakref
+from types import SimpleNamespace
 
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint
 from lightning.pytorch.plugins import MixedPrecision
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, SingleDeviceStrategy
 from torch import nn
 
 from helpers.blocks import Blocks, Convs
@@ -28,6 +30,7 @@ from lightning_lottery import (
 )
 from lightning_lottery.functional import Constant
 from lightning_lottery.hooks.masked import averaged_copies
+from lightning_lottery.hooks.private import why_not_wrapped_anew
 from lightning_lottery.scope import Scope
 from lightning_lottery.units.groups import groups_of
 
@@ -356,3 +359,16 @@ def test_two_ranks_reduce_the_gradients_of_the_smaller_module(tmp_path):
     done = run(sys.executable, str(script), str(tmp_path))
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count("ok\n") == 2
+
+
+def test_strategies_that_keep_tensors_of_the_whole_module_are_told():
+    why = [
+        why_not_wrapped_anew(SimpleNamespace(strategy=strategy))
+        for strategy in (
+            SingleDeviceStrategy(),
+            DDPStrategy(),
+            DDPStrategy(ddp_comm_state=object()),
+            ModelParallelStrategy(),
+        )
+    ]
+    assert why[:2] == [None, None] and "communication hook" in why[2] and "nobody knows" in why[3]
