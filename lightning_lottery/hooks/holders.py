@@ -128,9 +128,7 @@ def _state_of_a_step(optimizer: Optimizer, like: Tensor, who: str) -> dict[Tenso
     tiny.grad = torch.zeros_like(tiny)
     twin: Any = object.__new__(type(optimizer))
     # Hooks, which see only the steps of a fit, lie in dictionaries of this kind (torch 2.14).
-    unhooked = {
-        name: OrderedDict[Any, Any]() for name, value in vars(optimizer).items() if isinstance(value, OrderedDict)
-    }
+    hooks = [name for name, value in vars(optimizer).items() if isinstance(value, OrderedDict)]
     (group,) = [g for g in optimizer.param_groups if any(p is like for p in g["params"])][:1]
     vars(twin).update(vars(optimizer), state=defaultdict(dict), param_groups=[{**group, "params": [tiny]}])
     vars(twin).update({name: OrderedDict() for name in hooks})
