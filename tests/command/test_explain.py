@@ -77,4 +77,4 @@ def test_explain_shows_the_weights_that_a_draw_will_mask(here, capsys):
     rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in shown.splitlines() if "body.layers" in line]
     # Four heads lie in 24 rows of 8 weights and a bias, and are read by 8 x 8 weights.
     assert rows[0] == ["body.layers.0.self_attn", "head", "4", "280"]
-    assert [row[2] for row in rows] == ["4", "16", "4", "16"] and "Zeros alone" not in shown
+    assert [row[2] for row in rows] == ["4", "4", "16", "16"] and "Zeros alone" not in shown
