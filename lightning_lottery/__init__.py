@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from lightning_lottery.experiments.results import results as results
     from lightning_lottery.experiments.sweep import InstabilitySweep as InstabilitySweep
     from lightning_lottery.experiments.sweep_report import SweepReport as SweepReport
+    from lightning_lottery.functional.perturbation import Perturbation as Perturbation
     from lightning_lottery.functional.schedules import Constant as Constant
     from lightning_lottery.functional.schedules import Cubic as Cubic
     from lightning_lottery.functional.schedules import Exponential as Exponential
@@ -79,6 +80,7 @@ _MODULES = {
     "YamlProject": "children.yaml_project",
     "InstabilityAnalysis": "experiments.instability",
     "InstabilitySweep": "experiments.sweep",
+    "Perturbation": "functional.perturbation",
     "SweepReport": "experiments.sweep_report",
     "IterativePruning": "experiments.imp",
     "ImpReport": "experiments.imp_report",

@@ -15,7 +15,15 @@ from lightning_lottery.errors import LotteryError
 from lightning_lottery.functional.schedules import Schedule
 from lightning_lottery.functional.scores import Loss, Weights, grasp, snip
 from lightning_lottery.hooks.one_shot import OneShot, first_line
-from lightning_lottery.hooks.scoring import cast, outputs_divided, state_of, training_batches, untouched, with_state
+from lightning_lottery.hooks.scoring import (
+    cast,
+    loss_in,
+    outputs_divided,
+    state_of,
+    training_batches,
+    untouched,
+    with_state,
+)
 from lightning_lottery.scope import Scope
 
 
@@ -101,7 +109,7 @@ class _ByLoss(OneShot):
 
         def loss(weights: Weights, arguments: Mapping[str, Any]) -> Tensor:
             with outputs_divided(module, self.temperature):
-                return self._loss_in(step({**state, **weights}, *arguments.values()))
+                return loss_in(step({**state, **weights}, *arguments.values()), self.label)
 
         return loss
 

@@ -22,6 +22,7 @@ from lightning_lottery.functional.scores import Loss, Weights, iterative_masks, 
 from lightning_lottery.hooks.one_shot import OneShot, first_line
 from lightning_lottery.hooks.scoring import (
     cast,
+    loss_in,
     optimizers_untouched,
     state_of,
     tensors_in,
@@ -250,7 +251,7 @@ class SynFlow(OneShot):
 
     def _loss(self, flow: "Flow") -> Loss:
         def loss(weights: Weights, arguments: Mapping[str, Any]) -> Tensor:
-            return self._loss_in(flow.training_step(weights, *arguments.values()))
+            return loss_in(flow.training_step(weights, *arguments.values()), self.label)
 
         return loss
 

@@ -13,16 +13,18 @@ from torch import Tensor
 
 from lightning_lottery.checks import is_count
 from lightning_lottery.children.fingerprint import differences, shown
+from lightning_lottery.children.noise import Noise
 from lightning_lottery.children.reading import is_mapping, is_word, read_mapping
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.files import hash_of_tensors, write_whole
+from lightning_lottery.functional.perturbation import Perturbation
 from lightning_lottery.shards import Shards, is_sharded
 
 FILE = "conditions.json"
 BATCHES = 3
 """How many first batches are compared by their content, beside the first one of every epoch."""
 
-MAY_DIFFER = ("batches", "end_weights", "threads", "tested")
+MAY_DIFFER = ("batches", "end_weights", "order", "threads", "tested")
 """What the seed may change (of ``threads``: which machine)."""
 
 
@@ -108,19 +110,21 @@ def read_conditions(folder: Path) -> dict[str, Any]:
     return read_mapping(folder / FILE, "record of conditions", {**fits, "hparams": is_mapping})
 
 
-def check_contract(folders: Mapping[str, Path], seeds: Sequence[int]) -> dict[str, Any]:
-    """Refuse children that differ in more than their seed, or whose seeds made no difference.
+def check_contract(folders: Mapping[str, Path], seeds: Sequence[int], noise: Noise = None) -> dict[str, Any]:
+    """Refuse children that differ in more than their noise, or whose noise made no difference.
 
     Args:
         folders: Name to folder of each child.
         seeds: Of the children, in their order.
+        noise: By what they differ.
 
     Returns:
         The conditions that they share.
 
     Raises:
         LotteryError: They began with other weights, hyper-parameters, optimizer settings, schedules or steps, or
-            trained to another step; they trained no step at all; or other seeds gave the same weights.
+            trained to another step; they trained no step at all; other seeds gave the same weights; or the order of
+            the data differs where it is to be shared.
 
     Source: Frankle et al. 2020, section 2: children differ in SGD noise alone.
     """
@@ -140,29 +144,67 @@ def check_contract(folders: Mapping[str, Path], seeds: Sequence[int]) -> dict[st
             f"The children trained no step: the fit ends at step {shared['end_step']}, where they begin. "
             "Start from an earlier checkpoint, or train longer."
         )
-    _check_noise(list(conditions.values()), different=len(set(seeds)) > 1)
+    _check_noise(list(conditions.values()), noise, different=len(set(seeds)) > 1)
     return shared
 
 
-def _check_noise(conditions: Sequence[Mapping[str, Any]], *, different: bool) -> None:
-    """Refuse children whose different seeds made no difference; warn where they made too little, or a wrong one."""
+NO_NOISE = {
+    "seed": "nothing in this training depends on the seed, so there is no SGD noise to be stable to. Shuffle the "
+    "training data by it (`PL_GLOBAL_SEED`).",
+    "order": "the training loader's sampler draws no order from anything that is seeded here. Shuffle the training "
+    "data (`shuffle=True`), or judge by another `noise`.",
+    "augmentation": "nothing in this training is random but the order of the data: no augmentation, no dropout. Judge "
+    "by another `noise`.",
+}
+"""What follows where children of different seeds are the same network."""
+
+
+def _check_noise(conditions: Sequence[Mapping[str, Any]], noise: Noise, *, different: bool) -> None:
+    """Refuse children whose noise made no difference, or another one; warn where it made too little."""
+    perturbation = noise if isinstance(noise, Perturbation) else None
+    different = different and not (perturbation and perturbation.sigma == 0)
     if different and len({child["end_weights"] for child in conditions}) < len(conditions):
-        raise LotteryError(
-            "Children of different seeds ended with the same weights: nothing in this training depends on the seed, "
-            "so there is no SGD noise to be stable to. Shuffle the training data by it (`PL_GLOBAL_SEED`)."
-        )
+        same = "the perturbation is the same for all, as the gradient of a batch that is first in any order is."
+        why = same if isinstance(noise, Perturbation) else NO_NOISE[noise or "seed"]
+        raise LotteryError(f"Children of different seeds ended with the same weights: {why}")
     # Not strict: a child that was killed and resumed may have written down more first batches than the others.
-    at_each_step = zip(*(child["batches"] for child in conditions), strict=False)
-    if different and any(len(set(batches)) < len(batches) for batches in at_each_step):
+    at_each_step = list(zip(*(child["batches"] for child in conditions), strict=False))
+    if different and noise in (None, "seed", "order") and any(len(set(b)) < len(b) for b in at_each_step):
         rank_zero_warn(
             "Children of different seeds saw the same batches at the same steps: the order of the data does not depend "
             "on the seed (is it fixed in the data module, or by ExactResume's `seed`?). This is less than SGD's noise."
+        )
+    if perturbation and any(len(set(batches)) > 1 for batches in at_each_step):
+        _refuse_batches(at_each_step)
+    if noise == "augmentation" and any(len(set(epoch)) > 1 for epoch in _orders(conditions)):
+        raise LotteryError(
+            "Children that were to see the data in one order saw it in several: the training loader's sampler draws "
+            "from something that cannot be seeded from outside. Give it a torch.Generator as `generator`."
         )
     if len({str(child.get("tested")) for child in conditions}) > 1:
         rank_zero_warn(
             "The children were tested on different data: something in the data module depends on the seed, such as a "
             "random split without a generator of its own. They may have been trained on each other's test samples."
         )
+
+
+def _refuse_batches(at_each_step: Sequence[Sequence[str]]) -> None:
+    """Refuse children that were to differ in nothing but their weights, and saw other batches from the first one on."""
+    if len(set(at_each_step[0])) > 1:
+        raise LotteryError(
+            "Children that were to differ by a perturbation alone were trained on different batches: something in the "
+            "training data is random and not seeded by `seed_everything`."
+        )
+    rank_zero_warn(
+        "Children that were to differ by a perturbation alone saw different batches after their first: one that was "
+        "killed went on with a loader that cannot go on in the middle of an epoch. `--redo` it."
+    )
+
+
+def _orders(conditions: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """For each epoch that all children wrote down, how each of them began it."""
+    orders = [child.get("order") or {} for child in conditions]
+    return [[order[epoch] for order in orders] for epoch in orders[0] if all(epoch in order for order in orders)]
 
 
 def _hash_of_batch(batch: Any) -> str:

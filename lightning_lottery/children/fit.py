@@ -18,10 +18,12 @@ from lightning_lottery.children.child import Child
 from lightning_lottery.children.conditions import Conditions
 from lightning_lottery.children.folders import load_checkpoint
 from lightning_lottery.children.level import with_level, with_snapshots
+from lightning_lottery.children.noise import callbacks_of
 from lightning_lottery.children.options import (
     DenseLevelOptions,
     LevelOptions,
     LinesTrialOptions,
+    NoiseOptions,
     RecordsTrialOptions,
     SnapshotOptions,
     StartOptions,
@@ -37,6 +39,7 @@ from lightning_lottery.hooks.boards import Settings, add_settings
 from lightning_lottery.hooks.clock import put_in_order
 from lightning_lottery.hooks.loggers import device_of
 from lightning_lottery.hooks.mask_callback import MaskCallback
+from lightning_lottery.hooks.ordering import Order
 from lightning_lottery.hooks.private import batches_that_stepped_in
 from lightning_lottery.hooks.quiet import without_noise
 from lightning_lottery.hooks.saving import PlainHyperparameters, save_whole
@@ -73,7 +76,7 @@ def train(child: Child, resume: str, project: Project | None = None) -> list[Row
             callbacks.append(PlainHyperparameters())  # or no child could go on from what another leaves
             callbacks.append(FitProgress(folder, is_shown=is_shown and child.command == "fit"))
         if child.command == "fit":
-            callbacks += [validated, conditions]
+            callbacks += [validated, conditions, *callbacks_of(_noise_of(child), resumed=bool(resume))]
             if by_batch is not None:
                 callbacks.append(by_batch)
             if not any(isinstance(callback, ExactResume) for callback in callbacks):
@@ -100,13 +103,13 @@ def train(child: Child, resume: str, project: Project | None = None) -> list[Row
                 _test(built)
             if by_batch is not None and trainer.is_global_zero:
                 by_batch.write(folder)
-            conditions.write(trainer, folder, end)
+            conditions.write(trainer, folder, {**end, "order": _order_in(trainer)})
         if not trainer.is_global_zero:
             return None
         rows = _rows(child, trainer, validated.metrics)
         if child.command != "start":
             start_step = conditions.conditions.get("start_step", trainer.global_step)
-            _write_settings(folder, trainer, rows, start_step, child.config["seed_everything"])
+            _write_settings(folder, trainer, rows, start_step)
         return rows
 
 
@@ -126,7 +129,8 @@ def _with_options(child: Child, callbacks: list[Callback], *, resumed: bool) -> 
         case StartOptions(prunes=prunes):
             return [*callbacks, _SavesStart(child.folder, prunes)]
         case LinesTrialOptions() | RecordsTrialOptions():
-            return [*only_bars(callbacks), _SavesStart(child.folder, prunes=False)]
+            noise = callbacks_of(_noise_of(child), resumed=False)
+            return [*only_bars(callbacks), *noise, _SavesStart(child.folder, prunes=False)]
         case TicketOptions(ticket, end_step):
             frozen = [] if ticket is None else [MaskFreezing(ticket)]
             return [*callbacks, *frozen, *([] if end_step is None else [_EndsAt(end_step)])]
@@ -135,6 +139,13 @@ def _with_options(child: Child, callbacks: list[Callback], *, resumed: bool) -> 
         case DenseLevelOptions() | LevelOptions() as level:
             return with_level(callbacks, level, resumed=resumed)
     return [*callbacks]
+
+
+def _noise_of(child: Child) -> NoiseOptions | None:
+    match child.options:
+        case TicketOptions(noise=noise) | LinesTrialOptions(child=noise):
+            return noise
+    return None
 
 
 def _has_default_bar(child: Child, callbacks: list[Callback]) -> bool:
@@ -163,6 +174,12 @@ def _run(child: Child, built: Built, checkpoint: str | None) -> None:
         quiet = {"return_predictions": False} if child.command == "predict" else {"verbose": False}
         run_subcommand = getattr(built.trainer, child.command)
         run_subcommand(built.model, datamodule=built.datamodule, ckpt_path=checkpoint, **quiet)
+
+
+def _order_in(trainer: Trainer) -> dict[int, str] | None:
+    """Epoch to a hash of the indices of its first batch; None where the order has no seed of its own."""
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    return next((callback.first for callback in callbacks if isinstance(callback, Order)), None)
 
 
 def _heed_on_all_ranks(trainer: Trainer) -> None:
@@ -306,14 +323,14 @@ def _rows(child: Child, trainer: Trainer, validated: Mapping[str, float]) -> lis
     ]
 
 
-def _write_settings(folder: Path, trainer: Trainer, rows: Sequence[Row], start_step: int, seed: int) -> None:
+def _write_settings(folder: Path, trainer: Trainer, rows: Sequence[Row], start_step: int) -> None:
     """The child's row in TensorBoard's table of runs: what was trained, and what the test measured."""
     from torch.utils.tensorboard import SummaryWriter
 
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
     tickets = [callback.origin for callback in callbacks if isinstance(callback, MaskFreezing)]
     (sparsity,) = (row["value"] for row in rows if row["metric"] == "sparsity")
-    settings = Settings(rows[0]["method"], sparsity, start_step, ", ".join(tickets) or "none", str(seed))
+    settings = Settings(rows[0]["method"], sparsity, start_step, ", ".join(tickets) or "none", str(rows[0]["seed"]))
     with SummaryWriter(str(folder), filename_suffix=_SETTINGS) as board:
         add_settings(board, settings, tested_in(rows))
 

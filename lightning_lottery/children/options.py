@@ -8,7 +8,23 @@ from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any, Literal, get_args
 
 from lightning_lottery.errors import LotteryError
+from lightning_lottery.functional.perturbation import Perturbation
 from lightning_lottery.scope import Scope
+
+
+@dataclass(frozen=True)
+class NoiseOptions:
+    """By what a child differs from its siblings, where that is not all that the seed of its training changes.
+
+    Args:
+        order_seed: Seed of the order of the data; None where it is the training's.
+        perturbation: A change of its weights before the first step.
+        perturbation_seed: Seed of that.
+    """
+
+    order_seed: int | None = None
+    perturbation: Perturbation | None = None
+    perturbation_seed: int | None = None
 
 
 @dataclass(frozen=True)
@@ -17,10 +33,12 @@ class TicketOptions:
 
     Args:
         end_step: Optimizer step at which it ends; None for the project's own end.
+        noise: What its siblings do not share beside the seed.
     """
 
     ticket: str | None = None
     end_step: int | None = None
+    noise: NoiseOptions | None = None
 
 
 @dataclass(frozen=True)
@@ -108,7 +126,9 @@ class LinesOptions:
     Args:
         predict: Address of a function of predicted classes; None or "" for none that can be imported.
         checkpoints: Of the children.
-        is_null_control: The children have one seed.
+        is_null_control: The children have one seed, or a perturbation of 0.
+        noise: By what the children differ, in words; None for all that a seed changes.
+        train_split: Whether the training split is judged beside.
     """
 
     monitor: str
@@ -121,17 +141,25 @@ class LinesOptions:
     checkpoints: tuple[str, ...]
     is_null_control: bool = False
     threshold_ratio: float | None = None
+    noise: str | None = None
+    train_split: bool | None = None
 
 
 @dataclass(frozen=True)
 class LinesTrialOptions:
-    """A trial, before anything is trained, of what judges lines: fields as in ``LinesOptions``."""
+    """A trial, before anything is trained, of what judges lines: fields as in ``LinesOptions``.
+
+    Args:
+        child: The noise of a child.
+    """
 
     monitor: str
     mode: Literal["max", "min"]
     recalibrate: int
     predict: str | None
     threshold_ratio: float | None = None
+    train_split: bool | None = None
+    child: NoiseOptions | None = None
 
 
 @dataclass(frozen=True)
@@ -179,6 +207,12 @@ def read_options(values: Mapping[str, Any]) -> Options | None:
     raise LotteryError(f"A child has no options {', '.join(values)}: another version of this package wrote them.")
 
 
+def perturbation_of(values: Mapping[str, Any]) -> Perturbation:
+    """A perturbation as JSON and YAML hold it."""
+    scope = values.get("scope")
+    return Perturbation(**{**values, "scope": scope and _typed("scope", scope)})
+
+
 def _typed(name: str, value: Any) -> Any:
     """The value of a field of options: JSON has lists and mappings only."""
     if name == "scope":
@@ -187,6 +221,10 @@ def _typed(name: str, value: Any) -> Any:
         return Prune(**value)
     if name == "begin":
         return value and Begin(**value)
+    if name == "perturbation":
+        return value and perturbation_of(value)
+    if name == "child" or (name == "noise" and isinstance(value, Mapping)):
+        return value and NoiseOptions(**{key: _typed(key, part) for key, part in value.items()})
     if name == "alphas" and isinstance(value, int):  # written when `alphas` was how many, evenly spaced
         if not 2 <= value <= MOST_ALPHAS:
             raise ValueError(f"{value} alphas")

@@ -1,9 +1,12 @@
 """Batches to evaluate on: where they come from, and this rank's share of each, no sample lost or seen twice."""
 
+import random
 from collections.abc import Iterable, Iterator, Mapping, Sized
+from itertools import islice
 from statistics import mode
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.utilities.model_helpers import is_overridden
@@ -12,6 +15,8 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from lightning_lottery.errors import LotteryError
+from lightning_lottery.functional.random_numbers import random_numbers_kept
+from lightning_lottery.hooks.scoring import generators_of
 
 Split = Literal["train", "val", "test"]
 """Which of a project's loaders, and with it which of the module's steps."""
@@ -68,6 +73,35 @@ def split_of(module: LightningModule, data: Any) -> Split:
     if is_overridden("validation_step", module) and (is_loader or is_overridden("val_dataloader", source)):
         return "val"
     raise LotteryError(f"{type(module).__name__} has no `test_step` or `validation_step` to evaluate with.")
+
+
+class Repeated:
+    """A training loader as something to evaluate on: it shuffles and augments alike in each iteration.
+
+    Whoever draws afterwards gets the numbers that would have come without it.
+
+    Args:
+        loader: Of whose batches only the first are given, where ``limit`` says so.
+        limit: As the Trainer's of training batches: a whole number of them, or a fraction.
+    """
+
+    def __init__(self, loader: Iterable[Any], limit: int | float = 1.0) -> None:
+        self.loader, self.limit = loader, limit
+
+    def __iter__(self) -> Iterator[Any]:
+        generators = [(generator, generator.get_state()) for generator in generators_of(self.loader)]
+        most = self.limit if isinstance(self.limit, int) else None
+        if most is None and self.limit < 1 and isinstance(self.loader, Sized):
+            most = int(self.limit * len(self.loader))
+        try:
+            with random_numbers_kept():
+                torch.manual_seed(0)
+                random.seed(0)
+                np.random.seed(0)
+                yield from islice(self.loader, most)
+        finally:
+            for generator, state in generators:
+                generator.set_state(state)
 
 
 class Batches:

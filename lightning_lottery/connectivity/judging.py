@@ -60,6 +60,7 @@ class Judging:
 
     Args:
         threshold_ratio: In place of ``threshold``: a barrier of that fraction of the mean error of the ends.
+        train_split: Whether the lines are evaluated on the training split as well.
 
     Raises:
         LotteryError: One is out of its range.
@@ -72,6 +73,7 @@ class Judging:
     recalibrate: int = 0
     layer_alphas: Sequence[float] = ()
     threshold_ratio: float | None = None
+    train_split: bool = False
 
     def __post_init__(self) -> None:
         check_word("mode", self.mode, ("max", "min"))

@@ -4,7 +4,7 @@ import os
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations, islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -15,7 +15,7 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor, nn
 
 from lightning_lottery.connectivity.aligning import Aligner, Moved, aligner_of
-from lightning_lottery.connectivity.batches import Batches, loader_of, split_of
+from lightning_lottery.connectivity.batches import Batches, Repeated, loader_of, split_of
 from lightning_lottery.connectivity.blocks import blocks_of, cut_into_blocks
 from lightning_lottery.connectivity.checkpoints import check_masks, read_state, weights_kept, write_in_form_of
 from lightning_lottery.connectivity.evaluation import Evaluator
@@ -47,6 +47,7 @@ def path(
     align: bool = False,
     save_midpoint: str | os.PathLike[str] | None = None,
     layer_alphas: Sequence[float] = (),
+    train_split: bool = False,
     submodule: str = "",
     memory: int = 2**31,
     predict: Callable[[LightningModule, Any], Tensor] | None = None,
@@ -75,6 +76,9 @@ def path(
             the first one's form without optimizers; recalibrated, and aligned to the first, where these are asked.
         layer_alphas: Fractions of the line, in [0, 1], at which each layer alone, and all layers up to it, are
             interpolated in either host; empty for none. (0, 0.5, 1) are Adilova's.
+        train_split: Also the raw lines on the training split, by the same step in evaluation mode: the batches that
+            the training loader gives once, augmented as they are, ``limit_train_batches`` of them. The verdict stays
+            that of the test split.
         submodule: Where in the module the checkpoints' weights go, such as ``"model"``; for checkpoints of the inner
             network.
         memory: Bytes of batches that are kept in memory; what does not fit is loaded anew for every alpha.
@@ -87,9 +91,10 @@ def path(
             recalibrate with; ``align`` for networks with masks, or without units that can be permuted.
 
     Source: Frankle et al. 2020, section 2; Adilova et al. 2023, section 3, for single layers; Ainsworth et al. 2023 for
-    the alignment; Wortsman et al. 2022 for the mean.
+    the alignment; Wortsman et al. 2022 for the mean. On both splits: Frankle et al. 2020, appendix; Neyshabur et al.
+    2020.
     """
-    judging = Judging(monitor, mode, threshold, alphas, recalibrate, layer_alphas, threshold_ratio)
+    judging = Judging(monitor, mode, threshold, alphas, recalibrate, layer_alphas, threshold_ratio, train_split)
     names = _check_names(ckpt_paths, save_midpoint)
     _have_shards(module, data, trainer, align=align)
     networks = _read_networks(names, module, trainer, submodule, aligned=align, allow_diverged=allow_diverged)
@@ -101,21 +106,61 @@ def path(
         predictions = [lines.predictions(state, predict) for state in networks.states] if predict else []
         if save_midpoint is not None:
             midpoint = _save_midpoint(networks, measured.in_first_order, lines, Path(save_midpoint))
-    raw = {pair: curve[monitor] for pair, curve in measured.curves["raw"].items()}
+    distances_of = {pair: _distances(networks, pair, predictions, trainer) for pair in networks.pairs}
+    report = _report(networks, lines, measured, distances_of)
+    if train_split:
+        report = replace(report, train=_on_train_split(networks, module, data, trainer, judging, memory, distances_of))
+    return replace(report, moved=measured.moved, left=aligner.left if aligner else {}, midpoint=midpoint)
+
+
+def _report(
+    networks: "_Networks", lines: Lines, measured: "_Measured", distances_of: Mapping[Pair, Mapping[str, float]]
+) -> PathReport:
+    raw = {pair: curve[lines.judging.monitor] for pair, curve in measured.curves["raw"].items()}
     blocks, networks_alone = blocks_of(measured.by_batch, raw)
     return PathReport(
-        names=names,
-        judging=judging,
+        names=networks.names,
+        judging=lines.judging,
         curves=measured.curves,
-        distances={pair: _distances(networks, pair, predictions, trainer) for pair in networks.pairs},
+        distances=distances_of,
         samples=lines.evaluate.samples,
-        device=device_of(trainer),
-        moved=measured.moved,
-        left=aligner.left if aligner else {},
-        midpoint=midpoint,
+        device=device_of(lines.evaluate.trainer),
         blocks=blocks,
         networks_alone=networks_alone,
     )
+
+
+def _on_train_split(
+    networks: "_Networks",
+    module: LightningModule,
+    data: Any,
+    trainer: Trainer,
+    judging: Judging,
+    memory: int,
+    distances_of: Mapping[Pair, Mapping[str, float]],
+) -> PathReport:
+    """The raw lines on the training split, as ``PathReport.train`` holds them."""
+    judging, split = replace(judging, recalibrate=0, layer_alphas=(), train_split=False), split_of(module, data)
+    batches = Batches(_train_split(module, data, trainer), **_ranks(trainer), memory=memory)
+    limit = f"limit_{split}_batches"
+    limit_before = getattr(trainer, limit)
+    setattr(trainer, limit, 1.0)
+    try:
+        cut_into_blocks(batches, module, trainer, split, data, judging.monitor)
+        evaluations = len(networks.pairs) * len(judging.alphas)
+        evaluator = Evaluator(module, trainer, batches, split, data=data, evaluations=evaluations)
+        lines = Lines(evaluator, networks.submodule, judging)
+        with closing(evaluator), weights_kept(networks.target):
+            measured = _measure(networks, lines, None, {})
+    finally:
+        setattr(trainer, limit, limit_before)
+    return _report(networks, lines, measured, distances_of)
+
+
+def _train_split(module: LightningModule, data: Any, trainer: Trainer) -> Repeated:
+    """The training loader; the module's own where the data is a loader, which holds what is evaluated."""
+    source = data if isinstance(data, LightningDataModule) else None
+    return Repeated(loader_of(module, source, "train", trainer), trainer.limit_train_batches)
 
 
 def check_evaluation(
@@ -170,7 +215,13 @@ def check_evaluation(
                 raise
             continue
         if judging.mode == "min" or curve[judging.monitor] != [0.0]:
-            return
+            break
+    if judging.train_split:
+        setattr(trainer, f"limit_{split}_batches", 1)
+        first = Batches(list(islice(_train_split(module, data, trainer), 1)), **_ranks(trainer))
+        evaluator = Evaluator(module, trainer, first, split, data=data)
+        with closing(evaluator), weights_kept(module):
+            Lines(evaluator, "", judging).between(state, state, [1.0])
 
 
 def at_most(limit: float, batches: int) -> float:

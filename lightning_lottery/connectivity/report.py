@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -15,7 +15,13 @@ from lightning_lottery.children.reading import again
 from lightning_lottery.children.records import LINE, Row, metric_of_line, record
 from lightning_lottery.connectivity.blocks import LineBlocks
 from lightning_lottery.connectivity.judging import Judging, is_share
-from lightning_lottery.connectivity.stability import barrier_in_words, sentences_on, stability_of, unit_of
+from lightning_lottery.connectivity.stability import (
+    barrier_in_words,
+    on_train_split,
+    sentences_on,
+    stability_of,
+    unit_of,
+)
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.figures.between import layers_between, lines_between
 from lightning_lottery.figures.style import error_in_words, in_words
@@ -59,6 +65,10 @@ Kind = str | Layer
 """A kind of line: ``"raw"``, ``"recalibrated"``, ``"aligned"``, or a layer's."""
 
 
+TRAIN = "train"
+"""The kind of a line in records that was evaluated on the training split."""
+
+
 LONGEST = 16
 """Characters of a network's name that fit into a picture."""
 
@@ -87,6 +97,8 @@ class PathReport:
         is_null_control: The networks are children of one seed, whose barrier of 0 says nothing.
         blocks: The monitor along the raw lines, block by block of the samples; None where ``networks_alone`` says why.
         networks_alone: Why there are no blocks, so that verdicts are about these samples alone.
+        noise: By what the networks differ, in words, where they are children of one checkpoint.
+        train: The same lines on the training split; None where it was not evaluated.
     """
 
     names: tuple[str, ...]
@@ -101,14 +113,26 @@ class PathReport:
     is_null_control: bool = False
     blocks: LineBlocks | None = None
     networks_alone: str = ""
+    noise: str = ""
+    train: "PathReport | None" = None
 
     def __repr__(self) -> str:
         judged, what = self.stability, f"{self.judging.monitor} over {self.samples} samples"
-        barrier = f"{judged.verdict}, mean error barrier {judged.mean:.4f}"
+        barrier = f"{judged.in_words}, mean error barrier {judged.mean:.4f}"
         return f"PathReport({len(self.names)} networks, {what}: {barrier})"
 
     def _repr_html_(self) -> str:
         return html_of_table(self.table(), self.sentences())
+
+    def of_children(self, noise: str, *, is_null_control: bool) -> "PathReport":
+        """The same of networks that are children of one checkpoint, and differ by this noise."""
+        train = self.train and self.train.of_children(noise, is_null_control=is_null_control)
+        return replace(self, noise=noise, is_null_control=is_null_control, train=train)
+
+    def called(self, names: Iterable[str]) -> "PathReport":
+        """The same with other names of the networks, in their order."""
+        named = tuple(names)
+        return replace(self, names=named, train=self.train and self.train.called(named))
 
     @property
     def pairs(self) -> list[Pair]:
@@ -179,7 +203,7 @@ class PathReport:
         """Records: one row for every pair, alpha and metric, then one for every pair and measure.
 
         A point on a line is called ``line/METRIC``, and where the line is not the raw one, ``line/KIND/METRIC``; a
-        measure of another line than the raw one ``KIND/MEASURE``.
+        measure of another line than the raw one ``KIND/MEASURE``. On the training split the kind is ``train``.
 
         Args:
             seeds: Of the networks, where they were trained with different ones; default: their names.
@@ -203,6 +227,13 @@ class PathReport:
             for kind, measures in self._measures_of(pair):
                 add(pair, kind, measures)
         add(None, "midpoint", self.midpoint)
+        if self.train is not None:
+            about["n"] = self.train.samples
+            for pair, curve in self.train.curves["raw"].items():
+                for metric, values in curve.items():
+                    for alpha, value in zip(self.judging.alphas, values, strict=True):
+                        add(pair, TRAIN, {metric: value}, alpha)
+                add(pair, TRAIN, self.train.measures(pair))
         return rows
 
     def to_frame(self) -> "DataFrame":
@@ -221,6 +252,11 @@ class PathReport:
             summary["of_pairs"] = {f"{i}-{j}": asdict(self.stability_of_pair((i, j))) for i, j in self.pairs}
         else:
             summary["networks_alone"] = self.networks_alone
+        if self.noise:
+            summary["noise"] = self.noise
+        if self.train is not None:
+            measures = {f"{i}-{j}": self.train.measures((i, j)) for i, j in self.pairs}
+            summary["train"] = {"n": self.train.samples, "stability": asdict(self.train.stability), "pairs": measures}
         if "aligned" in self.curves:
             summary["left"] = dict(self.left)
         if self.midpoint:
@@ -237,20 +273,23 @@ class PathReport:
         error, are_shares = error_in_words(self.judging.monitor, self.judging.mode), self.error_of_ends is not None
         stability = self.stability
 
-        def along(kind: Kind) -> dict[str, dict[str, Sequence[float]]]:
-            curves = self.curves.get(kind, {})
-            errors: dict[str, Sequence[float]] = {self.name_of(pair): self.errors(pair, kind) for pair in curves}
+        def along(kind: Kind, report: PathReport = self) -> dict[str, dict[str, Sequence[float]]]:
+            curves = report.curves.get(kind, {})
+            errors: dict[str, Sequence[float]] = {self.name_of(pair): report.errors(pair, kind) for pair in curves}
             of_loss = {
                 in_words(loss): {self.name_of(p): curve[loss] for p, curve in curves.items()} for loss in losses[:1]
             }
             return {error: errors, **of_loss}
 
+        beside = {kind: along(kind) for kind in ("recalibrated", "aligned") if kind in self.curves}
+        if self.train is not None:
+            beside["on the training split"] = along("raw", self.train)
         return lines_between(
             self.judging.alphas,
             along("raw"),
             self.judging.bound * unit_of({0: self}),
-            beside={kind: along(kind) for kind in ("recalibrated", "aligned") if kind in self.curves},
-            title=f"{stability.verdict}: mean barrier {barrier_in_words(stability, are_shares=are_shares)}",
+            beside=beside,
+            title=f"{stability.in_words}: mean barrier {barrier_in_words(stability, are_shares=are_shares)}",
             shares=[error] if are_shares else [],
         )
 
@@ -282,33 +321,42 @@ class PathReport:
         return " - ".join(str(number) if is_long else self.names[number] for number in pair)
 
     def table(self) -> Table:
-        """A row for each pair: both errors, barrier, rise, what samples alone would show, and its own verdict."""
+        """A row for each pair: both errors, barrier, rise, what samples alone would show, and its own verdict.
+
+        The barrier on the training split takes the place of the rise: a terminal of 80 columns has no room for both.
+        """
         title = f"error along lines: {self.judging.monitor} over {self.samples} samples"
+        title += f"; children differ by {self.noise}" if self.noise else ""
         table = Table(title=title, caption_justify="left")
         are_short = all(len(name) < 12 for name in self.names)
         beside = [kind for kind in ("recalibrated", "aligned") if kind in self.curves]
         of_pairs = {pair: self.stability_of_pair(pair) for pair in self.pairs} if self.blocks else {}
         judged = ("by\nchance", "verdict") if of_pairs else ()
-        for column in ("pair", "error of\nthe first", "of the\nsecond", "barrier", *beside, "rise", *judged):
+        end = "rise" if self.train is None else "on\ntrain"
+        for column in ("pair", "error of\nthe first", "of the\nsecond", "barrier", *beside, end, *judged):
             table.add_column(column, justify="left" if column in ("pair", "verdict") else "right", no_wrap=True)
         for i, j in self.pairs:
             errors, measures = self.errors((i, j)), self.measures((i, j))
             barriers = [self.measures((i, j), kind)["error_barrier"] for kind in ("raw", *beside)]
-            numbers = (errors[-1], errors[0], *barriers, measures["error_excess"])
+            in_training = self.train and self.train.measures((i, j))["error_barrier"]
+            last = measures["error_excess"] if in_training is None else in_training
+            numbers = (errors[-1], errors[0], *barriers, last)
             verdict = [f"{of_pairs[i, j].noise_floor or 0:.4f}", of_pairs[i, j].verdict] if of_pairs else []
             pair = f"{self.names[i]} - {self.names[j]}" if are_short else f"{i} - {j}"
             table.add_row(pair, *(f"{number:.4f}" for number in numbers), *verdict)
         notes = [] if are_short else [f"{number}: {name}" for number, name in enumerate(self.names)]
-        meaning = (
-            "Barrier: the highest error on the line minus the mean of both.\n"
-            "Rise: the same above the straight line from one error to the other."
-        )
-        table.caption = "\n".join([meaning, *notes, *self._notes()])
+        meaning = "Barrier: the highest error on the line minus the mean of both."
+        rise = "Rise: the same above the straight line from one error to the other."
+        training = "On train: the barrier on the training split."
+        table.caption = "\n".join([meaning, rise if self.train is None else training, *notes, *self._notes()])
         return table
 
     def sentences(self) -> list[str]:
         """The verdict, what it is about, and what would decide it."""
-        return sentences_on(self.stability, self.judging, self.samples, self.networks_alone) + self._on_ends()
+        sentences = sentences_on(self.stability, self.judging, self.samples, self.networks_alone) + self._on_ends()
+        if self.train is not None:
+            sentences.append(on_train_split(self.train.stability, self.train.samples))
+        return sentences
 
     def save(self, path: Path) -> None:
         """Write everything to a JSON file that ``load`` reads.
@@ -316,15 +364,20 @@ class PathReport:
         Raises:
             LotteryError: It cannot be written.
         """
+        write_whole(path, json.dumps(self._content()).encode(), "report")
+
+    def _content(self) -> dict[str, Any]:
+        """What JSON holds of it."""
         content = {name: getattr(self, name) for name in self.__dataclass_fields__}
         content["judging"] = asdict(self.judging)
+        content["train"] = self.train and self.train._content()
         if self.blocks is not None:
             content["blocks"] = {"weights": self.blocks.weights, "values": list(self.blocks.values.items())}
         # JSON has no keys but strings: mappings from kinds and pairs become lists of their entries.
         content["curves"] = [(kind, *entry) for kind, curves in self.curves.items() for entry in curves.items()]
         for name in ("distances", "moved"):
             content[name] = list(content[name].items())
-        write_whole(path, json.dumps(content).encode(), "report")
+        return content
 
     @classmethod
     def load(cls, path: Path) -> "PathReport":
@@ -338,27 +391,37 @@ class PathReport:
         except LotteryError as error:
             raise LotteryError(f"{error} {again(path.parent)}") from error
         try:
-            content = json.loads(text)
-            curves: dict[Kind, dict[Pair, Curve]] = {}
-            for kind, pair, curve in content["curves"]:
-                curves.setdefault(Layer(*kind) if isinstance(kind, list) else kind, {})[tuple(pair)] = curve
-            content |= {"names": tuple(content["names"]), "judging": Judging(**content["judging"]), "curves": curves}
-            content["distances"] = {tuple(pair): values for pair, values in content["distances"]}
-            content["moved"] = {
-                tuple(pair): {group: tuple(counts) for group, counts in groups.items()}
-                for pair, groups in content["moved"]
-            }
-            if (blocks := content.get("blocks")) is not None:
-                values = {tuple(pair): line for pair, line in blocks["values"]}
-                content["blocks"] = LineBlocks(blocks["weights"], values)
-            elif "blocks" not in content:
-                content["networks_alone"] = "an older version of this package judged them"
-            report = cls(**content)
-            report._check()
+            report = cls._from(json.loads(text))
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise LotteryError(
                 f"'{path}' is no report of lines between networks ({error!r}): judge them anew. {again(path.parent)}"
             ) from error
+        return report
+
+    @classmethod
+    def _from(cls, content: dict[str, Any]) -> "PathReport":
+        """From what JSON holds of one, checked.
+
+        Raises:
+            ValueError, KeyError, TypeError, AttributeError: It is of none.
+        """
+        curves: dict[Kind, dict[Pair, Curve]] = {}
+        for kind, pair, curve in content["curves"]:
+            curves.setdefault(Layer(*kind) if isinstance(kind, list) else kind, {})[tuple(pair)] = curve
+        content |= {"names": tuple(content["names"]), "judging": Judging(**content["judging"]), "curves": curves}
+        content["distances"] = {tuple(pair): values for pair, values in content["distances"]}
+        content["moved"] = {
+            tuple(pair): {group: tuple(counts) for group, counts in groups.items()} for pair, groups in content["moved"]
+        }
+        if (blocks := content.get("blocks")) is not None:
+            values = {tuple(pair): line for pair, line in blocks["values"]}
+            content["blocks"] = LineBlocks(blocks["weights"], values)
+        elif "blocks" not in content:
+            content["networks_alone"] = "an older version of this package judged them"
+        if content.get("train") is not None:
+            content["train"] = cls._from(content["train"])
+        report = cls(**content)
+        report._check()
         return report
 
     def _check(self) -> None:
@@ -377,9 +440,9 @@ class PathReport:
                     raise ValueError(f"a line of kind '{kind}' lacks '{self.judging.monitor}'")
         if not all(is_number(number) and (isinstance(number, float) or abs(number) < MOST) for number in numbers):
             raise ValueError("something is no number")
-        words = (*self.names, self.device, self.judging.monitor)
+        words = (*self.names, self.device, self.judging.monitor, self.noise)
         if not all(isinstance(word, str) for word in words) or not is_count(self.samples):
-            raise ValueError("names, device or samples are none")
+            raise ValueError("names, device, noise or samples are none")
         if self.samples >= MOST:
             raise ValueError(f"{self.samples} samples")
         if not self.pairs or any(len(pair) != 2 or not {*pair} <= {*range(len(self.names))} for pair in self.pairs):
@@ -392,6 +455,8 @@ class PathReport:
             raise ValueError("why networks are judged alone is no text")
         if self.distances.keys() != self.curves["raw"].keys():
             raise ValueError("its distances are of other pairs than its lines")
+        if self.train is not None and self.train.pairs != self.pairs:
+            raise ValueError("its training split is of other pairs")
 
     def _alphas_of(self, kind: Kind) -> Sequence[float]:
         return self.judging.layer_alphas if isinstance(kind, Layer) else self.judging.alphas

@@ -41,6 +41,10 @@ class Lines(Protocol):
         """Whether the children have one seed."""
 
     @property
+    def noise(self) -> str:
+        """By what the children differ, in words."""
+
+    @property
     def error_of_ends(self) -> float | None:
         """Mean error of the children; None where it is no share of samples."""
 
@@ -77,8 +81,9 @@ def stability_of(reports: Mapping[int, Lines]) -> Stability:
         blocks=_blocks(reports, unit) if is_finite else None,
         samples=first.samples if are_shares else 0,
     )
+    stability = replace(stability, noise=first.noise)
     if any(report.is_null_control for report in reports.values()):
-        reason = "the same seed twice is a null control: its barrier is 0"
+        reason = "the same seed twice, or a perturbation of 0, is a null control: its barrier is 0"
         return replace(stability, verdict="undecided", reason=reason)
     if math.isnan(unit) and all(map(math.isfinite, _ends(reports))):
         return replace(stability, reason="an error of 0, or below it, has no fraction: give a `threshold` in its units")
@@ -106,11 +111,18 @@ ABOUT = {
 """What a verdict is about, as sentences say it."""
 
 
+def on_train_split(stability: Stability, samples: int) -> str:
+    """What the training split says of the same lines."""
+    bounds = "" if stability.low is None else f", bounds {stability.low:.4f} and {stability.high:.4f}"
+    verdict = f"{stability.verdict}, mean error barrier {stability.mean:.4f}{bounds}"
+    return f"On {samples} samples of the training split: {verdict}."
+
+
 def sentences_on(stability: Stability, judging: Judging, samples: int, networks_alone: str) -> list[str]:
     """A verdict in words: what it says and of what, what samples alone would show, and what would decide it."""
     unit = "" if judging.threshold_ratio is None else " of the ends' mean error"
     sentences = [
-        f"{stability.verdict}: mean error barrier {stability.mean:.4f}{unit}; {stability.reason}. "
+        f"{stability.in_words}: mean error barrier {stability.mean:.4f}{unit}; {stability.reason}. "
         f"This is about {ABOUT[stability.about]}."
     ]
     if stability.noise_floor is not None:

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +12,7 @@ from rich.console import Console
 from lightning_lottery.children.engine import ProjectWork, engine_of
 from lightning_lottery.children.factories import address_of
 from lightning_lottery.children.fit import tested_in, train
+from lightning_lottery.children.noise import Noise, check_noise
 from lightning_lottery.children.project import Project
 from lightning_lottery.children.reading import TRIAL
 from lightning_lottery.connectivity.judging import ALPHAS, Judging
@@ -31,8 +32,17 @@ class InstabilityAnalysis:
     """Train children of one checkpoint with different seeds, then judge the straight lines between them.
 
     From the checkpoint everything goes on (weights, optimizer, schedules, step) to the same last step; only the seed
-    differs, and with it the order of the data, augmentation and dropout. The network is stable to SGD noise at the
-    checkpoint where the error barrier between its children is below a threshold.
+    differs, and with it the order of the data, augmentation and dropout, or what ``noise`` says of these. The network
+    is stable to that noise at the checkpoint where the error barrier between its children is below a threshold.
+
+    With ``noise="order"`` every other random number is the first child's: seeds of workers, and Python's, NumPy's and
+    torch's generators at the start of every training batch. So dropout's masks are the same at a step, and the n-th
+    sample of a batch is augmented by the same random numbers, though it is another sample. With ``"augmentation"`` all
+    of these differ and the order is the first child's; with a ``Perturbation`` all is the first child's, and only the
+    weights are changed, once. Where a loader draws order and samples together (an ``IterableDataset``, or a class of
+    its own that has no ``order_seed``), the first two are refused before anything is trained; where a sampler draws
+    from what cannot be seeded from outside, once children are compared. Under a noise that none of them has (no dropout
+    and no augmentation) they end alike, and are refused.
 
     Each child is a folder: done once, resumed when killed, refused when changed. Where another process can build the
     project (YAML, or factories that are functions at the top of a file), each child is a process of its own, under any
@@ -55,6 +65,10 @@ class InstabilityAnalysis:
             ``MagnitudePruning`` by a ``Constant`` schedule); every child keeps its masks. In YAML: the callback.
         predict: Gives predicted classes for (module, batch), to compare predictions; or its address
             ``package.module:function``.
+        noise: By what the children differ: ``"seed"`` (default, by all that is random), ``"order"`` (of the data),
+            ``"augmentation"`` (and dropout: all but the order), or a ``Perturbation`` of their weights at the
+            checkpoint, in YAML its arguments.
+        train_split: Also evaluate the lines on the training split, by the same step; the verdict is on the test split.
 
     Raises:
         LotteryError: An argument out of its range, or two that contradict each other.
@@ -63,7 +77,9 @@ class InstabilityAnalysis:
         >>> InstabilityAnalysis(seeds=(1, 2, 3), threshold=0.01).judging.threshold
         0.01
 
-    Source: Frankle et al. 2020, sections 2 and 3. Optimizer state goes on from the checkpoint, as in the paper.
+    Source: Frankle et al. 2020, sections 2 and 3. Optimizer state goes on from the checkpoint, as in the paper. Noises
+    apart: Summers and Dinneen 2021; Altıntaş et al. 2025, who compare a perturbed network with one that is not: here
+    every child is perturbed, so that all are alike, and two Gaussian ones lie sqrt(2) sigma apart.
     """
 
     seeds: Sequence[int] = (1, 2)
@@ -77,12 +93,15 @@ class InstabilityAnalysis:
     ticket: str | None = None
     pruner: Callable[[], MaskCallback] | None = None
     predict: str | Predict | None = None
+    noise: Noise = None
+    train_split: bool | None = None
 
     def __repr__(self) -> str:
         return call_of_fields(self)
 
     def __post_init__(self) -> None:
         check_seeds(self.seeds)
+        check_noise(self.noise)
         _ = self.judging  # which checks its part
         if self.ticket is not None and self.pruner is not None:
             raise LotteryError("Give either a ticket or a pruner: both say which weights the children keep.")
@@ -91,7 +110,7 @@ class InstabilityAnalysis:
     def judging(self) -> Judging:
         """How the lines are judged."""
         along = (self.alphas, self.recalibrate, self.layer_alphas)
-        return Judging(self.monitor, self.mode, self.threshold, *along, self.threshold_ratio)
+        return Judging(self.monitor, self.mode, self.threshold, *along, self.threshold_ratio, bool(self.train_split))
 
     def run(
         self,
@@ -144,8 +163,8 @@ class InstabilityAnalysis:
         do([(f"child of seed {seed} ({number}/{total})", child) for number, (seed, child) in children], console)
         shared = siblings.check_contract()  # before lines are judged that would say nothing
         do([("the lines between them", siblings.lines)], console)
-        report = replace(siblings.report(), names=tuple(f"seed {seed}" for seed in self.seeds))
-        labels = {"stage": "instability", **(labels or {})}
+        report = siblings.report().called(f"seed {seed}" for seed in self.seeds)
+        labels = {"stage": "instability", **(labels or {}), "noise": report.noise or None}
         rows = siblings.rows(labels)
         settings = Settings(
             method=rows[0]["method"],
@@ -179,7 +198,7 @@ class InstabilityAnalysis:
 
     def _family(self, project: Project) -> Family:
         predict = address_of(self.predict) if callable(self.predict) else self.predict
-        return Family(project, self.judging, predict)
+        return Family(project, self.judging, predict, self.noise)
 
     def _siblings(
         self, family: Family, folder: Path, ckpt_path: str | os.PathLike[str] | None, labels: Mapping[str, Any]

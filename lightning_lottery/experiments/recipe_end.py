@@ -91,12 +91,12 @@ def findings(summary: Summary, rows: Sequence[Row], verdicts: Mapping[str, Stabi
         means = {stage: values[accuracies[0]]["mean"] for stage, values in summary.items() if accuracies[0] in values}
         samples = {row.get("n") for row in rows if row["metric"] == accuracies[0]}
         yield from _on_accuracy(accuracies[0], means, samples)
-    by_verdict: dict[str, list[str]] = {}
+    by_noise: dict[str, dict[str, list[str]]] = {}
     for stage, verdict in verdicts.items():
-        by_verdict.setdefault(verdict.verdict, []).append(stage)
-    if by_verdict:
+        by_noise.setdefault(verdict.noise or "SGD noise", {}).setdefault(verdict.verdict, []).append(stage)
+    for noise, by_verdict in by_noise.items():
         gathered = "; ".join(f"{verdict}: {', '.join(stages)}" for verdict, stages in sorted(by_verdict.items()))
-        yield f"To SGD noise {gathered}."
+        yield f"To {noise} {gathered}."
 
 
 def where_to_look(folder: Path) -> Iterator[str]:

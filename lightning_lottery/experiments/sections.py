@@ -10,6 +10,7 @@ from lightning_lottery.children.child import Child
 from lightning_lottery.children.cli import Sections, working_directory
 from lightning_lottery.children.engine import engine_options
 from lightning_lottery.children.environment import PROVISIONAL, RUN
+from lightning_lottery.children.options import perturbation_of
 from lightning_lottery.children.records import Row, read_rows
 from lightning_lottery.children.yaml_project import ConfiguredCallback, YamlProject
 from lightning_lottery.errors import LotteryError
@@ -40,6 +41,8 @@ def _typed(field: str, value: Any) -> Any:
     """The value of an experiment's field: plain values have lists and mappings only."""
     if field == "scope" and value is not None:
         return Scope(**{name: _typed(name, part) for name, part in value.items()})
+    if field == "noise" and isinstance(value, Mapping):
+        return perturbation_of(value.get("init_args", value))
     if field == "pruner" and value is not None:
         return ConfiguredCallback(value["class_path"], value.get("init_args", {}))
     if field == "pruners":

@@ -1,7 +1,7 @@
 """Children of one checkpoint that differ in their seed, and the lines between them."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from lightning_lottery.children.child import Child
 from lightning_lottery.children.conditions import check_contract
 from lightning_lottery.children.factories import imported
 from lightning_lottery.children.fit import only_bars
+from lightning_lottery.children.noise import Noise, noise_in_words, seeds_of_child
 from lightning_lottery.children.options import LinesOptions, LinesTrialOptions, StartOptions, TicketOptions
 from lightning_lottery.children.project import Project, project_of
 from lightning_lottery.children.records import STAMP, Row
@@ -21,6 +22,7 @@ from lightning_lottery.connectivity.path import path
 from lightning_lottery.connectivity.report import PathReport
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.experiments.plan import child_of
+from lightning_lottery.functional.perturbation import Perturbation
 from lightning_lottery.hooks.mask_callback import MaskCallback
 from lightning_lottery.hooks.quiet import without_noise
 from lightning_lottery.hooks.strategies import refuse_spawning
@@ -40,11 +42,13 @@ class Siblings:
         start: Makes the common beginning, and the ticket where there is a pruner; None where a checkpoint is given.
         seeds: One for each seed; they do not depend on each other.
         lines: Judges the lines between them.
+        noise: By what they differ.
     """
 
     start: Child | None
     seeds: Sequence[Child]
     lines: Child
+    noise: Noise = None
 
     @property
     def waves(self) -> list[list[Child]]:
@@ -63,8 +67,8 @@ class Siblings:
         Raises:
             LotteryError: They differ in more than their seed.
         """
-        seeds = [child.config["seed_everything"] for child in self.seeds]
-        return check_contract({child.folder.name: child.folder for child in self.seeds}, seeds)
+        folders = {child.folder.name: child.folder for child in self.seeds}
+        return check_contract(folders, _seeds_of(self.seeds), self.noise)
 
     def discard_stale_lines(self) -> None:
         """Have the lines judged anew where children were added or are judged otherwise: nothing is trained for that."""
@@ -85,8 +89,7 @@ class Siblings:
         alike = {name: trained[0].get(name) for name in ("network", "method", "density")}
         stamp = {name: self.lines.records()[0].get(name) for name in STAMP}
         about = {**alike, **labels, **stamp, "step": self.check_contract()["start_step"]}
-        seeds = [child.config["seed_everything"] for child in self.seeds]
-        return [*trained, *self.report().rows(seeds, **about)]
+        return [*trained, *self.report().rows(_seeds_of(self.seeds), **about)]
 
 
 @dataclass(frozen=True)
@@ -97,11 +100,13 @@ class Family:
         project: What they train.
         judging: How the lines between them are judged.
         predict: Address of a function of predicted classes, to compare predictions; None for none.
+        noise: By what children of one checkpoint differ.
     """
 
     project: Project
     judging: Judging
     predict: str | None = None
+    noise: Noise = None
 
     def siblings(
         self,
@@ -133,29 +138,32 @@ class Family:
             start = child_of(pruned.with_seed(project.seed), folder / "start", "start", begin, options=options)
             begin = str(start.folder / "start.ckpt")
             ticket = ticket if pruner is None else str(start.folder / "ticket.safetensors")
-        children = [
-            child_of(
-                project.with_seed(seed),
-                folder / name,
-                "fit",
-                begin,
-                options=TicketOptions(ticket, end_step),
-                labels={**labels, "seed": seed},
-            )
-            for name, seed in zip(_names(seeds), seeds, strict=True)
-        ]
-        return Siblings(start, children, self._lines(folder / REPORT.parent, children))
+        children = []
+        for name, seed in zip(_names(seeds), seeds, strict=True):
+            built_with, noise = seeds_of_child(self.noise, seed, seeds[0])
+            about = {**labels, "seed": seed, "noise": noise_in_words(self.noise)}
+            keeps = TicketOptions(ticket, end_step, noise)
+            trained = project.with_seed(built_with)
+            children.append(child_of(trained, folder / name, "fit", begin, options=keeps, labels=about))
+        return Siblings(start, children, self._lines(folder / REPORT.parent, children), self.noise)
 
     @property
     def trial(self) -> LinesTrialOptions:
         """What is tried before anything is trained."""
         judging = self.judging
         return LinesTrialOptions(
-            judging.monitor, judging.mode, judging.recalibrate, self.predict, judging.threshold_ratio
+            monitor=judging.monitor,
+            mode=judging.mode,
+            recalibrate=judging.recalibrate,
+            predict=self.predict,
+            threshold_ratio=judging.threshold_ratio,
+            train_split=judging.train_split or None,
+            child=seeds_of_child(self.noise, 0, 0)[1],
         )
 
     def _lines(self, folder: Path, children: Sequence[Child]) -> Child:
         judging = self.judging
+        is_null = isinstance(self.noise, Perturbation) and self.noise.sigma == 0
         options = LinesOptions(
             monitor=judging.monitor,
             mode=judging.mode,
@@ -166,7 +174,9 @@ class Family:
             layer_alphas=tuple(judging.layer_alphas),
             predict=self.predict,
             checkpoints=tuple(str(child.folder / "last.ckpt") for child in children),
-            is_null_control=len({child.config["seed_everything"] for child in children}) == 1,
+            is_null_control=len(set(_seeds_of(children))) == 1 or is_null,
+            noise=None if self.noise in (None, "seed") else noise_in_words(self.noise),
+            train_split=judging.train_split or None,
         )
         return child_of(self.project.with_seed(self.project.seed), folder, "lines", None, options=options)
 
@@ -198,11 +208,13 @@ def judge_lines(
             recalibrate=options.recalibrate,
             layer_alphas=options.layer_alphas,
             predict=predict,
+            train_split=bool(options.train_split),
             allow_diverged=True,  # one child of many that diverged makes its step undecided, and no error
         )
         if not built.trainer.is_global_zero:
             return None
-        report = replace(report, is_null_control=options.is_null_control)
+        noise = options.noise or noise_in_words(None)
+        report = report.of_children(noise, is_null_control=options.is_null_control)
         report.save(child.folder / REPORT.name)
         return report.rows()
 
@@ -214,6 +226,11 @@ def check_seeds(seeds: Sequence[int]) -> None:
             f"`seeds` are at least two, all different (all equal for a null control), got {list(seeds)}: two networks "
             "make a line, three a verdict."
         )
+
+
+def _seeds_of(children: Sequence[Child]) -> list[int]:
+    """The seed that each child is called by, which need not be that of all its training."""
+    return [child.labels["seed"] for child in children]
 
 
 def _names(seeds: Sequence[int]) -> list[str]:

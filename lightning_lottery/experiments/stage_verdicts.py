@@ -30,6 +30,6 @@ def sentences_of_stages(verdicts: Mapping[str, Stability], seeds: int) -> Iterat
     """Each stage's verdict in words, and what would decide it."""
     about = "its children" if seeds == 1 else f"networks like these {seeds}"
     for stage, stability in verdicts.items():
-        yield f"{stage}, {about}: {stability.verdict}, mean error barrier {stability.mean:.4f}; {stability.reason}."
+        yield f"{stage}, {about}: {stability.in_words}, mean error barrier {stability.mean:.4f}; {stability.reason}."
         for sentence in on_more(stability):
             yield f"{stage}: {sentence}"

@@ -16,6 +16,7 @@ from lightning_lottery.children.conditions import FILE as CONDITIONS
 from lightning_lottery.children.conditions import read_conditions
 from lightning_lottery.children.engine import Engine, engine_of
 from lightning_lottery.children.fit import train
+from lightning_lottery.children.noise import Noise, check_noise, noise_in_words
 from lightning_lottery.children.options import SnapshotOptions
 from lightning_lottery.children.project import Project
 from lightning_lottery.children.reading import TRIAL
@@ -79,6 +80,9 @@ class InstabilitySweep:
         remaining: How long children train: to the project's end (``"end"``), so that those of later steps train less;
             or all as many steps as from the last of ``steps`` to that end (``"equal"``), under the project's schedules.
         margin: Error of a pruned network above the dense one's that still counts as a match, > 0.
+        noise: By what children differ, as for ``InstabilityAnalysis``: ``"seed"``, ``"order"``, ``"augmentation"`` or a
+            ``Perturbation``, made at the step.
+        train_split: Also evaluate the lines on the training split; verdicts are on the test split.
 
     Raises:
         LotteryError: An argument out of its range.
@@ -108,12 +112,15 @@ class InstabilitySweep:
     recalibrate: int = 0
     remaining: Literal["end", "equal"] = "end"
     margin: float = 0.01
+    noise: Noise = None
+    train_split: bool | None = None
 
     def __repr__(self) -> str:
         return call_of_fields(self)
 
     def __post_init__(self) -> None:
         check_margin(self.margin)
+        check_noise(self.noise)
         check_word("search", self.search, ("grid", "bisect"))
         check_word("target", self.target, ("mean", "verdict"))
         check_word("remaining", self.remaining, ("end", "equal"))
@@ -133,8 +140,8 @@ class InstabilitySweep:
     @property
     def judging(self) -> Judging:
         """How the children at each step are judged."""
-        along = (self.alphas, self.recalibrate)
-        return Judging(self.monitor, self.mode, self.threshold, *along, threshold_ratio=self.threshold_ratio)
+        along = (self.alphas, self.recalibrate, ())
+        return Judging(self.monitor, self.mode, self.threshold, *along, self.threshold_ratio, bool(self.train_split))
 
     def run(
         self,
@@ -210,13 +217,16 @@ class InstabilitySweep:
             waves = [list(searches.parents)]  # where their children end is known once the parents have ended
         return Plan(children_in(folder), waves)
 
+    def _family(self, project: Project) -> Family:
+        return Family(project, self.judging, noise=self.noise)
+
     def _try_before(self, searches: Searches, project: Project, folder: Path, do: Engine, console: Console) -> None:
         """A trial, where parents or children of the first round are still to be trained."""
         first = [cell.siblings for cell in searches.next_cells(searches.report([]))]
         trained = [child for siblings in first for wave in siblings.waves for child in wave]
         snapshot = next(iter(searches.snapshots.values())) / f"step={searches.steps[0]}.ckpt"
         begin = None if searches.parents else str(snapshot)
-        trial = Family(project, self.judging).trial
+        trial = self._family(project).trial
         try_before([*searches.parents, *trained], project, folder, begin, trial, do, console)
 
     def _searches(self, project: Project, folder: Path, labels: Mapping[str, Any] | None) -> Searches:
@@ -239,7 +249,7 @@ class InstabilitySweep:
         is_grid = self.search == "grid"
         search = Grid(steps) if is_grid else Bisection(steps, self.precision, target=self.target)
         searches = dict.fromkeys((DENSE, *self.pruners, *self.tickets), search)
-        cell_at = partial(self._cell, Family(project, self.judging), folder, snapshots, steps[-1], labels)
+        cell_at = partial(self._cell, self._family(project), folder, snapshots, steps[-1], labels)
         empty = SweepReport(self.judging.bound, {}, self.margin, search.level)
         together = Searches(searches, snapshots, parents, len(self.seeds), empty, cell_at)
         if self.snapshots:
@@ -267,6 +277,7 @@ class InstabilitySweep:
         if self.snapshots:
             check_checkpoint(ckpt_path)
         labels = {**labels, "stage": f"{labels['stage']}/{name}", "network": network, "parent": parent}
+        labels["noise"] = noise_in_words(self.noise)
         siblings = family.siblings(
             folder / f"parent-{parent}" / name,
             str(ckpt_path),

@@ -74,6 +74,15 @@ class SweepReport:
         reports = self.reports[network][step]
         return stability_of(reports if parent is None else {parent: reports[parent]})
 
+    def on_train_split(self, network: str) -> dict[int, Stability]:
+        """Step to what the barriers on the training split say, pooled over parents; empty where nobody asked."""
+        judged = {}
+        for step, reports in self.reports[network].items():
+            training = {parent: report.train for parent, report in reports.items() if report.train is not None}
+            if len(training) == len(reports):
+                judged[step] = stability_of(training)
+        return judged
+
     def k_star(self, network: str, parent: int | None = None) -> KStar:
         """From which step on a network is stable: pooled over parents, or of one parent."""
         return find_k_star(self.judged(network, parent), self.level)
@@ -141,6 +150,7 @@ class SweepReport:
             }
         judging = self._first.judging
         about = {"monitor": judging.monitor, "mode": judging.mode, "is_ratio": judging.threshold_ratio is not None}
+        about["noise"] = self._first.noise
         return {"threshold": self.threshold, **about, "networks": networks}
 
     def figure(self) -> "Figure":
@@ -157,11 +167,22 @@ class SweepReport:
     def table(self) -> Table:
         """A row for each network and step: children's error, barrier with its bounds, each parent's, verdict."""
         table = Table(
-            title=f"error barrier, threshold {self._threshold}",
+            title=f"error barrier, threshold {self._threshold}{_under(self._first.noise)}",
             caption="Bounds of the mean over parents: one-sided, 95 % each. Of each parent: the mean of its pairs.",
             caption_justify="left",
         )
-        for column in ("network", "step", "children's\nerror", "barrier", "bounds", "of each\nparent", "verdict"):
+        has_train = any(self.on_train_split(network) for network in self.reports)
+        train = ("on train",) if has_train else ()
+        for column in (
+            "network",
+            "step",
+            "children's\nerror",
+            "barrier",
+            "bounds",
+            *train,
+            "of each\nparent",
+            "verdict",
+        ):
             table.add_column(column, justify="right" if column == "step" else "left")
         for network, steps in ((network, content["steps"]) for network, content in self.summary()["networks"].items()):
             for step, values in steps.items():
@@ -169,7 +190,9 @@ class SweepReport:
                 error = "" if values["error"] is None else f"{values['error']:.4f}"
                 means = " ".join("-" if mean is None else f"{mean:.4f}" for mean in values["by_parent"].values())
                 mean = "" if values["mean"] is None else f"{values['mean']:.4f}"
-                table.add_row(network, step, error, mean, bounds, means, values["verdict"])
+                on_train = (values.get("train") or {}).get("mean")
+                training = ["-" if on_train is None else f"{on_train:.4f}"] if has_train else []
+                table.add_row(network, step, error, mean, bounds, *training, means, values["verdict"])
         return table
 
     def sentences(self) -> list[str]:
@@ -189,7 +212,11 @@ class SweepReport:
     def _sentences_on(self, network: str) -> Iterator[str]:
         star, judged = self.k_star(network), self.judged(network)
         last, first = judged[max(judged)], min(judged)
-        verdict = f"not shown stable at step {max(judged)}: {last.reason}" if star.step is None else _stable_steps(star)
+        noise = self._first.noise
+        stable = f"stable to {noise}" if noise else "stable"
+        verdict = _stable_steps(star, stable)
+        if star.step is None:
+            verdict = f"not shown {stable} at step {max(judged)}: {last.reason}"
         where, low, high = (_where(step, first) for step in (star.estimate, star.low, star.high))
         parents = sorted({parent for reports in self.reports[network].values() for parent in reports})
         estimates = {parent: self.k_star(network, parent).estimate for parent in parents}
@@ -202,6 +229,8 @@ class SweepReport:
         for step, stability in judged.items():
             yield from (f"{network}: step {step} is undecided. {sentence}" for sentence in on_more(stability))
         yield from _on_parents(network, max(judged) if star.step is None else star.step, judged)
+        if training := self.on_train_split(network):
+            yield f"{network}: {_on_training(training)}."
         if network != DENSE:
             yield f"{network}: {self._sentence_on_matching(network)}"
         if last.noise_floor is not None:
@@ -244,7 +273,9 @@ class SweepReport:
         errors = {str(parent): report.error_of_ends for parent, report in reports.items()}
         known = [error for error in errors.values() if error is not None]
         error = {"error": float(np.mean(known)) if len(known) == len(errors) else None, "errors": errors}
-        return _plain({**asdict(self._judge(network, step)), "by_parent": means, **error, **recalibrated})
+        train = self.on_train_split(network).get(step)
+        on_train = {} if train is None else {"train": _plain(asdict(train))}
+        return _plain({**asdict(self._judge(network, step)), "by_parent": means, **error, **recalibrated, **on_train})
 
 
 def _barriers(reports: Mapping[int, PathReport], *, recalibrated: bool = False) -> dict[int, dict[Pair, float]]:
@@ -271,15 +302,25 @@ def _on_parents(network: str, step: int, judged: Mapping[int, Stability]) -> Ite
         )
 
 
-def _stable_steps(star: KStar) -> str:
+def _stable_steps(star: KStar, stable: str) -> str:
     """At which evaluated steps a network is stable, and how far these are apart: in between nobody looked."""
     if star.largest_gap is None:
-        return f"stable at step {star.step}, the last evaluated one"
+        return f"{stable} at step {star.step}, the last evaluated one"
     above = ", ".join(map(str, star.evaluated_above))
     return (
-        f"stable at step {star.step} and at the evaluated steps above it ({above}; largest gap a factor "
+        f"{stable} at step {star.step} and at the evaluated steps above it ({above}; largest gap a factor "
         f"{star.largest_gap:.3g})"
     )
+
+
+def _under(noise: str) -> str:
+    return f", children differ by {noise}" if noise else ""
+
+
+def _on_training(judged: Mapping[int, Stability]) -> str:
+    """What the training split says at each step."""
+    steps = [f"{at.mean:.4f} at step {step} ({at.verdict})" for step, at in judged.items()]
+    return f"on the training split the mean barrier is {', '.join(steps)}"
 
 
 def _where(step: float, first: int) -> str:
@@ -308,11 +349,15 @@ def draw_sweeps(sweeps: Mapping[str, Mapping[str, Any]], notes: Sequence[str] = 
     if len(judged) > 1 or len(ratios) > 1:
         notes = [*notes, f"The sweeps judge different metrics: {', '.join(sorted(monitor for monitor, _ in judged))}."]
     unit = " of the ends' mean error" if ratios == {True} else ""
+    noises = {sweep.get("noise") or "" for sweep in sweeps.values()}
+    if len(noises) > 1:
+        notes = [*notes, f"The sweeps' children differ by different noise: {', '.join(sorted(noises - {''}))}."]
+    under = f", children differ by {noises.pop()}" if len(noises) == 1 and noises != {""} else ""
     words = " or ".join(sorted({error_in_words(monitor, mode) for monitor, mode in judged}))
     return barrier_over_steps(
         networks,
         {sweep["threshold"] for sweep in sweeps.values()},
-        barrier=f"barrier of the {words}{unit}",
+        barrier=f"barrier of the {words}{unit}{under}",
         error=words,
         are_shares=are_shares or ratios == {True},
         notes=notes,

@@ -74,9 +74,11 @@ def try_out(
         built = (project or project_of(child.config)).build(child.folder, "fit", False, only_bars)
         refuse_spawning(built.trainer)
         match child.options:
-            case LinesTrialOptions(monitor, mode, recalibrate, address, ratio):
+            case LinesTrialOptions(monitor, mode, recalibrate, address, ratio, train_split):
                 predict = predict or (imported(address) if address else None)
-                judging = Judging(monitor, mode, recalibrate=recalibrate, threshold_ratio=ratio)
+                judging = Judging(
+                    monitor, mode, recalibrate=recalibrate, threshold_ratio=ratio, train_split=bool(train_split)
+                )
                 about: dict[str, Any] = {"trainer": built.trainer, "judging": judging, "predict": predict}
                 check_evaluation(built.model, built.datamodule, start, **about)
             case RecordsTrialOptions(monitor, mode):

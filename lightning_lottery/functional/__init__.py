@@ -75,6 +75,9 @@ from lightning_lottery.functional.matching import matches_down_to as matches_dow
 from lightning_lottery.functional.matching import roc_of_threshold as roc_of_threshold
 from lightning_lottery.functional.multiply_adds import MultiplyAdds as MultiplyAdds
 from lightning_lottery.functional.multiply_adds import multiply_adds as multiply_adds
+from lightning_lottery.functional.perturbation import Perturbation as Perturbation
+from lightning_lottery.functional.perturbation import gaussian_noise as gaussian_noise
+from lightning_lottery.functional.perturbation import weight_change as weight_change
 from lightning_lottery.functional.prediction import Prediction as Prediction
 from lightning_lottery.functional.prediction import parents_needed as parents_needed
 from lightning_lottery.functional.prediction import predict_deficits as predict_deficits

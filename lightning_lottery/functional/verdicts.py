@@ -88,6 +88,7 @@ class Stability:
         typical: Of the typical parent; None for one parent, and where the error is no share of samples.
         more_parents: How many more would decide; None where it is decided, or no number would do.
         more_children: The same for more children of each of these parents.
+        noise: By what children of one checkpoint differ, in words; "" where nothing is said of that.
     """
 
     mean: float
@@ -105,6 +106,14 @@ class Stability:
     typical: Typical | None = None
     more_parents: More | None = None
     more_children: More | None = None
+    noise: str = ""
+
+    @property
+    def in_words(self) -> str:
+        """The verdict with the noise that it is about: ``stable to data order``."""
+        if not self.noise:
+            return self.verdict
+        return f"{self.verdict} {'whether stable ' if self.verdict == 'undecided' else ''}to {self.noise}"
 
     @property
     def is_below(self) -> bool:

@@ -1,8 +1,8 @@
 """Pruning once, at a chosen optimizer step, by scores from training batches: what SynFlow, SNIP and GraSP share."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from inspect import signature
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -79,13 +79,6 @@ class OneShot(MaskCallback):
                 f"{self.label} needs the loss alone, and a `training_step` in manual optimization steps the optimizers "
                 f"itself: use automatic optimization, or {instead}."
             )
-
-    def _loss_in(self, output: Any) -> Tensor:
-        """The loss in what ``training_step`` returned."""
-        value = output.get("loss") if isinstance(output, Mapping) else output
-        if not isinstance(value, Tensor):
-            raise LotteryError(f"{self.label} needs the loss, and `training_step` returned {value!r} for a batch.")
-        return value
 
     def _sum_over_ranks_(self, tensors: Iterable[Tensor]) -> None:
         assert self._trainer is not None

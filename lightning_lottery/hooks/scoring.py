@@ -182,10 +182,13 @@ def cast(value: Any, dtype: torch.dtype | None, scale: float = 1.0) -> Any:
     return apply_to_collection(value, Tensor, lambda t: t.to(dtype or t.dtype) * scale if t.is_floating_point() else t)
 
 
-def training_batches(trainer: Trainer, n: int) -> list[OrderedDict[str, Any]]:
+def training_batches(
+    trainer: Trainer, n: int, change: Callable[[Any], Any] | None = None
+) -> list[OrderedDict[str, Any]]:
     """What ``training_step`` gets for the first ``n`` batches of an epoch (or all it has); no loader moves on.
 
-    Copies of the loaders are asked. Generators of theirs are set back; what a data set keeps to itself is not known.
+    Copies of the loaders are asked, or what ``change`` makes of each copy. Generators of theirs are set back; what a
+    data set keeps to itself is not known.
 
     Raises:
         LotteryError: There is no batch, or a loader cannot be copied.
@@ -193,9 +196,10 @@ def training_batches(trainer: Trainer, n: int) -> list[OrderedDict[str, Any]]:
     combined = training_loader(trainer)
     # Copies: the fit's loaders stay where they are in their epoch.
     twin = without_iterator(combined)
-    twin.flattened = [_unstarted(loader) for loader in combined.flattened]
+    copies = map(_unstarted, combined.flattened)
+    twin.flattened = list(copies if change is None else map(change, copies))
     # The copies are shallow, so a generator is the loader's own: one shuffle more would change all later epochs.
-    generators = [(g, g.get_state()) for loader in combined.flattened for g in _generators(loader)]
+    generators = [(g, g.get_state()) for loader in combined.flattened for g in generators_of(loader)]
     try:
         # Infinite where nobody knows the length: `int` comes after the minimum.
         drawn = [batch for batch, _, _ in islice(iter(twin), int(min(n, trainer.num_training_batches)))]
@@ -208,6 +212,18 @@ def training_batches(trainer: Trainer, n: int) -> list[OrderedDict[str, Any]]:
             "The training loader gave no batch to score with: it is empty, or `drop_last` or a limit leaves it none."
         )
     return [training_arguments(trainer, batch, index) for index, batch in enumerate(drawn)]
+
+
+def loss_in(output: Any, who: str) -> Tensor:
+    """The loss in what ``training_step`` returned.
+
+    Raises:
+        LotteryError: There is none.
+    """
+    value = output.get("loss") if isinstance(output, Mapping) else output
+    if not isinstance(value, Tensor):
+        raise LotteryError(f"{who} needs the loss, and `training_step` returned {value!r} for a batch.")
+    return value
 
 
 def tensors_in(value: Any) -> Iterator[Tensor]:
@@ -271,7 +287,8 @@ def _unstarted(loader: Any) -> Any:
         ) from error
 
 
-def _generators(loader: Any) -> list[torch.Generator]:
+def generators_of(loader: Any) -> list[torch.Generator]:
+    """What a loader and its samplers draw from, where it is theirs."""
     batch_sampler = getattr(loader, "batch_sampler", None)
     holders = (loader, getattr(loader, "sampler", None), batch_sampler, getattr(batch_sampler, "sampler", None))
     generators = [getattr(holder, "generator", None) for holder in holders]

@@ -71,6 +71,8 @@ class SeededBatches:
         self.inputs, self.labels = inputs, labels
         self.batch_size, self.seed, self.rank, self.world_size = batch_size, seed, rank, world_size
         self.shuffle, self.prepare = shuffle, prepare
+        self.order_seed = seed
+        """Of the order alone: children that differ in the order of the data, or in all but it, have another here."""
         self.epoch = 0
         self._start = self._next = 0
 
@@ -133,7 +135,7 @@ class SeededBatches:
         if not self.shuffle:
             mine = torch.arange(self.rank, total, self.world_size)
             return mine.tensor_split(len(self))
-        order = torch.randperm(total, generator=_generator(self.seed, epoch))  # the same on every rank
+        order = torch.randperm(total, generator=_generator(self.order_seed, epoch))  # the same on every rank
         mine = order[: total - total % self.world_size][self.rank :: self.world_size]
         return torch.split(mine, self.batch_size)
 

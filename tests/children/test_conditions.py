@@ -9,7 +9,7 @@ import torch
 from helpers.children import CONDITIONS
 from helpers.factories import Data, Net
 from helpers.projects import says, trainer
-from lightning_lottery import LotteryError
+from lightning_lottery import LotteryError, Perturbation
 from lightning_lottery.children.conditions import FILE, Conditions, check_contract
 
 
@@ -60,6 +60,41 @@ def test_seeds_that_made_no_difference_are_refused_and_the_same_seed_is_not(tmp_
     with pytest.raises(LotteryError, match="different seeds ended with the same weights"):
         check_contract(paths, [1, 2])
     assert check_contract(paths, [3, 3])["end_step"] == 12
+
+
+PERTURBED = Perturbation(0.1)
+NO_NOISE = {None: "Shuffle the training data by it", "order": "shuffle=True", "augmentation": "no dropout"}
+
+
+@pytest.mark.parametrize(("noise", "says"), [*NO_NOISE.items(), (PERTURBED, "the perturbation is the same for all")])
+def test_a_noise_that_made_no_difference_is_refused_with_what_it_would_take(noise, says, tmp_path):
+    with pytest.raises(LotteryError, match=f"different seeds ended with the same weights: .*{says}"):
+        check_contract(folders(tmp_path, {}), [1, 2], noise)
+
+
+def test_a_perturbation_of_0_makes_no_difference(tmp_path):
+    assert check_contract(folders(tmp_path, {}), [1, 2], Perturbation(0))["end_step"] == 12
+
+
+def test_children_of_one_order_that_saw_several_are_refused_and_a_killed_one_is_compared_where_it_can_be(tmp_path):
+    orders = [{"0": "a", "1": "b"}, {"1": "b"}, {"0": "a", "1": "c"}]
+    changes = [{"end_weights": str(n), "batches": [str(n)], "order": order} for n, order in enumerate(orders)]
+    paths = folders(tmp_path, *changes)
+    del paths["child 0"]
+    check_contract({name: paths[name] for name in ("child 1", "child 2")}, [1, 2], "augmentation")
+    with pytest.raises(LotteryError, match="to see the data in one order saw it in several"):
+        check_contract(paths, [1, 2, 3], "augmentation")
+    check_contract(paths, [1, 2, 3], "order")
+
+
+def test_children_of_a_perturbation_that_were_trained_on_other_batches_are_refused_or_warned_of(tmp_path):
+    other = {"end_weights": "two", "batches": ["d", "b", "c"]}
+    with pytest.raises(LotteryError, match="by a perturbation alone were trained on different batches"):
+        check_contract(folders(tmp_path, other), [1, 2], PERTURBED)
+    (tmp_path / "1" / FILE).write_text(json.dumps({**CONDITIONS, **other, "batches": ["a", "b", "d"]}))
+    paths = {"child 0": tmp_path / "0", "child 1": tmp_path / "1"}
+    with says("cannot go on in the middle of an epoch", times=1):
+        check_contract(paths, [1, 2], PERTURBED)
 
 
 def test_one_batch_in_common_at_a_step_is_warned_of_once(tmp_path):

@@ -2,13 +2,14 @@ import json
 
 import pytest
 
-from lightning_lottery import LotteryError, Scope
+from lightning_lottery import LotteryError, Perturbation, Scope
 from lightning_lottery.children.options import (
     Begin,
     DenseLevelOptions,
     LevelOptions,
     LinesOptions,
     LinesTrialOptions,
+    NoiseOptions,
     Prune,
     RecordsTrialOptions,
     SnapshotOptions,
@@ -24,6 +25,8 @@ OPTIONS = [
     None,
     TicketOptions(),
     TicketOptions("a.safetensors"),
+    TicketOptions(noise=NoiseOptions(order_seed=3)),
+    TicketOptions(noise=NoiseOptions(None, Perturbation(0.1, share=0.5, scope=Scope(exclude=("head.*",))), 2)),
     StartOptions(prunes=True),
     SnapshotOptions((0, 10)),
     DenseLevelOptions(Scope(exclude=("head.*",)), rewind_step=5),
@@ -31,7 +34,10 @@ OPTIONS = [
     LevelOptions(2, PRUNE, None, shuffle_seed=3),
     LinesOptions(**LINES, alphas=(0.0, 0.5, 1.0), layer_alphas=(), checkpoints=("a", "b")),
 ]
-TRIALS = [LinesTrialOptions("test_acc", "max", 3, "package.module:predict"), RecordsTrialOptions("test_loss", "min")]
+TRIALS = [
+    LinesTrialOptions("test_acc", "max", 3, "package.module:predict", child=NoiseOptions(0)),
+    RecordsTrialOptions("test_loss", "min"),
+]
 
 
 @pytest.mark.parametrize("options", OPTIONS + TRIALS)
@@ -42,19 +48,20 @@ def test_options_are_read_back_from_json_as_they_were(options):
 @pytest.mark.parametrize(
     ("options", "keys"),
     [
-        (OPTIONS[1], {"ticket", "end_step"}),
-        (OPTIONS[3], {"prunes"}),
-        (OPTIONS[4], {"snapshots"}),
-        (OPTIONS[5], {"level", "scope", "rewind_step"}),
-        (OPTIONS[6], {"level", "prune", "begin", "shuffle_seed", "shuffle_layers"}),
+        (OPTIONS[1], {"ticket", "end_step", "noise"}),
+        (OPTIONS[5], {"prunes"}),
+        (OPTIONS[6], {"snapshots"}),
+        (OPTIONS[7], {"level", "scope", "rewind_step"}),
+        (OPTIONS[8], {"level", "prune", "begin", "shuffle_seed", "shuffle_layers"}),
     ],
 )
 def test_keys_are_those_of_finished_children_of_before_whose_fingerprints_still_match(options, keys):
     assert plain(options).keys() == keys
-    assert plain(OPTIONS[1])["end_step"] is None  # which a fingerprint that lacks it does not differ in
-    assert plain(OPTIONS[6])["shuffle_layers"] is None  # the same
-    assert plain(OPTIONS[6])["begin"] == {"weights": None, "optimizer": "fresh"}
-    assert plain(OPTIONS[6])["prune"].keys() == {"weights", "within", "prune_fraction", "per"}
+    # None is what a fingerprint that lacks it does not differ in.
+    assert plain(OPTIONS[1])["end_step"] is plain(OPTIONS[1])["noise"] is plain(OPTIONS[8])["shuffle_layers"] is None
+    assert plain(OPTIONS[-1])["noise"] is plain(OPTIONS[-1])["train_split"] is None
+    assert plain(OPTIONS[8])["begin"] == {"weights": None, "optimizer": "fresh"}
+    assert plain(OPTIONS[8])["prune"].keys() == {"weights", "within", "prune_fraction", "per"}
 
 
 def test_a_judge_of_before_still_loads():

@@ -1,14 +1,16 @@
+import random
 from typing import NamedTuple
 
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch import LightningDataModule
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from helpers.lines import Judged, line_between, mlp, quadrants, saved, trained
 from helpers.projects import plain_loader, trainer
 from lightning_lottery import LotteryError
-from lightning_lottery.connectivity.batches import Batches
+from lightning_lottery.connectivity.batches import Batches, Repeated
 from lightning_lottery.connectivity.path import path
 
 
@@ -53,3 +55,23 @@ def test_limited_batches_are_what_is_counted(tmp_path):
     files = saved(tmp_path, trained(0, steps=1), trained(1, steps=1))
     report = path(Judged(mlp()), quadrants(), files, trainer=trainer(tmp_path, limit_test_batches=2))
     assert report.samples == 16
+
+
+@pytest.mark.parametrize("generator", [None, torch.Generator().manual_seed(0)], ids=["global", "its own"])
+def test_a_training_loader_repeats_itself_and_leaves_whoever_draws_alone(generator):
+    class Noisy(Dataset):
+        def __len__(self):
+            return 20
+
+        def __getitem__(self, index):
+            return torch.tensor([index, torch.rand(1).item(), np.random.rand(), random.random()])
+
+    loader = DataLoader(Noisy(), batch_size=4, shuffle=True, generator=generator)
+    state = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()
+    repeated = Repeated(loader)
+    first, again = torch.cat(list(repeated)), torch.cat(list(repeated))
+    assert torch.equal(first, again) and sorted(first[:, 0].tolist()) == [*range(20)]
+    assert torch.equal(torch.get_rng_state(), state[0]) and random.getstate() == state[2]
+    assert np.random.get_state()[1].tolist() == state[1]
+    for limit, batches in ((2, 2), (0.5, 2), (1.0, 5), (0, 0), (9, 5)):
+        assert len(list(Repeated(loader, limit))) == batches

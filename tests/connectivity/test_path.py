@@ -1,6 +1,7 @@
 import json
 import sys
 from contextlib import nullcontext
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from helpers.states import same
 from lightning_lottery import LotteryError
 from lightning_lottery.connectivity.judging import Judging
 from lightning_lottery.connectivity.path import at_most, check_evaluation, path
+from lightning_lottery.connectivity.report import PathReport
 
 
 def test_a_network_against_a_permutation_of_itself_is_equal_at_the_ends_and_worse_between(tmp_path):
@@ -297,3 +299,53 @@ def test_a_trial_refuses_a_trainer_that_evaluates_nothing(tmp_path):
 
 def test_a_limit_is_lowered_and_never_raised():
     assert [at_most(limit, 4) for limit in (0, 3, 9, 0.0, 0.5, 1.0)] == [0, 3, 4, 0, 4, 4]
+
+
+def test_the_training_split_is_judged_beside_as_its_loader_would_be_alone(tmp_path):
+    class Both(Judged):
+        def train_dataloader(self):
+            return DataLoader(quadrants().dataset, batch_size=20, shuffle=True)
+
+        def test_dataloader(self):
+            return plain_loader()
+
+    files = saved(tmp_path, trained(0), trained(1))
+    fitted = trainer(tmp_path, limit_test_batches=1)
+    report = path(Both(mlp()), None, files, trainer=fitted, train_split=True)
+    alone = path(Judged(mlp()), quadrants(), files, trainer=trainer(tmp_path))
+    test = path(Both(mlp()), None, files, trainer=fitted)
+    assert replace(report, train=None, judging=test.judging) == test and fitted.limit_test_batches == 1
+    train = report.train
+    assert train.samples == alone.samples == 61 and report.samples < 61
+    for metric, values in alone.curves["raw"][0, 1].items():
+        np.testing.assert_allclose(train.curves["raw"][0, 1][metric], values, rtol=1e-6)
+    report.save(tmp_path / "report.json")
+    assert PathReport.load(tmp_path / "report.json") == report
+    rows = {row["metric"]: (row["value"], row["n"]) for row in report.rows()}
+    assert rows["train/error_barrier"] == (train.measures((0, 1))["error_barrier"], 61)
+    assert rows["error_barrier"][1] == report.samples and "line/train/test_acc" in rows
+    assert "On 61 samples of the training split" in report.sentences()[-1]
+    assert report.summary()["train"]["pairs"]["0-1"] == train.measures((0, 1))
+    assert [column.header for column in report.table().columns][4] == "on\ntrain"
+
+
+def test_of_training_batches_as_many_are_taken_as_the_fit_takes(tmp_path):
+    class Both(Judged):
+        def train_dataloader(self):
+            return quadrants()
+
+    files = saved(tmp_path, trained(0), trained(1))
+    fitted = trainer(tmp_path, limit_train_batches=1)
+    report = path(Both(mlp()), quadrants(), files, trainer=fitted, train_split=True)
+    assert report.train.samples == next(iter(quadrants()))[0].shape[0] < report.samples
+
+
+def test_without_a_training_loader_the_training_split_is_refused(tmp_path):
+    with pytest.raises(LotteryError, match="has no `train_dataloader`"):
+        path(
+            Judged(mlp()),
+            quadrants(),
+            saved(tmp_path, trained(0), trained(1)),
+            trainer=trainer(tmp_path),
+            train_split=True,
+        )

@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from matplotlib.text import Text
 
 from helpers.children import lines_report
 from helpers.lines import line_between, trained
@@ -161,3 +162,24 @@ def test_where_the_ends_alone_differ_the_report_says_so():
         for line in sloped.sentences()
     )
     assert not any("goes straight" in sentence for sentence in report.sentences())
+
+
+@pytest.mark.parametrize(
+    ("barriers", "verdict"),
+    [((0.001, 0.002, 0.0015), "stable to data order"), ((0.25, 0.26, 0.27), "unstable to data order")],
+)
+def test_children_s_verdict_says_to_which_noise(barriers, verdict):
+    report = lines_report(*barriers).of_children("data order", is_null_control=False)
+    assert report.sentences()[0].startswith(f"{verdict}: mean error barrier")
+    assert f"{verdict}, mean error barrier" in repr(report) and report.summary()["noise"] == "data order"
+    assert "children differ by data order" in report.table().title
+    undecided = lines_report(*barriers).of_children("data order", is_null_control=True)
+    assert undecided.sentences()[0].startswith("undecided whether stable to data order: ")
+
+
+@pytest.mark.pictures
+def test_the_picture_says_to_which_noise_and_has_the_training_split():
+    report = replace(lines_report(0.25, 0.26, 0.27), train=lines_report(0.01, 0.02, 0.03))
+    figure = report.of_children("data order", is_null_control=False).figure()
+    assert figure.get_suptitle().startswith("unstable to data order: mean barrier")
+    assert "on the training split, mean" in " ".join(text.get_text() for text in figure.findobj(Text))

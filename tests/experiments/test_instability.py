@@ -22,6 +22,7 @@ from lightning_lottery import (
     InstabilityAnalysis,
     LotteryError,
     MagnitudePruning,
+    Perturbation,
     Snapshots,
     Ticket,
 )
@@ -34,6 +35,7 @@ from lightning_lottery.children.records import COLUMNS
 from lightning_lottery.connectivity import lines
 from lightning_lottery.connectivity.report import Layer, PathReport
 from lightning_lottery.experiments import report as experiments_report
+from lightning_lottery.zoo.loader import SeededBatches
 
 
 class Analysis:
@@ -474,3 +476,45 @@ def test_lines_say_how_far_they_are(analysed, capsys, tmp_path):
         r"(un)?(stable|decided): mean error barrier \d\.\d{4}; .*\. This is about children of this .*",
         sentences,
     )
+
+
+class InOrder(Data):
+    """Batches whose order has a seed of its own."""
+
+    def train_dataloader(self):
+        x, y = plain_loader().dataset.tensors
+        return SeededBatches(x, y, batch_size=8, seed=int(os.environ["PL_GLOBAL_SEED"]), shuffle=True)
+
+
+@pytest.mark.parametrize("noise", ["order", Perturbation(0.1, "gradient", share=0.5)], ids=str)
+def test_children_of_one_noise_are_judged_on_both_splits_resumed_when_killed_and_refused_when_it_changed(
+    tmp_path, monkeypatch, noise
+):
+    def analysis(noise=noise):
+        settings = {"alphas": (0, 0.5, 1), "noise": noise, "train_split": True}
+        return Analysis(Dies, lambda: ExactResume(interval=2), data=InOrder, **settings)
+
+    unbroken = analysis().run(None, out=tmp_path / "unbroken")
+    words = "data order" if noise == "order" else str(noise)
+    assert unbroken.noise == words and words in unbroken.sentences()[0] and unbroken.train.samples == 32
+    rows = [json.loads(line) for line in (tmp_path / "unbroken/results.jsonl").read_text().splitlines()]
+    assert {row["noise"] for row in rows} == {words} and {row["seed"] for row in rows} == {1, 2, None}
+    ends = [weights(tmp_path / f"unbroken/seed-{seed}") for seed in (1, 2)]
+    assert not same(*ends)
+    with monkeypatch.context() as patch, pytest.raises(Died):
+        patch.setattr(Dies, "at", ("seed-2", 5))
+        analysis().run(None, out=tmp_path / "killed")
+    assert analysis().run(None, out=tmp_path / "killed") == unbroken
+    with pytest.raises(LotteryError, match="was made from something else: options.noise"):
+        analysis(None).run(None, out=tmp_path / "killed")
+
+
+def test_a_perturbation_of_0_is_a_null_control_whose_barrier_is_exactly_0(tmp_path):
+    report = Analysis(noise=Perturbation(0), seeds=(1, 2)).run(None, out=tmp_path)
+    assert report.measures((0, 1))["error_barrier"] == 0 and report.distances[0, 1]["l2"] == 0
+    assert report.is_null_control and "null control" in report.stability.reason
+
+
+def test_children_without_the_noise_that_was_asked_for_are_refused(tmp_path):
+    with pytest.raises(LotteryError, match="nothing in this training is random but the order of the data"):
+        Analysis(module=lambda: Net(dropout=0.0), data=InOrder, noise="augmentation").run(None, out=tmp_path)

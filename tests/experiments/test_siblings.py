@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,10 +13,11 @@ from helpers.children import CONDITIONS, finished, lines_report
 from helpers.factories import Net, closures, predicted, weights
 from helpers.processes import run
 from helpers.states import same
-from lightning_lottery import Constant, LotteryError, MagnitudePruning
+from lightning_lottery import Constant, LotteryError, MagnitudePruning, Perturbation
 from lightning_lottery.children.child import Child
 from lightning_lottery.children.conditions import FILE
-from lightning_lottery.children.options import LinesOptions, StartOptions, TicketOptions
+from lightning_lottery.children.noise import noise_in_words
+from lightning_lottery.children.options import LinesOptions, NoiseOptions, StartOptions, TicketOptions
 from lightning_lottery.children.records import COLUMNS, record
 from lightning_lottery.connectivity.judging import Judging
 from lightning_lottery.connectivity.report import PathReport
@@ -34,9 +36,29 @@ def test_children_are_called_by_their_seeds_and_of_one_seed_by_their_numbers(tmp
         siblings = FAMILY.siblings(tmp_path, "k.ckpt", seeds, {"stage": "here"})
         assert [child.folder for child in siblings.seeds] == [tmp_path / name for name in names]
         assert [child.config["seed_everything"] for child in siblings.seeds] == list(seeds)
-        assert [child.labels for child in siblings.seeds] == [{"stage": "here", "seed": seed} for seed in seeds]
+        labels = [{"stage": "here", "seed": seed, "noise": "SGD noise"} for seed in seeds]
+        assert [child.labels for child in siblings.seeds] == labels
         assert siblings.lines.options.is_null_control == (seeds == (3, 3, 3))
         assert siblings.lines.options.checkpoints == tuple(str(tmp_path / name / "last.ckpt") for name in names)
+
+
+@pytest.mark.parametrize(
+    ("noise", "built_with", "options"),
+    [
+        ("order", (3, 3), (NoiseOptions(order_seed=3), NoiseOptions(order_seed=1))),
+        ("augmentation", (3, 1), (NoiseOptions(order_seed=3),) * 2),
+        (Perturbation(0.1), (3, 3), [NoiseOptions(None, Perturbation(0.1), seed) for seed in (3, 1)]),
+    ],
+    ids=str,
+)
+def test_what_children_share_is_the_first_one_s_seed_and_what_they_do_not_their_own(
+    tmp_path, noise, built_with, options
+):
+    siblings = replace(FAMILY, noise=noise).siblings(tmp_path, "k.ckpt", (3, 1), {})
+    assert tuple(child.config["seed_everything"] for child in siblings.seeds) == built_with
+    assert [child.options.noise for child in siblings.seeds] == [*options]
+    assert [child.labels["seed"] for child in siblings.seeds] == [3, 1]
+    assert siblings.lines.options.noise == noise_in_words(noise) and not siblings.lines.options.is_null_control
 
 
 def test_from_a_checkpoint_children_begin_there_and_keep_the_ticket_given(tmp_path):

@@ -5,6 +5,7 @@ import math
 from dataclasses import replace
 
 import pytest
+from matplotlib.text import Text
 
 from helpers.children import lines_report
 from lightning_lottery import LotteryError
@@ -208,3 +209,38 @@ def test_sweeps_of_different_metrics_are_drawn_with_a_note_and_those_of_an_older
     above, *_ = figure.axes
     assert above.get_ylabel() == "barrier of the test error or test loss, %"
     assert "different metrics: test_acc, test_loss" in figure.legends[0].get_title().get_text().replace("\n", " ")
+
+
+def under_data_order(*barriers):
+    """A sweep whose children differ in the order of the data, judged on the training split too."""
+    sweep = dense(*barriers)
+    reports = {
+        step: {
+            parent: replace(report, train=lines_report(0.29, 0.31, 0.3)).of_children(
+                "data order", is_null_control=False
+            )
+            for parent, report in at.items()
+        }
+        for step, at in sweep.reports["dense"].items()
+    }
+    return replace(sweep, reports={"dense": reports})
+
+
+def test_a_sweep_says_to_which_noise_and_what_the_training_split_says():
+    falls, never = under_data_order(HIGH, HIGH, LOW), under_data_order(HIGH, HIGH, HIGH)
+    assert falls.sentences()[0].startswith("dense: stable to data order at step 8, the last evaluated one")
+    assert never.sentences()[0].startswith("dense: not shown stable to data order at step 8: ")
+    assert "children differ by data order" in falls.table().title and falls.summary()["noise"] == "data order"
+    assert "on the training split the mean barrier is 0.3000 at step 0 (unstable), 0.3000" in falls.sentences()[-1]
+    assert falls.summary()["networks"]["dense"]["steps"]["8"]["train"]["mean"] == pytest.approx(0.3)
+    (column,) = [column for column in falls.table().columns if column.header == "on train"]
+    assert [*column.cells] == ["0.3000"] * 3 and "on train" not in str(FALLS.table().columns)
+
+
+@pytest.mark.pictures
+def test_pictures_of_sweeps_say_their_noise_or_that_it_differs():
+    falls = under_data_order(HIGH, HIGH, LOW).summary()
+    assert "children differ by data order" in draw_sweeps({"": falls}).axes[0].get_ylabel()
+    both = draw_sweeps({"": falls, "all": {**falls, "noise": "SGD noise"}})
+    texts = " ".join(text.get_text() for text in both.findobj(Text))
+    assert "differ by different noise: SGD noise, data order" in texts.replace("\n", " ")

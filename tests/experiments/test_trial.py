@@ -12,7 +12,15 @@ from torch import nn
 from helpers.factories import Data, Net, closures, make_data, make_trainer, predicted, weights
 from helpers.projects import plain_loader
 from helpers.states import same
-from lightning_lottery import FactoryProject, InstabilityAnalysis, InstabilitySweep, IterativePruning, LotteryError
+from lightning_lottery import (
+    FactoryProject,
+    InstabilityAnalysis,
+    InstabilitySweep,
+    IterativePruning,
+    LotteryError,
+    Perturbation,
+    Scope,
+)
 from lightning_lottery.children import engine
 from lightning_lottery.children.child import Child
 from lightning_lottery.children.options import RecordsTrialOptions
@@ -288,3 +296,31 @@ def test_a_trial_gives_no_records(tmp_path):
     )
     assert try_out(child, "", closures(Trained)) == [] and Trained.batches == 0
     assert torch.load(tmp_path / "start.ckpt", weights_only=True)["global_step"] == 0
+
+
+@LINES
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"noise": "order"}, "order and augmentation cannot be told apart"),  # of a loader that draws both together
+        ({"noise": Perturbation(0.1, scope=Scope(include=("head*",)))}, "matches none of"),
+    ],
+)
+def test_a_noise_that_cannot_be_made_is_refused(refused, runner, settings, says):
+    assert says in refused(runner, **settings)
+
+
+class TwoViews(Net):
+    def training_step(self, batch, batch_idx):
+        return super().training_step(batch["one"], batch_idx)
+
+
+class Views(Data):
+    def train_dataloader(self):
+        return {"one": plain_loader(), "two": plain_loader()}
+
+
+@LINES
+def test_training_batches_that_are_not_evaluated_as_test_batches_are(refused, runner):
+    said = refused(runner, module=TwoViews, data=Views, train_split=True)
+    assert said == "Evaluation needs one train loader, found 2 loaders."

@@ -58,7 +58,7 @@ def draw_stability(stages: Mapping[str, Mapping[int, PathReport]], notes: list[s
             notes.append(f"{stage}: {refusal}")
             panels[stage] = Paths(one.judging.alphas, rises, one.judging.bound, "not judged")
             continue
-        words = f"{judged.verdict}: {barrier_in_words(judged, are_shares=are_shares)}"
+        words = f"{judged.in_words}: {barrier_in_words(judged, are_shares=are_shares)}"
         mean = judged.mean if math.isfinite(judged.mean) else None
         panels[stage] = Paths(one.judging.alphas, rises, one.judging.bound, words, mean, judged.low, judged.high)
     error = error_in_words(first.judging.monitor, first.judging.mode)
