@@ -13,6 +13,7 @@ from torch.optim.swa_utils import AveragedModel
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.frozen import refuse_without_hooks
 from lightning_lottery.hooks.left_out import held_by
+from lightning_lottery.hooks.private import has_gradient_hooks
 from lightning_lottery.units.cuts import Cut
 
 _REGISTERS = vars(nn.Module()).keys()
@@ -85,10 +86,9 @@ def refuse_holders(module: nn.Module, callbacks: Iterable[Callback], tensors: Ma
     """
     names = {id(tensor): name for name, tensor in tensors.items()}
     for name, tensor in tensors.items():
-        hooked: Any = tensor
         if type(tensor.data) is not Tensor or type(tensor) not in (Tensor, nn.Parameter):
             raise LotteryError(f"{who} '{name}' is stored as {type(tensor).__name__}, which cannot be cut by entry.")
-        if hooked._backward_hooks or hooked._post_accumulate_grad_hooks:
+        if has_gradient_hooks(tensor):
             raise LotteryError(f"{who} '{name}' has a hook on its gradient, which the smaller one would not have.")
     for child in module.modules():
         attributes = {name: value for name, value in vars(child).items() if name not in _REGISTERS}

@@ -23,7 +23,7 @@ from lightning.pytorch.strategies.launchers.multiprocessing import _MultiProcess
 from lightning.pytorch.trainer.call import _call_callback_hooks, _call_lightning_module_hook, _call_strategy_hook
 from lightning.pytorch.trainer.connectors.logger_connector.result import _Metadata
 from lightning.pytorch.utilities import CombinedLoader
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torchmetrics import Metric
 from torchmetrics.utilities.data import dim_zero_sum
@@ -146,6 +146,11 @@ def without_iterator(loader: Loader) -> Loader:
     if getattr(twin, "_iterator", None) is not None:
         twin._iterator = None  # type: ignore[attr-defined]
     return twin
+
+
+def has_gradient_hooks(tensor: Tensor) -> bool:
+    """Whether somebody registered a hook on a tensor's gradient: torch (2.14) has no public way to ask."""
+    return bool(tensor._backward_hooks or tensor._post_accumulate_grad_hooks)
 
 
 def training_arguments(trainer: Trainer, batch: Any, index: int) -> "OrderedDict[str, Any]":
