@@ -129,7 +129,7 @@ def test_sweep_says_from_which_step_on_a_network_is_stable(sweepable, here, caps
     shown = capsys.readouterr().out
     assert (
         "At most 6 trainings of children, beside the parents' 1" in shown
-        and "dense: stable at step 0 and at the evaluated" in shown
+        and "dense: stable to SGD noise at step 0 and at the evaluated" in shown
     )
     assert re.findall(r"\((\d)/6\)", shown) == ["1", "2", "3", "4", "5", "6"]  # over both steps
     assert json.loads((here / "out/summary.json").read_text())["networks"]["dense"]["step"] == 0

@@ -473,7 +473,8 @@ def test_lines_say_how_far_they_are(analysed, capsys, tmp_path):
     report, _ = analysed
     sentences = " ".join(report.sentences())
     assert re.fullmatch(
-        r"(un)?(stable|decided): mean error barrier \d\.\d{4}; .*\. This is about children of this .*",
+        r"((un)?stable|undecided whether stable) to SGD noise: mean error barrier \d\.\d{4}; .*\. "
+        r"This is about children of this .*",
         sentences,
     )
 
