@@ -89,7 +89,7 @@ def test_what_is_imported_is_public():
 
 
 COMMANDS = re.findall(r"(?:^|`)lightning-lottery +([a-z][^`\n]*)", README, re.MULTILINE)
-FILES = ("mine.yaml", "A.ckpt", "B.ckpt", "k.ckpt", "last.ckpt", "T", "T1", "T2")
+FILES = ("mine.yaml", "A.ckpt", "B.ckpt", "C.ckpt", "k.ckpt", "last.ckpt", "T", "T1", "T2")
 FOLDERS = ("recipes/quickstart", "quickstart", "runs/sweep", "runs/imp-step-100")
 
 

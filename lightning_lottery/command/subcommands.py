@@ -214,7 +214,15 @@ _EVERY = (
         "path",
         "Judge finished networks: the straight line between every two checkpoints, and its error barrier.",
         "path:judge_checkpoints",
-        examples=("path a.ckpt b.ckpt --config mine.yaml", "path a.ckpt b.ckpt --config mine.yaml --align"),
+        examples=(
+            "path a.ckpt b.ckpt --config mine.yaml",
+            "path a.ckpt b.ckpt --config mine.yaml --align",
+            "path a.ckpt b.ckpt c.ckpt --config mine.yaml --soup --save_midpoint soup.ckpt",
+        ),
+        more=(
+            "With --soup the exit code is the verdict: 0 the networks may be averaged, 3 only some of them or only "
+            "some layers, 4 not, 5 undecided."
+        ),
         options=(
             Option(
                 "ckpt_paths",
@@ -229,6 +237,10 @@ _EVERY = (
                 "align",
                 "also the line to each second network with its units in the order of the first's (git re-basin)",
             ),
+            Option(
+                "soup",
+                "also whether they may be averaged: all, else a greedy soup of some, else only some layers",
+            ),
             Option("predict", "package.module:function of predicted classes, to compare them", "ADDRESS"),
             Option("out", "folder for records, figures and curves", "FOLDER", default="runs/path"),
         ),
@@ -236,7 +248,9 @@ _EVERY = (
             "lightning_lottery.connectivity.path",
             "path",
             # What the configuration gives; what no command line can say; what is said otherwise above.
-            frozenset({"module", "data", "trainer", "memory", "allow_diverged", "ckpt_paths", "align", "predict"}),
+            frozenset(
+                {"module", "data", "trainer", "memory", "allow_diverged", "ckpt_paths", "align", "soup", "predict"}
+            ),
         ),
     ),
     Subcommand(

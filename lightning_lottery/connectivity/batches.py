@@ -118,7 +118,7 @@ class Batches:
     """
 
     def __init__(self, loader: Iterable[Any], *, rank: int = 0, world_size: int = 1, memory: int = 2**31) -> None:
-        self.loader, self.rank, self.world_size = loader, rank, world_size
+        self.loader, self.rank, self.world_size, self.memory = loader, rank, world_size, memory
         self.kept: list[Any] | None = []
         self.sizes: list[int] = []
         self.parts: list[int] = []  # in which each of the loader's batches is given, alike on all ranks

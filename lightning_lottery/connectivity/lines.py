@@ -52,10 +52,10 @@ class Lines:
             LotteryError: The monitor is not logged, or is in percent.
         """
         # A diverged network is not evaluated: what it logs may be any number, an accuracy of chance for instance.
-        if not (_is_finite(a) and _is_finite(b)):
+        if not (is_finite(a) and is_finite(b)):
             return {self.judging.monitor: [math.nan] * len(alphas)}
         settings = [self.setting(a, b, alpha, recalibrated=recalibrated) for alpha in alphas]
-        return self._curve(self.evaluate(*settings, kept=kept))
+        return self.curve(self.evaluate(*settings, kept=kept))
 
     def with_every_metric(self, curves: Mapping[Pair, Curve]) -> dict[Pair, Curve]:
         """Curves that have the metrics of all: NaN along lines to networks that are not finite."""
@@ -107,12 +107,13 @@ class Lines:
         with without_logging(module), precision.test_step_context():
             recalibrate_batch_norm_(module, forward, moved)
 
-    def _curve(self, line: Sequence[Mapping[str, float]]) -> Curve:
+    def curve(self, line: Sequence[Mapping[str, float]]) -> Curve:
+        """Each metric along an evaluator's results, found to be what can be judged."""
         check_monitor(line, self.judging)
         return {name: [point[name] for point in line] for name in line[0]}
 
 
-def _is_finite(state: State) -> bool:
+def is_finite(state: State) -> bool:
     """Whether the tensors of a state are; a buffer may hold minus infinity, as attention masks do."""
     return all(not (tensor.isnan().any() or tensor.isposinf().any()) for tensor in map(as_real, state.values()))
 

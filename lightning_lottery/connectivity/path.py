@@ -15,6 +15,7 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor, nn
 
 from lightning_lottery.connectivity.aligning import Aligner, Moved, aligner_of
+from lightning_lottery.connectivity.averaging import Averaging
 from lightning_lottery.connectivity.batches import Batches, Repeated, loader_of, split_of
 from lightning_lottery.connectivity.blocks import blocks_of, cut_into_blocks
 from lightning_lottery.connectivity.checkpoints import check_masks, read_state, weights_kept, write_in_form_of
@@ -22,6 +23,7 @@ from lightning_lottery.connectivity.evaluation import Evaluator
 from lightning_lottery.connectivity.judging import ALPHAS, Judging, check_ratio
 from lightning_lottery.connectivity.lines import Lines, layer_ends, with_aliases
 from lightning_lottery.connectivity.report import Curve, Kind, Pair, PathReport
+from lightning_lottery.connectivity.soups import judge_averages, validation_batches
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.functional.alignment import average
 from lightning_lottery.functional.connectivity import State, distances, has_batch_norm, layers_of
@@ -45,6 +47,7 @@ def path(
     threshold_ratio: float | None = None,
     recalibrate: int = 0,
     align: bool = False,
+    soup: bool = False,
     save_midpoint: str | os.PathLike[str] | None = None,
     layer_alphas: Sequence[float] = (),
     train_split: bool = False,
@@ -72,8 +75,11 @@ def path(
         recalibrate: Training batches for estimating batch norm's statistics anew at each alpha; 0 for none.
         align: Also the line to each second network with its units in the order of the first's (git re-basin), which is
             the same function; recalibrated where ``recalibrate`` says so. The verdict stays that of the raw barrier.
+        soup: Also whether the networks may be averaged, beside the best single one: all of them, else a greedy soup of
+            some, else only some layers. What may be worse than the best by more than the threshold may not.
         save_midpoint: Where to write the mean of all networks (for two the middle of their line), as a checkpoint of
-            the first one's form without optimizers; recalibrated, and aligned to the first, where these are asked.
+            the first one's form without optimizers; recalibrated, and aligned to the first, where these are asked. With
+            ``soup`` the average that may take the best network's place, and nothing where none may.
         layer_alphas: Fractions of the line, in [0, 1], at which each layer alone, and all layers up to it, are
             interpolated in either host; empty for none. (0, 0.5, 1) are Adilova's.
         train_split: Also the raw lines on the training split, by the same step in evaluation mode: the batches that
@@ -91,26 +97,33 @@ def path(
             recalibrate with; ``align`` for networks with masks, or without units that can be permuted.
 
     Source: Frankle et al. 2020, section 2; Adilova et al. 2023, section 3, for single layers; Ainsworth et al. 2023 for
-    the alignment; Wortsman et al. 2022 for the mean. On both splits: Frankle et al. 2020, appendix; Neyshabur et al.
-    2020.
+    the alignment; Wortsman et al. 2022 for the mean and the greedy soup. On both splits: Frankle et al. 2020, appendix;
+    Neyshabur et al. 2020.
     """
     judging = Judging(monitor, mode, threshold, alphas, recalibrate, layer_alphas, threshold_ratio, train_split)
     names = _check_names(ckpt_paths, save_midpoint)
     _have_shards(module, data, trainer, align=align)
     networks = _read_networks(names, module, trainer, submodule, aligned=align, allow_diverged=allow_diverged)
-    beside = (len(names) if predict else 0) + (save_midpoint is not None)
+    beside = (len(names) if predict else 0) + (save_midpoint is not None) + 2 * soup
     lines, aligner, layers = _prepare(networks, module, data, trainer, judging, align, memory, beside)
     midpoint: dict[str, float] = {}
+    averaging: Averaging | None = None
     with closing(lines.evaluate), weights_kept(networks.target):
         measured = _measure(networks, lines, aligner, layers)
         predictions = [lines.predictions(state, predict) for state in networks.states] if predict else []
-        if save_midpoint is not None:
-            midpoint = _save_midpoint(networks, measured.in_first_order, lines, Path(save_midpoint))
+        mean: State | None
+        if soup:
+            averaging, mean = _judge_averages(networks, measured.in_first_order, lines, data)
+        else:
+            mean = average(measured.in_first_order) if save_midpoint is not None else None
+        if save_midpoint is not None and mean is not None:
+            midpoint = _save_midpoint(networks, mean, lines, Path(save_midpoint))
     distances_of = {pair: _distances(networks, pair, predictions, trainer) for pair in networks.pairs}
     report = _report(networks, lines, measured, distances_of)
     if train_split:
         report = replace(report, train=_on_train_split(networks, module, data, trainer, judging, memory, distances_of))
-    return replace(report, moved=measured.moved, left=aligner.left if aligner else {}, midpoint=midpoint)
+    left = aligner.left if aligner else {}
+    return replace(report, moved=measured.moved, left=left, midpoint=midpoint, averaging=averaging)
 
 
 def _report(
@@ -371,13 +384,27 @@ def _measure(
     return _Measured(dict(curves), by_batch, moved, in_first_order)
 
 
-def _save_midpoint(networks: _Networks, states: Sequence[State], lines: Lines, save_midpoint: Path) -> dict[str, float]:
-    """Write the mean of all networks, batch norm recalibrated where there are batches for it, and give its metrics."""
-    mean = average(states)
+def _judge_averages(
+    networks: _Networks, states: Sequence[State], lines: Lines, data: Any
+) -> tuple[Averaging, State | None]:
+    """Judge averages on the lines' batches; what is chosen is chosen on validation batches where there are any."""
+    evaluate, judging = lines.evaluate, lines.judging
+    module, trainer = evaluate.module, evaluate.trainer
+    layers = with_aliases(layers_of(networks.target), networks.target)
+    batches = validation_batches(module, data, trainer, evaluate.split, evaluate.batches, judging.monitor)
+    if batches is None:
+        return judge_averages(states, lines, None, layers)
+    evaluations = 2 * len(states) + 2 * len(layers)  # at most
+    with closing(Evaluator(module, trainer, batches, evaluate.split, data=data, evaluations=evaluations)) as chooser:
+        return judge_averages(states, lines, replace(lines, evaluate=chooser), layers)
+
+
+def _save_midpoint(networks: _Networks, mean: State, lines: Lines, save_midpoint: Path) -> dict[str, float]:
+    """Write an average, batch norm recalibrated where there are batches for it, and give its metrics."""
     metrics, reached = lines.at(mean)
     if lines.training:
         # Only buffers: weights went through the module's precision, which may hold fewer bits than the checkpoint.
-        mean |= {name: reached[name] for name, _ in networks.target.named_buffers() if name in mean}
+        mean = {**mean} | {name: reached[name] for name, _ in networks.target.named_buffers() if name in mean}
     if lines.evaluate.trainer.is_global_zero:
         write_in_form_of(Path(networks.names[0]), mean, save_midpoint)
     return metrics

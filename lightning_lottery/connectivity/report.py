@@ -13,6 +13,7 @@ from lightning_lottery.checks import is_count, is_number
 from lightning_lottery.children.frames import frame_of
 from lightning_lottery.children.reading import again
 from lightning_lottery.children.records import LINE, Row, metric_of_line, record
+from lightning_lottery.connectivity.averaging import Averaging
 from lightning_lottery.connectivity.blocks import LineBlocks
 from lightning_lottery.connectivity.judging import Judging, is_share
 from lightning_lottery.connectivity.stability import (
@@ -93,7 +94,8 @@ class PathReport:
         device: What computed it.
         moved: For each aligned pair, group of units to how many of them changed places, and how many there are.
         left: Modules whose weights an alignment leaves in their order, and why.
-        midpoint: Every metric of the mean of all networks; empty where none was written.
+        midpoint: Every metric of the average that was written; empty where none was.
+        averaging: Whether the networks may be averaged; None where that was not asked.
         is_null_control: The networks are children of one seed, whose barrier of 0 says nothing.
         blocks: The monitor along the raw lines, block by block of the samples; None where ``networks_alone`` says why.
         networks_alone: Why there are no blocks, so that verdicts are about these samples alone.
@@ -115,6 +117,7 @@ class PathReport:
     networks_alone: str = ""
     noise: str = ""
     train: "PathReport | None" = None
+    averaging: Averaging | None = None
 
     def __repr__(self) -> str:
         judged, what = self.stability, f"{self.judging.monitor} over {self.samples} samples"
@@ -227,6 +230,8 @@ class PathReport:
             for kind, measures in self._measures_of(pair):
                 add(pair, kind, measures)
         add(None, "midpoint", self.midpoint)
+        for recipe, gains in self.averaging.rows() if self.averaging else ():
+            add(None, recipe, gains)
         if self.train is not None:
             about["n"] = self.train.samples
             for pair, curve in self.train.curves["raw"].items():
@@ -261,6 +266,8 @@ class PathReport:
             summary["left"] = dict(self.left)
         if self.midpoint:
             summary["midpoint"] = dict(self.midpoint)
+        if self.averaging:
+            summary["averaging"] = {"verdict": self.averaging.verdict, **asdict(self.averaging)}
         return summary
 
     def figure(self) -> "Figure":
@@ -352,10 +359,12 @@ class PathReport:
         return table
 
     def sentences(self) -> list[str]:
-        """The verdict, what it is about, and what would decide it."""
+        """The verdict, what it is about, and what would decide it; whether the networks may be averaged."""
         sentences = sentences_on(self.stability, self.judging, self.samples, self.networks_alone) + self._on_ends()
         if self.train is not None:
             sentences.append(on_train_split(self.train.stability, self.train.samples))
+        if self.averaging:
+            sentences += self.averaging.sentences(self.names, self.judging.monitor, self.samples)
         return sentences
 
     def save(self, path: Path) -> None:
@@ -371,6 +380,7 @@ class PathReport:
         content = {name: getattr(self, name) for name in self.__dataclass_fields__}
         content["judging"] = asdict(self.judging)
         content["train"] = self.train and self.train._content()
+        content["averaging"] = asdict(self.averaging) if self.averaging else None
         if self.blocks is not None:
             content["blocks"] = {"weights": self.blocks.weights, "values": list(self.blocks.values.items())}
         # JSON has no keys but strings: mappings from kinds and pairs become lists of their entries.
@@ -418,6 +428,8 @@ class PathReport:
             content["blocks"] = LineBlocks(blocks["weights"], values)
         elif "blocks" not in content:
             content["networks_alone"] = "an older version of this package judged them"
+        if content.get("averaging") is not None:
+            content["averaging"] = Averaging.read(content["averaging"])
         if content.get("train") is not None:
             content["train"] = cls._from(content["train"])
         report = cls(**content)
@@ -453,6 +465,8 @@ class PathReport:
             self.blocks.check(len(self.judging.alphas), self.pairs)
         if not isinstance(self.networks_alone, str):
             raise ValueError("why networks are judged alone is no text")
+        if self.averaging is not None:
+            self.averaging.check(len(self.names))
         if self.distances.keys() != self.curves["raw"].keys():
             raise ValueError("its distances are of other pairs than its lines")
         if self.train is not None and self.train.pairs != self.pairs:
@@ -505,5 +519,6 @@ class PathReport:
         if {"aligned", "recalibrated"} <= self.curves.keys():
             notes.append("aligned networks are recalibrated as well")
         if self.midpoint:
-            notes.append(f"mean of all networks: {self.judging.monitor} {self.midpoint[self.judging.monitor]:.4f}")
+            what = "the average that was written" if self.averaging else "mean of all networks"
+            notes.append(f"{what}: {self.judging.monitor} {self.midpoint[self.judging.monitor]:.4f}")
         return notes

@@ -6,6 +6,7 @@ import torch
 
 from helpers.stages import config
 from lightning_lottery.command.main import main
+from lightning_lottery.command.path import EXIT_CODES
 
 
 @pytest.fixture
@@ -62,6 +63,19 @@ def test_path_aligns_and_writes_the_midpoint(networks, here, capsys):
     summary = json.loads((here / "a/summary.json").read_text())
     assert summary["pairs"]["0-1"]["aligned group network.1"]["units"] == 300
     assert torch.load("mid.ckpt", weights_only=True)["state_dict"].keys() == torch.load(files[0])["state_dict"].keys()
+
+
+def test_the_verdict_on_averages_is_the_exit_code(networks, here, capsys):
+    files, project = networks
+    main(["path", files[0], files[0], "--config", project, "--alphas", "[0,1]", "--out", "a", "--soup"])
+    assert "All 2 networks may be averaged." in capsys.readouterr().out
+    strict = ["--monitor", "test_loss", "--mode", "min", "--threshold", "1e-6", "--save_midpoint", "part.ckpt"]
+    with pytest.raises(SystemExit) as end:
+        main(["path", *files, "--config", project, "--alphas", "[0,1]", "--out", "b", "--soup", *strict])
+    averaging = json.loads((here / "b/summary.json").read_text())["averaging"]
+    assert 0 < end.value.code == EXIT_CODES[averaging["verdict"]] and averaging["chosen_on"] == 359
+    assert (here / "part.ckpt").exists() == (end.value.code == 3)
+    assert sorted(set(EXIT_CODES.values())) == [0, 3, 4, 5]
 
 
 def test_path_says_what_is_wrong_with_its_checkpoints(networks, refused):

@@ -87,8 +87,8 @@ from lightning_lottery.connectivity.path import at_most, check_evaluation, path
 
 files, devices = sys.argv[2:4], int(sys.argv[1])
 given = {"devices": devices, "strategy": "ddp" if devices > 1 else "auto"}
-report = path(Judged(mlp()), quadrants(), files, trainer=trainer(sys.argv[4], **given))
-sys.stdout.write(json.dumps([report.curves["raw"][0, 1], report.samples]) + "\\n")
+report = path(Judged(mlp()), quadrants(), files, trainer=trainer(sys.argv[4], **given), soup=True)
+sys.stdout.write(json.dumps([report.curves["raw"][0, 1], report.samples, report.summary()["averaging"]]) + "\\n")
 """
 
 
@@ -102,6 +102,8 @@ def test_two_ranks_find_what_one_finds(tmp_path):
     (one,), two = ([json.loads(line) for line in done.stdout.splitlines() if line.startswith("[")] for done in outputs)
     assert len(two) == 2 and two[0] == two[1]
     assert two[0][1] == one[1] == 61
+    gains = [[each["gain"]["low"] for each in result[2]["averages"]] for result in (two[0], one)]
+    assert two[0][2]["verdict"] == one[2]["verdict"] and gains[0] == pytest.approx(gains[1], abs=1e-6)
     for name, values in one[0].items():
         np.testing.assert_allclose(two[0][0][name], values, rtol=1e-6)
 
