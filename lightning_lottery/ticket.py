@@ -21,6 +21,7 @@ from lightning_lottery.diagnosis import Forward, Layer, LayerTable, diagnosis_of
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.files import Location, Remote, hash_of_tensors, location, opened, write_whole
 from lightning_lottery.frozen import Frozen, trainer_callback
+from lightning_lottery.functional.alignment import Couplings, Orders, check_orders, permute
 from lightning_lottery.functional.dynamic import Layers, random_masks
 from lightning_lottery.functional.masks import count, density, hamming, shuffle
 from lightning_lottery.notebook import html_of
@@ -290,10 +291,46 @@ class Ticket:
         masks = random_masks(layers, shapes, self.sparsity, seed)
         return self._drawn_anew(masks, {"shuffle_seed": seed, "layers": layers})
 
+    def transported(self, couplings: Couplings, orders: Orders) -> "Ticket":
+        """The ticket for the network with its units in another order: each entry moves with the weight that it masks.
+
+        A permuted network with its permuted ticket computes what it did; each tensor keeps as many entries. The order
+        in which one dense network lies nearest to another, ``functional.match_weights(target, source, couplings)``,
+        takes a ticket that was found on the source to the target's initialisation.
+
+        Args:
+            couplings: Which units change places together, and the parts of tensors that they are, by the ticket's
+                names; parts of other tensors are passed over.
+            orders: For some of them, the units' numbers in their new order.
+
+        Raises:
+            LotteryError: Orders or couplings that do not fit the masks, or move none of them; masks of units that are
+                in no coupling.
+
+        Example:
+            >>> from lightning_lottery.functional import Coupling
+            >>> ticket = Ticket({"1.weight": torch.tensor([[True, False]])})
+            >>> couplings = {"0": Coupling(2, [("0.weight", 0, 1, 0), ("1.weight", 1, 1, 0)])}
+            >>> ticket.transported(couplings, {"0": torch.tensor([1, 0])}).masks
+            {'1.weight': tensor([[False,  True]])}
+
+        Source: Adnan et al. 2025, "Sparse training from random initialization: aligning lottery ticket masks using
+        weight symmetry".
+        """
+        check_orders(couplings, orders, {name: mask.shape for name, mask in self.distinct.items()})
+        if odd := [n for n, m in self.units.items() if n not in couplings or couplings[n].size != len(m)]:
+            raise LotteryError(f"Nothing says where the units of '{odd[0]}' go: the couplings have no such group.")
+        units = {name: mask[orders[name]] if name in orders else mask for name, mask in self.units.items()}
+        masks = permute(self.distinct, couplings, orders)
+        return replace(self._with(masks, {"transported": True}), units=units)
+
     def _drawn_anew(self, masks: dict[str, Tensor], how: dict[str, Any]) -> "Ticket":
+        return replace(self._with(masks, how), units={})
+
+    def _with(self, masks: dict[str, Tensor], how: dict[str, Any]) -> "Ticket":
         masks |= {alias: masks[name] for alias, name in self.ties.items()}
         ordered = {name: masks[name] for name in self.masks}
-        return replace(self, masks=ordered, units={}, provenance={**self.provenance, **how})
+        return replace(self, masks=ordered, provenance={**self.provenance, **how})
 
     def save(self, path: str | os.PathLike[str] | Remote) -> None:
         """Write the ticket as safetensors, masks packed to bits; the file appears whole or not at all.

@@ -6,6 +6,7 @@ import os
 import pickle
 import subprocess
 from contextlib import contextmanager
+from copy import deepcopy
 from functools import reduce
 from types import SimpleNamespace
 
@@ -23,7 +24,7 @@ from lightning_lottery import files
 from lightning_lottery import ticket as module
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.files import hash_of_tensors
-from lightning_lottery.functional import layer_counts
+from lightning_lottery.functional import Coupling, layer_counts, permute
 from lightning_lottery.scope import Scope, ties
 from lightning_lottery.ticket import VERSION, Layer, Misfits, Ticket, ticket_of, versions
 
@@ -591,6 +592,71 @@ def test_a_random_ticket_keeps_as_many_in_all_as_densities_part_them_and_draws_t
 
 def test_a_shuffled_ticket_has_no_units():
     assert full_ticket().shuffled(0).units == {}
+
+
+NET = nn.Sequential(nn.Linear(3, 6), nn.ReLU(), nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 2))
+COUPLINGS = {
+    "0": Coupling(6, [("0.weight", 0, 1, 0), ("0.bias", 0, 1, 0), ("2.weight", 1, 1, 0)]),
+    "2": Coupling(6, [("2.weight", 0, 1, 0), ("2.bias", 0, 1, 0), ("4.weight", 1, 1, 0)]),
+}
+
+
+def orders_of(seed):
+    generator = torch.Generator().manual_seed(seed)
+    return {name: torch.randperm(6, generator=generator) for name in COUPLINGS}
+
+
+def ticket_of_layers(seed=0):
+    shapes = {"0.weight": (6, 3), "2.weight": (6, 6), "4.weight": (2, 6)}
+    return Ticket({name: random_mask(*shape, seed=seed) for name, shape in shapes.items()})
+
+
+class TestTransported:
+    def test_by_the_identity_it_is_the_same(self):
+        ticket = ticket_of_layers()
+        as_is = {name: torch.arange(6) for name in COUPLINGS}
+        assert same(ticket.transported(COUPLINGS, as_is).masks, ticket.masks)
+        assert same(ticket.transported(COUPLINGS, {}).masks, ticket.masks)
+
+    @pytest.mark.parametrize("seed", range(5))
+    def test_there_and_back_it_is_the_same_and_each_tensor_keeps_as_many(self, seed):
+        ticket, orders = ticket_of_layers(seed), orders_of(seed)
+        there = ticket.transported(COUPLINGS, orders)
+        assert not same(there.masks, ticket.masks)
+        assert {n: int(m.sum()) for n, m in there.masks.items()} == {n: int(m.sum()) for n, m in ticket.masks.items()}
+        back = there.transported(COUPLINGS, {name: order.argsort() for name, order in orders.items()})
+        assert same(back.masks, ticket.masks)
+
+    def test_a_permuted_network_with_its_permuted_ticket_computes_the_same(self):
+        torch.manual_seed(0)
+        net, inputs, orders = deepcopy(NET), torch.randn(20, 3), orders_of(1)
+        twin = deepcopy(NET)
+        twin.load_state_dict(permute(net.state_dict(), COUPLINGS, orders))
+        ticket = ticket_of_layers()
+        moved = ticket.transported(COUPLINGS, orders)
+        ticket.apply(net)
+        naive = deepcopy(twin)
+        ticket.apply(naive)
+        moved.apply(twin)
+        torch.testing.assert_close(twin(inputs), net(inputs))
+        assert not torch.allclose(naive(inputs), net(inputs), atol=0.01)
+
+    def test_tied_masks_and_masks_of_units_move_along(self):
+        ticket = Ticket(
+            {"a": mask([True, False], [True, True]), "b": mask([True, False], [True, True])},
+            units={"0": mask(True, False)},
+            ties={"b": "a"},
+            provenance={"method": "zeros"},
+        )
+        moved = ticket.transported({"0": Coupling(2, [("a", 1, 1, 0)])}, {"0": torch.tensor([1, 0])})
+        assert moved.masks["a"].tolist() == moved.masks["b"].tolist() == [[False, True], [True, True]]
+        assert moved.units["0"].tolist() == [False, True]
+        assert moved.provenance == {"method": "zeros", "transported": True}
+
+    def test_units_in_no_coupling_are_refused(self):
+        ticket = Ticket({"0.weight": random_mask(6, 3)}, units={"heads": mask(True, False)})
+        with pytest.raises(LotteryError, match="Nothing says where the units of 'heads' go"):
+            ticket.transported(COUPLINGS, orders_of(0))
 
 
 def test_hamming_is_the_fraction_that_differs_tied_weights_once():

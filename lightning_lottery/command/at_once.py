@@ -20,6 +20,8 @@ FILES = {
     "ckpt_paths": "checkpoint",
     "ticket": "ticket",
     "tickets": "ticket",
+    "source": "checkpoint",
+    "target": "checkpoint",
     "sweep": "folder of a sweep",
     "imps": "folder of iterative pruning",
 }

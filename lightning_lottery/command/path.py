@@ -52,6 +52,6 @@ def judge_checkpoints(arguments: Sequence[str]) -> None:
             console.print(report.table())
             console.print(f"{' '.join(report.sentences())} Records: {out}", soft_wrap=True)
     # Of the first rank alone: a launcher takes such an end of another one for a crash, and ends all.
-    if report.averaging is not None and project.trainer.is_global_zero:
-        if code := EXIT_CODES[report.averaging.verdict]:
-            raise SystemExit(code)
+    code = EXIT_CODES[report.averaging.verdict] if report.averaging else 0
+    if code and project.trainer.is_global_zero:
+        raise SystemExit(code)

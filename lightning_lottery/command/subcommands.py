@@ -179,7 +179,7 @@ _EVERY = (
     ),
     Subcommand(
         "ticket",
-        "Show a ticket, compare two, or set what one removes to zero in a checkpoint.",
+        "Show a ticket, compare two, set what one removes to zero in a checkpoint, or move one to another network.",
         "ticket:ticket",
         examples=(
             "ticket show ticket.safetensors",
@@ -187,20 +187,31 @@ _EVERY = (
             "ticket diff a.safetensors b.safetensors",
             "ticket apply ticket.safetensors --ckpt_path last.ckpt --out masked.ckpt",
             "ticket apply ticket.safetensors --config mine.yaml --out masked.ckpt",
+            "ticket transport ticket.safetensors --source a.ckpt --target b.ckpt --config mine.yaml",
         ),
         more=(
             "`apply` masks the weights of a checkpoint, or of the module that a configuration builds. `show` with a "
-            "configuration also counts dead units, weights on no path to the output, and multiply-adds on a batch."
+            "configuration also counts dead units, weights on no path to the output, and multiply-adds on a batch. "
+            "`transport` puts a ticket into the order of units in which its dense network, trained, lies nearest to "
+            "another one, for the initialisation of that one."
         ),
         options=(
-            Option("action", "show, diff or apply", kind="position", is_required=True, words=("show", "diff", "apply")),
+            Option(
+                "action",
+                "show, diff, apply or transport",
+                kind="position",
+                is_required=True,
+                words=("show", "diff", "apply", "transport"),
+            ),
             Option("tickets", "one ticket; for diff two", kind="several", is_required=True),
             Option("ckpt_path", "apply: checkpoint whose weights are masked", "FILE"),
-            Option("config", "show, or apply in place of a checkpoint: the project, fit's YAML", "FILE"),
+            Option("config", "transport, show, or apply in place of a checkpoint: the project, fit's YAML", "FILE"),
+            Option("source", "transport: checkpoint of the dense network that the ticket comes from", "FILE"),
+            Option("target", "transport: checkpoint of the dense network that it goes to", "FILE"),
             Option(
                 "prefix", "show, apply: what the ticket's names begin with and the module's do not", "TEXT", default=""
             ),
-            Option("out", "apply: where the masked checkpoint goes", "FILE", default="masked.ckpt"),
+            Option("out", "where the checkpoint or ticket goes; default: masked.ckpt, moved.safetensors", "FILE"),
         ),
     ),
     Subcommand(

@@ -1,4 +1,4 @@
-"""``lightning-lottery ticket``: show a ticket, compare two, or mask a checkpoint by one."""
+"""``lightning-lottery ticket``: show a ticket, compare two, mask a checkpoint by one, or move one elsewhere."""
 
 import json
 from argparse import Namespace
@@ -27,7 +27,7 @@ from lightning_lottery.ticket import Ticket
 if TYPE_CHECKING:
     from lightning_lottery.children.cli import BuiltCLI
 
-ACTIONS = {"show": 1, "diff": 2, "apply": 1}
+ACTIONS = {"show": 1, "diff": 2, "apply": 1, "transport": 1}
 """What can be done, and with how many tickets."""
 
 STATES = ("state_dict", "current_model_state")
@@ -46,6 +46,8 @@ def ticket(arguments: Sequence[str]) -> None:
         show(tickets[0], options.config, options.prefix)
     elif action == "diff":
         diff(*tickets)
+    elif action == "transport":
+        move(tickets[0], options)
     else:
         apply(tickets[0], options)
 
@@ -108,18 +110,39 @@ def apply(ticket: Ticket, options: Namespace) -> None:
     """Write a checkpoint whose removed weights are zero: an existing one's, or of the module as configured."""
     if (options.ckpt_path is None) == (options.config is None):
         raise LotteryError("`ticket apply` masks either a checkpoint (--ckpt_path) or a project as built (--config).")
+    out = options.out or "masked.ckpt"
     if options.ckpt_path is not None:
         content = masked(load_plain(Path(options.ckpt_path), "cpu"), ticket, options.prefix, options.ckpt_path)
         file = BytesIO()
         torch.save(content, file)
-        write_whole(Path(options.out), file.getvalue(), "checkpoint")
+        write_whole(Path(out), file.getvalue(), "checkpoint")
     else:
-        _write_built(ticket, options)
+        _write_built(ticket, options, out)
     kept, total = count(ticket.distinct)
     print(  # noqa: T201
-        f"{options.out}: {total - kept:,} of {total:,} weights are zero. A fit that goes on from there keeps them so "
+        f"{out}: {total - kept:,} of {total:,} weights are zero. A fit that goes on from there keeps them so "
         "by the callback MaskFreezing with this ticket."
     )
+
+
+def move(ticket: Ticket, options: Namespace) -> None:
+    """Write a ticket for another initialisation, by the alignment of two dense networks."""
+    if None in (options.source, options.target, options.config):
+        raise LotteryError(
+            "`ticket transport` needs the dense network that the ticket comes from (--source), the one it goes to "
+            "(--target), and the project (--config)."
+        )
+    from lightning_lottery.connectivity.transport import transport
+
+    built = _built(options.config)
+    with without_noise():
+        moved, groups = transport(
+            ticket, built.model, built.datamodule, options.source, options.target, trainer=built.trainer
+        )
+    out = options.out or "moved.safetensors"
+    moved.save(out)
+    units, total = (sum(numbers) for numbers in zip(*groups.values(), strict=True))
+    print(f"{out}: {units:,} of {total:,} units in {len(groups)} groups change places.")  # noqa: T201
 
 
 def masked(content: Any, ticket: Ticket, prefix: str, what: str) -> dict[str, Any]:
@@ -164,12 +187,12 @@ def _masked_state(state: Mapping[str, Any], masks: Mapping[str, Tensor], what: s
     return {**state, **{names[name]: zero_removed_(state[names[name]].clone(), mask) for name, mask in masks.items()}}
 
 
-def _write_built(ticket: Ticket, options: Namespace) -> None:
+def _write_built(ticket: Ticket, options: Namespace, out: str) -> None:
     """Write a checkpoint of the module as a configuration builds it, masked."""
     built = _built(options.config)
     ticket.apply(built.model, options.prefix)
     built.trainer.strategy.connect(built.model)  # as if a fit had begun: a Trainer saves the module that it has
-    save_whole(built.trainer, location(options.out))
+    save_whole(built.trainer, location(out))
 
 
 def _built(config: str) -> "BuiltCLI":

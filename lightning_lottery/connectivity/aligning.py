@@ -17,7 +17,7 @@ from torchmetrics import Metric
 from lightning_lottery.connectivity.batches import Split, samples_in, share_of
 from lightning_lottery.connectivity.evaluation import forward_of
 from lightning_lottery.errors import LotteryError
-from lightning_lottery.functional.alignment import Coupling, Couplings, match_weights, permute
+from lightning_lottery.functional.alignment import Coupling, Couplings, Orders, match_weights, permute
 from lightning_lottery.functional.connectivity import State
 from lightning_lottery.hooks.quiet import logging_to
 from lightning_lottery.scope import plain_name, ties
@@ -43,15 +43,28 @@ class Aligner:
     weights: Sequence[str]
     aliases: Mapping[str, str]
 
-    def __call__(self, a: State, b: State) -> tuple[dict[str, Tensor], Moved]:
-        """``b`` in the order of ``a``, and how many units of each group moved."""
+    def orders(self, a: State, b: State) -> Orders:
+        """The order of ``b``'s units in which it lies nearest to ``a``."""
         # Weights only: batch norm's statistics move along, but their size says nothing about which units are alike.
         weights_a, weights_b = ({name: state[name] for name in self.weights} for state in (a, b))
-        orders = match_weights(weights_a, weights_b, self.couplings)
-        moved = {name: int((order != torch.arange(len(order))).sum()) for name, order in orders.items()}
-        return self.permuted(b, orders), {name: (n, self.couplings[name].size) for name, n in moved.items()}
+        return match_weights(weights_a, weights_b, self.couplings)
 
-    def permuted(self, state: State, orders: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def moved(self, orders: Orders) -> Moved:
+        """How many units of each group an order moves."""
+        return {
+            name: (int((order != torch.arange(len(order))).sum()), self.couplings[name].size)
+            for name, order in orders.items()
+        }
+
+    @property
+    def by_plain_names(self) -> Couplings:
+        """The couplings by names of parameters as masks have them, where a module is compiled, too."""
+        return {
+            name: Coupling(coupling.size, [(plain_name(part[0]), *part[1:]) for part in coupling.parts])
+            for name, coupling in self.couplings.items()
+        }
+
+    def permuted(self, state: State, orders: Orders) -> dict[str, Tensor]:
         """A state with its units in another order, tied weights under all their names."""
         permuted = permute(state, self.couplings, orders)
         return permuted | {alias: permuted[first] for alias, first in self.aliases.items() if alias in permuted}

@@ -95,25 +95,29 @@ def tensor_entries(state: Mapping[str, Any]) -> dict[str, Tensor]:
     return {name: value for name, value in state.items() if isinstance(value, Tensor)}
 
 
-def check_masks(names: Sequence[str], *, aligned: bool) -> None:
-    """Refuse networks that were trained with different masks, and to permute a network that has masks.
+def masks_of(names: Sequence[str], *, aligned: bool, averaged: bool) -> list[dict[str, Tensor]]:
+    """The masks that networks were trained with; refused where a line or a mean would mix them unasked.
 
     Args:
         names: Paths of the networks' checkpoints.
-        aligned: Whether their units are to be permuted.
+        aligned: Whether their units are to be permuted, and their masks with them.
+        averaged: Whether they are to be averaged.
 
     Raises:
-        LotteryError: Their masks differ, or remove something from networks that are to be permuted.
+        LotteryError: Their masks differ, and units are in the order that there is; they remove something from networks
+            that are to be permuted and averaged.
     """
-    first, *further = [_masks_in(load_plain(Path(name), "cpu")) for name in names]
-    for name, masks in zip(names[1:], further, strict=True):
-        if masks.keys() != first.keys() or hamming(masks, first):
+    masks = [_masks_in(load_plain(Path(name), "cpu")) for name in names]
+    first, *further = masks
+    for name, each in zip(names[1:], further, strict=True):
+        if each.keys() != first.keys() or (not aligned and hamming(each, first)):
             raise LotteryError(f"'{names[0]}' and '{name}' were trained with different masks: the line mixes them.")
-    if aligned and any(not mask.all() for mask in first.values()):
+    if aligned and averaged and any(not mask.all() for mask in first.values()):
         raise LotteryError(
             f"'{names[0]}' was trained with masks: with its units in another order a network's weights lie outside of "
-            "them, and the line mixes two tickets. Judge without `align`."
+            "them, and the mean of two is as dense as both together. Average without `align`."
         )
+    return masks
 
 
 def _masks_in(loaded: Any) -> dict[str, Tensor]:

@@ -18,15 +18,16 @@ from lightning_lottery.connectivity.aligning import Aligner, Moved, aligner_of
 from lightning_lottery.connectivity.averaging import Averaging
 from lightning_lottery.connectivity.batches import Batches, Repeated, loader_of, split_of
 from lightning_lottery.connectivity.blocks import blocks_of, cut_into_blocks
-from lightning_lottery.connectivity.checkpoints import check_masks, read_state, weights_kept, write_in_form_of
+from lightning_lottery.connectivity.checkpoints import masks_of, read_state, weights_kept, write_in_form_of
 from lightning_lottery.connectivity.evaluation import Evaluator
 from lightning_lottery.connectivity.judging import ALPHAS, Judging, check_ratio
 from lightning_lottery.connectivity.lines import Lines, layer_ends, with_aliases
 from lightning_lottery.connectivity.report import Curve, Kind, Pair, PathReport
 from lightning_lottery.connectivity.soups import judge_averages, validation_batches
 from lightning_lottery.errors import LotteryError
-from lightning_lottery.functional.alignment import average
+from lightning_lottery.functional.alignment import average, permute
 from lightning_lottery.functional.connectivity import State, distances, has_batch_norm, layers_of
+from lightning_lottery.functional.masks import Masks, jaccard
 from lightning_lottery.hooks.loggers import device_of
 from lightning_lottery.hooks.means import ByBatch, sum_over_ranks
 
@@ -69,12 +70,15 @@ def path(
         monitor: The logged metric that is judged, a fraction.
         mode: ``"max"`` for an accuracy, ``"min"`` for an error or a loss (then the threshold is in its units).
         alphas: Fractions of the line at which it is evaluated, in [0, 1], both ends included.
-        threshold: Error barrier below which networks are called stable, a fraction.
+        threshold: Error barrier below which networks are called stable, a fraction; with ``soup`` also what an average
+            may lose against the best network.
         threshold_ratio: In place of ``threshold``: a barrier of that fraction of the mean error of the ends, such as
             0.02 for a loss that rises by 2 %.
         recalibrate: Training batches for estimating batch norm's statistics anew at each alpha; 0 for none.
         align: Also the line to each second network with its units in the order of the first's (git re-basin), which is
             the same function; recalibrated where ``recalibrate`` says so. The verdict stays that of the raw barrier.
+            Masks move along: then they may differ, and ``distances`` says how much of what either of two keeps both
+            keep, as they are and aligned.
         soup: Also whether the networks may be averaged, beside the best single one: all of them, else a greedy soup of
             some, else only some layers. What may be worse than the best by more than the threshold may not.
         save_midpoint: Where to write the mean of all networks (for two the middle of their line), as a checkpoint of
@@ -94,7 +98,7 @@ def path(
     Raises:
         LotteryError: Fewer than two checkpoints, one that does not fit or holds NaN, different masks, alphas outside
             the line, a module that logs nothing or not the monitor, an accuracy in percent, no training batches to
-            recalibrate with; ``align`` for networks with masks, or without units that can be permuted.
+            recalibrate with; ``align`` without units that can be permuted, or where networks with masks are averaged.
 
     Source: Frankle et al. 2020, section 2; Adilova et al. 2023, section 3, for single layers; Ainsworth et al. 2023 for
     the alignment; Wortsman et al. 2022 for the mean and the greedy soup. On both splits: Frankle et al. 2020, appendix;
@@ -103,7 +107,10 @@ def path(
     judging = Judging(monitor, mode, threshold, alphas, recalibrate, layer_alphas, threshold_ratio, train_split)
     names = _check_names(ckpt_paths, save_midpoint)
     _have_shards(module, data, trainer, align=align)
-    networks = _read_networks(names, module, trainer, submodule, aligned=align, allow_diverged=allow_diverged)
+    averaged = soup or save_midpoint is not None
+    networks = read_networks(
+        names, module, trainer, submodule, aligned=align, averaged=averaged, allow_diverged=allow_diverged
+    )
     beside = (len(names) if predict else 0) + (save_midpoint is not None) + 2 * soup
     lines, aligner, layers = _prepare(networks, module, data, trainer, judging, align, memory, beside)
     midpoint: dict[str, float] = {}
@@ -118,7 +125,10 @@ def path(
             mean = average(measured.in_first_order) if save_midpoint is not None else None
         if save_midpoint is not None and mean is not None:
             midpoint = _save_midpoint(networks, mean, lines, Path(save_midpoint))
-    distances_of = {pair: _distances(networks, pair, predictions, trainer) for pair in networks.pairs}
+    distances_of = {
+        pair: _distances(networks, pair, predictions, trainer) | measured.shared.get(pair, {})
+        for pair in networks.pairs
+    }
     report = _report(networks, lines, measured, distances_of)
     if train_split:
         report = replace(report, train=_on_train_split(networks, module, data, trainer, judging, memory, distances_of))
@@ -127,7 +137,7 @@ def path(
 
 
 def _report(
-    networks: "_Networks", lines: Lines, measured: "_Measured", distances_of: Mapping[Pair, Mapping[str, float]]
+    networks: "Networks", lines: Lines, measured: "_Measured", distances_of: Mapping[Pair, Mapping[str, float]]
 ) -> PathReport:
     raw = {pair: curve[lines.judging.monitor] for pair, curve in measured.curves["raw"].items()}
     blocks, networks_alone = blocks_of(measured.by_batch, raw)
@@ -144,7 +154,7 @@ def _report(
 
 
 def _on_train_split(
-    networks: "_Networks",
+    networks: "Networks",
     module: LightningModule,
     data: Any,
     trainer: Trainer,
@@ -204,7 +214,7 @@ def check_evaluation(
             recalibrate with.
     """
     _have_shards(module, data, trainer, align=False)
-    networks = _read_networks((str(ckpt_path),), module, trainer, "", aligned=False, allow_diverged=True)
+    networks = read_networks((str(ckpt_path),), module, trainer, allow_diverged=True)
     (state,) = networks.states
     split = split_of(module, data)
     loader = iter(loader_of(module, data, split, trainer))
@@ -244,16 +254,18 @@ def at_most(limit: float, batches: int) -> float:
 
 
 @dataclass(frozen=True)
-class _Networks:
+class Networks:
     """The networks that are judged; ``names`` are the paths of their checkpoints."""
 
     names: tuple[str, ...]
     states: Sequence[State]  # on the CPU
     submodule: str  # where in the module they go
     target: nn.Module  # what stands there
+    masks: Sequence[Masks]  # that they were trained with; empty for none
 
     @property
     def pairs(self) -> list[Pair]:
+        """The numbers of every two networks."""
         return list(combinations(range(len(self.states)), 2))
 
 
@@ -282,16 +294,21 @@ def _have_shards(module: LightningModule, data: Any, trainer: Trainer, *, align:
         evaluate(lambda module: None)
 
 
-def _read_networks(
+def read_networks(
     names: tuple[str, ...],
     module: LightningModule,
     trainer: Trainer,
-    submodule: str,
+    submodule: str = "",
     *,
-    aligned: bool,
-    allow_diverged: bool,
-) -> _Networks:
-    """The networks of checkpoints, found to fit the module and to have the same masks."""
+    aligned: bool = False,
+    averaged: bool = False,
+    allow_diverged: bool = False,
+) -> Networks:
+    """The networks of checkpoints, found to fit the module, with masks that fit what is done with them.
+
+    Raises:
+        LotteryError: As ``read_state`` and ``masks_of``; no such submodule.
+    """
     module.trainer = trainer
     # Layers that a module makes in `configure_model` must be there before names and shapes are compared. Lightning
     # calls it again on each run of the Trainer: it says that the hook must do nothing the second time. Of shards a run
@@ -302,12 +319,11 @@ def _read_networks(
         raise LotteryError(f"{type(module).__name__} has no submodule '{submodule}' for the weights to go to.")
     target = module.get_submodule(submodule)
     states = [read_state(Path(name), target, allow_diverged=allow_diverged) for name in names]
-    check_masks(names, aligned=aligned)
-    return _Networks(names, states, submodule, target)
+    return Networks(names, states, submodule, target, masks_of(names, aligned=aligned, averaged=averaged))
 
 
 def _prepare(
-    networks: _Networks,
+    networks: Networks,
     module: LightningModule,
     data: Any,
     trainer: Trainer,
@@ -355,17 +371,19 @@ class _Measured(NamedTuple):
     curves: dict[Kind, dict[Pair, Curve]]  # for each kind of line and each pair every metric
     by_batch: dict[Pair, list[ByBatch | None]]  # the monitor batch by batch, at each place of each raw line
     moved: dict[Pair, Moved]  # of an aligned pair: how many units of each group changed places
+    shared: dict[Pair, dict[str, float]]  # of an aligned pair with masks: what they share before and after
     in_first_order: list[State]  # the networks, units in the order of the first's where they are aligned
 
 
 def _measure(
-    networks: _Networks, lines: Lines, aligner: Aligner | None, layers: Mapping[str, Sequence[str]]
+    networks: Networks, lines: Lines, aligner: Aligner | None, layers: Mapping[str, Sequence[str]]
 ) -> _Measured:
     """Evaluate every kind of line between every pair of networks."""
     alphas, layer_alphas = lines.judging.alphas, lines.judging.layer_alphas
     curves: dict[Kind, dict[Pair, Curve]] = defaultdict(dict)
     by_batch: dict[Pair, list[ByBatch | None]] = {}
     moved: dict[Pair, Moved] = {}
+    shared: dict[Pair, dict[str, float]] = {}
     in_first_order = list(networks.states)
     for i, j in networks.pairs:
         a, b = networks.states[i], networks.states[j]
@@ -373,7 +391,12 @@ def _measure(
         if lines.training:
             curves["recalibrated"][i, j] = lines.between(a, b, alphas, recalibrated=True)
         if aligner:
-            twin, moved[i, j] = aligner(a, b)
+            orders = aligner.orders(a, b)
+            twin, moved[i, j] = aligner.permuted(b, orders), aligner.moved(orders)
+            if networks.masks[i]:
+                masks = networks.masks[j], permute(networks.masks[j], aligner.by_plain_names, orders)
+                overlaps = [jaccard(networks.masks[i], each) for each in masks]
+                shared[i, j] = dict(zip(("mask_overlap", "mask_overlap_aligned"), overlaps, strict=True))
             curves["aligned"][i, j] = lines.between(a, twin, alphas, recalibrated=True)
             if i == 0:  # a mean needs all networks in one order, and there is one order for each pair
                 in_first_order[j] = twin
@@ -381,11 +404,11 @@ def _measure(
             curves[layer][i, j] = lines.between(end, start, layer_alphas)
     # A line to a diverged network is not evaluated, so only here it is known which metrics the module logs.
     curves["raw"] = lines.with_every_metric(curves["raw"])
-    return _Measured(dict(curves), by_batch, moved, in_first_order)
+    return _Measured(dict(curves), by_batch, moved, shared, in_first_order)
 
 
 def _judge_averages(
-    networks: _Networks, states: Sequence[State], lines: Lines, data: Any
+    networks: Networks, states: Sequence[State], lines: Lines, data: Any
 ) -> tuple[Averaging, State | None]:
     """Judge averages on the lines' batches; what is chosen is chosen on validation batches where there are any."""
     evaluate, judging = lines.evaluate, lines.judging
@@ -399,7 +422,7 @@ def _judge_averages(
         return judge_averages(states, lines, replace(lines, evaluate=chooser), layers)
 
 
-def _save_midpoint(networks: _Networks, mean: State, lines: Lines, save_midpoint: Path) -> dict[str, float]:
+def _save_midpoint(networks: Networks, mean: State, lines: Lines, save_midpoint: Path) -> dict[str, float]:
     """Write an average, batch norm recalibrated where there are batches for it, and give its metrics."""
     metrics, reached = lines.at(mean)
     if lines.training:
@@ -410,7 +433,7 @@ def _save_midpoint(networks: _Networks, mean: State, lines: Lines, save_midpoint
     return metrics
 
 
-def _distances(networks: _Networks, pair: Pair, predictions: Sequence[Tensor], trainer: Trainer) -> dict[str, float]:
+def _distances(networks: Networks, pair: Pair, predictions: Sequence[Tensor], trainer: Trainer) -> dict[str, float]:
     """How far two networks lie apart, and on how many samples they disagree where that is known."""
     weights = [name for name, _ in networks.target.named_parameters()]  # tied ones once
     a, b = ({name: networks.states[number][name] for name in weights} for number in pair)

@@ -89,7 +89,8 @@ class PathReport:
             ``"recalibrated"``: with batch norm's statistics estimated anew at each alpha; ``"aligned"``: to the second
             network with its units in the order of the first's, recalibrated where there are recalibrated ones; a
             ``Layer``: with only a part of the network interpolated. Kinds that were not asked for are not there.
-        distances: For each pair ``l2`` and ``cosine``, and ``disagreement`` where predictions were compared.
+        distances: For each pair ``l2`` and ``cosine``, ``disagreement`` where predictions were compared, and where
+            networks with masks were aligned ``mask_overlap`` and ``mask_overlap_aligned``.
         samples: In the evaluation set, over all ranks.
         device: What computed it.
         moved: For each aligned pair, group of units to how many of them changed places, and how many there are.
@@ -513,6 +514,12 @@ class PathReport:
             groups = len(next(iter(self.moved.values())))
             noun = "group" if groups == 1 else "groups"
             notes.append(f"aligned: {groups} {noun} of units, {moved} of {size} units moved over all pairs")
+        if shared := [between for between in self.distances.values() if "mask_overlap" in between]:
+            before, after = (
+                sum(between[name] for between in shared) / len(shared)
+                for name in ("mask_overlap", "mask_overlap_aligned")
+            )
+            notes.append(f"masks overlap by {before:.1%}, aligned by {after:.1%}: a line mixes what both keep")
         if self.left:
             more = f" and {len(self.left) - 4} more" if len(self.left) > 4 else ""
             notes.append(f"not aligned: {', '.join(list(self.left)[:4])}{more} (summary.json says why)")

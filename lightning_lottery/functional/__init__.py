@@ -6,6 +6,7 @@ from lightning_lottery.functional.alignment import Couplings as Couplings
 from lightning_lottery.functional.alignment import Orders as Orders
 from lightning_lottery.functional.alignment import Part as Part
 from lightning_lottery.functional.alignment import average as average
+from lightning_lottery.functional.alignment import check_orders as check_orders
 from lightning_lottery.functional.alignment import match_weights as match_weights
 from lightning_lottery.functional.alignment import permute as permute
 from lightning_lottery.functional.connectivity import State as State

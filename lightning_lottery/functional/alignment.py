@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lightning_lottery.errors import LotteryError
 from lightning_lottery.functional.connectivity import State
 
 Part = tuple[str, int, int, int]
@@ -96,6 +97,40 @@ def permute(state: State, couplings: Couplings, orders: Orders) -> dict[str, Ten
                 index[start : start + len(order) * block] = entries.flatten()
                 permuted[tensor] = permuted[tensor].index_select(dim, index)
     return permuted
+
+
+def check_orders(couplings: Couplings, orders: Orders, shapes: Mapping[str, Sequence[int]]) -> None:
+    """Refuse orders and couplings by which tensors of these shapes cannot be permuted, or none of them would be.
+
+    Args:
+        couplings: As for ``permute``.
+        orders: As for ``permute``.
+        shapes: Name to the shape of a tensor.
+
+    Raises:
+        LotteryError: An order of no coupling, or that does not hold each of its units once; a tensor with fewer
+            entries than units; no tensor that any coupling names.
+    """
+    for name, order in orders.items():
+        if name not in couplings:
+            raise LotteryError(
+                f"There is an order of '{name}', and no such coupling: {', '.join(couplings) or 'none'}."
+            )
+        size = couplings[name].size
+        if order.shape != (size,) or not torch.equal(order.sort().values, torch.arange(size)):
+            raise LotteryError(f"The order of '{name}' must hold each of its {size} units, 0 to {size - 1}, once.")
+        for tensor, dim, block, start in couplings[name].parts:
+            shape = shapes.get(tensor, None)
+            if shape is not None and (dim >= len(shape) or shape[dim] < start + size * block):
+                raise LotteryError(
+                    f"'{tensor}' of shape {tuple(shape)} has no {size} units of '{name}' in dimension {dim}: "
+                    "the couplings are of another network."
+                )
+    touched = {part[0] for name in orders for part in couplings[name].parts}
+    if orders and not touched & shapes.keys():
+        raise LotteryError(
+            f"The couplings move none of {', '.join(list(shapes)[:3]) or 'the tensors'}: they name {min(touched)!r}."
+        )
 
 
 def average(states: Sequence[State]) -> dict[str, Tensor]:

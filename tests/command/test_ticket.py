@@ -84,7 +84,7 @@ def test_what_cannot_be_is_one_sentence(tickets, refused, here):
     for name, content in {"torn.ckpt": b"none", "text.ckpt": b"hello", "empty": b"", "text": b"hello"}.items():
         (here / name).write_bytes(content)
     apply = ("ticket", "apply", "one")
-    assert "Did you mean 'apply'? There are show, diff, apply." in refused("ticket", "aply", "none")
+    assert "Did you mean 'apply'? There are show, diff, apply, transport." in refused("ticket", "aply", "none")
     assert "`ticket diff` takes two tickets, got one." in refused("ticket", "diff", "one")
     assert "either a checkpoint (--ckpt_path) or a project" in refused(*apply)
     assert "has no weights 'b' (1 of the ticket's 2 are missing)" in refused(*apply, "--ckpt_path", "last.ckpt")
@@ -130,3 +130,24 @@ def test_show_with_a_project_tells_what_the_ticket_does_to_its_module(here, caps
     assert "┃ dead units ┃ multiply-adds ┃" in text
     assert "network.classifier.weight 10 x 8 72 80 10.0% 72 1 of 10" in text
     assert "of which" in text and "a theoretical speed-up of 1.0" in text
+
+
+def test_transport_writes_a_ticket_for_another_initialisation(here, capsys, refused):
+    from lightning_lottery.zoo import ImageClassifier, lenet_300_100
+
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        module = ImageClassifier(lenet_300_100(inputs=64))
+        torch.save({"state_dict": module.state_dict()}, f"{seed}.ckpt")
+    name, weight = next((n, p) for n, p in module.named_parameters() if p.ndim > 1)
+    Ticket({name: weight > 0}).save("one")
+    network = {"class_path": "lightning_lottery.zoo.lenet_300_100", "init_args": {"inputs": 64}}
+    model = {"class_path": "ImageClassifier", "init_args": {"network": network}}
+    project = config({"model": model, "data": {"class_path": "Digits"}, "trainer": {"max_epochs": 1}})
+    words = ("ticket", "transport", "one", "--config", project, "--source", "0.ckpt", "--target")
+    main([*words, "1.ckpt"])
+    assert "moved.safetensors: 3" in capsys.readouterr().out  # nearly all of 400 units
+    moved = Ticket.load("moved.safetensors")
+    assert moved.sparsity == Ticket.load("one").sparsity and moved.provenance["transported"].keys() == {"from", "to"}
+    assert "There is no checkpoint 'none.ckpt'" in refused(*words, "none.ckpt")
+    assert "needs the dense network that the ticket comes from (--source)" in refused("ticket", "transport", "one")

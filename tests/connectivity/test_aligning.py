@@ -1,5 +1,4 @@
 import json
-from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -289,6 +288,38 @@ def test_the_check_uses_the_data_module_s_own_transfer_and_leaves_no_trace(tmp_p
     assert module.training and not any(child._forward_hooks for child in module.modules())
 
 
+FIRST = torch.rand(32, 6, generator=torch.Generator().manual_seed(0)) < 0.5
+"""The mask of a first layer."""
+
+
+def with_masks(files, masks):
+    """Checkpoints of networks that were trained with masks of their first layer."""
+    for file, mask in zip(files, masks, strict=True):
+        state = torch.load(file)
+        state["network.0.weight"] = state["network.0.weight"] * mask
+        callbacks = {"lightning_lottery.freezing": {"masks": {"network.0.weight": mask}}}
+        torch.save({"state_dict": state, "callbacks": callbacks}, file)
+    return files
+
+
+class TestMasks:
+    def test_masks_move_along_so_a_ticket_and_its_permutation_are_one(self, tmp_path):
+        net = trained(0)
+        order = torch.randperm(32, generator=torch.Generator().manual_seed(0))  # that of `permuted`
+        files = with_masks(saved(tmp_path, net, permuted(net)), [FIRST, FIRST[order]])
+        report = path(Judged(mlp()), quadrants(), files, trainer=trainer(tmp_path), align=True, alphas=(0, 0.5, 1))
+        shared = report.distances[0, 1]
+        assert shared["mask_overlap"] < 0.6 and shared["mask_overlap_aligned"] == 1
+        raw, aligned = (report.measures((0, 1), kind)["test_loss_barrier"] for kind in ("raw", "aligned"))
+        assert aligned == pytest.approx(0, abs=1e-6) and raw > 0.1
+        assert f"masks overlap by {shared['mask_overlap']:.1%}, aligned by 100.0%" in report.table().caption
+
+    def test_without_align_different_masks_are_refused_and_equal_ones_say_nothing(self, tmp_path):
+        files = with_masks(saved(tmp_path, trained(0, steps=1), trained(1, steps=1)), [FIRST, FIRST])
+        report = path(Judged(mlp()), quadrants(), files, trainer=trainer(tmp_path), alphas=(0, 1))
+        assert "mask_overlap" not in report.distances[0, 1] and "masks overlap" not in report.table().caption
+
+
 class TestRefusals:
     def test_a_network_without_units_to_permute(self, tmp_path):
         net = nn.Sequential(nn.Linear(6, 2))
@@ -296,22 +327,11 @@ class TestRefusals:
         with pytest.raises(LotteryError, match=r"Judged has no units that could be aligned: 'network.0' \(its units"):
             path(Judged(net), quadrants(), files, trainer=trainer(tmp_path), align=True)
 
-    def test_networks_of_a_ticket(self, tmp_path):
-        files = saved(tmp_path, trained(0, steps=1), trained(1, steps=1))
-        for removed in (False, True):
-            for file in files:
-                loaded = torch.load(file)
-                mask = torch.ones(32, 6, dtype=torch.bool)
-                mask[0, 0] = not removed
-                callbacks = {"lightning_lottery.freezing": {"masks": {"network.0.weight": mask}}}
-                torch.save({"state_dict": loaded.get("state_dict", loaded), "callbacks": callbacks}, file)
-            judging = (
-                pytest.raises(LotteryError, match="0.pt' was trained with masks.*two tickets")
-                if removed
-                else nullcontext()
-            )
-            with judging:
-                path(Judged(mlp()), quadrants(), files, trainer=trainer(tmp_path), align=True, alphas=(0, 1))
+    def test_an_average_of_networks_of_a_ticket(self, tmp_path):
+        files = with_masks(saved(tmp_path, trained(0, steps=1), trained(1, steps=1)), [FIRST, FIRST])
+        for asked in ({"soup": True}, {"save_midpoint": tmp_path / "mean.pt"}):
+            with pytest.raises(LotteryError, match=r"0.pt' was trained with masks.*Average without `align`"):
+                path(Judged(mlp()), quadrants(), files, trainer=trainer(tmp_path), align=True, **asked)
 
     def test_a_step_that_cannot_be_checked(self, tmp_path):
         class Picky(Judged):

@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helpers.states import same
-from lightning_lottery.functional.alignment import Coupling, average, match_weights, permute
+from lightning_lottery.errors import LotteryError
+from lightning_lottery.functional.alignment import Coupling, average, check_orders, match_weights, permute
 
 
 def mlp(sizes, seed):
@@ -147,3 +148,22 @@ def test_a_mean_is_that_of_all_states_in_their_own_type_and_counts_are_the_first
 def test_a_mean_of_complex_numbers_is_complex():
     (mean,) = average([{"w": torch.tensor([2 + 4j])}, {"w": torch.tensor([0j])}]).values()
     assert mean == 1 + 2j and mean.dtype == torch.complex64
+
+
+@pytest.mark.parametrize(
+    ("orders", "shapes", "says"),
+    [
+        ({"9": [0]}, {"0.weight": (3, 2)}, "an order of '9', and no such coupling: 0."),
+        ({"0": [0, 1]}, {"0.weight": (3, 2)}, "must hold each of its 3 units, 0 to 2, once"),
+        ({"0": [0, 1, 1]}, {"0.weight": (3, 2)}, "must hold each of its 3 units"),
+        ({"0": [0, 1, 3]}, {"0.weight": (3, 2)}, "must hold each of its 3 units"),
+        ({"0": [2, 0, 1]}, {"0.weight": (2, 2)}, r"'0.weight' of shape \(2, 2\) has no 3 units of '0' in dimension 0"),
+        ({"0": [2, 0, 1]}, {"1.weight": (3,)}, "has no 3 units of '0' in dimension 1"),
+        ({"0": [2, 0, 1]}, {"model.0.weight": (3, 2)}, "move none of model.0.weight: they name '0.bias'"),
+    ],
+)
+def test_orders_that_cannot_be_or_would_move_nothing_are_refused(orders, shapes, says):
+    _, couplings = mlp([2, 3, 1], 0)
+    check_orders(couplings, {"0": torch.tensor([2, 0, 1])}, {"0.weight": (3, 2), "x": (1,)})
+    with pytest.raises(LotteryError, match=says):
+        check_orders(couplings, {name: torch.tensor(order) for name, order in orders.items()}, shapes)
