@@ -2,19 +2,23 @@
 
 from lightning_lottery.zoo.augment import crop_flip_jitter
 from lightning_lottery.zoo.classifier import ImageClassifier
-from lightning_lottery.zoo.data import CIFAR10, Digits, FashionMNIST
+from lightning_lottery.zoo.data import CIFAR10, MNIST, Digits, FashionMNIST
+from lightning_lottery.zoo.image_files import ImageFolder
+from lightning_lottery.zoo.language_model import LanguageModel
 from lightning_lottery.zoo.learning_rates import ConstantRate, CosineRate, LearningRate, MilestoneRate
 from lightning_lottery.zoo.loader import SeededBatches
-from lightning_lottery.zoo.networks import bert, lenet_300_100, resnet, vit
+from lightning_lottery.zoo.networks import bert, gpt2, lenet_5, lenet_300_100, resnet, vit
 from lightning_lottery.zoo.pretrained import pretrained_text, pretrained_vit, random_text, random_vit, torchvision_model
 from lightning_lottery.zoo.text_classifier import TextClassifier
-from lightning_lottery.zoo.text_data import SST2, ToyReviews
+from lightning_lottery.zoo.text_data import SST2, SST2Stream, ToyReviews, ToyStream
 
 __all__ = [
     "lenet_300_100",
+    "lenet_5",
     "resnet",
     "vit",
     "bert",
+    "gpt2",
     "pretrained_vit",
     "random_vit",
     "pretrained_text",
@@ -22,15 +26,20 @@ __all__ = [
     "torchvision_model",
     "ImageClassifier",
     "TextClassifier",
+    "LanguageModel",
     "LearningRate",
     "ConstantRate",
     "CosineRate",
     "MilestoneRate",
     "Digits",
+    "MNIST",
     "FashionMNIST",
     "CIFAR10",
+    "ImageFolder",
     "SST2",
+    "SST2Stream",
     "ToyReviews",
+    "ToyStream",
     "SeededBatches",
     "crop_flip_jitter",
 ]

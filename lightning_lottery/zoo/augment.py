@@ -14,19 +14,22 @@ def crop_flip_jitter(
     crop: float = 24 / 32,
     flip: float = 0.5,
     jitter: float = 0.2,
+    hue: float = 0.0,
 ) -> Tensor:
     """A random view of every image: crop and resize back, flip left to right, jitter the colours.
 
     Each image gets draws of its own: a crop of ``crop`` times the side at a whole pixel, resized back bilinearly; a
     flip; then brightness, contrast and saturation, each by a factor uniform in [1 − jitter, 1 + jitter], in this order
-    and clamped after each. Hue is left out: it needs a way through HSV that costs more than all the rest.
+    and clamped after each; last the hue, turned by a share of the circle uniform in [−hue, hue].
 
     Args:
         images: (B, C, H, W), float in [0, 1].
         generator: The only source of randomness.
         crop: Side of the crop as a fraction of the side, (0, 1].
         flip: Probability of a flip, [0, 1].
-        jitter: Half width of the interval of the colour factors, [0, 1]; 0 leaves colours alone.
+        jitter: Half width of the interval of the colour factors, [0, 1]; 0 leaves them alone.
+        hue: The most that the hue is turned by, in turns, [0, 0.5]; default 0, for it costs as much as all the rest.
+            Only images of three channels have one.
 
     Returns:
         New images of the same shape, in [0, 1].
@@ -39,7 +42,9 @@ def crop_flip_jitter(
     colour jitter, and in that the outermost eighth of a pixel of a crop also sees the pixel beside it.
     """
     views = _crop_and_flip(images, generator, crop, flip)
-    return _jitter_colours(views, generator, jitter) if jitter else views
+    if jitter:
+        views = _jitter_colours(views, generator, jitter)
+    return _turn_hue(views, generator, hue) if hue and images.shape[1] == 3 else views
 
 
 def _crop_and_flip(images: Tensor, generator: torch.Generator, crop: float, flip: float) -> Tensor:
@@ -64,6 +69,20 @@ def _jitter_colours(images: Tensor, generator: torch.Generator, jitter: float) -
     mean_grey = _grey(images).mean(dim=(2, 3), keepdim=True)
     images = torch.lerp(mean_grey, images, contrast).clamp_(0, 1)
     return torch.lerp(_grey(images), images, saturation).clamp_(0, 1) if images.shape[1] == 3 else images
+
+
+def _turn_hue(images: Tensor, generator: torch.Generator, hue: float) -> Tensor:
+    """Through HSV: value and saturation stay, each image's hue is turned by a draw of its own."""
+    turns = hue * (2 * torch.rand(len(images), 1, 1, generator=generator) - 1).to(images)
+    value, brightest = images.max(dim=1)
+    chroma = value - images.amin(dim=1)
+    # Of six parts of the circle: red, green and blue stand at 0, 2 and 4, between them the next two channels decide.
+    rolled = [images.roll(-shift, dims=1).gather(1, brightest[:, None])[:, 0] for shift in (1, 2)]
+    sector = 2 * brightest + (rolled[0] - rolled[1]) / chroma.clamp(min=torch.finfo(images.dtype).tiny)
+    channels = torch.tensor([5.0, 3.0, 1.0]).to(images).view(1, 3, 1, 1)
+    sixth = (channels + (sector + 6 * turns)[:, None]) % 6
+    # Smith 1978: how far each channel lies below the brightest.
+    return value[:, None] - chroma[:, None] * torch.minimum(sixth, 4 - sixth).clamp_(0, 1)
 
 
 def _grey(images: Tensor) -> Tensor:

@@ -69,9 +69,14 @@ class Classifier(LightningModule):
     def on_train_start(self) -> None:
         restore_loader(self.trainer)  # the learning rate's schedule asked for `estimated_stepping_batches`
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+    def _predicted(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Logits (N, num_classes), and the labels (N,) that they should have had."""
         inputs, labels = batch
-        loss = F.cross_entropy(self(inputs), labels)
+        return self(inputs), labels
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        logits, labels = self._predicted(batch)
+        loss = F.cross_entropy(logits, labels)
         self.log("train_loss", loss, on_step=True, on_epoch=False, prog_bar=True, batch_size=len(labels))
         return loss
 
@@ -85,12 +90,17 @@ class Classifier(LightningModule):
         logits: Tensor = self(batch[0])
         return logits
 
-    def _evaluate(self, batch: Batch, split: str, loss: MeanMetric, acc: MulticlassAccuracy) -> None:
-        inputs, labels = batch
-        logits = self(inputs).float()
-        loss.update(F.cross_entropy(logits, labels, reduction="none"))
+    def _evaluate(
+        self, batch: Batch, split: str, loss: MeanMetric, acc: MulticlassAccuracy, **further: MeanMetric
+    ) -> None:
+        """Log loss and accuracy of a batch, and whatever else is updated with the losses."""
+        logits, labels = self._predicted(batch)
+        logits = logits.float()
+        losses = F.cross_entropy(logits, labels, reduction="none")
         acc.update(logits, labels)
-        for name, metric in (("loss", loss), ("acc", acc)):
+        for mean in (loss, *further.values()):
+            mean.update(losses)
+        for name, metric in {"loss": loss, "acc": acc, **further}.items():
             # The metric, not its value: Lightning computes it at the epoch's end, from the samples of all ranks.
             self.log(f"{split}_{name}", metric, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(labels))
 

@@ -1,5 +1,6 @@
 """The data sets of the recipes: small images that stay in memory, split the same way in every run."""
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,21 +20,22 @@ class _Images(InMemory):
 
     num_classes = 10
     shape: tuple[int, int, int]
+    hue = 0.0
 
     def __init__(self, batch_size: int, augment: bool, seed: int | None, limit: int | None) -> None:
         super().__init__(batch_size, seed, limit)
         self.augment = augment
 
     def _prepare(self, split: str) -> Prepare:
-        return _augmented if split == "train" and self.augment else _as_floats
+        return partial(_augmented, hue=self.hue) if split == "train" and self.augment else _as_floats
 
 
 def _as_floats(images: Tensor, _: torch.Generator) -> Tensor:
     return images.float().div_(255)
 
 
-def _augmented(images: Tensor, generator: torch.Generator) -> Tensor:
-    return crop_flip_jitter(_as_floats(images, generator), generator)
+def _augmented(images: Tensor, generator: torch.Generator, hue: float) -> Tensor:
+    return crop_flip_jitter(_as_floats(images, generator), generator, hue=hue)
 
 
 class Digits(_Images):
@@ -147,6 +149,29 @@ class FashionMNIST(_StoredImages):
     shape = (1, 28, 28)
 
 
+class MNIST(_StoredImages):
+    """70,000 handwritten digits, 28×28, grey: 60,000 to train and validate, 10,000 to test.
+
+    Args:
+        root: A folder with torchvision's ``MNIST/raw``, downloaded into it if missing; or with images as
+            ``train/<class>/`` and ``test/<class>/`` (.jpg, .png), numbered alphabetically. Default "data".
+        batch_size: Samples of a batch on one device; default 128.
+        augment: Random crops, flips and colour jitter in training (see ``crop_flip_jitter``); default False.
+        val_fraction: Of the 60,000, in (0, 1), held out for validation, the same in every run; default 0.1.
+        seed: Of order and augmentation, not of the split; default: the run's (``PL_GLOBAL_SEED``), else 0.
+        limit: At most so many training images, for a smoke test; default: all.
+        download: Whether missing files may be downloaded; default True.
+
+    Raises:
+        LotteryError: An argument is out of range, or the data is neither there nor to be had.
+
+    Source: LeCun et al. 1998, "Gradient-based learning applied to document recognition".
+    """
+
+    name = "MNIST"
+    shape = (1, 28, 28)
+
+
 class CIFAR10(_StoredImages):
     """60,000 photographs in 10 classes, 32×32, RGB: 50,000 to train and validate, 10,000 to test.
 
@@ -156,6 +181,7 @@ class CIFAR10(_StoredImages):
             Default "data".
         batch_size: Samples of a batch on one device; default 128.
         augment: Random crops, flips and colour jitter in training (see ``crop_flip_jitter``); default False.
+        hue: How far that turns the hue at most, in turns, [0, 0.5]; default 0.
         val_fraction: Of the 50,000, in (0, 1), held out for validation, the same in every run; default 0.1.
         seed: Of order and augmentation, not of the split; default: the run's (``PL_GLOBAL_SEED``), else 0.
         limit: At most so many training images, for a smoke test; default: all.
@@ -169,3 +195,28 @@ class CIFAR10(_StoredImages):
 
     name = "CIFAR10"
     shape = (3, 32, 32)
+
+    def __init__(
+        self,
+        root: str = "data",
+        batch_size: int = 128,
+        *,
+        augment: bool = False,
+        hue: float = 0.0,
+        val_fraction: float = 0.1,
+        seed: int | None = None,
+        limit: int | None = None,
+        download: bool = True,
+    ) -> None:
+        super().__init__(
+            root,
+            batch_size,
+            augment=augment,
+            val_fraction=val_fraction,
+            seed=seed,
+            limit=limit,
+            download=download,
+        )
+        if not 0 <= hue <= 0.5 or (hue and not augment):
+            raise LotteryError(f"`hue` is the most that `augment=True` turns it by, in [0, 0.5], got {hue!r}.")
+        self.hue = hue

@@ -4,6 +4,7 @@ import hashlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,8 +35,8 @@ def read_image_folder(root: Path, name: str, shape: tuple[int, int, int], num_cl
         LotteryError: A folder is missing or empty, there are more or fewer classes, the two halves differ in them,
             or an image cannot be read or has another size.
     """
-    classes = _class_names(root, name, num_classes)
-    files = {split: _image_files(root / split, classes) for split in ("train", "test")}
+    classes = class_names(root, name, ("train", "test"), num_classes)
+    files = {split: image_files(root / split, classes) for split in ("train", "test")}
     listing = _listing(root, [path for paths, _ in files.values() for path in paths])
     cache = root / f"{name}-uint8.safetensors"
     tensors = _load(cache, listing)
@@ -48,26 +49,44 @@ def read_image_folder(root: Path, name: str, shape: tuple[int, int, int], num_cl
     return tensors
 
 
-def _class_names(root: Path, name: str, num_classes: int) -> list[str]:
-    halves = []
-    for split in ("train", "test"):
+def class_names(root: Path, name: str, splits: Sequence[str], num_classes: int | None = None) -> list[str]:
+    """The class folders of every split, which are the same in each, in alphabetical order.
+
+    Args:
+        root: The folder of the splits' folders.
+        name: Of the data set, for the messages.
+        splits: Their folders, at least two.
+        num_classes: How many there must be; None: any number but none.
+
+    Raises:
+        LotteryError: A folder is missing, two differ in their classes, or there are more or fewer.
+    """
+    names = []
+    for split in splits:
         if not (root / split).is_dir():
             raise LotteryError(f"{name} is at {root} as folders, but {root / split} is missing.")
-        halves.append(sorted(entry.name for entry in os.scandir(root / split) if entry.is_dir()))
-    if halves[0] != halves[1] or len(halves[0]) != num_classes:
+        names.append(sorted(entry.name for entry in os.scandir(root / split) if entry.is_dir()))
+    first = names[0]
+    another = next((number for number, classes in enumerate(names) if classes != first), 1)
+    if names[another] != first or len(first) != (num_classes or len(first) or 1):
         raise LotteryError(
-            f"{name} needs the same {num_classes} class folders in {root / 'train'} and {root / 'test'}, "
-            f"found {len(halves[0])} and {len(halves[1])}: {_some(halves[0])} and {_some(halves[1])}."
+            f"{name} needs the same {f'{num_classes} ' if num_classes else ''}class folders in {root / splits[0]} and "
+            f"{root / splits[another]}, found {len(first)} and {len(names[another])}: {_some(first)} and "
+            f"{_some(names[another])}."
         )
-    return halves[0]
+    return first
 
 
 def _some(names: list[str]) -> str:
     return ", ".join(names[:10]) + (", ..." if len(names) > 10 else "") if names else "none"
 
 
-def _image_files(folder: Path, classes: list[str]) -> tuple[list[Path], list[int]]:
-    """The images of every class, by name, and their labels."""
+def image_files(folder: Path, classes: Sequence[str]) -> tuple[list[Path], list[int]]:
+    """The images of every class, by name, and their labels.
+
+    Raises:
+        LotteryError: A class has none.
+    """
     # Sorted: a folder lists its files in any order, and the order of the samples decides what a seed draws.
     paths: list[Path] = []
     labels: list[int] = []
@@ -94,18 +113,28 @@ def _listing(root: Path, paths: Sequence[Path]) -> str:
     return f"{len(paths)} files, {total} bytes, sha256 {digest.hexdigest()}"
 
 
-def _decode(paths: Sequence[Path], shape: tuple[int, int, int], title: str) -> Tensor:
+def open_image(path: Path, mode: str) -> Any:
+    """An image of Pillow's, decoded in a mode of its, "L" or "RGB".
+
+    Raises:
+        LotteryError: It cannot be read.
+    """
     from PIL import Image
+
+    try:
+        with Image.open(path) as file:
+            return file.convert(mode)
+    except (OSError, SyntaxError) as error:  # the second is Pillow's word for a broken PNG
+        raise LotteryError(f"{path} cannot be read as an image: remove or replace it.") from error
+
+
+def _decode(paths: Sequence[Path], shape: tuple[int, int, int], title: str) -> Tensor:
     from rich.progress import track
 
     mode = "L" if shape[0] == 1 else "RGB"
     images = torch.empty(len(paths), *shape, dtype=torch.uint8)
     for index, path in enumerate(track(paths, f"decoding {title}", transient=True)):
-        try:
-            with Image.open(path) as file:
-                pixels = np.asarray(file.convert(mode))
-        except (OSError, SyntaxError) as error:  # the second is Pillow's word for a broken PNG
-            raise LotteryError(f"{path} cannot be read as an image: remove or replace it.") from error
+        pixels = np.asarray(open_image(path, mode))
         if pixels.shape[:2] != shape[1:]:
             raise LotteryError(f"{path} is {pixels.shape[:2]} pixels (H, W), but {title} needs {shape[1:]}.")
         images[index] = torch.from_numpy(pixels.reshape(*shape[1:], shape[0]).transpose(2, 0, 1).copy())

@@ -29,6 +29,8 @@ class InMemory(LightningDataModule):
     """
 
     num_classes: int
+    num_workers = 0
+    """Processes that prepare batches."""
 
     def __init__(self, batch_size: int, seed: int | None, limit: int | None) -> None:
         super().__init__()
@@ -88,6 +90,7 @@ class InMemory(LightningDataModule):
             rank=self.trainer.global_rank if self.trainer else 0,
             world_size=self.trainer.world_size if self.trainer else 1,
             shuffle=split == "train",
+            num_workers=self.num_workers,
             prepare=self._prepare(split),
         )
 

@@ -1,10 +1,12 @@
 """Batches that are a function of (seed, epoch, batch, rank) alone: a resumed run sees what an unbroken one does."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
 from lightning_lottery.checks import check_count
 from lightning_lottery.errors import LotteryError
@@ -33,6 +35,7 @@ class SeededBatches:
         rank: Of this process among ``world_size``; default 0.
         world_size: Number of processes; default 1.
         shuffle: A new order in each epoch; default False.
+        num_workers: Processes that prepare batches ahead; default 0, this one does. They change no batch.
         prepare: A function of (a batch's inputs, generator) that returns what is served in their place: augmented
             images, or tokens without needless padding; the generator is its only source of randomness. Default: inputs
             are served as they are.
@@ -60,6 +63,7 @@ class SeededBatches:
         rank: int = 0,
         world_size: int = 1,
         shuffle: bool = False,
+        num_workers: int = 0,
         prepare: Prepare | None = None,
     ) -> None:
         _check_samples(inputs, labels)
@@ -70,7 +74,8 @@ class SeededBatches:
             raise LotteryError(f"{len(inputs)} samples do not suffice for {world_size} ranks: use fewer devices.")
         self.inputs, self.labels = inputs, labels
         self.batch_size, self.seed, self.rank, self.world_size = batch_size, seed, rank, world_size
-        self.shuffle, self.prepare = shuffle, prepare
+        check_count("num_workers", num_workers, "a number of processes", least=0)
+        self.shuffle, self.num_workers, self.prepare = shuffle, num_workers, prepare
         self.order_seed = seed
         """Of the order alone: children that differ in the order of the data, or in all but it, have another here."""
         self.epoch = 0
@@ -120,14 +125,27 @@ class SeededBatches:
     def __iter__(self) -> Iterator[tuple[Any, Tensor]]:
         """Batches (inputs, labels) from the restored one, else the first, to the end of the epoch."""
         start, self._start = self._start, 0
-        epoch = self.epoch
-        parts = self._parts(epoch)
-        for batch in range(start, len(parts)):
+        parts = self._parts(self.epoch)
+        numbers = range(start, len(parts))
+        batches: Iterable[tuple[Any, Tensor]] = map(partial(self._batch, self.epoch, parts), numbers)
+        if self.num_workers:
+            batches = DataLoader(
+                _Batches(partial(self._batch, self.epoch, parts), len(parts)),
+                batch_size=None,
+                sampler=numbers,
+                num_workers=self.num_workers,
+                collate_fn=_as_it_is,
+                generator=torch.Generator(),  # which its workers' seed is from: the global one is left alone
+            )
+        for batch, served in zip(numbers, batches, strict=True):
             self._next = batch + 1
-            inputs: Any = self.inputs[parts[batch]]
-            if self.prepare is not None:
-                inputs = self.prepare(inputs, _generator(self.seed, epoch, batch, self.rank))
-            yield inputs, self.labels[parts[batch]]
+            yield served
+
+    def _batch(self, epoch: int, parts: Sequence[Tensor], batch: int) -> tuple[Any, Tensor]:
+        inputs: Any = self.inputs[parts[batch]]
+        if self.prepare is not None:
+            inputs = self.prepare(inputs, _generator(self.seed, epoch, batch, self.rank))
+        return inputs, self.labels[parts[batch]]
 
     def _parts(self, epoch: int) -> tuple[Tensor, ...]:
         """The indices of this rank's samples, one tensor per batch."""
@@ -138,6 +156,23 @@ class SeededBatches:
         order = torch.randperm(total, generator=_generator(self.order_seed, epoch))  # the same on every rank
         mine = order[: total - total % self.world_size][self.rank :: self.world_size]
         return torch.split(mine, self.batch_size)
+
+
+class _Batches(Dataset[tuple[Any, Tensor]]):
+    """An epoch's batches by their numbers, for workers."""
+
+    def __init__(self, batch: Callable[[int], tuple[Any, Tensor]], count: int) -> None:
+        self.batch, self.count = batch, count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, number: int) -> tuple[Any, Tensor]:
+        return self.batch(number)
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch  # a DataLoader would make a list of it
 
 
 def _check_samples(inputs: Tensor, labels: Tensor) -> None:

@@ -38,6 +38,47 @@ def lenet_300_100(inputs: int = 784, num_classes: int = 10) -> nn.Module:
     )
 
 
+def lenet_5(channels: int = 1, num_classes: int = 10) -> nn.Module:
+    """The convolutional network LeNet-5: 6 and 16 channels of 5×5, each pooled, then 120, 84, classes.
+
+    It carries ``image_size`` (28, 28), to which ``ImageClassifier`` resizes other images.
+
+    Args:
+        channels: Channels of the images.
+        num_classes: Number of logits.
+
+    Returns:
+        The network: (B, channels, 28, 28) to (B, num_classes).
+
+    Raises:
+        LotteryError: An argument is smaller than 1.
+
+    Example:
+        >>> sum(p.numel() for p in lenet_5().parameters())
+        61706
+
+    Source: LeCun et al. 1998, "Gradient-based learning applied to document recognition", section II.B; with ReLU, the
+    maximum as pooling, every channel seen by every other, and logits in place of its radial units.
+    """
+    check_counts("a number", channels=channels, num_classes=num_classes)
+    network = nn.Sequential(
+        nn.Conv2d(channels, 6, kernel_size=5, padding=2),  # the paper's images have 32×32 pixels, two more at each side
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(6, 16, kernel_size=5),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(400, 120),
+        nn.ReLU(),
+        nn.Linear(120, 84),
+        nn.ReLU(),
+        nn.Linear(84, num_classes),
+    )
+    network.image_size = (28, 28)  # type: ignore[assignment]
+    return network
+
+
 def resnet(depth: int = 20, num_classes: int = 10, channels: int = 3) -> nn.Module:
     """The residual network for CIFAR: three stages of (depth − 2) / 6 blocks, 16, 32 and 64 channels wide.
 
@@ -225,6 +266,59 @@ def bert(
     )
     config.num_labels = num_classes
     return BertForSequenceClassification(config)
+
+
+def gpt2(
+    vocab_size: int = 2_000,
+    hidden_size: int = 64,
+    layers: int = 3,
+    heads: int = 4,
+    max_length: int = 64,
+    dropout: float = 0.1,
+) -> nn.Module:
+    """A causal language model of Hugging Face's ``GPT2LMHeadModel``, randomly initialised; its head is its embedding.
+
+    Args:
+        vocab_size: Number of tokens.
+        hidden_size: Width of the tokens; a multiple of ``heads``. Feed-forward networks are four times as wide.
+        layers: Transformer blocks.
+        heads: Attention heads of a block.
+        max_length: Most tokens of a text.
+        dropout: Probability, after attention, feed-forward and embedding and on the attention weights.
+
+    Returns:
+        The network: tokens (B, L) to an output with ``logits`` (B, L, vocab_size), each of the token that comes next.
+
+    Raises:
+        LotteryError: Heads do not share the width, or a number is out of range.
+
+    Example:
+        >>> import torch
+        >>> gpt2(vocab_size=100, layers=1)(torch.zeros(2, 7, dtype=torch.int64)).logits.shape
+        torch.Size([2, 7, 100])
+
+    Source: Radford et al. 2019, "Language models are unsupervised multitask learners".
+    """
+    check_counts("a number", vocab_size=vocab_size, hidden_size=hidden_size, layers=layers, heads=heads)
+    check_counts("a number", max_length=max_length)
+    _refuse_misfits(hidden_size, heads, dropout)
+
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    config = GPT2Config(
+        vocab_size=vocab_size,
+        n_positions=max_length,
+        n_embd=hidden_size,
+        n_layer=layers,
+        n_head=heads,
+        resid_pdrop=dropout,
+        embd_pdrop=dropout,
+        attn_pdrop=dropout,
+        bos_token_id=None,  # GPT-2's own lie beyond a small vocabulary
+        eos_token_id=None,
+        use_cache=False,
+    )
+    return GPT2LMHeadModel(config)
 
 
 def _refuse_misfits(hidden_size: int, heads: int, dropout: float) -> None:

@@ -119,14 +119,117 @@ class ToyReviews(_Sentences):
         super().__init__(batch_size, seed, limit)
 
     def _read(self) -> dict[str, Samples]:
-        nouns = ("film", "plot", "cast", "script", "ending", "music")
-        adverbs = ("", "very ", "quite ", "simply ", "not ")
-        praise, blame = ("good", "moving", "clever", "funny", "fresh"), ("bad", "dull", "silly", "slow", "stale")
-        combinations = list(itertools.product(nouns, adverbs, praise + blame))
-        sentences = [f"the {noun} is {adverb}{adjective}" for noun, adverb, adjective in combinations]
-        labels = torch.tensor([(word in praise) != (adverb == "not ") for _, adverb, word in combinations]).long()
+        sentences, labels = _toy_reviews()
         tokens = words_of(sentences, vocabulary_of(sentences))
         return in_fifths(_stored(tokens, max_length=6), labels)
+
+
+def _toy_reviews() -> tuple[list[str], Tensor]:
+    nouns = ("film", "plot", "cast", "script", "ending", "music")
+    adverbs = ("", "very ", "quite ", "simply ", "not ")
+    praise, blame = ("good", "moving", "clever", "funny", "fresh"), ("bad", "dull", "silly", "slow", "stale")
+    combinations = list(itertools.product(nouns, adverbs, praise + blame))
+    sentences = [f"the {noun} is {adverb}{adjective}" for noun, adverb, adjective in combinations]
+    return sentences, torch.tensor([(word in praise) != (adverb == "not ") for _, adverb, word in combinations]).long()
+
+
+class SST2Stream(InMemory):
+    """The phrases of ``SST2`` one after another, as one text for a language model, cut into pieces of equal length.
+
+    A token is a word (see ``words_of``, whose 2 begins every phrase). A batch is the tokens of its pieces (B, length),
+    and of each the token that comes next (B,), so that each of the ``length`` places has one to foretell. Many phrases
+    are parts of others, so that a network foretells them better than text never seen.
+
+    Args:
+        root: The folder with ``train.tsv`` and ``dev.tsv``, or the same as ``.tsv.xz``; default "data/sst2".
+        batch_size: Pieces of a batch on one device; default 32.
+        length: Tokens of a piece; default 32.
+        vocabulary: Most different tokens, the most frequent words of train and three more; default 2,000.
+        val_fraction: Of train, in (0, 1), held out for validation, the same in every run; default 0.1.
+        seed: Of the order, not of the split; default: the run's (``PL_GLOBAL_SEED``), else 0.
+        limit: At most so many pieces to train on; default: all.
+
+    Raises:
+        LotteryError: An argument is out of range, or a file is missing, not as described, or shorter than a piece.
+
+    Source: as of ``SST2``.
+    """
+
+    num_classes = 0  # of the pieces; tokens have `vocabulary` ones
+
+    def __init__(
+        self,
+        root: str = "data/sst2",
+        batch_size: int = 32,
+        *,
+        length: int = 32,
+        vocabulary: int = 2_000,
+        val_fraction: float = 0.1,
+        seed: int | None = None,
+        limit: int | None = None,
+    ) -> None:
+        super().__init__(batch_size, seed, limit)
+        check_fraction("val_fraction", val_fraction, "the fraction held out for validation", zero=False)
+        check_count("length", length, "a number of tokens")
+        check_count("vocabulary", vocabulary, "a number of tokens", least=4)
+        self.root, self.length, self.vocabulary, self.val_fraction = root, length, vocabulary, val_fraction
+
+    def _prepare(self, split: str) -> Prepare:
+        return _as_they_are
+
+    def _sentences(self) -> tuple[Sequence[str], Sequence[str]]:
+        """Those to train and validate on, and those to test on."""
+        root = Path(self.root).expanduser()
+        return read_tsv(root, "train")[0], read_tsv(root, "dev")[0]
+
+    def _read(self) -> dict[str, Samples]:
+        train, test = self._sentences()
+        tokens = partial(words_of, vocabulary=vocabulary_of(train, self.vocabulary))
+        return {
+            **hold_out(*_pieces(tokens(train), self.length), self.val_fraction, type(self).__name__),
+            "test": _pieces(tokens(test), self.length),
+        }
+
+
+class ToyStream(SST2Stream):
+    """The sentences of ``ToyReviews`` as such a text, for a first try: every fifth one is to test on.
+
+    Args:
+        batch_size: Pieces of a batch on one device; default 16.
+        length: Tokens of a piece; default 8.
+        seed: Of the order, not of the split; default: the run's (``PL_GLOBAL_SEED``), else 0.
+        limit: At most so many pieces to train on; default: all.
+
+    Raises:
+        LotteryError: A number is smaller than 1.
+
+    Example:
+        >>> tokens, following = next(iter(ToyStream(batch_size=4).test_dataloader()))
+        >>> tokens.shape, following.shape
+        (torch.Size([4, 8]), torch.Size([4]))
+    """
+
+    def __init__(
+        self, batch_size: int = 16, *, length: int = 8, seed: int | None = None, limit: int | None = None
+    ) -> None:
+        super().__init__("", batch_size, length=length, seed=seed, limit=limit)
+
+    def _sentences(self) -> tuple[Sequence[str], Sequence[str]]:
+        sentences, _ = _toy_reviews()
+        return [sentence for number, sentence in enumerate(sentences) if number % 5], sentences[::5]
+
+
+def _as_they_are(tokens: Tensor, _: torch.Generator) -> Tensor:
+    return tokens.long()
+
+
+def _pieces(tokens: Sequence[Sequence[int]], length: int) -> Samples:
+    """All sentences behind one another, in pieces (N, length), int32, and the token behind each (N,), int64."""
+    stream = torch.tensor([token for sentence in tokens for token in sentence], dtype=torch.int32)
+    count = (len(stream) - 1) // length  # the last piece needs a token behind it
+    if count < 1:
+        raise LotteryError(f"A text of {len(stream)} tokens has no piece of {length} and a token behind it.")
+    return stream[: count * length].view(count, length), stream[length : count * length + 1 : length].long()
 
 
 def read_tsv(root: Path, name: str) -> tuple[list[str], Tensor]:
@@ -162,22 +265,23 @@ def read_tsv(root: Path, name: str) -> tuple[list[str], Tensor]:
     return [row[0].strip() for row in rows[1:]], torch.tensor([int(row[1]) for row in rows[1:]])
 
 
-def vocabulary_of(sentences: Sequence[str]) -> dict[str, int]:
+def vocabulary_of(sentences: Sequence[str], size: int | None = None) -> dict[str, int]:
     """The number of every word, what stands between white space in lower case; 0 to 2 are left to ``words_of``.
 
     Args:
         sentences: N.
+        size: Most tokens, those three counted in; default 10,000.
 
     Returns:
-        The 9,997 most frequent words, or all, the most frequent first; of equally frequent ones the alphabetically
-        first.
+        The ``size - 3`` most frequent words, or all, the most frequent first; of equally frequent ones the first by the
+        alphabet.
 
     Example:
         >>> vocabulary_of(["a dull plot", "A moving plot"])
         {'a': 3, 'plot': 4, 'dull': 5, 'moving': 6}
     """
     counts = Counter(word for sentence in sentences for word in sentence.lower().split())
-    words = sorted(counts, key=lambda word: (-counts[word], word))[: LARGEST_VOCABULARY - 3]
+    words = sorted(counts, key=lambda word: (-counts[word], word))[: (size or LARGEST_VOCABULARY) - 3]
     return {word: number for number, word in enumerate(words, start=3)}
 
 

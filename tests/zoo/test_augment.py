@@ -87,3 +87,24 @@ def test_the_generator_is_the_only_source_of_randomness():
     assert torch.equal(first, again)
     assert not torch.equal(first, crop_flip_jitter(ramp(4), seeded(4)))
     assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("hue", [0.1, 0.5])
+def test_hue_is_turned_as_torchvision_turns_it_by_a_draw_for_each_image(hue):
+    from torchvision.transforms.functional import adjust_hue
+
+    images = torch.rand(6, 3, 9, 7, generator=seeded())
+    images[0] = images[0, :1]  # grey: no hue
+    images[1, :, :3], images[1, :, 3] = 0, 1  # black and white, beside colours
+    plain = crop_flip_jitter(images, generator := seeded(1))
+    draws = hue * (2 * torch.rand(6, generator=generator) - 1)
+    expected = torch.stack([adjust_hue(image, float(draw)) for image, draw in zip(plain, draws, strict=True)])
+    views = crop_flip_jitter(images, seeded(1), hue=hue)
+    torch.testing.assert_close(views, expected, atol=1e-5, rtol=0)
+    assert (views - plain).abs().max() > 0.05
+    assert draws.unique().numel() == 6
+
+
+def test_images_of_one_channel_have_no_hue():
+    images = torch.rand(2, 1, 8, 8, generator=seeded())
+    assert torch.equal(crop_flip_jitter(images, seeded(1)), crop_flip_jitter(images, seeded(1), hue=0.5))

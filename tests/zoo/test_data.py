@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from lightning_lottery.errors import LotteryError
-from lightning_lottery.zoo import CIFAR10, Digits, FashionMNIST
+from lightning_lottery.zoo import CIFAR10, MNIST, Digits, FashionMNIST
 
 SPLITS = ("train", "val", "test")
 
@@ -30,7 +30,7 @@ def cifar_root(tmp_path):
     return str(tmp_path)
 
 
-@pytest.mark.parametrize("data", [Digits, CIFAR10, FashionMNIST])
+@pytest.mark.parametrize("data", [Digits, CIFAR10, FashionMNIST, MNIST])
 @pytest.mark.parametrize("argument", ["batch_size", "limit"])
 def test_a_count_smaller_than_one_is_refused_when_built(data, argument):
     with pytest.raises(LotteryError, match=argument):
@@ -138,7 +138,7 @@ def test_only_training_batches_are_shuffled_and_augmented():
 
 
 def test_augmentation_is_crop_flip_jitter_of_the_floats(monkeypatch):
-    monkeypatch.setattr("lightning_lottery.zoo.data.crop_flip_jitter", lambda images, generator: -images)
+    monkeypatch.setattr("lightning_lottery.zoo.data.crop_flip_jitter", lambda images, generator, hue: -images)
     ((views, _),) = Digits(batch_size=2000, augment=True).train_dataloader()
     assert (views.min(), views.max()) == (-1, 0)
 
@@ -161,13 +161,13 @@ def test_reading_happens_once(monkeypatch):
     assert len(data.val_dataloader()) > 0
 
 
-@pytest.mark.parametrize("data", [CIFAR10, FashionMNIST])
+@pytest.mark.parametrize("data", [CIFAR10, FashionMNIST, MNIST])
 def test_data_that_is_missing_and_may_not_be_downloaded_is_refused(data, tmp_path):
     with pytest.raises(LotteryError, match=f"{data.name} is not in .*download is False"):
         data(str(tmp_path / "none"), download=False).prepare_data()
 
 
-@pytest.mark.parametrize("data", [CIFAR10, FashionMNIST])
+@pytest.mark.parametrize("data", [CIFAR10, FashionMNIST, MNIST])
 def test_a_download_that_fails_is_one_sentence_that_names_the_data_and_the_folder(data, tmp_path, monkeypatch):
     def no_network(*_, **__):
         raise OSError("unreachable")
@@ -179,8 +179,25 @@ def test_a_download_that_fails_is_one_sentence_that_names_the_data_and_the_folde
     assert "\n" not in str(refusal.value)
 
 
-def test_torchvision_s_files_are_read_as_they_are(tmp_path):
-    raw = tmp_path / "FashionMNIST" / "raw"
+@pytest.mark.parametrize(("hue", "augment"), [(0.6, True), (-0.1, True), (0.1, False)])
+def test_a_hue_out_of_its_range_or_without_augmentation_is_refused(hue, augment):
+    with pytest.raises(LotteryError, match="hue"):
+        CIFAR10(hue=hue, augment=augment)
+
+
+def test_hue_is_turned_in_training_alone():
+    images = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8)
+    for split, differs in (("train", True), ("test", False)):
+        views = [
+            CIFAR10(augment=True, hue=hue)._prepare(split)(images, torch.Generator().manual_seed(0))
+            for hue in (0.0, 0.2)
+        ]
+        assert (not torch.equal(*views)) == differs
+
+
+@pytest.mark.parametrize("data", [FashionMNIST, MNIST])
+def test_torchvision_s_files_are_read_as_they_are(data, tmp_path):
+    raw = tmp_path / data.name / "raw"
     raw.mkdir(parents=True)
     for split, count in (("train", 20), ("t10k", 5)):
         pixels = np.arange(count, dtype=np.uint8).repeat(28 * 28).tobytes()
@@ -188,7 +205,7 @@ def test_torchvision_s_files_are_read_as_they_are(tmp_path):
         (raw / f"{split}-images-idx3-ubyte").write_bytes(header + pixels)
         labels = bytes(number % 10 for number in range(count))
         (raw / f"{split}-labels-idx1-ubyte").write_bytes((0x801).to_bytes(4, "big") + count.to_bytes(4, "big") + labels)
-    data = FashionMNIST(str(tmp_path), download=False)
+    data = data(str(tmp_path), download=False)
     for split, count in (("train", 18), ("val", 2), ("test", 5)):
         images, labels = data.samples(split)
         assert images.shape == (count, *data.shape)

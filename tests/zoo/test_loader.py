@@ -41,6 +41,7 @@ def ranks(samples: int, world_size: int, **arguments) -> list[list[list[int]]]:
         (0, {}, "no samples"),
         (4, {"batch_size": 0}, "batch_size"),
         (3, {"world_size": 4}, "fewer devices"),
+        (4, {"num_workers": -1}, "num_workers"),
         (4, {"rank": 2, "world_size": 2}, "rank"),
         (4, {"rank": -1, "world_size": 2}, "rank"),
         (4, {"rank": 0, "world_size": 0}, "rank"),
@@ -213,3 +214,19 @@ def test_lightning_finds_set_epoch_where_it_looks_for_it():
     loader = batches_of(4)
     _set_sampler_epoch(loader, 7)
     assert loader.epoch == 7
+
+
+@pytest.mark.parametrize("start", [0, 2])
+def test_workers_change_no_batch_no_position_and_no_random_number(start):
+    loaders = [
+        batches_of(11, batch_size=2, shuffle=True, seed=3, prepare=noisy, num_workers=number) for number in (0, 2)
+    ]
+    states = []
+    for loader in loaders:
+        loader.load_state_dict({"epoch": 1, "batch": start})
+        before = torch.get_rng_state()
+        states.append([(*batch, loader.state_dict()) for batch in loader])
+        assert torch.equal(torch.get_rng_state(), before)
+    assert len(states[0]) == len(states[1]) == 6 - start
+    for (images, labels, state), (same, same_labels, same_state) in zip(*states, strict=True):
+        assert torch.equal(images, same) and torch.equal(labels, same_labels) and state == same_state

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from lightning_lottery.errors import LotteryError
-from lightning_lottery.zoo import bert, lenet_300_100, resnet, vit
+from lightning_lottery.zoo import bert, gpt2, lenet_5, lenet_300_100, resnet, vit
 
 
 def parameters(network: nn.Module) -> int:
@@ -48,6 +48,36 @@ def test_a_resnet_whose_convolutions_are_zero_passes_the_stem_on_subsampled_and_
 
 def test_lenet_flattens_what_it_gets():
     assert lenet_300_100(inputs=12, num_classes=3)(torch.rand(2, 3, 2, 2)).shape == (2, 3)
+
+
+def test_lenet_5_has_the_paper_s_layers_and_says_what_images_it_takes():
+    network = lenet_5()
+    sizes = [parameters(m) for m in network if isinstance(m, nn.Conv2d | nn.Linear)]
+    # The paper's C3 leaves out connections, of 2,416; C5 and F6 are its own.
+    assert sizes == [156, 2_416, 48_120, 10_164, 850]
+    assert lenet_5(channels=3, num_classes=4)(torch.rand(2, 3, *network.image_size)).shape == (2, 4)
+    with pytest.raises(LotteryError, match="channels"):
+        lenet_5(channels=0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"), [({"hidden_size": 10, "heads": 4}, "heads"), ({"max_length": 0}, "max_length")]
+)
+def test_a_gpt2_that_cannot_be_is_refused(arguments, reason):
+    with pytest.raises(LotteryError, match=reason):
+        gpt2(**arguments)
+
+
+def test_a_gpt2_has_its_head_tied_to_its_embedding_and_looks_at_no_later_token():
+    network = gpt2(vocab_size=20, hidden_size=8, layers=2, heads=2, dropout=0.0).eval()
+    assert network.lm_head.weight is network.transformer.wte.weight
+    assert len(network.transformer.h) == 2
+    tokens = torch.arange(6)[None]
+    changed = tokens.clone()
+    changed[0, 4] = 9
+    logits, others = network(tokens).logits, network(changed).logits
+    torch.testing.assert_close(logits[:, :4], others[:, :4])
+    assert not torch.allclose(logits[:, 4:], others[:, 4:])
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from lightning_lottery.errors import LotteryError
-from lightning_lottery.zoo import SST2, ToyReviews, text_data
-from lightning_lottery.zoo.text_data import read_tsv, vocabulary_of, words_of
+from lightning_lottery.zoo import SST2, SST2Stream, ToyReviews, ToyStream, text_data
+from lightning_lottery.zoo.text_data import _toy_reviews, read_tsv, vocabulary_of, words_of
 
 SPLITS = ("train", "val", "test")
 HEADER = "sentence\tlabel\n"
@@ -253,3 +253,40 @@ def test_toy_reviews_turn_round_with_a_not():
             variant for row, variant in label_of.items() if len(row) == 6 and [*row[:4], row[5]] == [*begin, word]
         ]
         assert sorted(variant == label for variant in variants) == [False, True, True, True]
+
+
+def test_a_stream_is_all_sentences_behind_one_another_with_the_token_after_each_piece():
+    data = ToyStream(length=8)
+    test = [sentence for number, sentence in enumerate(_toy_reviews()[0]) if number % 5 == 0]
+    train = [sentence for number, sentence in enumerate(_toy_reviews()[0]) if number % 5]
+    stream = [token for sentence in words_of(test, vocabulary_of(train)) for token in sentence]
+    pieces, following = data.samples("test")
+    assert pieces.flatten().tolist() == stream[: pieces.numel()]
+    assert following.tolist() == stream[8 : pieces.numel() + 1 : 8]
+    assert len(stream) - pieces.numel() <= 8
+
+
+def test_a_stream_of_sst2_knows_as_many_words_as_asked_and_holds_out_a_part_of_train(tmp_path):
+    for name, count in (("train", 40), ("dev", 10)):
+        lines = [f"word{number % 9} and word{number % 4} again\t{number % 2}" for number in range(count)]
+        (tmp_path / f"{name}.tsv").write_text("\n".join(["sentence\tlabel", *lines]))
+    data = SST2Stream(str(tmp_path), length=6, vocabulary=7, val_fraction=0.25)
+    sizes = {split: len(data.samples(split)[0]) for split in ("train", "val", "test")}
+    assert sizes == {"train": 25, "val": 8, "test": 8}  # of 40 and 10 phrases of five tokens, one of them left over
+    assert {int(token) for split in sizes for token in data.samples(split)[0].unique()} == set(range(1, 7))
+    tokens, following = next(iter(data.train_dataloader()))
+    assert tokens.dtype == following.dtype == torch.int64
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [({"length": 0}, "length"), ({"vocabulary": 3}, "vocabulary"), ({"val_fraction": 1.0}, "val")],
+)
+def test_a_stream_that_cannot_be_is_refused_when_built(arguments, reason):
+    with pytest.raises(LotteryError, match=reason):
+        SST2Stream(**arguments)
+
+
+def test_a_text_shorter_than_a_piece_is_refused():
+    with pytest.raises(LotteryError, match=r"A text of \d+ tokens has no piece of 5000"):
+        ToyStream(length=5_000).samples("train")
