@@ -48,6 +48,7 @@ def results(*folders: str | os.PathLike[str]) -> "DataFrame":
     | n | samples that it is a mean over, where that is known |
     | seed | of the network; none for what is of two networks |
     | parent | seed of the network that children come from |
+    | noise | by what children differ: `SGD noise`, `data order`, ...; none where nothing is said of children |
     | child_a | of two networks the one at alpha 1: its seed, or the path of its checkpoint |
     | child_b | of two networks the one at alpha 0 |
     | step | of a network its last optimizer step; of two the step at which they part |
