@@ -126,7 +126,6 @@ def test_no_callback_takes_more_than_eight_arguments_beside_those_that_all_have(
         arguments = inspect.signature(callback).parameters.keys() - {
             "sparsity",
             "schedule",
-            "per",
             "scope",
             "name",
             "log_layers",

@@ -60,14 +60,13 @@ class SynFlow(OneShot):
         sparsity: Fraction of the scope that is removed, in [0, 1).
         at_step: Optimizer steps before pruning, >= 0.
         iterations: Rounds of scoring and removing, >= 1; density falls exponentially over them.
-        input: ``"ones"`` of the shape of a sample; the absolute value of one training ``"sample"``; or the ``"mean"``
-            absolute value over ``batches`` training batches.
+        input: ``"ones"`` of the shape of a sample; the absolute value of one training ``"sample"``; the ``"mean"``
+            absolute value over ``batches`` training batches; or a function from (module, batch) to what ``forward``
+            gets: a tensor, a tuple of arguments, or a dict of named ones, such as embeddings of ones for tokens.
         batches: Training batches on each rank for ``"mean"`` and for labels, >= 1.
         batch_norm: ``"absolute"``: absolute running statistics, as the authors'; or ``"neutral"``: mean and bias 0, the
             variance kept. Default: ``"neutral"`` for a network that has trained, as it is if weights keep their signs.
         bypass: Class names of layers that hand their input on while scoring, globs allowed: ``("LayerNorm",)``.
-        input_fn: From (module, batch) to what ``forward`` gets: a tensor, a tuple of arguments, or a dict of named
-            ones; such as embeddings of ones for a model whose inputs are tokens. Takes the place of ``input``.
         lifted: Restrictions to leave out, of ``"weights"``, ``"inputs"``, ``"activations"`` and ``"labels"``. Signed
             inputs are a ``"sample"`` or the ``"mean"``; labels are those of every ``"sample"`` of ``batches`` batches.
         per: Rank all parameters together (``"all"``), or each by itself (``"tensor"``).
@@ -77,7 +76,7 @@ class SynFlow(OneShot):
 
     Raises:
         LotteryError: An argument out of range; in ``fit``, a scope that matches nothing, ``at_step`` beyond the fit, a
-            module without ``forward``, token inputs without ``input_fn``, or scores that are all zero.
+            module without ``forward``, tokens where ``input`` is no function, or scores that are all zero.
 
     Example:
         >>> SynFlow(0.9, at_step=1000).schedule
@@ -94,11 +93,10 @@ class SynFlow(OneShot):
         *,
         at_step: int = 0,
         iterations: int = 100,
-        input: Literal["ones", "sample", "mean"] = "ones",
+        input: Literal["ones", "sample", "mean"] | Callable[[LightningModule, Any], Any] = "ones",
         batches: int = 10,
         batch_norm: Literal["absolute", "neutral"] | None = None,
         bypass: tuple[str, ...] = (),
-        input_fn: Callable[[LightningModule, Any], Any] | None = None,
         lifted: tuple[Literal["weights", "inputs", "activations", "labels"], ...] = (),
         per: Literal["all", "tensor"] = "all",
         scope: Scope | None = None,
@@ -108,29 +106,28 @@ class SynFlow(OneShot):
         about: dict[str, Any] = {"per": per, "scope": scope, "name": name, "log_layers": log_layers}
         super().__init__(sparsity, at_step=at_step, batches=batches, **about)
         check_count("iterations", iterations, "a whole number")
-        check_word("input", input, ("ones", "sample", "mean"))
+        word = "" if callable(input) else input  # of a function none
+        if not callable(input):
+            check_word("input", input, ("ones", "sample", "mean"))
         check_word("batch_norm", batch_norm, ("absolute", "neutral", None))
         if isinstance(bypass, str):
             raise LotteryError(f"`bypass` is a list of class names, got {bypass!r}.")
-        if input_fn is not None and input != "ones":
-            raise LotteryError(f"`input_fn` takes the place of `input`: give only one of them, not {input!r} as well.")
         if lifted != ():
             check_words("lifted", lifted, LIFTABLE)
         if "weights" in lifted and batch_norm == "absolute":
             raise LotteryError("Batch norm keeps its signs where `lifted` holds 'weights': leave `batch_norm` out.")
-        if "inputs" in lifted and input == "ones":
+        if "inputs" in lifted and word not in ("sample", "mean"):
             raise LotteryError(
                 "`lifted` 'inputs' keep the signs of a sample or of the mean: say `input='sample'` or 'mean', for ones "
-                "are positive, and an `input_fn` gives what signs it likes."
+                "are positive, and a function gives what signs it likes."
             )
-        if "labels" in lifted and input != "sample":
+        if "labels" in lifted and word != "sample":
             raise LotteryError(f"`lifted` 'labels' are those of samples: say `input='sample'`, not {input!r}.")
         self.lifted = tuple(word for word in LIFTABLE if word in lifted)
         self.iterations = iterations
         self.input = input
         self.batch_norm = batch_norm
         self.bypass = tuple(bypass)
-        self.input_fn = input_fn
 
     def begin_method(self, trainer: Trainer, schedule: Schedule | None) -> None:
         super().begin_method(trainer, schedule)
@@ -142,13 +139,14 @@ class SynFlow(OneShot):
 
     def settings(self) -> dict[str, str | int | float | None]:
         """As of every callback, and what the flow depends on; ``lifted`` only if it is: older checkpoints lack it."""
-        name = getattr(self.input_fn, "__qualname__", type(self.input_fn).__name__)
+        is_function = callable(self.input)
         return {
             **super().settings(),
             "iterations": self.iterations,
-            "input": self.input,
+            # Two settings, for checkpoints of when they were two arguments.
+            "input": "ones" if is_function else str(self.input),
+            "input_fn": getattr(self.input, "__qualname__", type(self.input).__name__) if is_function else None,
             "batch_norm": self.batch_norm,
-            "input_fn": None if self.input_fn is None else name,
             "bypass": ", ".join(self.bypass),
             **({"lifted": ", ".join(self.lifted)} if self.lifted else {}),
         }
@@ -178,10 +176,10 @@ class SynFlow(OneShot):
                     "buffers, or casts to a dtype."
                 )
             return masks
-        example = "what `input_fn` gives" if self.input_fn else "a sample of the first training batch"
+        example = "what `input` gives" if callable(self.input) else "a sample of the first training batch"
         raise LotteryError(
-            f"{self.label} runs the module's `forward` on {example}, and it fails: {first_line(errors[0])}. Give an "
-            "`input_fn` that makes what `forward` takes."
+            f"{self.label} runs the module's `forward` on {example}, and it fails: {first_line(errors[0])}. Give a "
+            "function as `input` that makes what `forward` takes."
         ) from errors[0]
 
     def _hint_of_zeros(self) -> str:
@@ -225,8 +223,8 @@ class SynFlow(OneShot):
         drawn = [cast(each, dtype) for each in training_batches(self._trainer, self.batches if several else 1)]
         if {"inputs", "labels"} <= {*self.lifted}:
             return drawn  # what `training_step` gets is what it takes, also tokens
-        if self.input_fn is not None:
-            flow.inputs = as_arguments(cast(self.input_fn(module, drawn[0]["batch"]), dtype))
+        if callable(self.input):
+            flow.inputs = as_arguments(cast(self.input(module, drawn[0]["batch"]), dtype))
             return drawn
         samples: list[Arguments] = []
         for arguments in drawn:
@@ -237,7 +235,9 @@ class SynFlow(OneShot):
         flow.inputs = flow.one_of(samples[0])
         received = flow.received(samples if self.input == "mean" else [flow.inputs])
         if not received:
-            raise LotteryError(f"{self.label} finds no layer that sees the input of `forward`: give an `input_fn`.")
+            raise LotteryError(
+                f"{self.label} finds no layer that sees the input of `forward`: give a function as `input`."
+            )
         if "labels" in self.lifted:
             flow.replace(None)
             return drawn
@@ -261,8 +261,8 @@ class SynFlow(OneShot):
         if first is None or not first.is_floating_point() or first.ndim == 0:
             beginning = "no tensor" if first is None else f"{first.dtype} of shape {tuple(first.shape)}"
             raise LotteryError(
-                f"{self.label} needs a floating-point input, and a batch begins with {beginning}: give an `input_fn` "
-                "that makes one, such as embeddings of ones for tokens."
+                f"{self.label} needs a floating-point input, and a batch begins with {beginning}: give a function "
+                "as `input` that makes one, such as embeddings of ones for tokens."
             )
         return first
 
@@ -501,7 +501,7 @@ def _first_sample(arguments: Arguments) -> Arguments:
 
 
 def as_arguments(inputs: Any) -> Arguments:
-    """What an ``input_fn`` gives: a tensor, a sequence of arguments, or a mapping of named ones."""
+    """What a function as ``input`` gives: a tensor, a sequence of arguments, or a mapping of named ones."""
     if isinstance(inputs, Mapping):
         return (), dict(inputs)
     return (tuple(inputs), {}) if isinstance(inputs, (tuple, list)) else ((inputs,), {})

@@ -71,8 +71,10 @@ def test_statistics_are_absolute_before_training_and_neutral_after_unless_told_o
     assert seen == [False, True, True, False]
 
 
-def test_tokens_without_an_input_fn_are_refused(tmp_path):
-    with pytest.raises(LotteryError, match=r"a batch begins with torch.int64 of shape \(8, 5\): give an `input_fn`"):
+def test_tokens_without_a_function_of_the_input_are_refused(tmp_path):
+    with pytest.raises(
+        LotteryError, match=r"a batch begins with torch.int64 of shape \(8, 5\): give a function as `input`"
+    ):
         fit(tmp_path, SynFlow(0.5), module=Tokens(), train=sentences(), val=sentences())
 
 
@@ -119,7 +121,7 @@ def test_an_error_of_the_module_s_own_is_not_taken_for_one_of_float64(tmp_path):
             raise RuntimeError("in the middle")
 
     with pytest.raises(
-        LotteryError, match="SynFlow runs .* fails: RuntimeError: in the middle. Give an `input_fn`"
+        LotteryError, match="SynFlow runs .* fails: RuntimeError: in the middle. Give a function as `input`"
     ) as told:
         fit(tmp_path, SynFlow(0.8), module=Plain(first=Fails()))
     assert isinstance(told.value.__cause__, RuntimeError)
@@ -148,12 +150,12 @@ def test_a_negative_sample_that_closes_every_relu_is_refused_with_the_restrictio
         ({"input": "zeros"}, "`input` is 'ones', 'sample' or 'mean', got 'zeros'"),
         ({"batch_norm": "none"}, "`batch_norm` is 'absolute', 'neutral' or None, got 'none'"),
         ({"bypass": "LayerNorm"}, "`bypass` is a list of class names, got 'LayerNorm'"),
-        ({"input": "mean", "input_fn": ones_for_tokens}, "`input_fn` takes the place of `input`"),
         ({"lifted": "weights"}, "`lifted` is a list of 'weights', 'inputs', 'activations', 'labels', got 'weights'"),
         ({"lifted": ("signs",)}, r"`lifted` is a list of .*, got \('signs',\)"),
         ({"lifted": ("weights",), "batch_norm": "absolute"}, "Batch norm keeps its signs"),
         ({"lifted": ("inputs",)}, "say `input='sample'` or 'mean', for ones"),
-        ({"lifted": ("inputs",), "input_fn": ones_for_tokens}, "an `input_fn` gives what signs it likes"),
+        ({"lifted": ("inputs",), "input": ones_for_tokens}, "a function gives what signs it likes"),
+        ({"lifted": ("labels",), "input": ones_for_tokens}, "'labels' are those of samples: say `input='sample'`"),
         ({"lifted": ("labels",)}, "'labels' are those of samples: say `input='sample'`, not 'ones'"),
         ({"lifted": ("labels",), "input": "mean"}, "say `input='sample'`, not 'mean'"),
         ({"per": "layer"}, "`per` is 'all' or 'tensor'"),

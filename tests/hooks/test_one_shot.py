@@ -47,7 +47,7 @@ def test_a_fit_that_goes_on_from_a_checkpoint_without_its_state_is_pruned_at_onc
 
 
 TOKENS = {
-    "SynFlow": lambda: SynFlow(0.5, iterations=5, input_fn=ones_for_tokens, bypass=("LayerNorm",)),
+    "SynFlow": lambda: SynFlow(0.5, iterations=5, input=ones_for_tokens, bypass=("LayerNorm",)),
     "SNIP": lambda: SNIP(0.5, batches=2),
     "GraSP": lambda: GraSP(0.5, batches=2, train_mode=True),
 }
@@ -301,7 +301,7 @@ def test_a_foreign_error_names_the_method_and_a_way_round(make, tmp_path):
         def forward(self, x):
             raise KeyError("theirs")
 
-    with pytest.raises(LotteryError, match=rf"{make.__name__} .*KeyError: 'theirs'.*(input_fn|at_step)") as told:
+    with pytest.raises(LotteryError, match=rf"{make.__name__} .*KeyError: 'theirs'.*(`input`|at_step)") as told:
         fit(tmp_path, make(0.5), module=Breaks())
     assert isinstance(told.value.__cause__, KeyError)
 
