@@ -170,8 +170,9 @@ class Child:
 
     def fingerprint(self) -> dict[str, Any]:
         """Command, configuration, options, and the hash of every file that they name."""
-        inputs = {path: hash_of_file(Path(path)) for path in self.inputs() if os.path.isfile(path)}
-        inputs |= {path: hash_of_folder(Path(path)) for path in self.inputs() if is_folder(path)}
+        names = self.inputs()
+        inputs = {name: hash_of_file(Path(name)) for name in names if os.path.isfile(name)}
+        inputs |= {name: hash_of_folder(Path(name)) for name in names if is_folder(name)}
         return {
             "command": self.command,
             "config": dict(self.config),
