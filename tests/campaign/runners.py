@@ -106,8 +106,8 @@ RECIPE = {
 
 
 def _child() -> None:
-    if not Path("out/child.json").exists():
-        Child(Path("out"), "fit", resolve(["fit", "--config", "fit.yaml"])).prepare()
+    # In each of its lives, as whatever starts children does: the one before may have been ended between two files.
+    Child(Path("out"), "fit", resolve(["fit", "--config", "fit.yaml"])).prepare()
     main(["child", "out"])
 
 
