@@ -67,7 +67,8 @@ class InstabilitySweep:
             ``"verdict"`` for that and the first step that is judged stable, which costs one or two steps more.
         pruners: Name of a network to what gives a callback that prunes it once, at the step (``SynFlow``, ``SNIP``,
             ``MagnitudePruning`` by a ``Constant`` schedule). In YAML: the callback.
-        tickets: Name of a network to the path of the ticket whose masks its children keep.
+        tickets: Name of a network to the path of the ticket whose masks its children keep. ``{parent}`` and ``{step}``
+            in it stand for the cell's, as in ``runs/imp-{step}/seed-{parent}/level-3/ticket.safetensors``.
         beside: Name to the folder of another sweep, drawn in the same picture.
         monitor: The metric logged in ``test_step`` (or ``validation_step``) that is judged, a fraction.
         mode: ``"max"`` for an accuracy, ``"min"`` for an error or a loss (then the threshold is in its units).
@@ -237,7 +238,8 @@ class InstabilitySweep:
             folders = {seed: folder / f"parent-{seed}" / PARENT for seed in self.parents}
             parents = [self._parent(project.with_seed(seed), folders[seed], steps, labels) for seed in self.parents]
             snapshots = {seed: parent / "snapshots" for seed, parent in folders.items()}
-        if missing := [path for path in self.tickets.values() if not Path(path).is_file()]:
+        tickets = [self._ticket(name, parent, step) for name in self.tickets for parent in snapshots for step in steps]
+        if missing := [path for path in tickets if not Path(str(path)).is_file()]:
             raise LotteryError(f"There is no ticket '{missing[0]}'.")
         if len({seed for parent in range(len(snapshots)) for seed in self._seeds_of(parent)}) < (
             len(snapshots) * len(self.seeds)
@@ -283,11 +285,18 @@ class InstabilitySweep:
             str(ckpt_path),
             self._seeds_of(list(snapshots).index(parent)),
             labels,
-            ticket=str(self.tickets[network]) if network in self.tickets else None,
+            ticket=self._ticket(network, parent, step),
             pruner=self.pruners.get(network),
             end_step=self._end_of(step, last, snapshots),
         )
         return Cell(network, parent, step, siblings, labels)
+
+    def _ticket(self, network: str, parent: int, step: int) -> str | None:
+        """The path of the ticket of a network's cell; None for a network that has none."""
+        if network not in self.tickets:
+            return None
+        # Not `format`: a path may hold other braces.
+        return str(self.tickets[network]).replace("{parent}", str(parent)).replace("{step}", str(step))
 
     def _end_of(self, step: int, last: int, snapshots: Mapping[int, Path]) -> int | None:
         """At which step children of a step end; None for the project's end, or where no parent has come there yet.

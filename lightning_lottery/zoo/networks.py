@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lightning_lottery.checks import check_counts, check_fraction
+from lightning_lottery.checks import check_count, check_counts, check_fraction
 from lightning_lottery.errors import LotteryError
 
 
@@ -79,13 +79,14 @@ def lenet_5(channels: int = 1, num_classes: int = 10) -> nn.Module:
     return network
 
 
-def resnet(depth: int = 20, num_classes: int = 10, channels: int = 3) -> nn.Module:
+def resnet(depth: int = 20, num_classes: int = 10, channels: int = 3, image_size: int | None = None) -> nn.Module:
     """The residual network for CIFAR: three stages of (depth − 2) / 6 blocks, 16, 32 and 64 channels wide.
 
     Args:
         depth: Weighted layers, 6n + 2 with n >= 1: 20, 32, 44, 56, 110, ...
         num_classes: Number of logits.
         channels: Channels of the images.
+        image_size: Pixels along a side that ``ImageClassifier`` resizes images to; default: as they are.
 
     Returns:
         The network: (B, channels, H, W) to (B, num_classes), H and W of at least 4.
@@ -104,10 +105,16 @@ def resnet(depth: int = 20, num_classes: int = 10, channels: int = 3) -> nn.Modu
         nearest = max(1, round((depth - 2) / 6)) * 6 + 2
         raise LotteryError(f"A CIFAR ResNet has depth 6n + 2 (20, 32, 56, ...), got depth={depth}: try {nearest}.")
     check_counts("a number", num_classes=num_classes, channels=channels)
-    return _ResNet(blocks=(depth - 2) // 6, num_classes=num_classes, channels=channels)
+    network = _ResNet(blocks=(depth - 2) // 6, num_classes=num_classes, channels=channels)
+    if image_size is not None:
+        check_count("image_size", image_size, "pixels along a side", least=4)
+        network.image_size = (image_size, image_size)
+    return network
 
 
 class _ResNet(nn.Module):
+    image_size: tuple[int, int] | None = None
+
     def __init__(self, blocks: int, num_classes: int, channels: int) -> None:
         super().__init__()
         self.stem = nn.Sequential(_conv3x3(channels, 16), nn.BatchNorm2d(16), nn.ReLU())

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from lightning_lottery.errors import LotteryError
-from lightning_lottery.zoo import bert, gpt2, lenet_5, lenet_300_100, resnet, vit
+from lightning_lottery.zoo import ImageClassifier, bert, gpt2, lenet_5, lenet_300_100, resnet, vit
 
 
 def parameters(network: nn.Module) -> int:
@@ -134,3 +134,12 @@ def test_what_stands_under_a_mask_of_zero_changes_no_logit():
     tokens, mask = torch.tensor([[2, 5, 0, 0], [2, 5, 7, 9]]), torch.tensor([[1, 1, 0, 0], [1, 1, 0, 0]])
     short = network(tokens[:1, :2], attention_mask=mask[:1, :2]).logits
     torch.testing.assert_close(network(tokens, attention_mask=mask).logits, short.expand(2, 2))
+
+
+def test_a_resnet_of_a_smaller_image_size_is_shown_smaller_images():
+    network = resnet(8, image_size=16).eval()
+    seen = []
+    network.stem.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape[-2:]))
+    assert ImageClassifier(network)(torch.rand(2, 3, 32, 32)).shape == (2, 10) and seen == [(16, 16)]
+    with pytest.raises(LotteryError, match="`image_size` is pixels along a side >= 4, got 2"):
+        resnet(8, image_size=2)
