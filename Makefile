@@ -9,7 +9,7 @@ ONLY ?=
 
 BIN := .venv/bin
 
-.PHONY: demo test lowest torture docs bench bench-gpu screenshots clean
+.PHONY: demo test lowest torture docs bench bench-gpu screenshots evidence clean
 
 demo: .venv/.installed-demo
 	$(BIN)/lightning-lottery run recipes/quickstart --seeds $(SEEDS) --jobs 2
@@ -43,6 +43,10 @@ bench-gpu: .venv/.installed-test
 # What TensorBoard shows of a run, in RUN/screenshots; needs Chromium (tests/screenshots.py says more).
 screenshots: .venv/.installed-demo
 	$(BIN)/python tests/screenshots.py $(RUN)
+
+# Keeps what RUN measured beside its recipe, where tests compare the pages with it.
+evidence: .venv/.installed-demo
+	$(BIN)/python tests/evidence.py $(RUN)
 
 # runs/ stays: it holds results.
 clean:

@@ -18,7 +18,7 @@ from lightning_lottery.connectivity.checkpoints import load_plain
 from lightning_lottery.diagnosis import Layer, LayerTable
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.files import location, write_whole
-from lightning_lottery.functional.masks import count, jaccard, jaccard_by_chance, overlap, zero_removed_
+from lightning_lottery.functional.masks import count, jaccard, overlap, overlap_by_chance, zero_removed_
 from lightning_lottery.hooks.quiet import without_noise
 from lightning_lottery.hooks.saving import save_whole
 from lightning_lottery.scope import in_words, plain_name
@@ -86,7 +86,7 @@ def diff(a: Ticket, b: Ticket) -> None:
     terminal = console()
     masks = {side: {**ticket.distinct, **_of_units(ticket)} for side, ticket in (("a", a), ("b", b))}
     common = [name for name, mask in masks["a"].items() if getattr(masks["b"].get(name), "shape", None) == mask.shape]
-    table = _table("weights kept", "by the first", "the second", "both", "overlap", "by chance")
+    table = _table("weights kept", "by the first", "the second", "both", "overlap", "by chance", "p")
     for name in common:
         table.add_row(escape(name), *_compared({name: masks["a"][name]}, {name: masks["b"][name]}))
     whole = [{name: masks[side][name] for name in common} for side in ("a", "b")]
@@ -97,7 +97,8 @@ def diff(a: Ticket, b: Ticket) -> None:
         terminal.print(table)
         terminal.print(
             "Overlap: the weights that both keep, of those that either keeps; 100 % where they are equal.\n"
-            "By chance: the overlap of tickets that keep as many weights, but have nothing to do with each other."
+            "By chance: the overlap of tickets that keep as many weights of each layer at places drawn anew.\n"
+            "p: how often these would overlap so much, or so little."
         )
     for name in {**masks["a"], **masks["b"]}:
         if name not in common:
@@ -239,10 +240,11 @@ def _of_units(ticket: Ticket) -> dict[str, Tensor]:
 
 
 def _compared(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> tuple[str, ...]:
-    """Cells of a row: kept by each and by both, the overlap, and that of chance."""
-    (kept_a, total), (kept_b, _), both = count(a), count(b), overlap(a, b)
-    chance = jaccard_by_chance(kept_a / total, kept_b / total) if total else 1.0
-    return f"{kept_a:,}", f"{kept_b:,}", f"{both:,}", f"{jaccard(a, b):.1%}", f"{chance:.1%}"
+    """Cells of a row: kept by each and by both, the overlap, that of chance in each layer, and how surprising it is."""
+    (kept_a, _), (kept_b, _), both, chance = count(a), count(b), overlap(a, b), overlap_by_chance(a, b)
+    either = kept_a + kept_b - chance.mean
+    by_chance = chance.mean / either if either else 1.0
+    return f"{kept_a:,}", f"{kept_b:,}", f"{both:,}", f"{jaccard(a, b):.1%}", f"{by_chance:.1%}", f"{chance.p:.2g}"
 
 
 def _table(first: str, *columns: str) -> Table:

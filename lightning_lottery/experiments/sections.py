@@ -47,7 +47,16 @@ def _typed(field: str, value: Any) -> Any:
         return ConfiguredCallback(value["class_path"], value.get("init_args", {}))
     if field == "pruners":
         return {name: _typed("pruner", pruner) for name, pruner in value.items()}
+    if field == "tickets":  # a specification is JSON, whose keys are words
+        return {name: _by_step(path) if isinstance(path, Mapping) else path for name, path in value.items()}
     return tuple(value) if isinstance(value, list) else value
+
+
+def _by_step(paths: Mapping[Any, str]) -> dict[int, str]:
+    try:
+        return {int(step): path for step, path in paths.items()}
+    except ValueError as error:
+        raise LotteryError(f"`tickets` of a network are a path, or one for each step, got {dict(paths)}.") from error
 
 
 def run_section(child: Child, resume: str) -> list[Row]:

@@ -13,6 +13,7 @@ from lightning_lottery.children.processes import run_one
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.experiments.sections import SECTIONS
 from lightning_lottery.experiments.stages import Stage
+from lightning_lottery.experiments.sweep import PARENT_IN_PATH
 
 
 def child_of_stage(stage: Stage, seed: int, folder: Path, overlay: str | os.PathLike[str] | None) -> Child:
@@ -69,6 +70,7 @@ def run_stage(child: Child, name: str, console: Console) -> None:
     """
     for path in child.inputs():
         in_run, in_stage = (Path(path).is_relative_to(folder) for folder in (child.folder.parent, child.folder))
-        if in_run and not in_stage and not Path(path).exists():
+        is_of_parents = PARENT_IN_PATH in path  # as many files, for which the sweep itself looks
+        if in_run and not in_stage and not is_of_parents and not Path(path).exists():
             raise LotteryError(f"{name}: '{path}' does not exist; no earlier stage wrote it.")
     run_one(child, name, console)

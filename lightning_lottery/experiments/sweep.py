@@ -36,6 +36,9 @@ from lightning_lottery.notebook import call_of_fields
 SEED_STRIDE = 1000
 """Children of the parents have different noise: those of the n-th parent (from 0) have the seeds S + 1000 n."""
 
+PARENT_IN_PATH = "{parent}"
+"""In the path of a ticket, what stands for the seed of a parent."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class InstabilitySweep:
@@ -67,8 +70,8 @@ class InstabilitySweep:
             ``"verdict"`` for that and the first step that is judged stable, which costs one or two steps more.
         pruners: Name of a network to what gives a callback that prunes it once, at the step (``SynFlow``, ``SNIP``,
             ``MagnitudePruning`` by a ``Constant`` schedule). In YAML: the callback.
-        tickets: Name of a network to the path of the ticket whose masks its children keep. ``{parent}`` and ``{step}``
-            in it stand for the cell's, as in ``runs/imp-{step}/seed-{parent}/level-3/ticket.safetensors``.
+        tickets: Name of a network to the path of the ticket whose masks its children keep, or to one for each step;
+            ``{parent}`` in it stands for the parent, as in ``runs/imp/seed-{parent}/level-3/ticket.safetensors``.
         beside: Name to the folder of another sweep, drawn in the same picture.
         monitor: The metric logged in ``test_step`` (or ``validation_step``) that is judged, a fraction.
         mode: ``"max"`` for an accuracy, ``"min"`` for an error or a loss (then the threshold is in its units).
@@ -103,7 +106,7 @@ class InstabilitySweep:
     precision: float = 1.0
     target: Literal["mean", "verdict"] = "verdict"
     pruners: Mapping[str, Callable[[], MaskCallback]] = field(default_factory=dict)
-    tickets: Mapping[str, str] = field(default_factory=dict)
+    tickets: Mapping[str, str | Mapping[int, str]] = field(default_factory=dict)
     beside: Mapping[str, str] = field(default_factory=dict)
     monitor: str = "test_acc"
     mode: Literal["max", "min"] = "max"
@@ -292,11 +295,21 @@ class InstabilitySweep:
         return Cell(network, parent, step, siblings, labels)
 
     def _ticket(self, network: str, parent: int, step: int) -> str | None:
-        """The path of the ticket of a network's cell; None for a network that has none."""
+        """The path of the ticket of a network's cell; None for a network that has none.
+
+        Raises:
+            LotteryError: The network has tickets, and none for this step.
+        """
         if network not in self.tickets:
             return None
-        # Not `format`: a path may hold other braces.
-        return str(self.tickets[network]).replace("{parent}", str(parent)).replace("{step}", str(step))
+        path = self.tickets[network]
+        if isinstance(path, Mapping):
+            if step not in path:
+                raise LotteryError(
+                    f"`tickets` names for {network} one at the steps {sorted(path)}, none at step {step}."
+                )
+            path = path[step]
+        return str(path).replace(PARENT_IN_PATH, str(parent))  # not `format`: a path may hold other braces
 
     def _end_of(self, step: int, last: int, snapshots: Mapping[int, Path]) -> int | None:
         """At which step children of a step end; None for the project's end, or where no parent has come there yet.

@@ -45,6 +45,7 @@ from lightning_lottery.functional.k_star import contradictions as contradictions
 from lightning_lottery.functional.k_star import crossing as crossing
 from lightning_lottery.functional.k_star import find_k_star as find_k_star
 from lightning_lottery.functional.k_star import stable_from as stable_from
+from lightning_lottery.functional.masks import ChanceOverlap as ChanceOverlap
 from lightning_lottery.functional.masks import Masks as Masks
 from lightning_lottery.functional.masks import Scores as Scores
 from lightning_lottery.functional.masks import check_same_entries as check_same_entries
@@ -60,6 +61,7 @@ from lightning_lottery.functional.masks import keep_top as keep_top
 from lightning_lottery.functional.masks import keep_top_rows as keep_top_rows
 from lightning_lottery.functional.masks import not_ranked as not_ranked
 from lightning_lottery.functional.masks import overlap as overlap
+from lightning_lottery.functional.masks import overlap_by_chance as overlap_by_chance
 from lightning_lottery.functional.masks import ranking_dtype as ranking_dtype
 from lightning_lottery.functional.masks import shuffle as shuffle
 from lightning_lottery.functional.masks import too_few as too_few

@@ -1,7 +1,8 @@
 """From scores to masks: the only ranking in the package, and measures of masks."""
 
+import math
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -188,6 +189,53 @@ def jaccard_by_chance(density_a: float, density_b: float) -> float:
     both = density_a * density_b
     either = density_a + density_b - both
     return both / either if either else 1.0
+
+
+class ChanceOverlap(NamedTuple):
+    """How many entries two sets of masks would both keep that have nothing to do with each other.
+
+    Args:
+        mean: On average.
+        sd: Standard deviation.
+        p: Two-sided probability of an overlap at least as far from the mean as the one found, of the normal
+            distribution: rough where layers are of a few entries.
+    """
+
+    mean: float
+    sd: float
+    p: float
+
+
+def overlap_by_chance(a: Masks, b: Masks) -> ChanceOverlap:
+    """The overlap of masks that keep as many entries of each tensor as these, at places drawn apart.
+
+    Args:
+        a: Parameter name to bool tensor, ``True`` = kept.
+        b: The same parameters in the same shapes.
+
+    Raises:
+        LotteryError: They are not.
+
+    Example:
+        >>> both_keep_half = {"w": torch.arange(1000) % 2 == 0}
+        >>> chance = overlap_by_chance(both_keep_half, both_keep_half)
+        >>> chance.mean, round(chance.sd, 2), chance.p < 1e-6
+        (250.0, 7.91, True)
+
+    Source: hypergeometric in each tensor, tensors independent; the comparison at equal layer densities is that of
+    Frankle et al. 2021, section 4 (shuffled masks).
+    """
+    found = overlap(a, b)
+    mean = variance = 0.0
+    for name, mask in a.items():
+        kept_a, kept_b, total = count_true(mask), count_true(b[name]), mask.numel()
+        if total:
+            share = kept_a / total
+            mean += kept_b * share
+            variance += kept_b * share * (1 - share) * (total - kept_b) / max(total - 1, 1)
+    sd = math.sqrt(variance)
+    p = math.erfc(abs(found - mean) / sd / math.sqrt(2)) if sd else 1.0
+    return ChanceOverlap(mean, sd, p)
 
 
 def density(masks: Masks) -> float:

@@ -33,10 +33,11 @@ def test_show_tells_each_layer_and_where_the_ticket_comes_from(tickets, capsys):
 
 def test_diff_tells_what_both_keep_beside_what_chance_would_give(tickets, capsys):
     text = shown(capsys, "diff", "one", "two")
-    assert "a 2 2 1 33.3% 33.3%" in text
+    assert "a 2 2 1 33.3% 33.3% 1" in text
     assert "b is only in the first." in text and "units of heads is only in the second." in text
     text = shown(capsys, "diff", "one", "one")
-    assert "a 2 2 2 100.0% 33.3%" in text and "all 3 3 3 100.0% 33.3%" in text
+    # Of all, by chance in each layer: (2 * 2 / 4 + 1 * 1 / 2) of 6 - 1.5.
+    assert "a 2 2 2 100.0% 33.3% 0.083" in text and "all 3 3 3 100.0% 33.3%" in text
 
 
 def test_apply_masks_a_checkpoint_and_changes_nothing_else(tickets, here, capsys):

@@ -37,5 +37,10 @@ def test_a_pruner_in_yaml_is_a_factory_that_is_plain_values(tmp_path):
 def test_lists_and_mappings_become_what_the_fields_hold():
     experiment = read_section("imp", {"levels": 1, "scope": {"include": ["a.*"]}, "controls": ["shuffled"]})
     assert experiment.scope == Scope(include=("a.*",)) and experiment.controls == ("shuffled",)
+    tickets = {"a": "one.safetensors", "b": {"0": "first.safetensors", "10": "second.safetensors"}}
+    swept = read_section("sweep", {"steps": [0, 10], "tickets": tickets})
+    assert swept.tickets == {"a": "one.safetensors", "b": {0: "first.safetensors", 10: "second.safetensors"}}
+    with pytest.raises(LotteryError, match="a path, or one for each step, got {'all': 'x'}"):
+        read_section("sweep", {"tickets": {"a": {"all": "x"}}})
     with pytest.raises(LotteryError, match="`mode` is 'max' or 'min', got 'up'"):
         read_section("instability", {"mode": "up"})

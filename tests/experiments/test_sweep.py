@@ -81,21 +81,23 @@ def test_parents_begin_differently_and_their_children_have_different_noise(swept
     assert len({str(hashes) for hashes in batches}) == 4
 
 
-def test_a_path_may_name_the_ticket_of_each_cell(swept, tmp_path):
+def test_each_cell_may_have_a_ticket_of_its_own(swept, tmp_path):
     _, out = swept
-    path = f"{out}/parent-{{parent}}/magnitude-step-{{step}}/start/ticket.safetensors"
-    sweep(steps=[0, 4], tickets={"kept": path}).run(PROJECT, out=tmp_path)
+    paths = {step: f"{out}/parent-{{parent}}/magnitude-step-{step}/start/ticket.safetensors" for step in (0, 4)}
+    sweep(steps=[0, 4], tickets={"kept": paths}).run(PROJECT, out=tmp_path)
     hidden = set()
     for parent, seed in ((0, 1), (1, LATER + 1)):
-        for step in (0, 4):
-            ticket = Ticket.load(path.format(parent=parent, step=step))
+        for step, path in paths.items():
+            ticket = Ticket.load(path.format(parent=parent))
             child = tmp_path / f"parent-{parent}/kept-step-{step}/seed-{seed}"
             state = torch.load(child / "last.ckpt", weights_only=True)["state_dict"]
             assert all(not state[name][~mask].any() for name, mask in ticket.masks.items())
             hidden.add(str({name: mask.tolist() for name, mask in ticket.masks.items()}))
     assert len(hidden) == 4, "each cell has a ticket of its own"
-    with pytest.raises(LotteryError, match="no ticket '.*parent-0/magnitude-step-2/start/ticket.safetensors'"):
-        sweep(steps=[0, 2], tickets={"kept": path}).run(PROJECT, out=tmp_path / "refused")
+    with pytest.raises(LotteryError, match=r"for kept one at the steps \[0, 4\], none at step 2"):
+        sweep(steps=[0, 2], tickets={"kept": paths}).run(PROJECT, out=tmp_path / "refused")
+    with pytest.raises(LotteryError, match="no ticket '.*parent-7/magnitude-step-0/start/ticket.safetensors'"):
+        sweep(steps=[0, 4], parents=[7], tickets={"kept": paths}).run(PROJECT, out=tmp_path / "refused")
 
 
 def test_records_figures_and_curves_hold_what_was_found(swept):

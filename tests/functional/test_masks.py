@@ -1,4 +1,6 @@
+import itertools
 import math
+import statistics
 
 import pytest
 import torch
@@ -16,6 +18,7 @@ from lightning_lottery.functional.masks import (
     hamming,
     keep_top,
     overlap,
+    overlap_by_chance,
     shuffle,
     zero_removed_,
 )
@@ -255,6 +258,31 @@ def test_the_overlap_is_what_both_keep(data, a):
     b = some_of(data.draw, a)
     pairs = zip(sum(lists(a).values(), []), sum(lists(b).values(), []), strict=True)
     assert overlap(a, b) == overlap(b, a) == sum(x and y for x, y in pairs)
+
+
+def test_the_overlap_by_chance_is_that_of_all_ways_to_draw_one_of_them_anew():
+    a = {"w": torch.tensor([True, True, True, False, False]), "v": torch.tensor([[True], [False]])}
+    b = {"w": torch.tensor([True, True, False, False, False]), "v": torch.tensor([[True], [False]])}
+    drawn = [
+        sum(kept in (0, 1, 2) for kept in pair) + (one == 0)
+        for pair in itertools.combinations(range(5), 2)
+        for one in range(2)
+    ]
+    chance = overlap_by_chance(a, b)
+    assert chance.mean == pytest.approx(statistics.fmean(drawn)) and chance.sd == pytest.approx(
+        statistics.pstdev(drawn)
+    )
+    whole = {"w": torch.ones(3).bool()}
+    assert overlap_by_chance(whole, whole) == (3, 0, 1), "nothing is left to chance"
+    with pytest.raises(LotteryError, match="in one only"):
+        overlap_by_chance(a, whole)
+
+
+def test_masks_of_shuffled_entries_overlap_as_by_chance_and_equal_ones_do_not():
+    masks = {"w": torch.rand(60, 50) < 0.1, "v": torch.rand(400) < 0.5}
+    surprises = [overlap_by_chance(masks, shuffle(masks, seed)).p < 0.05 for seed in range(200)]
+    assert sum(surprises) <= 20  # 10 on average, 3 in a thousand are more
+    assert overlap_by_chance(masks, masks).p < 1e-12
 
 
 def test_masks_of_other_names_or_shapes_are_not_compared():

@@ -1,0 +1,68 @@
+"""Keep what a finished run of a recipe measured beside the recipe: ``make evidence RUN=runs/quickstart``.
+
+Writes ``recipes/NAME/summary.json``, NAME being the run's: when and on what it was measured, every stage's metrics, the
+verdicts, what its sweeps, analyses and iterative pruning found, and what ``predict-tickets`` wrote into the run's
+folder ``prediction``. ``tests/test_evidence.py`` compares the pages with it.
+"""
+
+import json
+import math
+import platform
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from lightning_lottery.children.records import read_rows
+
+RECIPES = Path(__file__).parents[1] / "recipes"
+LONGEST = 12
+"""Numbers of a list that is kept: longer ones are lines, which figures show."""
+
+
+def collect(run: Path) -> dict[str, Any]:
+    """What a finished run measured.
+
+    Args:
+        run: Its folder, ``OUT/RECIPE``.
+    """
+    rows = read_rows(run / "results.jsonl")
+    times = sorted(row["time"] for row in rows)
+    made = {
+        "seeds": sorted(int(path.name.removeprefix("seed-")) for path in run.glob("seed-*")),
+        "device": sorted({row["device"] for row in rows if row["device"]}),
+        "first record": times[0],
+        "last record": times[-1],
+        "python": platform.python_version(),
+        **{name: version(name) for name in ("lightning_lottery", "torch", "lightning")},
+    }
+    of_stages = {
+        str(path.parent.relative_to(run)): json.loads(path.read_text())
+        for path in sorted([*run.glob("seed-*/*/summary.json"), *run.glob("prediction/summary.json")])
+    }
+    stages = json.loads((run / "summary.json").read_text())
+    verdicts = json.loads((run / "verdicts.json").read_text())
+    return {"made": made, **thin({"stages": stages, "verdicts": verdicts, "experiments": of_stages})}
+
+
+def thin(value: Any) -> Any:
+    """The value with floats of six digits, without long lists, and without what is None or empty."""
+    if isinstance(value, dict):
+        kept = {key: thin(each) for key, each in value.items()}
+        return {key: each for key, each in kept.items() if each is not None and each != {} and each != []}
+    if isinstance(value, list):
+        return [thin(each) for each in value] if len(value) <= LONGEST else None
+    return float(f"{value:.6g}") if isinstance(value, float) and math.isfinite(value) else value
+
+
+def main() -> None:
+    if len(sys.argv) != 2:
+        sys.exit("The folder of one finished run: python tests/evidence.py runs/quickstart")
+    run = Path(sys.argv[1])
+    target = RECIPES / run.name / "summary.json"
+    target.write_text(json.dumps(collect(run), indent=1) + "\n")
+    print(f"{target}: {target.stat().st_size} bytes")
+
+
+if __name__ == "__main__":
+    main()

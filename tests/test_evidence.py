@@ -1,0 +1,90 @@
+"""Every number that a page says was measured is one of the summary that is kept beside its recipe."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+RECIPES = ROOT / "recipes"
+KEPT = sorted(path.parent.name for path in RECIPES.glob("*/summary.json"))
+MEASURED_BEFORE = {
+    "early_bird_bert_sst2",
+    "early_bird_vit_digits",
+    "early_bird_vit_digits_stages",
+    "gpt2_sst2",
+    "imp_lenet_digits",
+    "imp_vit_digits",
+    "pruning_digits",
+    "quickstart",
+    "when_stable_digits",
+}
+"""Recipes that were measured before summaries were kept, and not since: no further one may join them."""
+
+NUMBER = re.compile(r"(?<![\w.])[+-]?(\d+\.\d+)( %)?(?![\w.]*\d)")
+"""A decimal number, and whether per cent stand behind it; no version, no whole number."""
+
+
+def numbers_in(value: Any) -> Iterator[float]:
+    """Every number of a summary, however deep."""
+    if isinstance(value, dict | list):
+        for each in value.values() if isinstance(value, dict) else value:
+            yield from numbers_in(each)
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        yield float(value)
+
+
+def drifted(text: str, summary: dict[str, Any]) -> list[str]:
+    """The decimal numbers of a text that no number of the summary is rounded to, whatever their sign."""
+    measured = [abs(number) for number in numbers_in(summary)]
+    wrong = []
+    for match in NUMBER.finditer(text):
+        digits, is_percent = match[1], bool(match[2])
+        places, factor = len(digits.partition(".")[2]), 100 if is_percent else 1
+        # Half a unit of the last digit, and what a number of six digits was itself rounded by.
+        if not any(abs(number * factor - float(digits)) <= 0.5001 * 10**-places for number in measured):
+            wrong.append(match[0])
+    return wrong
+
+
+def section(page: str, title: str) -> str:
+    """The text under a heading, to the next one of its depth."""
+    _, _, rest = page.partition(f"\n## {title}\n")
+    return rest.partition("\n## ")[0]
+
+
+@pytest.mark.parametrize("recipe", KEPT)
+def test_a_page_s_numbers_are_those_of_the_summary_beside_it(recipe):
+    summary = json.loads((RECIPES / recipe / "summary.json").read_text())
+    measured = section((RECIPES / recipe / "README.md").read_text(), "Measured")
+    assert NUMBER.search(measured), f"{recipe}'s page has no section `## Measured`"
+    assert not drifted(measured, summary)
+
+
+@pytest.mark.parametrize(("page", "link"), [("README.md", "recipes/"), ("recipes/README.md", "")])
+def test_so_are_those_of_a_table_s_last_column_beside_the_recipe_s_name(page, link):
+    rows = re.findall(
+        rf"^\|.*\[[\w ]+\]\({link}(\w+)/README.md\).*\| (.+) \|$", (ROOT / page).read_text(), re.MULTILINE
+    )
+    for recipe, measured in rows:
+        if recipe in KEPT:
+            summary = json.loads((RECIPES / recipe / "summary.json").read_text())
+            assert not drifted(measured, summary), f"{recipe} in {page}"
+
+
+def test_a_recipe_that_says_it_was_measured_keeps_its_summary():
+    rows = re.findall(
+        r"^\| \[(\w+)\]\(\1/README.md\) \|.*\| (.+) \|$", (RECIPES / "README.md").read_text(), re.MULTILINE
+    )
+    measured = {name for name, cell in rows if "not yet measured" not in cell}
+    assert measured == {*KEPT} | MEASURED_BEFORE
+    assert not {*KEPT} & MEASURED_BEFORE
+
+
+def test_a_number_that_nobody_measured_is_noticed():
+    summary = {"a": {"mean": 0.12345, "values": [0.1, 0.9496]}, "n": 3}
+    assert drifted("0.123 ± 0.1, 12.3 %, -0.950, of 2.14.1, 30 epochs", summary) == []
+    assert drifted("0.124, 12.4 %, 0.95, 0.94", summary) == ["0.124", "12.4 %", "0.94"]
