@@ -1,8 +1,8 @@
 """Keep what a finished run of a recipe measured beside the recipe: ``make evidence RUN=runs/quickstart``.
 
 Writes ``recipes/NAME/summary.json``, NAME being the run's: when and on what it was measured, every stage's metrics, the
-verdicts, what its sweeps, analyses and iterative pruning found, and what ``predict-tickets`` wrote into the run's
-folder ``prediction``. ``tests/test_evidence.py`` compares the pages with it.
+verdicts, what its sweeps, analyses and iterative pruning found, and what other commands left as ``summary.json`` in a
+folder of the run, such as ``prediction``. ``tests/test_evidence.py`` compares the pages with it.
 """
 
 import json
@@ -38,7 +38,7 @@ def collect(run: Path) -> dict[str, Any]:
     }
     of_stages = {
         str(path.parent.relative_to(run)): json.loads(path.read_text())
-        for path in sorted([*run.glob("seed-*/*/summary.json"), *run.glob("prediction/summary.json")])
+        for path in sorted([*run.glob("seed-*/*/summary.json"), *run.glob("*/summary.json")])
     }
     stages = json.loads((run / "summary.json").read_text())
     verdicts = json.loads((run / "verdicts.json").read_text())

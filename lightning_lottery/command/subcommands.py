@@ -179,12 +179,13 @@ _EVERY = (
     ),
     Subcommand(
         "ticket",
-        "Show a ticket, compare two, set what one removes to zero in a checkpoint, or move one to another network.",
+        "Show a ticket, compare several, set what one removes to zero in a checkpoint, or move one to another network.",
         "ticket:ticket",
         examples=(
             "ticket show ticket.safetensors",
             "ticket show ticket.safetensors --config mine.yaml",
             "ticket diff a.safetensors b.safetensors",
+            "ticket diff runs/imp/seed-*/level-3/ticket.safetensors",
             "ticket apply ticket.safetensors --ckpt_path last.ckpt --out masked.ckpt",
             "ticket apply ticket.safetensors --config mine.yaml --out masked.ckpt",
             "ticket transport ticket.safetensors --source a.ckpt --target b.ckpt --config mine.yaml",
@@ -203,7 +204,7 @@ _EVERY = (
                 is_required=True,
                 words=("show", "diff", "apply", "transport"),
             ),
-            Option("tickets", "one ticket; for diff two", kind="several", is_required=True),
+            Option("tickets", "one ticket; for diff two or more", kind="several", is_required=True),
             Option("ckpt_path", "apply: checkpoint whose weights are masked", "FILE"),
             Option("config", "transport, show, or apply in place of a checkpoint: the project, fit's YAML", "FILE"),
             Option("source", "transport: checkpoint of the dense network that the ticket comes from", "FILE"),
@@ -211,7 +212,7 @@ _EVERY = (
             Option(
                 "prefix", "show, apply: what the ticket's names begin with and the module's do not", "TEXT", default=""
             ),
-            Option("out", "where the checkpoint or ticket goes; default: masked.ckpt, moved.safetensors", "FILE"),
+            Option("out", "where it goes: apply's masked.ckpt, transport's moved.safetensors, diff's JSON", "FILE"),
         ),
     ),
     Subcommand(

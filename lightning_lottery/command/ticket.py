@@ -1,4 +1,4 @@
-"""``lightning-lottery ticket``: show a ticket, compare two, mask a checkpoint by one, or move one elsewhere."""
+"""``lightning-lottery ticket``: show a ticket, compare several, mask a checkpoint by one, or move one elsewhere."""
 
 import json
 from argparse import Namespace
@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from rich.markup import escape
-from rich.table import Table
 from torch import Tensor
 
 from lightning_lottery.checks import did_you_mean
 from lightning_lottery.command.options import console, words_of
+from lightning_lottery.command.ticket_diff import diff, table_of
 from lightning_lottery.connectivity.checkpoints import load_plain
 from lightning_lottery.diagnosis import Layer, LayerTable
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.files import location, write_whole
-from lightning_lottery.functional.masks import count, jaccard, overlap, overlap_by_chance, zero_removed_
+from lightning_lottery.functional.masks import count, zero_removed_
 from lightning_lottery.hooks.quiet import without_noise
 from lightning_lottery.hooks.saving import save_whole
 from lightning_lottery.scope import in_words, plain_name
@@ -26,9 +26,6 @@ from lightning_lottery.ticket import Ticket
 
 if TYPE_CHECKING:
     from lightning_lottery.children.cli import BuiltCLI
-
-ACTIONS = {"show": 1, "diff": 2, "apply": 1, "transport": 1}
-"""What can be done, and with how many tickets."""
 
 STATES = ("state_dict", "current_model_state")
 """Where a checkpoint holds weights; the second beside averages."""
@@ -38,14 +35,14 @@ def ticket(arguments: Sequence[str]) -> None:
     """Answer the subcommand."""
     options = words_of("ticket", arguments)
     action, files = options.action, options.tickets
-    if len(files) != ACTIONS[action]:
-        number = {1: "one ticket", 2: "two tickets"}[ACTIONS[action]]
+    if (len(files) < 2) if action == "diff" else (len(files) != 1):
+        number = "two tickets or more" if action == "diff" else "one ticket"
         raise LotteryError(f"`ticket {action}` takes {number}, got {', '.join(files)}.")
     tickets = [Ticket.load(file) for file in files]
     if action == "show":
         show(tickets[0], options.config, options.prefix)
     elif action == "diff":
-        diff(*tickets)
+        diff(tickets, options.out)
     elif action == "transport":
         move(tickets[0], options)
     else:
@@ -62,7 +59,7 @@ def show(ticket: Ticket, config: str | None = None, prefix: str = "") -> None:
         title = f"{kept:,} of {total:,} weights kept: {ticket.sparsity:.1%} removed{share}"
         terminal.print(title)
         rows = ticket.table() if config is None else _on_project(ticket, config, prefix)
-        table = _table("layer", "shape", "kept", "of", "removed", *(_DIAGNOSED if config else ()))
+        table = table_of("layer", "shape", "kept", "of", "removed", *(_DIAGNOSED if config else ()))
         for layer in rows:
             shape = " x ".join(map(str, layer.shape))
             cells = (shape, f"{layer.kept:,}", f"{layer.total:,}", f"{layer.sparsity:.1%}")
@@ -71,7 +68,7 @@ def show(ticket: Ticket, config: str | None = None, prefix: str = "") -> None:
         if rows.multiply_adds is not None:
             terminal.print(_in_sentences(rows), soft_wrap=True, highlight=False)
     if ticket.units:
-        table = _table("units", "kept", "of", "removed")
+        table = table_of("units", "kept", "of", "removed")
         for name, mask in ticket.units.items():
             kept, total = count({name: mask})
             table.add_row(escape(name), f"{kept:,}", f"{total:,}", f"{1 - kept / total:.1%}" if total else "")
@@ -79,32 +76,6 @@ def show(ticket: Ticket, config: str | None = None, prefix: str = "") -> None:
     for name, value in ticket.provenance.items():
         text = value if isinstance(value, str) else json.dumps(value)
         terminal.print(f"{name}: {in_words(text)}", soft_wrap=True, highlight=False, markup=False)
-
-
-def diff(a: Ticket, b: Ticket) -> None:
-    """Print how far two tickets keep the same entries, layer by layer, beside what chance would give."""
-    terminal = console()
-    masks = {side: {**ticket.distinct, **_of_units(ticket)} for side, ticket in (("a", a), ("b", b))}
-    common = [name for name, mask in masks["a"].items() if getattr(masks["b"].get(name), "shape", None) == mask.shape]
-    table = _table("weights kept", "by the first", "the second", "both", "overlap", "by chance", "p")
-    for name in common:
-        table.add_row(escape(name), *_compared({name: masks["a"][name]}, {name: masks["b"][name]}))
-    whole = [{name: masks[side][name] for name in common} for side in ("a", "b")]
-    if len(common) > 1:
-        table.add_section()
-        table.add_row("all", *_compared(*whole))
-    if common:
-        terminal.print(table)
-        terminal.print(
-            "Overlap: the weights that both keep, of those that either keeps; 100 % where they are equal.\n"
-            "By chance: the overlap of tickets that keep as many weights of each layer at places drawn anew.\n"
-            "p: how often these would overlap so much, or so little."
-        )
-    for name in {**masks["a"], **masks["b"]}:
-        if name not in common:
-            sides = [side for side, side_masks in (("first", masks["a"]), ("second", masks["b"])) if name in side_masks]
-            where = f"only in the {sides[0]}" if len(sides) == 1 else "of another shape in each"
-            terminal.print(f"{name} is {where}.", soft_wrap=True, highlight=False, markup=False)
 
 
 def apply(ticket: Ticket, options: Namespace) -> None:
@@ -233,23 +204,3 @@ def _on_project(ticket: Ticket, config: str, prefix: str) -> LayerTable:
     built = _built(config)
     batch = next(iter(loader_of(built.model, built.datamodule, "train", built.trainer)))
     return ticket.table(built.model, batch, prefix=prefix, forward=training_loss)
-
-
-def _of_units(ticket: Ticket) -> dict[str, Tensor]:
-    return {f"units of {name}": mask for name, mask in ticket.units.items()}
-
-
-def _compared(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> tuple[str, ...]:
-    """Cells of a row: kept by each and by both, the overlap, that of chance in each layer, and how surprising it is."""
-    (kept_a, _), (kept_b, _), both, chance = count(a), count(b), overlap(a, b), overlap_by_chance(a, b)
-    either = kept_a + kept_b - chance.mean
-    by_chance = chance.mean / either if either else 1.0
-    return f"{kept_a:,}", f"{kept_b:,}", f"{both:,}", f"{jaccard(a, b):.1%}", f"{by_chance:.1%}", f"{chance.p:.2g}"
-
-
-def _table(first: str, *columns: str) -> Table:
-    table = Table()
-    table.add_column(first, overflow="fold")
-    for column in columns:
-        table.add_column(column, justify="right", no_wrap=True)
-    return table

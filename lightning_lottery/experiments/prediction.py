@@ -22,7 +22,7 @@ from lightning_lottery.experiments.sweep_report import DENSE
 from lightning_lottery.experiments.sweep_search import PARENT
 from lightning_lottery.figures.prediction import barrier_and_deficit
 from lightning_lottery.files import write_image, write_table, write_whole
-from lightning_lottery.functional.matching import check_margin
+from lightning_lottery.functional.matching import check_margin, holm
 from lightning_lottery.functional.prediction import BOOTSTRAPPED, Prediction, predict_deficits
 from lightning_lottery.notebook import html_of_table
 
@@ -32,6 +32,10 @@ if TYPE_CHECKING:
 
 SCORES = ("dense", "pruned")
 """Whose barrier predicts: the dense network's, or that of the pruned one."""
+
+
+LEVEL = 0.05
+"""Of all correlations of a report together."""
 
 
 @dataclass(frozen=True)
@@ -97,14 +101,29 @@ class PredictionReport:
 
     def summary(self) -> dict[str, Any]:
         """Plain values: the predictions, and how many steps tickets trained."""
+        adjusted = self.adjusted()
         predictions = {
-            method: {score: result if isinstance(result, str) else asdict(result) for score, result in scores.items()}
+            method: {
+                score: result
+                if isinstance(result, str)
+                else {**asdict(result), "p_adjusted": adjusted.get((method, score))}
+                for score, result in scores.items()
+            }
             for method, scores in self.predictions.items()
         }
         trained: dict[str, dict[str, int]] = {}
         for point in self.points:
             trained.setdefault(point.method, {})[str(point.step)] = point.trained
         return {"margin": self.margin, "noise_floor": self.noise_floor, "trained": trained, "predictions": predictions}
+
+    def adjusted(self) -> dict[tuple[str, str], float]:
+        """Method and whose barrier to p, corrected by Holm for all of them; what only describes is no test."""
+        tested = {
+            (method, score): result.p
+            for method, score, result in self._every()
+            if not isinstance(result, str) and not result.is_descriptive
+        }
+        return holm(tested)
 
     def figure(self, method: str | None = None) -> "Figure":
         """Barrier against deficit, a line for each parent, and ranks within steps.
@@ -130,18 +149,19 @@ class PredictionReport:
         """A row for each method and barrier."""
         title = "Does a lower barrier go with a better ticket, among parents at the same step?"
         table = Table(title=title, caption_justify="left")
-        for column in ("ticket", "barrier\nof", "parents,\nsteps"):
+        for column in ("ticket", "barrier\nof"):
             table.add_column(column)
-        for column in ("rank\ncorr.", "95 %", "p", "beyond\nerror", "right\norder"):
+        for column in ("rank\ncorr.", "95 %", "p", "by\nHolm", "beyond\nerror", "right\norder"):
             table.add_column(column, justify="right", no_wrap=column != "95 %")
+        adjusted = self.adjusted()
         for method, score, result in self._every():
             if isinstance(result, str):  # the sentences say why
                 table.add_row(method, score, *["-"] * 6)
                 continue
             bounds = "" if result.low is None else f"{result.low:.2f} to {result.high:.2f}"
             beyond, order = _number(result.partial), _number(result.auc)
-            size = f"{result.parents}, {result.steps}"
-            table.add_row(method, score, size, f"{result.rho:.2f}", bounds, f"{result.p:.3g}", beyond, order)
+            p = f"{result.p:.3g}", _number(adjusted.get((method, score)))
+            table.add_row(method, score, f"{result.rho:.2f}", bounds, *p, beyond, order)
         table.caption = (
             "Beyond error: the correlation that is left when that of the dense children's error is taken out.\n"
             "Right order: how often, of a ticket that matches and one that does not, the first has the lower barrier."
@@ -150,10 +170,12 @@ class PredictionReport:
 
     def sentences(self) -> list[str]:
         """What was found, in words."""
-        sentences = []
+        sentences, adjusted = [], self.adjusted()
         for method, score, result in self._every():
             steps = {point.step for point in self.points if point.method == method}
-            sentences.append(_sentence(method, score, result, len(steps)))
+            p = adjusted.get((method, score))
+            family = "" if p is None or len(adjusted) == 1 else f", by Holm over {len(adjusted)} tests {p:.2g}"
+            sentences.append(_sentence(method, score, result, len(steps), p is not None and p <= LEVEL, family))
         for method in self.predictions:
             sentences += _on_training(method, [point for point in self.points if point.method == method])
         return sentences
@@ -383,11 +405,11 @@ def _correlation(result: Prediction) -> str:
     return f"rho {result.rho:.2f}{bounds}, p {result.p:.2g}"
 
 
-def _sentence(method: str, score: str, result: Prediction | str, steps: int) -> str:
+def _sentence(method: str, score: str, result: Prediction | str, steps: int, is_shown: bool, family: str) -> str:
     whose = "the dense network's" if score == "dense" else "the pruned network's"
     if isinstance(result, str):
         return f"{method}, {whose} barrier: {result.rstrip('.')}."
-    goes = "goes" if result.p <= 0.05 and not result.is_descriptive else "was not shown to go"
+    goes = "goes" if is_shown else "was not shown to go"
     beyond = ""
     if result.partial is not None:
         beyond = (
@@ -395,7 +417,7 @@ def _sentence(method: str, score: str, result: Prediction | str, steps: int) -> 
         )
     sentence = (
         f"{method}: among {result.parents} initialisations at the same step, a lower barrier of {whose} children "
-        f"{goes} with a better ticket ({_correlation(result)}){beyond}."
+        f"{goes} with a better ticket ({_correlation(result)}{family}){beyond}."
     )
     if result.steps < steps:
         sentence += f" {steps - result.steps} of {steps} steps are left out: a parent has no ticket or no number there."

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -357,7 +358,7 @@ def draw_sweeps(sweeps: Mapping[str, Mapping[str, Any]], notes: Sequence[str] = 
     return barrier_over_steps(
         networks,
         {sweep["threshold"] for sweep in sweeps.values()},
-        barrier=f"barrier of the {words}{unit}{under}",
+        barrier=fill(f"barrier of the {words}{unit}{under}", 38),  # as long as the axis is high
         error=words,
         are_shares=are_shares or ratios == {True},
         notes=notes,

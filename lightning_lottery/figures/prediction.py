@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 from lightning_lottery.figures.style import (
     COLOR_MAP,
     INK,
+    MARKERS,
     PALE,
     THRESHOLD,
     Mark,
     explain_marks,
-    look,
     panels,
     per_cent,
     size_in_words,
@@ -21,6 +21,9 @@ from lightning_lottery.figures.style import (
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+PARENTS = (*MARKERS, "<", ">", "p", "*", "h", "d", "8")
+"""A marker for each parent: colours say the step."""
 
 
 @styled
@@ -46,19 +49,20 @@ def barrier_and_deficit(
         are_shares: Whether barriers and deficits are fractions, read in per cent.
     """
     from matplotlib import colormaps
-    from matplotlib.ticker import FixedLocator
+    from matplotlib.ticker import FixedLocator, NullLocator
 
     known = [point for point in points if all(map(math.isfinite, point[2:]))]
     figure, (axes, ranks) = panels(2, (11.5, 5.4))
     steps = sorted({step for _, step, *_ in known})
     colors = {step: colormaps[COLOR_MAP](number / max(1, len(steps) - 1)) for number, step in enumerate(steps)}
-    markers = {parent: look(number)["marker"] for number, parent in enumerate(sorted({parent for parent, *_ in known}))}
+    parents = sorted({parent for parent, *_ in known})
+    markers = {parent: PARENTS[number % len(PARENTS)] for number, parent in enumerate(parents)}
     side, every_rank = math.ceil(len(steps) ** 0.5), _ranks(known, steps)
     for parent, marker in markers.items():
         line = sorted((step, max(barrier, 0.0), deficit) for p, step, barrier, deficit in known if p == parent)
         axes.plot([barrier for _, barrier, _ in line], [deficit for *_, deficit in line], color=PALE, linewidth=0.7)
         for step, barrier, deficit in line:
-            each = {"color": colors[step], "marker": marker, "markeredgecolor": INK, "markeredgewidth": 0.5}
+            each: dict[str, Any] = {"color": colors[step], "marker": marker, "markeredgecolor": INK, "markeredgewidth": 0.5}
             axes.plot([barrier], [deficit], **each)
             # Ranks of several steps are the same: beside each other none hides another.
             beside = steps.index(step) % side, steps.index(step) // side
@@ -75,8 +79,11 @@ def barrier_and_deficit(
     least = noise_floor or 1e-3
     axes.set_xscale("symlog", linthresh=least)  # a barrier may be 0, which a logarithm does not show
     axes.set_xlim(left=0)
-    ticks = [0.0, *(10.0**power for power in range(-5, 6) if 10.0**power >= least)]
-    axes.xaxis.set_major_locator(FixedLocator(ticks))
+    largest = max((barrier for _, _, barrier, _ in known), default=least)
+    digits = (1, 2, 5) if largest < 100 * least else (1,)
+    ticks = [digit * 10.0**power for power in range(-5, 6) for digit in digits]
+    axes.xaxis.set_major_locator(FixedLocator([0.0, *(tick for tick in ticks if tick >= least)]))
+    axes.xaxis.set_minor_locator(NullLocator())
     if noise_floor is not None:
         axes.axvspan(0, noise_floor, color=PALE, alpha=0.2, zorder=0, linewidth=0)
         marks.append(("band", "barriers that samples alone would show"))

@@ -72,6 +72,7 @@ from lightning_lottery.functional.matching import SeedBlocks as SeedBlocks
 from lightning_lottery.functional.matching import Superiority as Superiority
 from lightning_lottery.functional.matching import ThresholdROC as ThresholdROC
 from lightning_lottery.functional.matching import check_margin as check_margin
+from lightning_lottery.functional.matching import holm as holm
 from lightning_lottery.functional.matching import judge_controls as judge_controls
 from lightning_lottery.functional.matching import judge_matching as judge_matching
 from lightning_lottery.functional.matching import matches_down_to as matches_down_to

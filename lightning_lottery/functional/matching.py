@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,8 @@ from lightning_lottery.functional.crossed import (
     upper_quantile,
 )
 from lightning_lottery.functional.verdicts import MOST, POWER
+
+Key = TypeVar("Key")
 
 ROUNDING = 1e-4
 """How far, relatively, means over blocks may lie from the values that they are of: both were logged in float32."""
@@ -208,9 +210,8 @@ def judge_controls(comparisons: Mapping[str, Compared], *, level: float = 0.05) 
     """
     paired = {name: _paired(*comparison) for name, comparison in comparisons.items()}
     p_values = {name: each.p_of_superiority() for name, each in paired.items()}
-    verdicts, adjusted = {}, 0.0
-    for rank, name in enumerate(sorted(p_values, key=lambda name: p_values[name])):
-        adjusted = min(1.0, max(adjusted, (len(p_values) - rank) * p_values[name]))
+    verdicts = {}
+    for name, adjusted in holm(p_values).items():
         known = paired[name].crossed is not None
         verdicts[name] = Superiority(
             paired[name].mean,
@@ -219,7 +220,26 @@ def judge_controls(comparisons: Mapping[str, Compared], *, level: float = 0.05) 
             known and adjusted <= level,
             paired[name].reason,
         )
-    return {name: verdicts[name] for name in comparisons}
+    return verdicts
+
+
+def holm(p_values: Mapping[Key, float]) -> dict[Key, float]:
+    """P-values of several tests, corrected for their number: one at most the level is shown with all the others.
+
+    Args:
+        p_values: Name to p, in [0, 1].
+
+    Example:
+        >>> holm({"a": 0.01, "b": 0.04, "c": 0.03})
+        {'a': 0.03, 'b': 0.06, 'c': 0.06}
+
+    Source: Holm 1979, "A simple sequentially rejective multiple test procedure".
+    """
+    corrected, adjusted = dict[Key, float](), 0.0
+    for rank, name in enumerate(sorted(p_values, key=lambda name: p_values[name])):
+        adjusted = min(1.0, max(adjusted, (len(p_values) - rank) * p_values[name]))
+        corrected[name] = adjusted
+    return {name: corrected[name] for name in p_values}
 
 
 def matches_down_to(levels: Sequence[tuple[float, Matching]]) -> float | None:

@@ -31,15 +31,6 @@ def test_show_tells_each_layer_and_where_the_ticket_comes_from(tickets, capsys):
     assert "heads 1 3 66.7%" in shown(capsys, "show", "two")
 
 
-def test_diff_tells_what_both_keep_beside_what_chance_would_give(tickets, capsys):
-    text = shown(capsys, "diff", "one", "two")
-    assert "a 2 2 1 33.3% 33.3% 1" in text
-    assert "b is only in the first." in text and "units of heads is only in the second." in text
-    text = shown(capsys, "diff", "one", "one")
-    # Of all, by chance in each layer: (2 * 2 / 4 + 1 * 1 / 2) of 6 - 1.5.
-    assert "a 2 2 2 100.0% 33.3% 0.083" in text and "all 3 3 3 100.0% 33.3%" in text
-
-
 def test_apply_masks_a_checkpoint_and_changes_nothing_else(tickets, here, capsys):
     weights = {"model.a": torch.ones(1, 4), "model.b": torch.ones(1, 2), "model.c": torch.ones(3)}
     torch.save({"state_dict": weights, "epoch": 3, "callbacks": {"x": [1]}}, "last.ckpt")
@@ -86,7 +77,7 @@ def test_what_cannot_be_is_one_sentence(tickets, refused, here):
         (here / name).write_bytes(content)
     apply = ("ticket", "apply", "one")
     assert "Did you mean 'apply'? There are show, diff, apply, transport." in refused("ticket", "aply", "none")
-    assert "`ticket diff` takes two tickets, got one." in refused("ticket", "diff", "one")
+    assert "`ticket diff` takes two tickets or more, got one." in refused("ticket", "diff", "one")
     assert "either a checkpoint (--ckpt_path) or a project" in refused(*apply)
     assert "has no weights 'b' (1 of the ticket's 2 are missing)" in refused(*apply, "--ckpt_path", "last.ckpt")
     for name in ("torn.ckpt", "text.ckpt", "empty"):

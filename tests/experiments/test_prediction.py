@@ -29,6 +29,21 @@ def test_points_join_each_ticket_with_the_barrier_of_children_that_it_does_not_s
     assert "a lower barrier of the dense network's children goes with a better ticket" in report.sentences()[0]
 
 
+def test_of_many_tests_each_has_to_show_itself_among_all(tmp_path):
+    whole = predict_tickets(str(sweep(tmp_path)))
+    said = whole.predictions["synflow"]["dense"]
+    one, more = replace(said, p=0.02), replace(said, p=0.5)
+    methods = {"a": {"dense": one, "pruned": more}, "b": {"dense": "none"}, "c": {"dense": replace(more, parents=3)}}
+    points = [replace(point, method=method) for point in whole.points for method in "abcd"]
+    report = replace(whole, points=points, predictions=methods)
+    assert report.adjusted() == {("a", "dense"): 0.04, ("a", "pruned"): 0.5}
+    assert [sentence.count("children goes with") for sentence in report.sentences()[:2]] == [1, 0]
+    report = replace(report, predictions={**methods, "d": {"dense": more}})
+    assert report.summary()["predictions"]["a"]["dense"]["p_adjusted"] == pytest.approx(0.06)
+    assert "was not shown to go with a better ticket" in report.sentences()[0]
+    assert "p 0.02, by Holm over 3 tests 0.06" in report.sentences()[0]
+
+
 def test_everything_is_written_and_the_figure_is_there(tmp_path):
     report = predict_tickets(str(sweep(tmp_path / "sweep")))
     report.write(tmp_path / "out")

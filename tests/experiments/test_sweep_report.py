@@ -8,6 +8,7 @@ import pytest
 from matplotlib.text import Text
 
 from helpers.children import lines_report
+from helpers.figures import drawn
 from lightning_lottery import LotteryError
 from lightning_lottery.experiments.report import write
 from lightning_lottery.experiments.sweep_report import SweepReport, draw_sweeps, stable_step, summary_in
@@ -240,7 +241,14 @@ def test_a_sweep_says_to_which_noise_and_what_the_training_split_says():
 @pytest.mark.pictures
 def test_pictures_of_sweeps_say_their_noise_or_that_it_differs():
     falls = under_data_order(HIGH, HIGH, LOW).summary()
-    assert "children differ by data order" in draw_sweeps({"": falls}).axes[0].get_ylabel()
+    for noise in (
+        "data order",
+        "a Gaussian perturbation of 50 % of the weights by 0.01 times the initialisation's scale",
+    ):
+        figure = draw_sweeps({"": {**falls, "noise": noise}})
+        above, *_ = drawn(figure)
+        assert f"children differ by {noise}" in above.get_ylabel().replace("\n", " ")
+        assert above.yaxis.label.get_window_extent().height <= above.get_window_extent().height
     both = draw_sweeps({"": falls, "all": {**falls, "noise": "SGD noise"}})
     texts = " ".join(text.get_text() for text in both.findobj(Text))
     assert "differ by different noise: SGD noise, data order" in texts.replace("\n", " ")

@@ -33,6 +33,15 @@ def test_of_thirteen_steps_and_five_parents_no_rank_hides_another():
     assert not overlapping(texts_of(figure))
 
 
+def test_of_fourteen_parents_none_has_the_marker_of_another_and_barriers_can_be_read_off():
+    points = [(parent, 0, 0.004 + parent / 400, parent / 100) for parent in range(14)]
+    figure = barrier_and_deficit(points, "synflow", "rho 1", 0.01, 0.006)
+    axes, ranks, *_ = drawn(figure)
+    assert len({line.get_marker() for line in ranks.lines}) == 14
+    low, high = axes.get_xlim()
+    assert [tick for tick in axes.get_xticks() if low <= tick <= high] == [0, 0.01, 0.02]
+
+
 def test_tickets_without_a_number_are_left_out_and_counted():
     figure = barrier_and_deficit([*POINTS, (4, 0, math.nan, 0.1)], "imp", "rho", 0.01, None, are_shares=False)
     axes, *_ = drawn(figure)
