@@ -1,6 +1,7 @@
 """Multiply-adds of one forward pass: of the whole, and of each weight."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -9,6 +10,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lightning_lottery.functional.train_mode import modes_kept
+
+_AFTER_A_SUMMAND = (torch.ops.aten.addmm, torch.ops.aten.baddbmm)
 
 
 class MultiplyAdds(NamedTuple):
@@ -21,8 +24,8 @@ class MultiplyAdds(NamedTuple):
 def multiply_adds(module: nn.Module, weights: Mapping[str, Tensor], forward: Callable[[], Any]) -> MultiplyAdds:
     """Count the multiply-adds of a forward pass in evaluation mode, zeros included; nothing is changed.
 
-    Counted are products of matrices, convolutions and attention, as PyTorch's own counter does; sums, activations and
-    norms are not.
+    Counted are products of matrices, convolutions and attention, as PyTorch's own counter does, and those of recurrent
+    layers, whose fused kernels it passes over; sums, activations and norms are not.
 
     Args:
         module: Whose mode is evaluation while it runs.
@@ -40,11 +43,27 @@ def multiply_adds(module: nn.Module, weights: Mapping[str, Tensor], forward: Cal
         try:
             # PyTorch's fused transformer layer and fused attention are no products that could be counted.
             torch.backends.mha.set_fastpath_enabled(False)
-            with _Counter(weights) as counter, sdpa_kernel(SDPBackend.MATH):
+            has_recurrence = any(isinstance(child, nn.RNNBase) for child in module.modules())
+            unfused = _without_fused_recurrence() if has_recurrence else nullcontext()
+            with unfused, _Counter(weights) as counter, sdpa_kernel(SDPBackend.MATH):
                 forward()
         finally:
             torch.backends.mha.set_fastpath_enabled(uses_fused_layer)
     return MultiplyAdds(counter.total, counter.by_weight)
+
+
+@contextmanager
+def _without_fused_recurrence() -> Iterator[None]:
+    """Let recurrent layers multiply step by step: kernels of whole sequences hide their products."""
+    backends: list[Any] = [torch.backends.mkldnn, torch.backends.cudnn]
+    enabled = [backend.enabled for backend in backends]
+    try:
+        for backend in backends:
+            backend.enabled = False
+        yield
+    finally:
+        for backend, is_enabled in zip(backends, enabled, strict=True):
+            backend.enabled = is_enabled
 
 
 class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -67,7 +86,9 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         output = func(*args, **kwargs)
         products = count(*args, **kwargs, out_val=output) // 2  # a product and a sum are two operations there
         self.total += products
-        tensors = (value for value in args if isinstance(value, Tensor))
+        # A bias is added, and multiplied by nothing: the first of these arguments, the third of a convolution.
+        factors = args[1:3] if func._overloadpacket in _AFTER_A_SUMMAND else args[:2]
+        tensors = (value for value in factors if isinstance(value, Tensor))
         for name in {self._names.get(tensor.untyped_storage().data_ptr()) for tensor in tensors} - {None}:
             self.by_weight[str(name)] += products
         return output

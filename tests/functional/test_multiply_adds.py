@@ -49,3 +49,21 @@ def test_a_weight_used_twice_counts_twice_and_modes_and_the_fused_layer_are_as_b
     net = nn.Sequential(layer, nn.Dropout(), layer)
     assert multiply_adds(net, {"0.weight": layer.weight}, lambda: net(torch.ones(3))).by_weight == {"0.weight": 18}
     assert net.training and torch.backends.mha.get_fastpath_enabled()
+
+
+@pytest.mark.parametrize(("kind", "gates"), [(nn.LSTM, 4), (nn.GRU, 3), (nn.RNN, 1)])
+def test_recurrent_layers_count_as_the_products_of_their_steps(kind, gates):
+    net, x = kind(3, 4, num_layers=2, batch_first=True), torch.ones(2, 5, 3)
+    weights = {name: weight for name, weight in net.named_parameters() if weight.ndim > 1}
+    products = multiply_adds(net, weights, lambda: net(x))
+    assert products.by_weight == {name: 2 * 5 * weight.numel() for name, weight in weights.items()}
+    assert products.total == 2 * 5 * gates * 4 * (3 + 4 + 4 + 4)
+    assert torch.backends.mkldnn.enabled and torch.backends.cudnn.enabled
+
+
+def test_biases_are_multiplied_by_nothing():
+    net = nn.Sequential(nn.Conv1d(2, 3, 1), nn.ConvTranspose1d(3, 2, 1), nn.Flatten(), nn.Linear(8, 5))
+    net.append(nn.TransformerEncoderLayer(5, 1, 4))
+    biases = {name: bias for name, bias in net.named_parameters() if bias.ndim == 1}
+    products = multiply_adds(net, biases, lambda: net(torch.ones(3, 2, 4)))
+    assert products.total and products.by_weight == dict.fromkeys(biases, 0)
