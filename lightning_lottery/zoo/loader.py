@@ -127,7 +127,7 @@ class SeededBatches:
         start, self._start = self._start, 0
         parts = self._parts(self.epoch)
         numbers = range(start, len(parts))
-        batches: Iterable[tuple[Any, Tensor]] = map(partial(self._batch, self.epoch, parts), numbers)
+        batches: Iterable[tuple[Any, Tensor] | LotteryError] = map(partial(self._batch, self.epoch, parts), numbers)
         if self.num_workers:
             batches = DataLoader(
                 _Batches(partial(self._batch, self.epoch, parts), len(parts)),
@@ -138,6 +138,8 @@ class SeededBatches:
                 generator=torch.Generator(),  # which its workers' seed is from: the global one is left alone
             )
         for batch, served in zip(numbers, batches, strict=True):
+            if isinstance(served, LotteryError):
+                raise served
             self._next = batch + 1
             yield served
 
@@ -158,8 +160,11 @@ class SeededBatches:
         return torch.split(mine, self.batch_size)
 
 
-class _Batches(Dataset[tuple[Any, Tensor]]):
-    """An epoch's batches by their numbers, for workers."""
+class _Batches(Dataset[tuple[Any, Tensor] | LotteryError]):
+    """An epoch's batches by their numbers, for workers; or why there is none.
+
+    Not raised: a DataLoader makes its worker's whole traceback the message of what it raises here.
+    """
 
     def __init__(self, batch: Callable[[int], tuple[Any, Tensor]], count: int) -> None:
         self.batch, self.count = batch, count
@@ -167,8 +172,11 @@ class _Batches(Dataset[tuple[Any, Tensor]]):
     def __len__(self) -> int:
         return self.count
 
-    def __getitem__(self, number: int) -> tuple[Any, Tensor]:
-        return self.batch(number)
+    def __getitem__(self, number: int) -> tuple[Any, Tensor] | LotteryError:
+        try:
+            return self.batch(number)
+        except LotteryError as error:
+            return error
 
 
 def _as_it_is(batch: Any) -> Any:
