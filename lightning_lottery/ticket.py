@@ -367,8 +367,9 @@ class Ticket:
             scope: Which parameters may be masked (default: ``Scope()``, weights of linear and convolution layers).
 
         Raises:
-            LotteryError: No weight in scope is zero; or one of them has nothing but zeros, which is more likely how it
-                was initialised than what pruning left: exclude it in ``scope``, or mask it by hand.
+            LotteryError: No weight in scope is zero; one of them has nothing but zeros, which is more likely how it was
+                initialised than what pruning left; or one that a scope leaves out because it is frozen or made of
+                others at each call, as ``torch.nn.utils.prune`` does: exclude these, or make them plain weights.
 
         Example:
             >>> layer = nn.Linear(2, 1)
@@ -377,6 +378,13 @@ class Ticket:
             {'weight': tensor([[ True, False]])}
         """
         scope = Scope() if scope is None else scope
+        # A ticket would lack what is zero there. Recurrent layers and experts are out by their type, as everywhere.
+        for each in scope.explain(module):
+            if each.is_missed and (".parametrizations." in each.name or not each.reason.startswith("owned by")):
+                raise LotteryError(
+                    f"'{each.name}' is {each.reason}, so that its zeros would be in no ticket: make it a plain "
+                    "trainable weight (`torch.nn.utils.prune.remove`, `requires_grad_`), or exclude it in `scope`."
+                )
         params = scope.select(module)
         masks = {name: param.detach() != 0 for name, param in params.items()}
         if all(mask.all() for mask in masks.values()):

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.numpy import save as safetensors
 from torch import nn
+from torch.nn.utils import parametrizations, prune
 
 from helpers.states import same
 from lightning_lottery import files
@@ -724,3 +725,33 @@ def test_a_module_without_zeros_or_with_an_empty_layer_has_no_ticket_in_it():
     nn.init.zeros_(net[1].weight)
     with pytest.raises(LotteryError, match=r"'1.weight' is all zero.*Scope\(exclude=\('1.weight',\)\)"):
         Ticket.from_zeros(net)
+
+
+def frozen(layer):
+    layer.weight.requires_grad_(False)
+
+
+@pytest.mark.parametrize(
+    ("how", "name"),
+    [
+        (lambda layer: prune.l1_unstructured(layer, "weight", 0.5), "0.weight_orig' is reparametrised by a hook"),
+        (parametrizations.weight_norm, "0.parametrizations.weight.original1' is owned by"),
+        (frozen, r"0.weight' is frozen \(requires_grad=False\)"),
+    ],
+)
+def test_a_pruned_layer_whose_zeros_no_ticket_would_have_is_refused_until_it_is_plain(how, name):
+    net = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 2))
+    with torch.no_grad():
+        net[1].weight[0, 1] = 0
+    how(net[0])
+    with pytest.raises(LotteryError, match=rf"'{name}.*, so that its zeros would be in no ticket"):
+        Ticket.from_zeros(net)
+    assert list(Ticket.from_zeros(net, Scope(exclude=("0.*",))).masks) == ["1.weight"]
+
+
+def test_what_torch_pruned_for_good_is_a_ticket():
+    net = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+    prune.l1_unstructured(net[0], "weight", 0.25)
+    kept = net[0].weight_mask.bool()
+    prune.remove(net[0], "weight")
+    assert same(Ticket.from_zeros(net).masks, {"0.weight": kept, "1.weight": torch.ones(2, 4, dtype=torch.bool)})
