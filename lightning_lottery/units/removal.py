@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from lightning_lottery.errors import LotteryError
-from lightning_lottery.functional.masks import check_sparsity
 from lightning_lottery.functional.random_numbers import random_numbers_kept
 from lightning_lottery.scope import plain_name
 from lightning_lottery.shards import refuse_shards
@@ -30,7 +29,7 @@ from lightning_lottery.units.parts import (
     tensor_at,
 )
 from lightning_lottery.units.rescaling import rescale_, unit_factors
-from lightning_lottery.units.scores import Loss, unit_masks, warn_of_last_unit
+from lightning_lottery.units.scores import Loss, check_fractions, unit_masks, warn_of_last_unit
 
 Units = Mapping[str, Tensor]
 """Name of a group to bool tensor of shape (size,): ``True`` is kept."""
@@ -90,8 +89,7 @@ def shrink(
     """
     refuse_shards(model, "`shrink`")
     fractions = {"heads": heads, "neurons": neurons, "channels": channels}
-    for fraction in fractions.values():
-        check_sparsity(fraction)
+    check_fractions(**fractions, flops=flops, tokens=tokens)
     if (ticket is None) == (flops is None and not any(fractions.values())):
         raise LotteryError(
             "`shrink` takes either a ticket or fractions of heads, neurons, channels or `flops` to remove: give one."

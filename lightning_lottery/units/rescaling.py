@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from lightning_lottery.errors import LotteryError
 from lightning_lottery.functional.rearranging import rescaled
 from lightning_lottery.functional.train_mode import modes_kept
 from lightning_lottery.scope import plain_name
@@ -50,6 +51,9 @@ def unit_factors(
 
     Returns:
         Name of each group of heads or neurons to tensor of shape (size,), 0 for what is removed.
+
+    Raises:
+        LotteryError: A batch does not run what reads a group's units.
 
     Source: Kwon et al. 2022, section 4.3, as its code does it: a teacher of sqrt(density), no mask on the neurons of
     the block itself.
@@ -161,7 +165,11 @@ class _Block:
                     self.loss(self.model.eval(), batch)
             except _Done:
                 pass
-        assert watch.seen is not None
+        if watch.seen is None:
+            raise LotteryError(
+                f"Nothing says what the units of '{self.name}' should count: no batch runs what reads them. Leave them "
+                "out of `groups`, or do not tune."
+            )
         return watch.seen
 
     def _layer(self, name: str) -> Any:

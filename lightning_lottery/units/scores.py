@@ -1,5 +1,6 @@
 """Which heads, neurons and channels are worth keeping: scores of units, from a few batches and no training."""
 
+import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -8,8 +9,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from lightning_lottery.checks import check_fraction, is_number
 from lightning_lottery.errors import LotteryError
-from lightning_lottery.functional.masks import check_sparsity, keep_top
+from lightning_lottery.functional.masks import keep_top
 from lightning_lottery.functional.rearranging import rearrange as swapped
 from lightning_lottery.functional.scores import fisher
 from lightning_lottery.functional.shares import share
@@ -62,17 +64,17 @@ def unit_masks(
         Name of each group of a kind that is cut to its mask.
 
     Raises:
-        LotteryError: A fraction outside [0, 1) or of a kind that the model does not have, or scores that cannot be
-            computed: no batch, a batch that ``loss_of`` does not understand, a NaN; or ``flops`` that leave less than a
-            unit of each layer.
+        LotteryError: A fraction outside [0, 1) or of a kind that the model does not have, ``tokens`` <= 0 or without
+            ``flops``, or scores that cannot be computed: no batch, a batch that ``loss_of`` does not understand, a NaN;
+            or ``flops`` that leave less than a unit of each layer.
 
     Source: Kwon et al. 2022, equation 6, algorithm 1 and section 4.2 (``rearrange``), whose code takes batches of
     several examples as here, and has no last unit of a layer; ``unit_factors`` is its tuning.
     """
+    check_fractions(heads=heads, neurons=neurons, channels=channels, flops=flops, tokens=tokens)
     fractions = {"head": heads, "neuron": neurons, "channel": channels}
     groups = groups_of(model) if groups is None else groups
     for kind, fraction in fractions.items():
-        check_sparsity(fraction)
         if fraction and not any(group.kind == kind for group in groups.values()):
             raise LotteryError(f"{fraction} of the {kind}s were to be removed, but {type(model).__name__} has none.")
     if flops is not None and any(fractions.values()):
@@ -92,6 +94,20 @@ def unit_masks(
     if rearrange:
         masks = {n: swapped(torch.stack([batch[n] for batch in gradients]), mask) for n, mask in masks.items()}
     return masks
+
+
+def check_fractions(*, flops: float | None, tokens: float | None, **fractions: float) -> None:
+    """Refuse fractions of units or of multiply-adds that are none, and a length of sequences that counts nowhere.
+
+    Raises:
+        LotteryError: A fraction outside [0, 1); ``tokens`` that are no positive number, or are given without ``flops``.
+    """
+    for name, fraction in {**fractions, **({} if flops is None else {"flops": flops})}.items():
+        check_fraction(name, fraction, "the fraction removed")
+    if tokens is not None and not (is_number(tokens) and 0 < tokens < math.inf):
+        raise LotteryError(f"`tokens` is the mean length of a sequence, > 0, got {tokens!r}.")
+    if tokens is not None and flops is None:
+        raise LotteryError("`tokens` says what attention costs, which counts in `flops` alone: give both, or neither.")
 
 
 def unit_scores(
@@ -223,7 +239,6 @@ def _within_budget(
     heads: Mapping[str, Tensor], neurons: Mapping[str, Tensor], costs: Mapping[str, float], flops: float
 ) -> tuple[dict[str, Tensor], list[str]]:
     """Of the ways to split a budget between heads and neurons, the one that removes the least score."""
-    check_sparsity(flops)
     total_heads = sum(len(scores) for scores in heads.values())
     if not heads or not neurons:
         raise LotteryError("`flops` splits a budget between heads and neurons, and the model lacks one of the two.")

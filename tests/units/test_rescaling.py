@@ -115,3 +115,23 @@ def test_a_budget_is_tuned_in_one_call_and_tuning_needs_batches():
     assert not same(state(small), state(plain))
     with pytest.raises(LotteryError, match="calibration"):
         shrink(model, Ticket({}, units={"blocks.0.attn": torch.arange(4) < 2}), tune=True)
+
+
+class Unused(nn.Module):
+    """A block that no batch runs stands beside one that all do."""
+
+    def __init__(self):
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(16, 4, 24, batch_first=True)
+        self.used, self.unused, self.head = layer, copy.deepcopy(layer), nn.Linear(16, 3)
+
+    def forward(self, x):
+        return self.head(self.used(x).mean(1))
+
+
+def test_units_that_no_batch_runs_are_not_tuned_and_said_by_name():
+    model, data = Unused(), [(torch.randn(6, 5, 16), torch.arange(6) % 3)]
+    with pytest.raises(LotteryError, match="units of 'unused.self_attn' should count: no batch runs what reads them"):
+        unit_factors(model, {}, data)
+    groups = {name: group for name, group in groups_of(model).items() if name.startswith("used")}
+    assert unit_factors(model, {}, data, groups=groups).keys() == groups.keys()

@@ -1,4 +1,5 @@
 import copy
+import math
 import warnings
 
 import pytest
@@ -170,6 +171,23 @@ def test_a_budget_is_split_so_that_what_is_worth_least_goes(worthless, kept):
 def test_a_budget_and_fractions_together_are_refused():
     with pytest.raises(LotteryError, match="`flops`"):
         unit_masks(timm_vit(), batches(), flops=0.5, heads=0.5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"flops": 1.0}, r"`flops` is the fraction removed, in \[0, 1\), got 1.0"),
+        ({"heads": -0.1}, r"`heads` is the fraction removed, in \[0, 1\), got -0.1"),
+        ({"flops": 0.5, "tokens": 0}, "`tokens` is the mean length of a sequence, > 0, got 0"),
+        ({"flops": 0.5, "tokens": -5}, "got -5"),
+        ({"flops": 0.5, "tokens": math.nan}, "got nan"),
+        ({"neurons": 0.5, "tokens": 17}, "`tokens` says what attention costs, which counts in `flops` alone"),
+    ],
+)
+def test_a_fraction_or_a_length_that_is_none_or_that_nothing_counts_is_refused_by_its_name(arguments, message):
+    for cut in (unit_masks, shrink):
+        with pytest.raises(LotteryError, match=message):
+            cut(timm_vit(), calibration=batches(), **arguments)
 
 
 def test_the_weight_norm_of_a_unit_is_that_of_all_its_entries_in_matrices():
