@@ -273,7 +273,8 @@ def _check_names(
     ckpt_paths: Sequence[str | os.PathLike[str]], save_midpoint: str | os.PathLike[str] | None
 ) -> tuple[str, ...]:
     """The networks' names, which are the paths of their checkpoints."""
-    names = tuple(str(ckpt_path) for ckpt_path in ckpt_paths)
+    alone = isinstance(ckpt_paths, (str, os.PathLike))  # a word would be as many paths as it has letters
+    names = tuple(str(ckpt_path) for ckpt_path in ([ckpt_paths] if alone else ckpt_paths))
     if len(names) < 2:
         raise LotteryError(f"A line needs two networks, got {len(names)} checkpoint(s).")
     if save_midpoint is not None and Path(save_midpoint).resolve() in [Path(name).resolve() for name in names]:

@@ -233,6 +233,9 @@ class TestRefusals:
     def test_one_network(self, tmp_path):
         with pytest.raises(LotteryError, match="needs two networks"):
             line_between(tmp_path, trained(0))
+        for alone in ("a.ckpt", tmp_path / "a.ckpt"):
+            with pytest.raises(LotteryError, match="A line needs two networks, got 1 checkpoint"):
+                path(Judged(mlp()), None, alone, trainer=trainer(tmp_path))
 
     def test_a_module_that_logs_nothing_or_something_else(self, tmp_path):
         nets = trained(0, steps=1), trained(1, steps=1)
