@@ -140,7 +140,8 @@ def multiply_adds_of_step(trainer: Trainer, batch: Any, index: int) -> int | Non
             buffers = {plain_name(name): buffer.clone() for name, buffer in module.named_buffers()}
             step = with_state(module, "training_step", None)
             arguments = step_arguments(trainer, batch, index)
-            return multiply_adds(module, {}, lambda: step(buffers, **arguments)).total
+            # As Lightning calls it: by place, for a project may call the batch as it likes.
+            return multiply_adds(module, {}, lambda: step(buffers, *arguments.values())).total
     except Exception:  # somebody's step that cannot be called once more is no reason to end a fit
         return None
 

@@ -50,6 +50,27 @@ def test_the_count_is_that_of_all_products_of_a_batch_and_leaves_no_trace(tmp_pa
     assert counts.counts == [None] * 4 and trainer.global_step == 4  # its step would step the optimizer
 
 
+class Otherwise(Blocks):
+    """Names its arguments as it likes, and keeps what it saw."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def training_step(self, samples, number):
+        loss = self.loss(samples)
+        self.seen.append(number)
+        self.log("loss", loss, on_epoch=True)
+        return loss
+
+
+def test_a_step_may_name_its_arguments_as_it_likes(tmp_path):
+    counts, plain, module = Counts(), Counts(), Otherwise()
+    fit(tmp_path, counts, module=module, max_epochs=1, limit_val_batches=0)
+    fit(tmp_path, plain, module=Blocks(), max_epochs=1, limit_val_batches=0)
+    assert counts.counts == plain.counts and module.seen == [0, 1, 2, 3]
+
+
 def test_times_are_of_steps_before_and_after_and_those_of_a_first_life_are_read_again(tmp_path):
     costs, path = Costs(), tmp_path / "shrunk.csv"
     for batch in range(6):
