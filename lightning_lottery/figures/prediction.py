@@ -62,7 +62,12 @@ def barrier_and_deficit(
         line = sorted((step, max(barrier, 0.0), deficit) for p, step, barrier, deficit in known if p == parent)
         axes.plot([barrier for _, barrier, _ in line], [deficit for *_, deficit in line], color=PALE, linewidth=0.7)
         for step, barrier, deficit in line:
-            each: dict[str, Any] = {"color": colors[step], "marker": marker, "markeredgecolor": INK, "markeredgewidth": 0.5}
+            each: dict[str, Any] = {
+                "color": colors[step],
+                "marker": marker,
+                "markeredgecolor": INK,
+                "markeredgewidth": 0.5,
+            }
             axes.plot([barrier], [deficit], **each)
             # Ranks of several steps are the same: beside each other none hides another.
             beside = steps.index(step) % side, steps.index(step) // side
