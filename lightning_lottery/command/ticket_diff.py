@@ -42,8 +42,8 @@ def diff(tickets: Sequence[Ticket], out: str | None = None) -> None:
     else:
         _show_pairs(layers, len(tickets))
     if out is not None:
-        found = {name: compare_pairs(of_layer) for name, of_layer in layers.items()}
-        write_whole(Path(out), json.dumps(found, indent=1).encode(), "comparison")
+        compared = {name: compare_pairs(of_layer) for name, of_layer in layers.items()}
+        write_whole(Path(out), json.dumps(compared, indent=1).encode(), "comparison")
 
 
 def compare_pairs(masks: Sequence[Mapping[str, Tensor]]) -> dict[str, Any]:
@@ -103,10 +103,10 @@ def _show_two(layers: Mapping[str, Sequence[Mapping[str, Tensor]]], masks: Seque
     for name, (a, b) in layers.items():
         if name == "all":
             table.add_section()
-        found = compare_pairs((a, b))
+        compared = compare_pairs((a, b))
         kept = (f"{number:,}" for number in (count(a)[0], count(b)[0], overlap(a, b)))
-        shares = (f"{found[key]:.1%}" for key in ("overlap", "by_chance"))
-        p = found["largest_p"]
+        shares = (f"{compared[key]:.1%}" for key in ("overlap", "by_chance"))
+        p = compared["largest_p"]
         table.add_row(escape(name), *kept, *shares, f"{p:.2g}" if p >= SMALLEST_P else f"< {SMALLEST_P:g}")
     if layers:
         terminal.print(table)
@@ -129,10 +129,10 @@ def _show_pairs(layers: Mapping[str, Sequence[Mapping[str, Tensor]]], tickets: i
     for name, masks in layers.items():
         if name == "all":
             table.add_section()
-        found = compare_pairs(masks)
-        shares = (f"{found[key]:.1%}" for key in ("overlap", "by_chance"))
-        times = (f"{found[key]:.2f}" for key in ("times_chance", "least", "most"))
-        table.add_row(escape(name), *shares, *times, f"{found['beyond_chance']} of {pairs}")
+        compared = compare_pairs(masks)
+        shares = (f"{compared[key]:.1%}" for key in ("overlap", "by_chance"))
+        times = (f"{compared[key]:.2f}" for key in ("times_chance", "least", "most"))
+        table.add_row(escape(name), *shares, *times, f"{compared['beyond_chance']} of {pairs}")
     terminal.print(table)
     terminal.print(
         f"Means over the {pairs} pairs of {tickets} tickets. Overlap: the weights that both keep, of those that either "

@@ -225,7 +225,7 @@ def overlap_by_chance(a: Masks, b: Masks) -> ChanceOverlap:
     Source: hypergeometric in each tensor, tensors independent; the comparison at equal layer densities is that of
     Frankle et al. 2021, section 4 (shuffled masks).
     """
-    found = overlap(a, b)
+    both = overlap(a, b)
     mean = variance = 0.0
     for name, mask in a.items():
         kept_a, kept_b, total = count_true(mask), count_true(b[name]), mask.numel()
@@ -234,7 +234,7 @@ def overlap_by_chance(a: Masks, b: Masks) -> ChanceOverlap:
             mean += kept_b * share
             variance += kept_b * share * (1 - share) * (total - kept_b) / max(total - 1, 1)
     sd = math.sqrt(variance)
-    p = math.erfc(abs(found - mean) / sd / math.sqrt(2)) if sd else 1.0
+    p = math.erfc(abs(both - mean) / sd / math.sqrt(2)) if sd else 1.0
     return ChanceOverlap(mean, sd, p)
 
 
