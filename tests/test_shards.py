@@ -41,6 +41,11 @@ def test_four_ranks_do_too_and_go_on_from_where_two_were(two_ranks, tmp_path):
     assert done.stdout.count("ok\n") == 4
 
 
+def test_a_rank_that_dies_ends_the_other_with_a_message_and_the_fit_goes_on_from_its_checkpoint(tmp_path):
+    done = run(sys.executable, str(TESTS / "helpers" / "sharded_death.py"), str(tmp_path), timeout=2400.0)
+    assert done.returncode == 0 and "ok\n" in done.stdout, done.stdout[-2000:] + done.stderr[-4000:]
+
+
 @pytest.mark.torture
 def test_children_of_sharded_fits_are_judged(tmp_path):
     done = run(sys.executable, str(TESTS / "helpers" / "sharded_project.py"), str(tmp_path / "out"), timeout=600.0)
