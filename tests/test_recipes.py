@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pandas
 import pytest
+import torch
 import yaml
 
 from helpers.image_folders import write_images
@@ -32,6 +33,8 @@ def test_every_recipe_can_be_run_small(folder):
 @pytest.mark.filterwarnings("ignore:.*ADF takes:UserWarning")  # recipes compare all rules
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: str(folder.relative_to(ROOT)))
 def test_the_stages_of_a_recipe_run_in_order(folder, tmp_path, monkeypatch):
+    if "sharded" in folder.name and torch.__version__.startswith("2.6."):
+        pytest.skip("torch 2.6 has no streams for FSDP2 on a CPU, and fails in its own hooks")
     monkeypatch.setattr(processes, "run_child", in_this_process)
     monkeypatch.chdir(tmp_path)
     if "imagenet" in folder.name:  # the only data that a recipe has no small substitute for

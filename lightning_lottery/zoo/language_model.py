@@ -22,7 +22,8 @@ class LanguageModel(Classifier):
 
     ``val_loss``, ``val_acc``, ``test_loss`` and ``test_acc`` are means over tokens, ``val_perplexity`` and
     ``test_perplexity`` the exponentials of the losses' means, all of them also over ranks. The network is the attribute
-    ``network``. A batch is (tokens, the token after each piece), as ``SST2Stream`` serves them.
+    ``network``. A batch is (tokens, the token after each piece), as ``SST2Stream`` serves them. Under Lightning's
+    ``ModelParallelStrategy`` the network is sharded by FSDP2, each of its blocks by itself.
 
     Args:
         network: Takes tokens (B, L); returns logits (B, L, vocab_size), or an output that has them as ``logits``.
@@ -63,6 +64,18 @@ class LanguageModel(Classifier):
             learning_rate=learning_rate,
         )
         self.val_perplexity, self.test_perplexity = (Perplexity(nan_strategy="disable") for _ in range(2))
+
+    def configure_model(self) -> None:
+        """Shard the network where the strategy says over which devices; once, though each run asks for it."""
+        if self.device_mesh is None:
+            return
+        from torch.distributed.fsdp import FSDPModule, fully_shard  # takes a second to import
+
+        if isinstance(self.network, FSDPModule):
+            return
+        blocks = [block for child in self.network.modules() if isinstance(child, nn.ModuleList) for block in child]
+        for module in (*blocks, self.network):
+            fully_shard(module, mesh=self.device_mesh["data_parallel"])
 
     def forward(self, tokens: Tensor) -> Tensor:
         """The logits of each place's next token.

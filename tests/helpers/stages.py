@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
 
@@ -90,6 +91,8 @@ def in_this_process(child: Child) -> int:
     finally:
         os.environ.clear()
         os.environ.update(before)
+        if torch.distributed.is_initialized():  # a child's ranks end with its process
+            torch.distributed.destroy_process_group()
     return 0
 
 

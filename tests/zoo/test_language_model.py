@@ -2,10 +2,13 @@ import math
 
 import pytest
 import torch
-from lightning.pytorch import Trainer, seed_everything
+from lightning.pytorch import Callback, Trainer, seed_everything
+from lightning.pytorch.strategies import ModelParallelStrategy
+from torch.distributed.fsdp import FSDPModule
 from torch.nn import functional as F
 
 from lightning_lottery import path
+from lightning_lottery.shards import gathered
 from lightning_lottery.zoo import LanguageModel, ToyStream, gpt2
 
 VOCABULARY = 40
@@ -72,3 +75,33 @@ def test_a_line_reports_perplexity_and_judges_the_loss_over_samples_too(fitted):
     assert report.blocks is not None  # pieces are of one length, so that the loss is a mean over them
     with_it = path(model(), ToyStream(), networks, monitor="test_perplexity", threshold_ratio=0.02, **arguments)
     assert with_it.blocks is None and "no mean over batches" in with_it.networks_alone
+
+
+class Sharded(Callback):
+    """Whether each block and the whole are sharded, as each run of the Trainer begins."""
+
+    def __init__(self):
+        self.sharded = []
+
+    def on_fit_start(self, trainer, module):
+        blocks = module.network.transformer.h
+        self.sharded.append([isinstance(each, FSDPModule) for each in (*blocks, module.network)])
+
+    on_test_start = on_fit_start
+
+
+@pytest.mark.skipif(
+    torch.__version__.startswith("2.6."),
+    reason="torch 2.6 has no streams for FSDP2 on a CPU, and fails in its own hooks",
+)
+def test_under_a_strategy_that_shards_each_block_is_sharded_once_and_trains_as_it_does_whole(tmp_path):
+    weights = []
+    for strategy in (ModelParallelStrategy(data_parallel_size=1, tensor_parallel_size=1), "auto"):
+        module, watch = model(), Sharded()
+        run = trainer(tmp_path, devices=1, strategy=strategy, max_steps=3, limit_val_batches=0, callbacks=[watch])
+        run.fit(module, ToyStream())
+        weights.append({name: gathered(param) for name, param in module.named_parameters()})
+        run.test(module, ToyStream(), verbose=False)
+        assert watch.sharded == [[strategy != "auto"] * 2] * 2
+    torch.distributed.destroy_process_group()
+    assert all(torch.allclose(weights[0][name], weights[1][name], atol=1e-6) for name in weights[1])
