@@ -135,6 +135,10 @@ class Shards:
         """This rank's part of a tensor that lies as the parameter does, in its memory."""
         return whole[self._rows(name)] if self else whole
 
+    def first_row(self, name: str) -> int:
+        """The number that the first row of this rank's part has in the whole."""
+        return self._rows(name).start if self else 0
+
     def sum(self, counts: Tensor) -> Tensor:
         """Integers of each rank, added up on all of them. Collective."""
         if not self:

@@ -4,8 +4,11 @@ import sys
 
 import pytest
 import torch
+import yaml
 
 from helpers.processes import TESTS, run
+from helpers.states import same
+from lightning_lottery import Ticket
 from lightning_lottery.shards import Shards, gathered, is_sharded, local, part_like, reshard
 
 pytestmark = pytest.mark.skipif(
@@ -44,6 +47,24 @@ def test_four_ranks_do_too_and_go_on_from_where_two_were(two_ranks, tmp_path):
 def test_a_rank_that_dies_ends_the_other_with_a_message_and_the_fit_goes_on_from_its_checkpoint(tmp_path):
     done = run(sys.executable, str(TESTS / "helpers" / "sharded_death.py"), str(tmp_path), timeout=2400.0)
     assert done.returncode == 0 and "ok\n" in done.stdout, done.stdout[-2000:] + done.stderr[-4000:]
+
+
+@pytest.mark.torture
+def test_the_recipe_for_sharded_networks_runs_over_two_ranks(tmp_path):
+    folder, overlay = TESTS.parent / "recipes" / "platon_gpt2_sharded", tmp_path / "two.yaml"
+    tiny = yaml.safe_load((folder / "tiny.yaml").read_text())
+    tiny["trainer"] |= {"devices": 2, "strategy": {"init_args": {"data_parallel_size": 2}}}
+    overlay.write_text(yaml.safe_dump(tiny))
+    command = [sys.executable, "-m", "lightning_lottery", "run", str(folder)]
+    done = run(*command, "--overlay", str(overlay), "--out", str(tmp_path), timeout=600.0)
+    assert done.returncode == 0 and "MEMBER: 2/2" in done.stderr + done.stdout, (
+        done.stdout[-2000:] + done.stderr[-4000:]
+    )
+    found, trained = (
+        Ticket.load(tmp_path / folder.name / "seed-0" / stage / "ticket.safetensors")
+        for stage in ("01-platon", "02-ticket")
+    )
+    assert same(found.masks, trained.masks)
 
 
 @pytest.mark.torture

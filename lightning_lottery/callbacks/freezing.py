@@ -6,13 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch import Trainer
 from torch import Tensor, nn
 
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.files import hash_of_tensors
 from lightning_lottery.functional.dynamic import Layers
+from lightning_lottery.functional.schedules import Schedule
 from lightning_lottery.hooks.mask_callback import MaskCallback
-from lightning_lottery.hooks.masked import Masked
+from lightning_lottery.hooks.masked import Masked, check_agreement
 from lightning_lottery.scope import named_parameters, size_of, ties
 from lightning_lottery.shards import Shards
 from lightning_lottery.ticket import Ticket
@@ -113,6 +115,9 @@ class MaskFreezing(MaskCallback):
         """The ticket's masks under the module's names, this rank's parts."""
         shards = Shards(params)
         return {name: shards.part(name, self._fitting[name]).clone() for name in params}
+
+    def begin_method(self, trainer: Trainer, schedule: Schedule | None) -> None:
+        check_agreement(trainer, self._fitting, self.label, "Each reads a file of its own: give all the same ticket.")
 
     def load_method_state(self, state: Mapping[str, Any]) -> None:
         """Refuse a checkpoint that was trained with another ticket."""

@@ -20,6 +20,7 @@ from lightning_lottery.functional.connectivity import interpolate_ as interpolat
 from lightning_lottery.functional.connectivity import layers_of as layers_of
 from lightning_lottery.functional.connectivity import recalibrate_batch_norm_ as recalibrate_batch_norm_
 from lightning_lottery.functional.counters import mix64 as mix64
+from lightning_lottery.functional.counters import mix64_each as mix64_each
 from lightning_lottery.functional.crossed import Blocks as Blocks
 from lightning_lottery.functional.crossed import Crossed as Crossed
 from lightning_lottery.functional.crossed import Form as Form
@@ -149,6 +150,7 @@ from lightning_lottery.functional.settling.watch import series_of as series_of
 from lightning_lottery.functional.settling.watch import tells_apart as tells_apart
 from lightning_lottery.functional.settling.watch import unit_masks_of as unit_masks_of
 from lightning_lottery.functional.sharded import keep_top_of_shards as keep_top_of_shards
+from lightning_lottery.functional.sharded import mask_hash as mask_hash
 from lightning_lottery.functional.shares import complement as complement
 from lightning_lottery.functional.shares import share as share
 from lightning_lottery.functional.train_mode import modes_kept as modes_kept

@@ -1,12 +1,15 @@
 """The ranking of `masks.keep_top` over ranks that each hold a part of every tensor: by counting; no score is sent."""
 
 from collections.abc import Callable, Iterator
+from hashlib import blake2b
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from lightning_lottery.checks import check_word
+from lightning_lottery.functional.counters import mix64_each
 from lightning_lottery.functional.masks import (
     Masks,
     Scores,
@@ -91,6 +94,43 @@ def keep_top_of_shards(
     for part, group, quota in zip(parts, groups.tolist(), quotas, strict=True):
         part.keep_first_(thresholds[group], quota)
     return {name: part.mask for name, part in zip(scores, parts, strict=True)}
+
+
+def mask_hash(name: str, mask: Tensor, first_row: int = 0) -> int:
+    """A hash of rows of a mask, whose sum over all rows, modulo 2^64, is that of the whole: however it is sharded.
+
+    ``sum of a[i] * b[j]`` over the kept entries, i the row in the whole mask and j the place in the row; ``a`` and
+    ``b`` are odd numbers of 64 bits, drawn for the name. One flipped entry changes it for certain, others change it
+    but for one chance in some 2^60. A sum, because bytes in their order (as ``hash_of_tensors`` takes them) would have
+    to pass through one rank; of products, because so each entry costs one addition.
+
+    Args:
+        name: Of the parameter: equal masks of others have other hashes.
+        mask: Bool tensor, rows along the first dimension.
+        first_row: The number of its first row in the whole.
+
+    Returns:
+        An int64.
+
+    Example:
+        >>> mask = torch.tensor([[True, False], [True, True], [False, True]])
+        >>> mask_hash("a", mask) == (mask_hash("a", mask[:1]) + mask_hash("a", mask[1:], 1) + 2**63) % 2**64 - 2**63
+        True
+    """
+    rows = mask.reshape(len(mask), mask[:1].numel())
+    seed = int.from_bytes(blake2b(name.encode(), digest_size=8).digest(), "little")
+    a = _odd(seed, range(first_row, first_row + len(rows)), mask.device)
+    b = _odd(seed + 1, range(rows.shape[1]), mask.device)
+    size = max(1, (_BLOCK if mask.device.type == "cpu" else _BLOCK_ON_DEVICE) // max(1, len(b)))
+    sums = (
+        (rows[start : start + size] * b).sum(1).mul_(a[start : start + size]).sum()
+        for start in range(0, len(rows), size)
+    )
+    return int(sum(sums, torch.zeros((), dtype=torch.int64, device=mask.device)))
+
+
+def _odd(seed: int, numbers: range, device: torch.device) -> Tensor:
+    return torch.from_numpy((mix64_each(seed, numbers) | np.uint64(1)).view(np.int64)).to(device)
 
 
 class _Part:

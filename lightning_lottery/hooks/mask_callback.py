@@ -34,7 +34,7 @@ from lightning_lottery.hooks.left_out import copies, missed
 from lightning_lottery.hooks.loggers import draw_to_all, folder_of, log_to_all, takes_figures
 from lightning_lottery.hooks.masked import Masked, check_agreement, cloned
 from lightning_lottery.hooks.named import NamedCallback
-from lightning_lottery.hooks.resuming import check_state, masks_in, reading_state, start_clock
+from lightning_lottery.hooks.resuming import check_hashes, check_state, masks_in, reading_state, start_clock
 from lightning_lottery.hooks.strategies import refuse_copies, refuse_other_sharding, refuse_sharding, restores_late
 from lightning_lottery.hooks.upkeep import Upkeep
 from lightning_lottery.scope import Candidate, Scope, named_parameters, size_of, ties
@@ -48,7 +48,8 @@ class MaskCallback(NamedCallback):
     """Owns when masks change; a method says by which scores. Zeros bring no speed: see ``shrink``.
 
     After an optimizer step that happened: ``observe``, and where a new mask is due: schedule, ``scores``, ``keep_top``,
-    install, log. All state is saved in checkpoints; every rank holds the same masks, compared by hash at each change.
+    install, log. All state is saved in checkpoints. Every rank holds the same masks, compared by hash at each change,
+    or parts of one whole, whose hash is the same on any number of ranks.
 
     When the fit ends, the run's folder holds ``ticket.safetensors``, and where masks changed ``pruning.png``,
     ``pruning.svg`` and their numbers ``pruning.csv``: the fraction removed of each layer over steps, above target and
@@ -487,6 +488,7 @@ class MaskCallback(NamedCallback):
         shards, path = self._masked.shards, folder / self._ticket_file
         masks = {}
         if shards:
+            self._masked.refuse_changed(f"{self.label} at step {self.step}")
             self._hash_weights()
             masks = dict(shards.on_first(self._masked.masks))
         if trainer.is_global_zero:
@@ -532,13 +534,14 @@ class MaskCallback(NamedCallback):
         }
 
     def _saved_masks(self) -> dict[str, Any]:
-        """Whole masks; of sharded ones packed to bits, on the first rank. Collective there."""
+        """Whole masks; of sharded ones packed to bits, on the first rank, and hashes of all parts. Collective there."""
         if not (shards := self._masked.shards):
             return {"masks": cloned(self._masked.masks)}
+        self._masked.refuse_changed(f"{self.label} at step {self.step}")
         packed, shapes = {}, {}
         for name, mask in shards.on_first(self._masked.masks):
             packed[name], shapes[name] = torch.from_numpy(np.packbits(mask.numpy())), list(mask.shape)
-        return {"masks": packed, "shapes": shapes}
+        return {"masks": packed, "shapes": shapes, "hashes": self._masked.hashes}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         if not self._is_fitting:
@@ -567,6 +570,7 @@ class MaskCallback(NamedCallback):
         if self.schedule is not None:  # in the steps of the fit it began in: a longer one does not bring weights back
             self._resolved = self.schedule.over(*state["between"])
         self._upkeep.masked = Masked(masks, params)
+        check_hashes(state.get("hashes", {}), self._masked)
         self._weights_hash = dict(state["weights_hash"])
         if "history" in state:  # earlier versions kept none: then it begins here
             self._history.load_state_dict(state["history"], len(params))
@@ -598,6 +602,7 @@ class MaskCallback(NamedCallback):
         """Find a new mask, install it on every rank alike, and log what changed."""
         assert self._resolved is not None
         previous, before = self._masked, self._masked.masks
+        previous.refuse_changed(f"{self.label} at step {self.step}")  # frozen masks go into the next ones
         target = self._resolved(self.step)
         with torch.no_grad():
             masks = self.find_masks(previous.parts, target, before if self.frozen else None)

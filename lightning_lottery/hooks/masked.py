@@ -14,6 +14,7 @@ from lightning_lottery.errors import LotteryError
 from lightning_lottery.files import hash_of_tensors
 from lightning_lottery.frozen import forget_removed_
 from lightning_lottery.functional.masks import Masks, count_each, zero_removed_
+from lightning_lottery.functional.sharded import mask_hash
 from lightning_lottery.hooks.private import averaged_copy
 from lightning_lottery.scope import named_parameters, plain_name
 from lightning_lottery.shards import Shards, local
@@ -22,7 +23,7 @@ from lightning_lottery.shards import Shards, local
 class Masked:
     """Parameters and their masks, by name; in-place operations make the rest agree. Nothing removed costs nothing.
 
-    Where parameters are sharded, all that is here is of this rank's part, and only counting sends anything.
+    Where parameters are sharded, all that is here is of this rank's part, and only counts and hashes are sent.
 
     Args:
         masks: Parameter name to bool tensor of the shape that this rank holds, ``True`` = kept.
@@ -42,16 +43,44 @@ class Masked:
         self.masks = {
             name: mask.to(self.params[name].device) if params else mask for name, mask in (masks or {}).items()
         }
-        self.counts: dict[str, tuple[int, int]] = self._counts() if like is None else like.counts
+        self.counts: dict[str, tuple[int, int]]
         """How many entries of each are kept, and how many there are; on all ranks together."""
+        self._hashes: dict[str, int]  # as they were made; empty where each rank holds all
+        self.counts, self._hashes = self._seen() if like is None else (like.counts, like._hashes)
         kept, total = (sum(numbers) for numbers in zip(*self.counts.values(), strict=True)) if self.counts else (0, 0)
         self.sparsity = 1 - kept / total if total else 0.0
         self.anything_removed = kept < total
 
-    def _counts(self) -> dict[str, tuple[int, int]]:
-        here = [(kept, self.masks[name].numel()) for name, kept in count_each(self.masks).items()]
+    def _seen(self) -> tuple[dict[str, tuple[int, int]], dict[str, int]]:
+        """Counts and, of shards, hashes: one message."""
+        hashes = self._hashes_here() if self.shards else {}
+        here = [(kept, self.masks[name].numel(), hashes.get(name, 0)) for name, kept in count_each(self.masks).items()]
         everywhere = self.shards.sum(torch.tensor(here, dtype=torch.int64)).tolist()
-        return {name: (kept, total) for name, (kept, total) in zip(self.masks, everywhere, strict=True)}
+        counts = {name: (kept, total) for name, (kept, total, _) in zip(self.masks, everywhere, strict=True)}
+        return counts, {name: number for name, (_, _, number) in zip(hashes, everywhere, strict=False)}
+
+    def _hashes_here(self) -> dict[str, int]:
+        return {name: mask_hash(name, mask, self.shards.first_row(name)) for name, mask in self.masks.items()}
+
+    @property
+    def hashes(self) -> dict[str, int]:
+        """Of each whole mask, as it was made: equal on any number of ranks."""
+        return self._hashes or self._hashes_here()
+
+    def refuse_changed(self, who: str) -> None:
+        """Look whether masks of shards are those that were made: what one rank alone does to its part, none sees.
+
+        Raises:
+            LotteryError: One is not, on every rank alike.
+        """
+        if not self._hashes:
+            return
+        now = self.shards.sum(torch.tensor([*self._hashes_here().values()], dtype=torch.int64)).tolist()
+        if odd := [name for name, number in zip(self.masks, now, strict=True) if number != self._hashes[name]]:
+            raise LotteryError(
+                f"{who}: some rank's part of the mask of '{odd[0]}' is not what it was made. Something writes into "
+                "`masks`: clone what you change."
+            )
 
     @property
     def parts(self) -> Mapping[str, Tensor]:
@@ -120,8 +149,13 @@ class Masked:
         return Masked({name: mask.cpu() for name, mask in self.masks.items()}, like=self)
 
 
-def check_agreement(trainer: Trainer, masks: Masks, what: str) -> None:
-    """Refuse to go on where ranks hold different masks.
+def check_agreement(
+    trainer: Trainer,
+    masks: Masks,
+    what: str,
+    why: str = "Their gradients or weights differ, so something in the training loop is not synchronised.",
+) -> None:
+    """Refuse to go on where ranks hold different masks; ``why`` says where that comes from.
 
     Raises:
         LotteryError: They do, on every rank alike.
@@ -132,10 +166,7 @@ def check_agreement(trainer: Trainer, masks: Masks, what: str) -> None:
     everyone: list[str] = [""] * trainer.world_size
     torch.distributed.all_gather_object(everyone, hash_of_tensors(masks))
     if len(set(everyone)) > 1:
-        raise LotteryError(
-            f"{what}: the ranks found different masks. Their gradients or weights differ, so something in the training "
-            "loop is not synchronised."
-        )
+        raise LotteryError(f"{what}: the ranks found different masks. {why}")
 
 
 def cloned(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

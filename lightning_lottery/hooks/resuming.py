@@ -79,6 +79,24 @@ def masks_in(state: Mapping[str, Any], masked: Masked) -> dict[str, Tensor]:
     return {name: shards.part(name, unpack(saved[name].numpy(), [*shapes[name]])).clone() for name in params}
 
 
+def check_hashes(saved: Mapping[str, int], masked: Masked) -> None:
+    """Refuse masks that are not those that a checkpoint's writers had, on any number of ranks, all parts together.
+
+    Args:
+        saved: By parameter name; empty of a checkpoint that has none.
+        masked: The masks as they were read.
+
+    Raises:
+        LotteryError: A mask is another, on every rank alike.
+    """
+    read = masked.hashes if saved else {}
+    if odd := [name for name, number in read.items() if number != saved.get(name)]:
+        raise LotteryError(
+            f"The checkpoint's mask of '{odd[0]}' is not the one that was saved, all ranks' parts together: the file "
+            "has changed, or ranks read different ones."
+        )
+
+
 def check_state(state: Mapping[str, Any], version: int, label: str, settings: Mapping[str, Any]) -> None:
     """Refuse a checkpoint's state that is not one of this callback with these settings.
 

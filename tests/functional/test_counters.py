@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lightning_lottery.functional.counters import mix64
+from lightning_lottery.functional.counters import mix64, mix64_each
 
 NUMBERS = st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=4)
 
@@ -34,3 +34,9 @@ def test_results_have_64_bits_and_numbers_count_modulo_2_to_the_64(numbers):
 @given(st.integers(0, 2**64 - 1 - 0x9E3779B97F4A7C15))
 def test_where_no_sum_carries_the_bit_that_is_kept_changes_nothing(number):
     assert mix64(number, carry=True) == mix64(number)
+
+
+@given(st.integers(0, 2**65), st.integers(0, 2**64 - 9), st.integers(0, 8))
+def test_of_many_numbers_each_is_mixed_as_by_itself(seed, start, count):
+    numbers = range(start, start + count)
+    assert mix64_each(seed, numbers).tolist() == [mix64(seed, number) for number in numbers]

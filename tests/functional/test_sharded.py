@@ -1,6 +1,7 @@
 """A ranking over shards is the ranking of the whole: same masks, whatever the ties and however uneven the shards."""
 
 import math
+from hashlib import blake2b
 
 import pytest
 import torch
@@ -12,8 +13,9 @@ from helpers.shards import Ranks, rows
 from helpers.states import same
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.functional import sharded as module
+from lightning_lottery.functional.counters import mix64
 from lightning_lottery.functional.masks import keep_top
-from lightning_lottery.functional.sharded import keep_top_of_shards
+from lightning_lottery.functional.sharded import keep_top_of_shards, mask_hash
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 SHAPES = ((1,), (1, 3), (2,), (3,), (7,), (5, 2), (2, 2, 3), (0, 2))  # one entry; fewer rows than ranks; uneven
@@ -93,3 +95,29 @@ def test_nan_on_one_rank_is_refused_on_all_and_named(per):
     with pytest.raises(LotteryError) as refused:
         keep_top(scores, 0.5, per=per)
     assert refusal == str(refused.value) and "'b': 1 of 4" in refusal
+
+
+@small
+@given(st.data(), st.sampled_from(SHAPES), st.integers(1, 9))
+def test_a_mask_has_one_hash_however_many_ranks_share_it_and_another_once_a_bit_is_flipped(data, shape, block):
+    n = math.prod(shape)
+    mask = torch.tensor(data.draw(st.lists(st.booleans(), min_size=n, max_size=n)), dtype=torch.bool).view(shape)
+    whole = mask_hash("a", mask)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "_BLOCK", block)
+        for ranks in (1, 2, 3, 4):
+            parts = [rows(mask, rank, ranks) for rank in range(ranks)]
+            hashes = [mask_hash("a", part, rank * len(parts[0])) for rank, part in enumerate(parts)]
+            assert int(torch.tensor(hashes).sum()) == whole
+    for i in range(n):
+        mask.view(-1)[i] ^= True
+        assert mask_hash("a", mask) != whole
+        mask.view(-1)[i] ^= True
+    assert mask_hash("b", mask) != whole or not mask.any()
+
+
+def test_a_masks_hash_is_the_sum_of_products_that_it_says():
+    mask = torch.tensor([[[True, False], [False, True]], [[False, False], [True, True]]])
+    seed = int.from_bytes(blake2b(b"a.weight", digest_size=8).digest(), "little")
+    terms = [(mix64(seed, i) | 1) * (mix64(seed + 1, j) | 1) for i in (0, 1) for j in range(4) if mask[i].flatten()[j]]
+    assert mask_hash("a.weight", mask) % 2**64 == sum(terms) % 2**64

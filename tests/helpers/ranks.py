@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheck
 from helpers.callbacks import CALLBACKS, STEPS, prunes_as_asked
 from helpers.projects import Odd, RankBatches, trainer
 from helpers.states import KeepEveryResume, ending, removed_are_zero, same
-from lightning_lottery import ExactResume, LotteryError
+from lightning_lottery import ExactResume, LotteryError, MaskFreezing, Ticket
 from lightning_lottery.callbacks import MaskCallback
 from lightning_lottery.files import hash_of_tensors
 
@@ -87,6 +87,13 @@ except LotteryError as error:
     assert "ranks found different masks" in str(error)
 else:
     raise AssertionError("different masks went unnoticed")
+own = torch.rand(12, 12, generator=torch.Generator().manual_seed(torch.distributed.get_rank())) < 0.5
+try:
+    fit(FOLDER / "tickets", MaskFreezing(Ticket({"tied_a.weight": own})))
+except LotteryError as error:
+    assert "give all the same ticket" in str(error)
+else:
+    raise AssertionError("different tickets went unnoticed")
 assert not any(isinstance(callback, MaskCallback) for callback in trainer(FOLDER).callbacks)
 sys.stdout.write("ok\n")
 sys.stdout.flush()

@@ -4,7 +4,9 @@ Prints `ok` from each rank once everything has held.
 """
 
 import os
+import shutil
 import sys
+from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 
@@ -16,7 +18,8 @@ from torch import nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
-from torch.distributed.tensor.debug import CommDebugMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.data import DataLoader
 
 from helpers.projects import RankBatches, trainer
@@ -34,7 +37,7 @@ from lightning_lottery import (
 )
 from lightning_lottery.children.folders import load_folder
 from lightning_lottery.connectivity.path import path
-from lightning_lottery.functional import keep_top
+from lightning_lottery.functional import keep_top, mask_hash
 from lightning_lottery.shards import local
 
 WORDS, STEPS = 11, 12
@@ -163,7 +166,8 @@ CALLBACKS = {
 
 
 def say(*words):
-    print(*words, flush=True)
+    sys.stdout.write(" ".join(words) + "\n")  # at once: lines of ranks do not mix
+    sys.stdout.flush()
 
 
 def one_process(folder):
@@ -190,6 +194,8 @@ def laws(name, folder, reference, ranks, ckpts):
         assert same(masks, alone), f"{name}: other masks than one process's at step {step}"
     assert same(look.weights, expected.weights), f"{name}: other weights than one process's"
     written = callback.ticket()
+    # Equal on any number of ranks, for it is that of the whole masks of one process.
+    assert callback._masked.hashes == {n: mask_hash(n, mask) for n, mask in whole_ticket.distinct.items()}
     assert same(written.masks, whole_ticket.masks) and written.ties == whole_ticket.ties
     assert written.sparsity == callback.sparsity == whole_ticket.sparsity
     module = fitted.lightning_module
@@ -272,21 +278,73 @@ def replayed(folder, ranks):
     say("scores replayed")
 
 
-def counted(folder, ranks, *callbacks):
-    """How often a fit gathers tensors: FSDP2's own gathers, and those of whole tensors from DTensors."""
-    with CommDebugMode() as sent:
-        fit(folder, *callbacks, ranks=ranks)
-    counts = {str(kind): n for kind, n in sent.get_comm_counts().items()}
-    return counts.get("c10d._allgather_base_", 0), counts.get("c10d_functional.all_gather_into_tensor", 0)
+AGREEMENT = 2
+"""Gathers of short texts from all ranks: first their lengths."""
+
+GATHERS = ("all_gather_into_tensor", "_allgather_base_")
+"""Those of tensors: whole ones from DTensors, and FSDP2's own."""
+
+
+class Messages(TorchDispatchMode):
+    """Every collective of a block, in order: its kind and the bytes of the tensors that it is given."""
+
+    def __init__(self):
+        super().__init__()
+        self.sent = []
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        if DTensor in types:
+            return NotImplemented  # first it becomes what it sends
+        kind = operation.overloadpacket.__name__
+        if operation.namespace in ("c10d", "_c10d_functional") and not kind.startswith(("wait", "_wrap")):
+            tensors = [value for value in tree_leaves(args) if isinstance(value, torch.Tensor)]
+            self.sent.append((kind, sum(tensor.nbytes for tensor in tensors)))
+        return operation(*args, **(kwargs or {}))
+
+
+class Recording(Messages):
+    """The same, with those of each ranking by themselves."""
+
+    def __init__(self, callback):
+        super().__init__()
+        self.rankings, self._update = [], callback._update
+        callback._update = self.ranked
+
+    def ranked(self, trainer):
+        before = len(self.sent)
+        self._update(trainer)
+        self.rankings.append(Counter(kind for kind, _ in self.sent[before:]))
 
 
 def sends_little(folder, ranks):
-    """No weight is gathered beyond what FSDP2 does; a ticket's masks are, one by one, when the fit ends."""
-    callback = CALLBACKS["PLATON"]()
-    (dense, no_masks), (masked, masks) = counted(folder / "dense", ranks), counted(folder / "masked", ranks, callback)
-    assert (no_masks, masks) == (0, len(callback.masks))
-    # After each of the three validations a copy of the outer module's weights is let go, and gathered once more.
-    assert masked - dense == 3, (dense, masked)
+    """What a fit sends with a callback and not without: a few small messages at each ranking, and no weight."""
+    with Messages() as dense:
+        fit(folder / "dense", ranks=ranks)
+    without = Counter(kind for kind, _ in dense.sent)
+    # In each ranking: hashes of the present masks, sizes, two or four digits, ties, what ranks share of these if any,
+    # counts and hashes of the new masks, their overlap with the present ones.
+    sums = {"PLATON": 8, "PLATON per tensor": 10, "MagnitudePruning": 8, "MaskFreezing": 0}
+    for name, most in sums.items():
+        callback = CALLBACKS[name]()
+        with Recording(callback) as messages:
+            fit(folder / name, callback, ranks=ranks)
+        assert all(set(ranking) == {"allreduce_", "allgather_"} for ranking in messages.rankings)
+        assert all(ranking["allreduce_"] in (most - 1, most) for ranking in messages.rankings), messages.rankings
+        assert all(ranking["allgather_"] == AGREEMENT for ranking in messages.rankings), messages.rankings
+        assert max(size for _, size in messages.sent) < 2**20
+        more = Counter(kind for kind, _ in messages.sent) - without
+        in_rankings = sum(messages.rankings, Counter())
+        # Besides the counts of the first masks and the hashes of the last ones: each step's finite gradients, or an
+        # audit before training, at each validation and at the end.
+        besides = 2 + (STEPS if not callback.frozen else 5)
+        assert more["allreduce_"] == in_rankings["allreduce_"] + besides, (name, more)
+        # The weights' hashes at the beginning and the end; every rank's ticket.
+        agreements = 2 + (name == "MaskFreezing")
+        assert more["allgather_"] == in_rankings["allgather_"] + agreements * AGREEMENT, (name, more)
+        # The ticket's masks, one by one when the fit ends. After each of the three validations a copy of the outer
+        # module's weights is let go, and gathered once more.
+        assert [more[kind] for kind in GATHERS] == [len(callback.masks), 3], (name, more)
+        assert set(more) <= {"allreduce_", "allgather_", *GATHERS, "broadcast_", "barrier"}, (name, more)
     say("little is sent")
 
 
@@ -334,6 +392,45 @@ def dressed(folder, ranks):
     say("dressed")
 
 
+class Flips(Callback):
+    """Flips one bit of one rank's part of a mask."""
+
+    def __init__(self, callback):
+        self.callback = callback
+
+    def on_train_batch_start(self, trainer, *_):
+        if trainer.global_step == 8 and trainer.global_rank == trainer.world_size - 1:
+            self.callback.masks["net.block.qkv.weight"][-1, -1] ^= True
+
+
+def flipped(folder, points, ranks):
+    """Every rank refuses a bit that was flipped, in the memory of one of them or in a checkpoint."""
+    for name in ("PLATON", "MagnitudePruning", "MaskFreezing"):
+        callback = CALLBACKS[name]()
+        try:
+            fit(folder / name, callback, Flips(callback), ranks=ranks)
+        except LotteryError as error:
+            assert "mask of 'net.block.qkv.weight' is not what it was made" in str(error)
+        else:
+            raise AssertionError("a flipped bit went unnoticed")
+        assert not (folder / name / "ticket.safetensors").exists()
+    copy = folder / "copy"
+    if torch.distributed.get_rank() == 0:
+        shutil.copytree(points / "step=5.ckpt", copy)
+        meta = torch.load(copy / "meta.pt", weights_only=True)
+        (masks,) = (state["masks"] for state in meta["callbacks"].values() if "masks" in state)
+        masks["net.block.qkv.weight"][-1] ^= 16
+        torch.save(meta, copy / "meta.pt")
+    torch.distributed.barrier()
+    try:
+        fit(folder / "again", CALLBACKS["PLATON"](), ranks=ranks, ckpt=copy)
+    except LotteryError as error:
+        assert "mask of 'net.block.qkv.weight' is not the one that was saved" in str(error)
+    else:
+        raise AssertionError("a checkpoint's flipped bit went unnoticed")
+    say("flipped bits are found")
+
+
 def lines(points, ranks):
     """Along the line between two networks whose checkpoints are folders, ranks find what one process does."""
     ends, alphas = [points / f"step={step}.ckpt" for step in (10, 5)], (0.0, 0.25, 0.5, 1.0)
@@ -369,6 +466,7 @@ if __name__ == "__main__":
     assert same(with_nan(FOLDER / "nan", RANKS), masks_with_nan)
     killed = [Path(earlier) / "killed" / "resume.ckpt" for earlier in EARLIER]
     goes_on(FOLDER / "killed", references["PLATON"][0], RANKS, killed)
+    flipped(FOLDER / "flipped", FOLDER / "PLATON" / "points", RANKS)
     lines(FOLDER / "MaskFreezing" / "points", RANKS)
     dressed(FOLDER / "dressed", RANKS)
     replayed(FOLDER / "replayed", RANKS)
