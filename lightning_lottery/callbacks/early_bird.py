@@ -81,7 +81,8 @@ class EarlyBird(NamedCallback):
             rule, acts.
         at: Where tickets are drawn whatever the rules say, as baselines, ``at=0.2-SPARSITY.safetensors``: optimizer
             steps (int), fractions of the fit (float, 1.0 is its last step), or ``"random"``, a step that the seed of
-            ``seed_everything`` draws uniformly from the fit.
+            ``seed_everything`` draws uniformly from the fit. None of them acts, and none follows once a rule's draw has
+            ended the fit or shrunk the module.
         patterns: For ``"weights"``: names of blocks to look for, as ``groups_of`` takes them.
         name: Tells several callbacks of one Trainer apart; the folder is then ``early_bird-NAME``.
 

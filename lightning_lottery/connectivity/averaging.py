@@ -161,7 +161,8 @@ def _listed(layers: Sequence[str]) -> str:
 
 
 def _gain_in_words(gain: Matching) -> str:
-    against = f"{gain.mean:+.4f} against the best single network"
+    mean = gain.mean if abs(gain.mean) >= 5e-5 else 0.0  # a rounding error of a sum has a sign, and says nothing
+    against = f"{mean:+.4f} against the best single network"
     if gain.low is None or gain.high is None:
         return f"{against}, without bounds: {gain.reason}"
     return f"{against} ({gain.low:+.4f} to {gain.high:+.4f}): {GAINS[gain.verdict]} {gain.margin:.4g}"

@@ -361,7 +361,8 @@ class PathReport:
 
     def sentences(self) -> list[str]:
         """The verdict, what it is about, and what would decide it; whether the networks may be averaged."""
-        sentences = sentences_on(self.stability, self.judging, self.samples, self.networks_alone) + self._on_ends()
+        judged = (self.stability, self.judging, self.samples, self.networks_alone)
+        sentences = sentences_on(*judged, are_children=bool(self.noise)) + self._on_ends()
         if self.train is not None:
             sentences.append(on_train_split(self.train.stability, self.train.samples))
         if self.averaging:

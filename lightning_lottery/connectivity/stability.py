@@ -110,6 +110,9 @@ ABOUT = {
 }
 """What a verdict is about, as sentences say it."""
 
+ABOUT_ANY = {**ABOUT, "children of this parent": "networks made as these were"}
+"""The same where nothing says that they have a common parent."""
+
 
 def on_train_split(stability: Stability, samples: int) -> str:
     """What the training split says of the same lines."""
@@ -118,12 +121,22 @@ def on_train_split(stability: Stability, samples: int) -> str:
     return f"On {samples} samples of the training split: {verdict}."
 
 
-def sentences_on(stability: Stability, judging: Judging, samples: int, networks_alone: str) -> list[str]:
-    """A verdict in words: what it says and of what, what samples alone would show, and what would decide it."""
+def sentences_on(
+    stability: Stability, judging: Judging, samples: int, networks_alone: str, *, are_children: bool = True
+) -> list[str]:
+    """A verdict in words: what it says and of what, what samples alone would show, and what would decide it.
+
+    Args:
+        stability: What was judged.
+        judging: How.
+        samples: Of the test set.
+        networks_alone: Why samples are not judged; else empty.
+        are_children: Whether the networks are known to be children of one checkpoint.
+    """
     unit = "" if judging.threshold_ratio is None else " of the ends' mean error"
     sentences = [
         f"{stability.in_words}: mean error barrier {stability.mean:.4f}{unit}; {stability.reason}. "
-        f"This is about {ABOUT[stability.about]}."
+        f"This is about {(ABOUT if are_children else ABOUT_ANY)[stability.about]}."
     ]
     if stability.noise_floor is not None:
         sentences.append(
@@ -133,7 +146,10 @@ def sentences_on(stability: Stability, judging: Judging, samples: int, networks_
     elif networks_alone and stability.low is not None:
         sentences.append(f"Networks alone are judged, on these samples and no others: {networks_alone}.")
     if stability.about == "these two networks" and stability.noise_floor is not None:
-        sentences.append("Of other children it says nothing: a third child would.")
+        kind = "child" if are_children else "network"
+        sentences.append(
+            f"Of other {'children' if are_children else 'networks'} it says nothing: a third {kind} would."
+        )
     return sentences + list(on_more(stability))
 
 

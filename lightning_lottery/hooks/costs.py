@@ -111,18 +111,18 @@ def savings(rows: Sequence[Mapping[str, Any]]) -> str:
         >>> whole = {"parameters": 2000, "multiply_adds": 4_000_000, "seconds_per_step": 0.004}
         >>> smaller = {"parameters": 1000, "multiply_adds": 3_000_000, "seconds_per_step": None}
         >>> savings([whole, smaller])
-        '1,000 of 2,000 parameters, 3.00 of 4.00 million multiply-adds for a batch'
+        '1,000 of 2,000 parameters are left, and 3.00 of 4.00 million multiply-adds of a batch'
     """
     if len(rows) < 2:
         return ""
     whole, smaller = rows
-    parts = [f"{smaller['parameters']:,} of {whole['parameters']:,} parameters"]
+    parts = [f"{smaller['parameters']:,} of {whole['parameters']:,} parameters are left"]
     if whole["multiply_adds"] and smaller["multiply_adds"]:
         millions = [f"{row['multiply_adds'] / 1e6:,.2f}" for row in (smaller, whole)]
-        parts.append(f"{millions[0]} of {millions[1]} million multiply-adds for a batch")
+        parts.append(f"and {millions[0]} of {millions[1]} million multiply-adds of a batch")
     if whole["seconds_per_step"] and smaller["seconds_per_step"]:
         seconds = [1000 * row["seconds_per_step"] for row in (smaller, whole)]
-        parts.append(f"{seconds[0]:.3g} for {seconds[1]:.3g} ms a step")
+        parts.append(f"a step takes {seconds[0]:.3g} ms, before {seconds[1]:.3g} ms")
     return ", ".join(parts)
 
 

@@ -24,7 +24,10 @@ def test_three_networks_give_three_pairs_and_a_verdict_on_their_parent_and_two_o
     assert two.stability.about == "these two networks" and two.stability.standard_error > 0
     assert two.stability == two.stability_of_pair((0, 1))
     assert two.stability.low == pytest.approx(report.stability_of_pair((0, 1)).low)
-    assert "Of other children it says nothing" in " ".join(two.sentences())
+    assert "Of other networks it says nothing" in " ".join(two.sentences())
+    siblings = two.of_children("SGD noise", is_null_control=False)
+    assert "Of other children it says nothing" in " ".join(siblings.sentences())
+    assert "about networks made as these were" in report.sentences()[0]
     rows = report.rows()
     assert {*rows[0]} == {*COLUMNS} - {*STAMP}
     assert sum(row["metric"] == "error_barrier" for row in rows) == 3

@@ -80,6 +80,9 @@ def test_sentences_say_what_the_verdict_is_about_and_what_samples_alone_would_sh
     three, two = in_blocks(lines_report(0.1, 0.11, 0.12)), in_blocks(lines_report(0.1))
     said = [" ".join(sentences_on(stability_of({0: r}), r.judging, 359, "")) for r in (three, two)]
     assert all("Equal errors all along the line would show a barrier of" in words for words in said)
+    other = [" ".join(sentences_on(stability_of({0: r}), r.judging, 359, "", are_children=False)) for r in (three, two)]
+    assert "about networks made as these were" in other[0] and "checkpoint" not in " ".join(other)
+    assert "Of other networks it says nothing: a third network would." in other[1]
     assert "about children of this checkpoint" in said[0] and "Of other children" not in said[0]
     assert "about these two networks" in said[1] and "a third child would" in said[1]
     alone = lines_report(0.1, 0.11, 0.12)

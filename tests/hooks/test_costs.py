@@ -85,7 +85,9 @@ def test_times_are_of_steps_before_and_after_and_those_of_a_first_life_are_read_
     again.stop(CPU, has_stepped=True)
     rows = again.write(path)
     assert rows[0] == whole and rows[1]["steps_timed"] == 1 and rows[1]["from_step"] == 3
-    assert savings(rows).startswith("5 of 10 parameters, 1.00 of 2.00 million multiply-adds for a batch, ")
+    assert savings(rows).startswith(
+        "5 of 10 parameters are left, and 1.00 of 2.00 million multiply-adds of a batch, a step "
+    )
     assert savings(rows[:1]) == ""
     path.write_text("something else\n")
     assert again.write(path)[0]["seconds_per_step"] is None
