@@ -6,9 +6,11 @@ Prints `ok` from each rank once everything has held.
 import os
 import shutil
 import sys
+import weakref
 from collections import Counter
 from contextlib import suppress
 from pathlib import Path
+from unittest.mock import patch
 
 import torch
 from lightning.pytorch import LightningModule, seed_everything
@@ -38,6 +40,7 @@ from lightning_lottery import (
 from lightning_lottery.children.folders import load_folder
 from lightning_lottery.connectivity.path import path
 from lightning_lottery.functional import keep_top, mask_hash
+from lightning_lottery.functional import sharded as ranking
 from lightning_lottery.shards import local
 
 WORDS, STEPS = 11, 12
@@ -348,6 +351,97 @@ def sends_little(folder, ranks):
     say("little is sent")
 
 
+class Wide(Small):
+    """Weights enough that single numbers beside them do not count."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(*(nn.Linear(401, 401) for _ in range(4)))
+
+    def configure_model(self):
+        if not isinstance(self.net, FSDPModule):
+            fully_shard(self.net, mesh=self.device_mesh["data_parallel"])
+
+    def training_step(self, batch, batch_idx):
+        return self.net(nn.functional.one_hot(batch, 401).float()).square().mean()
+
+
+class Made(TorchDispatchMode):
+    """The bytes of the tensors that a block has made and that are still there, and the most that there were."""
+
+    def __init__(self):
+        super().__init__()
+        self.most = self.now = 0
+        self._known = set()
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        if DTensor in types:
+            return NotImplemented
+        before = {key for key, _, _ in self._memories((args, kwargs))}
+        made = operation(*args, **(kwargs or {}))
+        for key, size, memory in self._memories(made):
+            if key not in before | self._known:
+                self._known.add(key)
+                self.now += size
+                self.most = max(self.most, self.now)
+                weakref.finalize(memory, self._gone, key, size)
+        return made
+
+    def _memories(self, values):
+        memories = [value.untyped_storage() for value in tree_leaves(values) if isinstance(value, torch.Tensor)]
+        return [(memory._cdata, memory.nbytes(), memory) for memory in memories]
+
+    def _gone(self, key, size):
+        self._known.discard(key)
+        self.now -= size
+
+
+class Held(Callback):
+    """The bytes made since the fit began that are there after a batch."""
+
+    lottery_order = 3
+
+    def __init__(self, made):
+        self.made = made
+
+    def on_train_batch_end(self, *_):
+        self.bytes = self.made.now
+
+
+def held(folder, ranks, *callbacks):
+    with Made() as made:
+        watch = Held(made)
+        fit(folder, *callbacks, watch, ranks=ranks, module=Wide(), max_epochs=2, limit_val_batches=0)
+    return watch.bytes
+
+
+class Measured(PLATON):
+    """The most bytes that each ranking takes beside what is there."""
+
+    def _reset(self):
+        super()._reset()
+        self.most = []
+
+    def _update(self, trainer):
+        with Made() as made:
+            super()._update(trainer)
+        self.most.append(made.most)
+
+
+def remembers_little(folder, ranks):
+    """PLATON adds three averages and a mask to each weight of a rank's shards, and one mask more while it ranks."""
+    callback = Measured(0.5, interval=2, begin=1, end=6, per="tensor")  # whose histograms are small
+    dense, block = held(folder / "dense", ranks), 1 << 13
+    with patch.object(ranking, "_BLOCK", block):
+        masked = held(folder / "masked", ranks, callback)
+    weights = sum(mask.numel() for mask in callback.masks.values())
+    assert 13 * weights <= masked - dense <= 13 * 1.05 * weights, (dense, masked, weights)
+    # Each of the entries that are looked at together takes another 24 bytes.
+    assert len(callback.most) == 4, callback.most
+    assert all(weights <= most <= 1.05 * weights + 24 * block for most in callback.most), (callback.most, weights)
+    say("little is remembered")
+
+
 class OneIsNaN(Callback):
     """The gradient of one entry, which the last rank holds, is none in one step."""
 
@@ -471,4 +565,5 @@ if __name__ == "__main__":
     dressed(FOLDER / "dressed", RANKS)
     replayed(FOLDER / "replayed", RANKS)
     sends_little(FOLDER / "sends", RANKS)
+    remembers_little(FOLDER / "remembers", RANKS)
     say("ok")
