@@ -431,6 +431,7 @@ def _save_midpoint(networks: Networks, mean: State, lines: Lines, save_midpoint:
         mean = {**mean} | {name: reached[name] for name, _ in networks.target.named_buffers() if name in mean}
     if lines.evaluate.trainer.is_global_zero:
         write_in_form_of(Path(networks.names[0]), mean, save_midpoint)
+    lines.evaluate.trainer.strategy.barrier()  # no rank reads the file before it is there
     return metrics
 
 

@@ -139,7 +139,6 @@ def _as_if_started_anew(env: Mapping[str, str] | None) -> None:
     for number in signals.STOPS:
         signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, signals.ENDING)
     if env is not None:
         os.environ.clear()
         os.environ.update(env)
@@ -151,7 +150,11 @@ def _as_if_started_anew(env: Mapping[str, str] | None) -> None:
 
 def _exit_code(call: Callable[[], object]) -> int:
     try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, signals.ENDING)  # here: nothing before would say a sentence
         call()
+    except KeyboardInterrupt:
+        print("interrupted.", file=sys.stderr)
+        return 130
     except SystemExit as exit:
         if isinstance(exit.code, str):
             print(exit.code, file=sys.stderr)

@@ -5,7 +5,6 @@ import random
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -239,9 +238,6 @@ def _as_a_script(command: Callable[[], object]) -> None:
         command()
     except LotteryError as error:
         raise SystemExit(str(error)) from error
-    except KeyboardInterrupt:
-        print("interrupted.", file=sys.stderr)
-        raise SystemExit(130) from None
 
 
 @contextmanager

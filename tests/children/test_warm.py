@@ -206,7 +206,7 @@ def test_where_the_nursery_is_killed_its_forks_end_and_the_next_child_has_anothe
         assert process.wait() == -signal.SIGKILL
         taken = len(steps_of(child))
     assert run_child(child) == 0 and child.is_done and isinstance(was_fork[-1], warm.Fork)
-    assert steps_of(child)[taken:][0] <= taken
+    assert 1 < steps_of(child)[taken:][0] <= taken + 1  # from its last checkpoint, which may be of its last step
 
 
 def test_a_child_of_a_child_is_a_fork_of_the_same_nursery(warmed, monkeypatch, tmp_path):
