@@ -19,7 +19,6 @@ MEASURED_BEFORE = {
     "imp_lenet_digits",
     "imp_vit_digits",
     "pruning_digits",
-    "quickstart",
     "when_stable_digits",
 }
 """Recipes that were measured before summaries were kept, and not since: no further one may join them."""
