@@ -33,8 +33,9 @@ def collect(run: Path) -> dict[str, Any]:
         "device": sorted({row["device"] for row in rows if row["device"]}),
         "first record": times[0],
         "last record": times[-1],
-        "python": platform.python_version(),
-        **{name: version(name) for name in ("lightning_lottery", "torch", "lightning")},
+        "lightning_lottery": sorted({row["version"] for row in rows if row["version"]}),
+        # Records do not say these: keep a run with the environment that it ran in.
+        "kept with": {"python": platform.python_version(), **{name: version(name) for name in ("torch", "lightning")}},
     }
     of_stages = {
         str(path.parent.relative_to(run)): json.loads(path.read_text())
