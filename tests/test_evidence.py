@@ -1,5 +1,6 @@
 """Every number that a page says was measured is one of the summary that is kept beside its recipe."""
 
+import fnmatch
 import json
 import re
 from collections.abc import Iterator
@@ -57,6 +58,75 @@ def section(page: str, title: str) -> str:
     """The text under a heading, to the next one of its depth."""
     _, _, rest = page.partition(f"\n## {title}\n")
     return rest.partition("\n## ")[0]
+
+
+TABLE = re.compile(r"(?:<!-- in (.+?): (.+?) -->\n\n)?((?:^\|.*\n)+)", re.MULTILINE)
+"""A table and, above it, where in the summary each of its rows stands and which of what is there it tells, in order.
+
+``{1}`` in either is what the row's first cell says before a comma or a bracket, ``*`` any part of one name; a name that
+has a slash itself stands in square brackets."""
+
+
+def value_at(summary: Any, path: str) -> Any:
+    """What stands in a summary under names with ``/`` between them."""
+    for name in re.split(r"/(?![^\[]*\])", path):
+        name = name.strip("[]")
+        if isinstance(summary, list):
+            summary = summary[int(name)]
+        else:
+            (key,) = fnmatch.filter(summary, name)
+            summary = summary[key]
+    return summary
+
+
+def misplaced(root: str, fields: str, row: str, summary: Any) -> list[str]:
+    """What a row of a table does not tell as the summary does; a number's sign, place and last digit count."""
+    cells = [cell.strip(" *`") for cell in row.strip("|\n").split("|")]
+    keys = {int(number) for number in re.findall(r"\{(\d)\}", root + fields)}
+    named = {f"{{{number}}}": re.split(r" \(|,", cells[number - 1])[0].strip("`") for number in keys}
+    paths = [f"{root}/{field.strip()}" for field in fields.split(",")]
+    for mark, key in named.items():
+        paths = [path.replace(mark, key) for path in paths]
+    told = " | ".join(cell for number, cell in enumerate(cells, start=1) if number not in keys)
+    expected = [value_at(summary, path) for path in paths]
+    words = [value for value in expected if isinstance(value, str)]
+    values = [value for value in expected if not isinstance(value, str)]
+    numbers = list(NUMBER.finditer(told))
+    if len(numbers) != len(values) or any(word not in told for word in words):
+        return [row]
+    wrong = []
+    for match, value in zip(numbers, values, strict=True):
+        places, factor = len(match[1].partition(".")[2]), 100 if match[2] else 1
+        if abs(value * factor - float(match[0].removesuffix(" %"))) > 0.5001 * 10**-places:
+            wrong.append(match[0])
+    return wrong
+
+
+@pytest.mark.parametrize("recipe", KEPT)
+def test_every_number_of_a_page_s_tables_is_the_one_that_belongs_there(recipe):
+    measured = section((RECIPES / recipe / "README.md").read_text(), "Measured")
+    tables = [table for table in TABLE.findall(measured) if NUMBER.search(table[2])]
+    assert tables
+    for root, fields, rows in tables:
+        assert root, f"nothing above this table says where its numbers stand:\n{rows}"
+        for row in rows.splitlines()[2:]:
+            assert not misplaced(root, fields, row, summary_of(recipe)), row
+
+
+@pytest.mark.parametrize(
+    ("row", "wrong"),
+    [
+        ("| a, x | 0.5 (0.25) | stable |", []),
+        ("| a | 0.5 (-0.25) | stable |", ["-0.25"]),
+        ("| a | 0.25 (0.5) | stable |", ["0.25", "0.5"]),
+        ("| a | 0.5 (0.26) | stable |", ["0.26"]),
+        ("| a | 0.5 (0.25) | good |", ["| a | 0.5 (0.25) | good |"]),
+        ("| a | 0.5 | stable |", ["| a | 0.5 | stable |"]),
+    ],
+)
+def test_a_number_of_another_place_is_noticed(row, wrong):
+    summary = {"net-a": {"mean": 0.5, "all": [0.1, 0.25], "verdict": "stable"}}
+    assert misplaced("net-{1}", "mean, all/1, verdict", row, summary) == wrong
 
 
 @pytest.mark.parametrize("recipe", KEPT)
