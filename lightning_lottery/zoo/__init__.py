@@ -8,7 +8,14 @@ from lightning_lottery.zoo.language_model import LanguageModel
 from lightning_lottery.zoo.learning_rates import ConstantRate, CosineRate, LearningRate, MilestoneRate
 from lightning_lottery.zoo.loader import SeededBatches
 from lightning_lottery.zoo.networks import bert, gpt2, lenet_5, lenet_300_100, resnet, vit
-from lightning_lottery.zoo.pretrained import pretrained_text, pretrained_vit, random_text, random_vit, torchvision_model
+from lightning_lottery.zoo.pretrained import (
+    pretrained_text,
+    pretrained_vit,
+    random_text,
+    random_vit,
+    torchvision_model,
+    with_weights,
+)
 from lightning_lottery.zoo.text_classifier import TextClassifier
 from lightning_lottery.zoo.text_data import SST2, SST2Stream, ToyReviews, ToyStream
 
@@ -24,6 +31,7 @@ __all__ = [
     "pretrained_text",
     "random_text",
     "torchvision_model",
+    "with_weights",
     "ImageClassifier",
     "TextClassifier",
     "LanguageModel",

@@ -1,5 +1,6 @@
 """The data sets of the recipes: small images that stay in memory, split the same way in every run."""
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -185,6 +186,7 @@ class CIFAR10(_StoredImages):
         val_fraction: Of the 50,000, in (0, 1), held out for validation, the same in every run; default 0.1.
         seed: Of order and augmentation, not of the split; default: the run's (``PL_GLOBAL_SEED``), else 0.
         limit: At most so many training images, for a smoke test; default: all.
+        classes: Those of 0 to 9 whose images are served, in every split, with their labels as they are; default: all.
         download: Whether missing files may be downloaded; default True.
 
     Raises:
@@ -206,6 +208,7 @@ class CIFAR10(_StoredImages):
         val_fraction: float = 0.1,
         seed: int | None = None,
         limit: int | None = None,
+        classes: Sequence[int] | None = None,
         download: bool = True,
     ) -> None:
         super().__init__(
@@ -219,4 +222,13 @@ class CIFAR10(_StoredImages):
         )
         if not 0 <= hue <= 0.5 or (hue and not augment):
             raise LotteryError(f"`hue` is the most that `augment=True` turns it by, in [0, 0.5], got {hue!r}.")
-        self.hue = hue
+        if classes is not None and (not classes or {*classes} - {*range(self.num_classes)}):
+            raise LotteryError(f"`classes` are some of 0 to {self.num_classes - 1}, got {classes!r}.")
+        self.hue, self.classes = hue, classes
+
+    def _read(self) -> dict[str, Samples]:
+        splits = super()._read()
+        if self.classes is None:
+            return splits
+        chosen = {split: torch.isin(labels, torch.tensor(self.classes)) for split, (_, labels) in splits.items()}
+        return {split: (images[chosen[split]], labels[chosen[split]]) for split, (images, labels) in splits.items()}

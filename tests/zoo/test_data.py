@@ -210,3 +210,26 @@ def test_torchvision_s_files_are_read_as_they_are(data, tmp_path):
         images, labels = data.samples(split)
         assert images.shape == (count, *data.shape)
         assert (images[:, 0, 5, 5].long() % 10).tolist() == labels.tolist()
+
+
+def test_of_chosen_classes_every_split_has_all_images_with_their_labels_and_no_others(tmp_path, monkeypatch):
+    images = torch.arange(40, dtype=torch.uint8).view(40, 1, 1, 1).expand(40, 3, 2, 2)
+    labels = torch.arange(40) % 10
+    stored = {
+        f"{split}_{what}": each
+        for split in ("train", "test")
+        for what, each in (("images", images), ("labels", labels))
+    }
+    monkeypatch.setattr(CIFAR10, "_read_torchvision", lambda self, root: stored)
+    whole, some = CIFAR10(tmp_path), CIFAR10(tmp_path, classes=[7, 2])
+    for split in ("train", "val", "test"):
+        images, labels = whole.samples(split)
+        wanted = (labels == 2) | (labels == 7)
+        assert torch.equal(some.samples(split)[0], images[wanted])
+        assert torch.equal(some.samples(split)[1], labels[wanted])
+
+
+@pytest.mark.parametrize("classes", [[], [10], [0, -1]])
+def test_classes_that_are_none_are_refused(classes):
+    with pytest.raises(LotteryError, match="0 to 9"):
+        CIFAR10(classes=classes)

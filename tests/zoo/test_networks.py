@@ -143,3 +143,16 @@ def test_a_resnet_of_a_smaller_image_size_is_shown_smaller_images():
     assert ImageClassifier(network)(torch.rand(2, 3, 32, 32)).shape == (2, 10) and seen == [(16, 16)]
     with pytest.raises(LotteryError, match="`image_size` is pixels along a side >= 4, got 2"):
         resnet(8, image_size=2)
+
+
+def test_a_vit_takes_images_of_any_size_from_the_classifier_and_computes_alike_by_either_attention():
+    network = {}
+    for attention in ("sdpa", "eager"):
+        torch.manual_seed(0)
+        network[attention] = vit(hidden_size=8, layers=1, heads=2, mlp_size=8, attention=attention).eval()
+    images = torch.rand(2, 1, 32, 32, generator=torch.Generator().manual_seed(0))
+    logits = {attention: ImageClassifier(each)(images) for attention, each in network.items()}
+    assert network["eager"].config._attn_implementation == "eager"
+    assert torch.allclose(logits["sdpa"], logits["eager"], atol=1e-6)
+    with pytest.raises(LotteryError, match="attention"):
+        vit(attention="flash")

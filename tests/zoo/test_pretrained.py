@@ -2,9 +2,20 @@ import shutil
 
 import pytest
 import torch
+from torch import nn
 
 from lightning_lottery.errors import LotteryError
-from lightning_lottery.zoo import bert, pretrained_text, pretrained_vit, random_text, random_vit, torchvision_model, vit
+from lightning_lottery.zoo import (
+    bert,
+    lenet_300_100,
+    pretrained_text,
+    pretrained_vit,
+    random_text,
+    random_vit,
+    torchvision_model,
+    vit,
+    with_weights,
+)
 
 
 @pytest.fixture(scope="module")
@@ -181,3 +192,27 @@ def test_torchvision_weights_that_cannot_be_downloaded_are_refused_in_a_sentence
     monkeypatch.setattr(models.SqueezeNet1_1_Weights, "get_state_dict", no_network)
     with pytest.raises(LotteryError, match="could not be downloaded"):
         torchvision_model("squeezenet1_1", num_classes=4, weights="DEFAULT")
+
+
+@pytest.mark.parametrize("make", [pretrained_text, random_text])
+def test_a_text_network_takes_either_attention(saved_bert, make):
+    network = make(saved_bert[0], num_classes=3, attention="eager")
+    assert network.config._attn_implementation == "eager"
+    with pytest.raises(LotteryError, match="attention"):
+        make(saved_bert[0], attention="flash")
+
+
+def test_a_checkpoint_s_weights_go_into_a_network(tmp_path):
+    saved, network = lenet_300_100(inputs=4), lenet_300_100(inputs=4)
+    state = {f"network.{name}": each for name, each in saved.state_dict().items()}
+    torch.save({"state_dict": state, "global_step": 7}, tmp_path / "a.ckpt")
+    assert with_weights(network, str(tmp_path / "a.ckpt")) is network
+    assert all(torch.equal(a, b) for a, b in zip(saved.parameters(), network.parameters(), strict=True))
+
+
+def test_weights_of_another_network_or_of_no_checkpoint_are_refused(tmp_path):
+    torch.save({"state_dict": {"network.weight": torch.ones(2, 2)}}, tmp_path / "a.ckpt")
+    (tmp_path / "b.ckpt").write_text("b")
+    for name in ("a.ckpt", "b.ckpt", "c.ckpt"):
+        with pytest.raises(LotteryError, match=name):
+            with_weights(nn.Linear(2, 2), str(tmp_path / name))
