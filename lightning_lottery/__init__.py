@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from lightning_lottery.callbacks.early_bird import EarlyBird as EarlyBird
     from lightning_lottery.callbacks.exact_resume import ExactResume as ExactResume
     from lightning_lottery.callbacks.freezing import MaskFreezing as MaskFreezing
+    from lightning_lottery.callbacks.loss_probe import LossProbe as LossProbe
     from lightning_lottery.callbacks.magnitude import MagnitudePruning as MagnitudePruning
     from lightning_lottery.callbacks.platon import PLATON as PLATON
     from lightning_lottery.callbacks.slimming import NetworkSlimming as NetworkSlimming
@@ -65,6 +66,7 @@ _MODULES = {
     "Snapshots": "callbacks.snapshots",
     "log_spaced": "callbacks.snapshots",
     "ExactResume": "callbacks.exact_resume",
+    "LossProbe": "callbacks.loss_probe",
     "Schedule": "functional.schedules",
     "Constant": "functional.schedules",
     "Cubic": "functional.schedules",

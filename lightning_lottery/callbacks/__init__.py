@@ -4,6 +4,7 @@ from lightning_lottery.callbacks.dynamic import DynamicMask as DynamicMask
 from lightning_lottery.callbacks.early_bird import EarlyBird as EarlyBird
 from lightning_lottery.callbacks.exact_resume import ExactResume as ExactResume
 from lightning_lottery.callbacks.freezing import MaskFreezing as MaskFreezing
+from lightning_lottery.callbacks.loss_probe import LossProbe as LossProbe
 from lightning_lottery.callbacks.magnitude import MagnitudePruning as MagnitudePruning
 from lightning_lottery.callbacks.platon import PLATON as PLATON
 from lightning_lottery.callbacks.slimming import NetworkSlimming as NetworkSlimming

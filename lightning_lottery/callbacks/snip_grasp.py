@@ -17,12 +17,11 @@ from lightning_lottery.functional.scores import Loss, Weights, grasp, snip
 from lightning_lottery.hooks.one_shot import OneShot, first_line
 from lightning_lottery.hooks.scoring import (
     cast,
-    loss_in,
+    loss_of,
     outputs_divided,
     state_of,
     training_batches,
     untouched,
-    with_state,
 )
 from lightning_lottery.scope import Scope
 
@@ -105,13 +104,13 @@ class _ByLoss(OneShot):
             return type(self).method(self._loss(module, state, dtype), weights, batches, average=self._average)
 
     def _loss(self, module: LightningModule, state: Weights, dtype: torch.dtype | None) -> Loss:
-        step = with_state(module, "training_step", dtype)
+        loss = loss_of(module, state, dtype, self.label)
 
-        def loss(weights: Weights, arguments: Mapping[str, Any]) -> Tensor:
+        def divided(weights: Weights, arguments: Mapping[str, Any]) -> Tensor:
             with outputs_divided(module, self.temperature):
-                return loss_in(step({**state, **weights}, *arguments.values()), self.label)
+                return loss(weights, arguments)
 
-        return loss
+        return divided
 
 
 class SNIP(_ByLoss):

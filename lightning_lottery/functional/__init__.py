@@ -101,6 +101,7 @@ from lightning_lottery.functional.scores import Loss as Loss
 from lightning_lottery.functional.scores import Weights as Weights
 from lightning_lottery.functional.scores import fisher as fisher
 from lightning_lottery.functional.scores import grasp as grasp
+from lightning_lottery.functional.scores import hessian_product as hessian_product
 from lightning_lottery.functional.scores import iterative_masks as iterative_masks
 from lightning_lottery.functional.scores import magnitude as magnitude
 from lightning_lottery.functional.scores import snip as snip
@@ -153,6 +154,7 @@ from lightning_lottery.functional.sharded import keep_top_of_shards as keep_top_
 from lightning_lottery.functional.sharded import mask_hash as mask_hash
 from lightning_lottery.functional.shares import complement as complement
 from lightning_lottery.functional.shares import share as share
+from lightning_lottery.functional.sharpness import sharpness as sharpness
 from lightning_lottery.functional.train_mode import modes_kept as modes_kept
 from lightning_lottery.functional.verdicts import Barriers as Barriers
 from lightning_lottery.functional.verdicts import More as More

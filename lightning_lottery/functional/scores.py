@@ -186,11 +186,35 @@ def grasp(loss: Loss, weights: Weights, batches: Sequence[Any], *, average: Aver
     Source: Wang et al. 2020, "Picking winning tickets before training by preserving gradient flow", equation 8: theirs
     is ``-w * Hg``, and its highest are removed. They divide the logits by 200; that is up to ``loss``.
     """
-    average, leaves = average or _divide, _leaves(weights)
-    gradient = _mean_gradient(loss, leaves, batches, average)
-    products = (_hessian_product(loss, leaves, batch, gradient) for batch in batches)
-    product = average(_total(products, leaves), len(batches))
+    gradient = _mean_gradient(loss, _leaves(weights), batches, average or _divide)
+    product = hessian_product(loss, weights, batches, gradient, average=average)
     return {name: product[name] * weight.detach() for name, weight in weights.items()}
+
+
+def hessian_product(
+    loss: Loss, weights: Weights, batches: Sequence[Any], vector: Weights, *, average: Average | None = None
+) -> dict[str, Tensor]:
+    """The Hessian of the mean loss over the batches, times a vector.
+
+    Args:
+        loss: From weights and one batch to a scalar, twice differentiable.
+        weights: Name to tensor.
+        batches: What ``loss`` is asked for, one by one.
+        vector: Name to tensor of the weight's shape.
+        average: As for ``snip``.
+
+    Returns:
+        Name to tensor of the weight's shape; float64 where the device has it.
+
+    Example:
+        >>> hessian_product(lambda w, x: (w["w"] ** 3).sum(), {"w": torch.tensor([2.0])}, [0], {"w": torch.ones(1)})
+        {'w': tensor([12.], dtype=torch.float64)}
+
+    Source: Pearlmutter 1994, "Fast exact multiplication by the Hessian".
+    """
+    leaves = _leaves(weights)
+    products = (_hessian_product(loss, leaves, batch, vector) for batch in batches)
+    return (average or _divide)(_total(products, leaves), len(batches))
 
 
 def widest_dtype(device: torch.device) -> torch.dtype:

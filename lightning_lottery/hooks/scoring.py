@@ -18,6 +18,7 @@ from torch.utils import checkpoint as checkpointing
 
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.functional.random_numbers import random_numbers_kept
+from lightning_lottery.functional.scores import Loss
 from lightning_lottery.hooks.copies import Copies
 from lightning_lottery.hooks.private import pretend_dtype_, training_arguments, training_loader, without_iterator
 from lightning_lottery.hooks.quiet import without_logging
@@ -212,6 +213,12 @@ def training_batches(
             "The training loader gave no batch to score with: it is empty, or `drop_last` or a limit leaves it none."
         )
     return [training_arguments(trainer, batch, index) for index, batch in enumerate(drawn)]
+
+
+def loss_of(module: LightningModule, state: Mapping[str, Tensor], dtype: torch.dtype | None, who: str) -> Loss:
+    """The loss of ``training_step`` as a function of some weights and of what it gets; ``state`` has the others."""
+    step = with_state(module, "training_step", dtype)
+    return lambda weights, arguments: loss_in(step({**state, **weights}, *arguments.values()), who)
 
 
 def loss_in(output: Any, who: str) -> Tensor:
