@@ -3,13 +3,12 @@
 import difflib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal
 
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import nn
 
-from lightning_lottery.checks import check_count, check_word
+from lightning_lottery.checks import check_count
 from lightning_lottery.errors import LotteryError
 
 
@@ -67,11 +66,7 @@ def random_vit(name: str = "google/vit-base-patch16-224", num_classes: int = 10)
     return _with_preprocessing(ViTForImageClassification(config), name)
 
 
-def pretrained_text(
-    name: str = "sentence-transformers/all-MiniLM-L6-v2",
-    num_classes: int = 2,
-    attention: Literal["sdpa", "eager"] = "sdpa",
-) -> nn.Module:
+def pretrained_text(name: str = "sentence-transformers/all-MiniLM-L6-v2", num_classes: int = 2) -> nn.Module:
     """A pretrained network for text with a head for ``num_classes``, a new one where the old does not fit.
 
     It is float32 and in training mode. Its tokenizer goes to the data: ``SST2(tokenizer=name)``.
@@ -79,57 +74,47 @@ def pretrained_text(
     Args:
         name: A model on the Hugging Face hub, or a folder that ``save_pretrained`` wrote.
         num_classes: Number of logits.
-        attention: As of ``vit``: in bfloat16 on a CPU ``"eager"`` is the faster one.
 
     Returns:
         The network: ``input_ids`` and ``attention_mask``, (B, L) each, to an output with ``logits`` (B, num_classes).
 
     Raises:
-        LotteryError: There is no such model for text, here or on the hub, or an argument is out of range.
+        LotteryError: There is no such model for text, here or on the hub, or ``num_classes`` is smaller than 1.
 
     Source: the default is a sentence encoder made from MiniLM, Wang et al. 2020, "MiniLM: Deep self-attention
     distillation for task-agnostic compression of pre-trained transformers"; the weights are the publisher's.
     """
     check_count("num_classes", num_classes, "a number")
-    check_word("attention", attention, ("sdpa", "eager"))
 
     from transformers import AutoModelForSequenceClassification
 
     with published(f"pretrained text network {name!r}"):
         network: nn.Module = AutoModelForSequenceClassification.from_pretrained(
-            name, num_labels=num_classes, ignore_mismatched_sizes=True, attn_implementation=attention
+            name, num_labels=num_classes, ignore_mismatched_sizes=True
         )
     return network.float().train()
 
 
-def random_text(
-    name: str = "sentence-transformers/all-MiniLM-L6-v2",
-    num_classes: int = 2,
-    attention: Literal["sdpa", "eager"] = "sdpa",
-) -> nn.Module:
+def random_text(name: str = "sentence-transformers/all-MiniLM-L6-v2", num_classes: int = 2) -> nn.Module:
     """The network of ``pretrained_text``, randomly initialised: its control.
 
     Args:
         name: A model on the Hugging Face hub, or a folder that ``save_pretrained`` wrote; its weights are not read.
         num_classes: Number of logits.
-        attention: As of ``vit``: in bfloat16 on a CPU ``"eager"`` is the faster one.
 
     Returns:
         The network: ``input_ids`` and ``attention_mask``, (B, L) each, to an output with ``logits`` (B, num_classes).
 
     Raises:
-        LotteryError: There is no such model for text, here or on the hub, or an argument is out of range.
+        LotteryError: There is no such model for text, here or on the hub, or ``num_classes`` is smaller than 1.
     """
     check_count("num_classes", num_classes, "a number")
-    check_word("attention", attention, ("sdpa", "eager"))
 
     from transformers import AutoConfig, AutoModelForSequenceClassification
 
     with published(f"text network {name!r}"):
         config = AutoConfig.from_pretrained(name, num_labels=num_classes)
-        network: nn.Module = AutoModelForSequenceClassification.from_config(  # type: ignore[no-untyped-call]
-            config, attn_implementation=attention
-        )
+        network: nn.Module = AutoModelForSequenceClassification.from_config(config)  # type: ignore[no-untyped-call]
     return network.float().train()
 
 

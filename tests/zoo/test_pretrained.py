@@ -194,14 +194,6 @@ def test_torchvision_weights_that_cannot_be_downloaded_are_refused_in_a_sentence
         torchvision_model("squeezenet1_1", num_classes=4, weights="DEFAULT")
 
 
-@pytest.mark.parametrize("make", [pretrained_text, random_text])
-def test_a_text_network_takes_either_attention(saved_bert, make):
-    network = make(saved_bert[0], num_classes=3, attention="eager")
-    assert network.config._attn_implementation == "eager"
-    with pytest.raises(LotteryError, match="attention"):
-        make(saved_bert[0], attention="flash")
-
-
 def test_a_checkpoint_s_weights_go_into_a_network(tmp_path):
     saved, network = lenet_300_100(inputs=4), lenet_300_100(inputs=4)
     state = {f"network.{name}": each for name, each in saved.state_dict().items()}
