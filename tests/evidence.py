@@ -2,7 +2,8 @@
 
 Writes ``recipes/NAME/summary.json``, NAME being the run's: when and on what it was measured, every stage's metrics, the
 verdicts, what its sweeps, analyses and iterative pruning found, and what other commands left as ``summary.json`` in a
-folder of the run, such as ``prediction``. ``tests/test_evidence.py`` compares the pages with it.
+folder of the run, such as ``prediction``. A run of stages that are new beside those kept joins them.
+``tests/test_evidence.py`` compares the pages with it.
 """
 
 import json
@@ -29,6 +30,7 @@ def collect(run: Path) -> dict[str, Any]:
     rows = read_rows(run / "results.jsonl")
     times = sorted(row["time"] for row in rows)
     made = {
+        "stages": sorted({path.name for path in run.glob("seed-*/[0-9]*") if path.is_dir()}),
         "seeds": sorted(int(path.name.removeprefix("seed-")) for path in run.glob("seed-*")),
         "device": sorted({row["device"] for row in rows if row["device"]}),
         "first record": times[0],
@@ -43,7 +45,16 @@ def collect(run: Path) -> dict[str, Any]:
     }
     stages = json.loads((run / "summary.json").read_text())
     verdicts = json.loads((run / "verdicts.json").read_text())
-    return {"made": made, **thin({"stages": stages, "verdicts": verdicts, "experiments": of_stages})}
+    return {"made": [made], **thin({"stages": stages, "verdicts": verdicts, "experiments": of_stages})}
+
+
+def joined(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
+    """Two summaries of a recipe as one, where no stage is in both; else the later one."""
+    ran, kept = ({name.split("/")[0] for name in summary["stages"]} for summary in (now, before))
+    if ran & kept:
+        return now
+    parts = {key: {**before.get(key, {}), **now.get(key, {})} for key in ("stages", "verdicts", "experiments")}
+    return {"made": before["made"] + now["made"], **{key: part for key, part in parts.items() if part}}
 
 
 def thin(value: Any) -> Any:
@@ -61,7 +72,10 @@ def main() -> None:
         sys.exit("The folder of one finished run: python tests/evidence.py runs/quickstart")
     run = Path(sys.argv[1])
     target = RECIPES / run.name / "summary.json"
-    target.write_text(json.dumps(collect(run), indent=1) + "\n")
+    summary = collect(run)
+    if target.is_file():
+        summary = joined(json.loads(target.read_text()), summary)
+    target.write_text(json.dumps(summary, indent=1) + "\n")
     print(f"{target}: {target.stat().st_size} bytes")
 
 

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+import evidence
+
 ROOT = Path(__file__).parents[1]
 RECIPES = ROOT / "recipes"
 KEPT = sorted(path.parent.name for path in RECIPES.glob("*/summary.json"))
@@ -173,3 +175,14 @@ def test_a_number_that_nobody_measured_is_noticed():
     summary = {"a": {"mean": 0.12345, "values": [0.1, 0.9496]}, "n": 3}
     assert drifted("0.123 ± 0.1, 12.3 %, -0.950, of 2.14.1, 30 epochs", summary) == []
     assert drifted("0.124, 12.4 %, 0.95, 0.94", summary) == ["0.124", "12.4 %", "0.94"]
+
+
+def test_a_run_of_new_stages_joins_those_kept_and_a_run_anew_takes_their_place():
+    before = {"made": [{"seeds": [0]}], "stages": {"01-a/parent": {}, "02-b": {}}, "experiments": {"overlap": 1}}
+    later = {"made": [{"seeds": [1]}], "stages": {"03-c": {}}, "verdicts": {"03-c": 2}}
+    both = evidence.joined(before, later)
+    assert [run["seeds"] for run in both["made"]] == [[0], [1]]
+    assert [*both["stages"]] == ["01-a/parent", "02-b", "03-c"]
+    assert both["experiments"] == {"overlap": 1} and both["verdicts"] == {"03-c": 2}
+    again = {"made": [{"seeds": [2]}], "stages": {"01-a/parent": {}}}
+    assert evidence.joined(before, again) == again
