@@ -66,7 +66,8 @@ class LossProbe(NamedCallback):
         name: Tells several callbacks of one Trainer apart.
 
     Raises:
-        LotteryError: An argument out of range; in ``fit``, several devices, or a ``training_step`` without loss.
+        LotteryError: An argument out of range; in ``fit``, several devices, manual optimization, or a
+            ``training_step`` without loss.
 
     Example:
         >>> LossProbe(begin=0.5, sharpness_every=100)
@@ -104,6 +105,11 @@ class LossProbe(NamedCallback):
         refuse_sharding(trainer, self.label)
         if trainer.world_size > 1:
             raise LotteryError(f"{self.label} looks at one process's batches, and this fit has {trainer.world_size}.")
+        if not pl_module.automatic_optimization:
+            raise LotteryError(
+                f"{self.label} needs the loss alone, and a `training_step` in manual optimization steps the optimizers "
+                "itself: use automatic optimization."
+            )
         if trainer.global_step == 0:
             self._reset()
 
@@ -134,7 +140,7 @@ class LossProbe(NamedCallback):
             after = _mean_loss(loss, weights, batches)
             curved = None
             if self.sharpness_every and step % self.sharpness_every == 0:
-                curved = sharpness(loss, weights, batches, scale=_scale(trainer, masks)) * lr / 2
+                curved = sharpness(loss, weights, batches, scale=_scale(trainer, masks)) / 2
         same = masks.keys() == self._masks.keys()
         change = hamming(masks, self._masks) if masks and same else 0.0
         row = Probed(step, self._before, after, change, lr, curved)
@@ -231,18 +237,19 @@ def _masks(trainer: Trainer) -> dict[str, Tensor]:
 
 
 def _scale(trainer: Trainer, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What the optimizer multiplies gradients by beside the learning rate, entry by entry; 0 for removed weights."""
+    """What the optimizer multiplies gradients by, the learning rate among it, entry by entry; 0 for removed weights."""
     scale = {}
     groups = [(optimizer.state, group) for optimizer in trainer.optimizers for group in optimizer.param_groups]
     of_param = {param: (state.get(param, {}), group) for state, group in groups for param in group["params"]}
     for name, param in named_parameters(trainer.lightning_module).items():
         if not param.requires_grad:
             continue
-        scale[name] = torch.ones_like(param, dtype=torch.float32) if param in of_param else torch.zeros_like(param)
+        scale[name] = torch.ones_like(param, dtype=torch.float32, requires_grad=False)
         state, group = of_param.get(param, ({}, {}))
         if "exp_avg_sq" in state:  # Adam's and AdamW's
             squares = state["exp_avg_sq"] / (1 - group["betas"][1] ** float(state["step"]))
             scale[name] = 1 / (squares.sqrt() + group["eps"])
+        scale[name] *= group.get("lr", 0.0)
         if name in masks:
-            scale[name] = scale[name] * masks[name]
+            scale[name] *= masks[name]
     return scale

@@ -56,6 +56,8 @@ def sharpness(
 
     # A fixed start, so that the same network has the same sharpness.
     start = np.random.default_rng(0).standard_normal(len(root))
+    if not root.any():  # nothing moves, and ARPACK would find no direction
+        return 0.0
     if len(root) == 1:  # ARPACK wants more entries than eigenvalues
         return float(times(np.ones(1))[0])
     operator = LinearOperator((len(root), len(root)), matvec=times, dtype=np.float64)

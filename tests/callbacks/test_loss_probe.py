@@ -69,6 +69,14 @@ def test_the_sharpness_is_that_of_what_the_optimizer_does_and_of_kept_weights(tm
     # Of the two weights the steeper one is removed: it shrinks faster.
     pruner = MagnitudePruning(Constant(0.5, begin=3))
     assert sharpness(lambda params: torch.optim.SGD(params, lr=0.01), pruner) == pytest.approx(1 * 0.01 / 2)
+
+    # A group of another learning rate counts by that, not by the first one's.
+    def by_groups(params):
+        return torch.optim.SGD(
+            [{"params": [nn.Parameter(torch.ones(1))]}, {"params": list(params), "lr": 0.02}], lr=0.01
+        )
+
+    assert sharpness(by_groups) == pytest.approx(10 * 0.02 / 2)
     seen = {}
 
     class Look(Callback):
@@ -115,3 +123,5 @@ def test_what_it_cannot_do_is_refused(tmp_path):
     for arguments in ({"batches": 0}, {"sharpness_every": -1}, {"begin": 1.5}):
         with pytest.raises(LotteryError):
             LossProbe(**arguments)
+    with pytest.raises(LotteryError, match="manual optimization"):
+        fit(tmp_path, LossProbe(), module=Odd(manual=True))

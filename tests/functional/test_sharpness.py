@@ -44,6 +44,7 @@ def test_what_an_optimizer_scales_counts_and_a_scale_of_zero_leaves_entries_out(
 def test_one_weight_is_enough_and_the_same_network_is_as_sharp_again():
     one = {"a": torch.ones(1)}
     assert sharpness(lambda w, _: 3 * (w["a"] ** 2).sum(), one, [0]) == pytest.approx(6)
+    assert sharpness(lambda w, _: 3 * (w["a"] ** 2).sum(), one, [0], scale={"a": torch.zeros(1)}) == 0
     matrix = symmetric(10, seed=2)
     assert len({sharpness(quadratic(matrix), WEIGHTS, [torch.tensor(1.0)]) for _ in range(3)}) == 1
 
