@@ -31,17 +31,20 @@ class _Explainer(Callback):
     lottery_order: ClassVar[int] = 99
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if comes_later(pl_module):
+            pl_module.on_fit_start()
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        for callback in callbacks:
+            if isinstance(callback, MaskCallback):
+                callback.plan(trainer, pl_module)  # on every rank: some compare over ranks what they were given
         if trainer.is_global_zero:
             terminal = console()
-            if comes_later(pl_module):
-                pl_module.on_fit_start()
-            for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            for callback in callbacks:
                 if isinstance(callback, MaskCallback):
-                    callback.plan(trainer, pl_module)
                     _print(callback.explanation(pl_module), terminal)
                 elif isinstance(callback, EarlyBird) and callback.cutting:
                     _print(callback.explanation(trainer, pl_module), terminal)
-            if any(isinstance(callback, MaskCallback) for callback in trainer.callbacks):  # type: ignore[attr-defined]
+            if any(isinstance(callback, MaskCallback) for callback in callbacks):
                 terminal.print(NO_SPEED)
         raise _Explained
 

@@ -56,8 +56,11 @@ def refuse_copies(trainer: Trainer, shards: Shards, who: str) -> None:
 
 
 def restores_late(trainer: Trainer) -> bool:
-    """Whether a fit that goes on from a checkpoint gets it after ``on_fit_start``: some strategies shard first."""
-    return bool(trainer.ckpt_path) and trainer.strategy.restore_checkpoint_after_setup
+    """Whether a fit that goes on from a checkpoint gets it after ``on_fit_start``: some strategies shard first.
+
+    That it goes on from one is not known before either: there ``trainer.ckpt_path`` is still None (Lightning 2.6.6).
+    """
+    return bool(trainer.strategy.restore_checkpoint_after_setup)
 
 
 def refuse_spawning(trainer: Trainer) -> None:

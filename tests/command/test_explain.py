@@ -1,10 +1,14 @@
 import re
+from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 import torch
 from lightning.pytorch import LightningModule
 
 from helpers.stages import config, fit, named, platon
+from lightning_lottery import MagnitudePruning
+from lightning_lottery.command.explain import _Explained, _Explainer
 from lightning_lottery.command.main import main
 
 
@@ -78,3 +82,13 @@ def test_explain_shows_the_weights_that_a_draw_will_mask(here, capsys):
     # Four heads lie in 24 rows of 8 weights and a bias, and are read by 8 x 8 weights.
     assert rows[0] == ["body.layers.0.self_attn", "head", "4", "280"]
     assert [row[2] for row in rows] == ["4", "4", "16", "16"] and "Zeros alone" not in shown
+
+
+def test_every_rank_plans_what_the_first_one_explains():
+    # Planning may compare over ranks: whoever stayed away would let the others wait.
+    callback = Mock(spec=MagnitudePruning)
+    another_rank = SimpleNamespace(is_global_zero=False, callbacks=[callback])
+    with pytest.raises(_Explained):
+        _Explainer().on_fit_start(another_rank, Tied())
+    callback.plan.assert_called_once()
+    callback.explanation.assert_not_called()

@@ -56,11 +56,9 @@ def test_whole_parameters_are_refused_where_nobody_keeps_them_equal(tmp_path):
     refuse_copies(trainer(tmp_path), Shards(), "This one")
 
 
-def test_a_fit_that_goes_on_gets_its_checkpoint_late_where_a_strategy_shards_first(tmp_path):
-    fitted = sharding(tmp_path, "ModelParallelStrategy")
-    assert not restores_late(fitted)
-    fitted.ckpt_path = "a.ckpt"
-    assert restores_late(fitted)
+def test_checkpoints_come_late_where_a_strategy_shards_first(tmp_path):
+    assert restores_late(sharding(tmp_path, "ModelParallelStrategy"))
+    assert not restores_late(trainer(tmp_path))
 
 
 @pytest.mark.shows(row=FSDP2, column="NetworkSlimming", cell="refused")
