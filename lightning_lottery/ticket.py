@@ -26,7 +26,7 @@ from lightning_lottery.functional.dynamic import Layers, random_masks
 from lightning_lottery.functional.masks import count, density, hamming, shuffle
 from lightning_lottery.notebook import html_of
 from lightning_lottery.scope import Scope, named_parameters, plain_name, size_of, ties
-from lightning_lottery.shards import Shards, local, reshard
+from lightning_lottery.shards import Shards, local, refuse_shards, reshard
 
 if TYPE_CHECKING:
     from transformers import TrainerCallback
@@ -136,7 +136,7 @@ class Ticket:
             forward: Runs the module on a batch (default: calls it with the inputs).
 
         Raises:
-            LotteryError: A module without a batch, or one that the ticket does not fit.
+            LotteryError: A module without a batch, one that the ticket does not fit, or one of shards.
 
         Example:
             >>> net = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 1, bias=False))
@@ -151,6 +151,7 @@ class Ticket:
             return table_of(self.distinct, None if beside is None else beside.masks)
         if batch is None:
             raise LotteryError("A table of what a ticket does to a module needs a batch to run it on.")
+        refuse_shards(module, "`Ticket.table`")
         self.require_fit(module, prefix)
         others = None if beside is None else beside._masks_in(module, prefix)
         return diagnosis_of(module, self._masks_in(module, prefix), batch, forward, others)
@@ -197,15 +198,17 @@ class Ticket:
             prefix: As for ``check``.
 
         Raises:
-            LotteryError: As of ``require_fit``; nothing has been changed.
+            LotteryError: As of ``require_fit``, or a parameter is sharded in another way than in rows; nothing has been
+                changed.
         """
         reshard(module)
         self.require_fit(module, prefix)
         params = _all_parameters(module)
+        named = {name: params[_strip(name, prefix) or name] for name in self.masks}
+        parts = {name: Shards({name: param}).part(name, self.masks[name]) for name, param in named.items()}
         with torch.no_grad():
-            for name, mask in self.masks.items():
-                param = params[_strip(name, prefix) or name]
-                local(param).masked_fill_(~Shards({name: param}).part(name, mask).to(param.device), 0)
+            for name, part in parts.items():
+                local(named[name]).masked_fill_(~part.to(named[name].device), 0)
 
     def freeze(self, module: nn.Module, *optimizers: Optimizer, prefix: str = "") -> Frozen:
         """Apply, and keep the removed weights at zero in a training loop of your own, whatever optimizers do.
@@ -369,7 +372,8 @@ class Ticket:
         Raises:
             LotteryError: No weight in scope is zero; one of them has nothing but zeros, which is more likely how it was
                 initialised than what pruning left; or one that a scope leaves out because it is frozen or made of
-                others at each call, as ``torch.nn.utils.prune`` does: exclude these, or make them plain weights.
+                others at each call, as ``torch.nn.utils.prune`` does: exclude these, or make them plain weights; or the
+                module holds shards of its weights.
 
         Example:
             >>> layer = nn.Linear(2, 1)
@@ -377,6 +381,7 @@ class Ticket:
             >>> Ticket.from_zeros(layer).masks
             {'weight': tensor([[ True, False]])}
         """
+        refuse_shards(module, "`Ticket.from_zeros`")
         scope = Scope() if scope is None else scope
         # A ticket would lack what is zero there. Recurrent layers and experts are out by their type, as everywhere.
         for each in scope.explain(module):

@@ -194,7 +194,12 @@ def _saved_folder(trainer: Trainer, path: Location) -> Iterator[None]:
     if trainer.is_global_zero:
         shutil.rmtree(folder, ignore_errors=True)  # the last but one, or a part that a killed run left
     trainer.strategy.barrier()
-    trainer.save_checkpoint(str(folder), weights_only=False)  # with a barrier at its end
+    from torch.distributed.checkpoint.api import CheckpointException  # all of it takes long to import
+
+    try:
+        trainer.save_checkpoint(str(folder), weights_only=False)  # with a barrier at its end
+    except (OSError, CheckpointException) as error:  # the latter is no Exception
+        raise _not_written(path, error) from error
     yield
     if not trainer.is_global_zero:
         return
@@ -209,7 +214,13 @@ def _saved_folder(trainer: Trainer, path: Location) -> Iterator[None]:
         os.replace(link, path)
         shutil.rmtree(path.with_name(f".{path.name}.copy"), ignore_errors=True)
     except OSError as error:
-        raise LotteryError(f"The checkpoint '{path}' could not be written: {error.strerror or error}.") from error
+        raise _not_written(path, error) from error
+
+
+def _not_written(path: Path, error: BaseException) -> LotteryError:
+    # What stopped one of the ranks that write shards, raised on all of them, is inside of another exception.
+    why, *_ = next(iter(getattr(error, "failures", {}).values()), (error,))
+    return LotteryError(f"The checkpoint '{path}' could not be written: {getattr(why, 'strerror', None) or why}.")
 
 
 class _WholeIO(TorchCheckpointIO):
