@@ -5,6 +5,7 @@ from typing import Literal
 
 from torch import Tensor
 
+from lightning_lottery.functional.masks import Scores, ScoresOnDemand
 from lightning_lottery.functional.schedules import Schedule, scheduled
 from lightning_lottery.functional.scores import magnitude
 from lightning_lottery.hooks.mask_callback import MaskCallback
@@ -60,5 +61,5 @@ class MagnitudePruning(MaskCallback):
         schedule = scheduled(sparsity, begin, end, defaults=(0.05, 0.7))
         super().__init__(schedule, interval=interval, scope=scope, name=name, per=per, log_layers=log_layers)
 
-    def scores(self, params: Mapping[str, Tensor], step: int) -> dict[str, Tensor]:
-        return magnitude(params)
+    def scores(self, params: Mapping[str, Tensor], step: int) -> Scores:
+        return ScoresOnDemand(params, lambda name: magnitude({name: params[name]})[name])

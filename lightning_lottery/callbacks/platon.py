@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 
 from lightning_lottery.checks import check_fraction, check_word
 from lightning_lottery.errors import LotteryError
-from lightning_lottery.functional.masks import Masks
+from lightning_lottery.functional.masks import Masks, Scores, ScoresOnDemand
 from lightning_lottery.functional.schedules import Schedule, scheduled
 from lightning_lottery.functional.sensitivity import Averages, add_, averages_like, check_decay, fold_, score
 from lightning_lottery.hooks.mask_callback import MaskCallback
@@ -132,7 +132,7 @@ class PLATON(MaskCallback):
             if self.beta2 == 1:  # an uncertainty that never moves: sensitivity alone ranks
                 self._averages[name].uncertainty.fill_(1)
             if name in saved:
-                for average, value in zip(self._averages[name], saved[name], strict=True):
+                for average, value in zip(self._averages[name], saved.pop(name), strict=True):
                     average.copy_(value)
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
@@ -188,10 +188,11 @@ class PLATON(MaskCallback):
             self._add(params, opens=True)
         return masks
 
-    def scores(self, params: Mapping[str, Tensor], step: int) -> dict[str, Tensor]:
+    def scores(self, params: Mapping[str, Tensor], step: int) -> Scores:
         """Where windows have ended, their memory holds the scores: four bytes per weight less at the peak."""
-        ended = step % self.interval == 0
-        return {name: averages.window if ended else score(averages) for name, averages in self._averages.items()}
+        if step % self.interval == 0:
+            return {name: averages.window for name, averages in self._averages.items()}
+        return ScoresOnDemand(self._averages, lambda name: score(self._averages[name]))
 
     def bytes_per_weight(self, param: Tensor) -> int:
         average = averages_like(param.new_empty(0), self._dtype).window.element_size()
@@ -236,11 +237,15 @@ class PLATON(MaskCallback):
 
     def _load_from_folder(self, key: str) -> None:
         """Read this rank's part of the averages from a checkpoint that is a folder, of any number of ranks."""
+        from torch.distributed.checkpoint.api import CheckpointException
         from torch.distributed.checkpoint.state_dict_loader import load
 
         self._averages = {name: averages_like(part, self._dtype) for name, part in self._masked.parts.items()}
         # In place: what is sharded shares the averages' memory.
-        load({key: {self.state_key: self._sharded()}}, checkpoint_id=self._folder)
+        try:
+            load({key: {self.state_key: self._sharded()}}, checkpoint_id=self._folder)
+        except CheckpointException as error:  # no Exception
+            raise LotteryError(f"The checkpoint '{self._folder}' does not have {self.label}'s averages.") from error
         for field, tensors in self._fields().items():
             if odd := [name for name, tensor in tensors.items() if not tensor.isfinite().all()]:
                 raise LotteryError(f"The checkpoint's averages are finite numbers, the {field} of '{odd[0]}' is not.")

@@ -49,6 +49,7 @@ from lightning_lottery.functional.k_star import stable_from as stable_from
 from lightning_lottery.functional.masks import ChanceOverlap as ChanceOverlap
 from lightning_lottery.functional.masks import Masks as Masks
 from lightning_lottery.functional.masks import Scores as Scores
+from lightning_lottery.functional.masks import ScoresOnDemand as ScoresOnDemand
 from lightning_lottery.functional.masks import check_same_entries as check_same_entries
 from lightning_lottery.functional.masks import check_sparsity as check_sparsity
 from lightning_lottery.functional.masks import check_within as check_within
@@ -150,6 +151,7 @@ from lightning_lottery.functional.settling.watch import names_of as names_of
 from lightning_lottery.functional.settling.watch import series_of as series_of
 from lightning_lottery.functional.settling.watch import tells_apart as tells_apart
 from lightning_lottery.functional.settling.watch import unit_masks_of as unit_masks_of
+from lightning_lottery.functional.sharded import Ranked as Ranked
 from lightning_lottery.functional.sharded import keep_top_of_shards as keep_top_of_shards
 from lightning_lottery.functional.sharded import mask_hash as mask_hash
 from lightning_lottery.functional.shares import complement as complement

@@ -1,7 +1,8 @@
 """From scores to masks: the only ranking in the package, and measures of masks."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import reduce
 from typing import Literal, NamedTuple
 
 import torch
@@ -17,6 +18,31 @@ Scores = Mapping[str, Tensor]
 
 Masks = Mapping[str, Tensor]
 """Qualified parameter name to bool tensor: ``True`` is kept."""
+
+
+class ScoresOnDemand(Mapping[str, Tensor]):
+    """Scores that are made anew each time one is asked for, so that one tensor's is there at a time.
+
+    Args:
+        names: The parameters'.
+        score: Gives one's scores.
+
+    Example:
+        >>> dict(ScoresOnDemand(["w"], lambda name: torch.tensor([2.0])))
+        {'w': tensor([2.])}
+    """
+
+    def __init__(self, names: Iterable[str], score: Callable[[str], Tensor]) -> None:
+        self._names, self._score = dict.fromkeys(names), score
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._score(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
 
 
 def keep_top(
@@ -356,11 +382,11 @@ def check_within(scores: Scores, within: Masks | None) -> None:
     """
     if within is None:
         return
-    for name, score in scores.items():
-        mask = within.get(name)
-        if mask is None or mask.dtype != torch.bool or mask.shape != score.shape:
+    for name in scores:
+        mask, shape = within.get(name), scores[name].shape
+        if mask is None or mask.dtype != torch.bool or mask.shape != shape:
             got = "nothing" if mask is None else f"{mask.dtype} of shape {tuple(mask.shape)}"
-            raise LotteryError(f"`within` needs a bool mask of shape {tuple(score.shape)} for '{name}', got {got}.")
+            raise LotteryError(f"`within` needs a bool mask of shape {tuple(shape)} for '{name}', got {got}.")
 
 
 def ranking_dtype(scores: Scores) -> torch.dtype:
@@ -369,13 +395,12 @@ def ranking_dtype(scores: Scores) -> torch.dtype:
     Raises:
         LotteryError: Scores that are not floating-point.
     """
-    for name, score in scores.items():
-        if not score.is_floating_point():
-            raise LotteryError(f"Cannot rank '{name}': its scores are {score.dtype}, not floating-point.")
-    widest = torch.float32
-    for score in scores.values():
-        widest = torch.promote_types(widest, score.dtype)
-    return widest
+    # By name: no score outlives its turn where each is made on demand.
+    dtypes = {name: scores[name].dtype for name in scores}
+    for name, dtype in dtypes.items():
+        if not dtype.is_floating_point:
+            raise LotteryError(f"Cannot rank '{name}': its scores are {dtype}, not floating-point.")
+    return reduce(torch.promote_types, dtypes.values(), torch.float32)
 
 
 def _refuse_nan(scores: Scores) -> None:

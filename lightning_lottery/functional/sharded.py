@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from hashlib import blake2b
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -24,9 +24,21 @@ from lightning_lottery.functional.shares import share
 Sum = Callable[[Tensor], Tensor]
 """From a rank's counts, an int64 tensor on the CPU, to their sums over all ranks; every rank calls it as often."""
 
-_BLOCK = 1 << 18  # entries looked at together: what is made in between, some 20 bytes of each, is small beside all
-_BLOCK_ON_DEVICE = 1 << 24  # elsewhere the host waits for every block
+_BLOCK = 1 << 18  # entries looked at together: what is made in between, 21 bytes of each, is small beside all
+_BLOCK_ON_DEVICE = 1 << 21  # elsewhere the host waits for every block
 _INTEGERS = {torch.float32: torch.int32, torch.float64: torch.int64}
+
+
+class Ranked(NamedTuple):
+    """What ``keep_top_of_shards`` gives.
+
+    Attributes:
+        masks: Name to bool tensor, shapes and devices as of the scores: this rank's part.
+        stayed: How many entries they keep of those that were kept in their memory before.
+    """
+
+    masks: dict[str, Tensor]
+    stayed: int
 
 
 def keep_top_of_shards(
@@ -38,7 +50,8 @@ def keep_top_of_shards(
     ranks: int,
     within: Masks | None = None,
     per: Literal["all", "tensor"] = "all",
-) -> dict[str, Tensor]:
+    into: Masks | None = None,
+) -> Ranked:
     """This rank's part of the masks that ``keep_top`` makes of the whole scores, bit for bit, ties included.
 
     Floating-point numbers sort as their bits do, read as integers. The threshold is found digit by digit of those, each
@@ -56,24 +69,22 @@ def keep_top_of_shards(
         ranks: How many there are.
         within: As in ``keep_top``, this rank's parts.
         per: As in ``keep_top``.
-
-    Returns:
-        Name to bool tensor, shapes and devices as in ``scores``.
+        into: Masks in whose memory the new ones are written, once nothing can be refused any more; they may be those of
+            ``within``. Default: new memory.
 
     Raises:
         LotteryError: As of ``keep_top``, on every rank alike where it is about values.
 
     Example:
         >>> alone = {"sum_over_ranks": lambda counts: counts, "rank": 0, "ranks": 1}
-        >>> keep_top_of_shards({"a": torch.tensor([3.0, 1.0]), "b": torch.tensor([2.0, 2.0])}, 0.5, **alone)
+        >>> keep_top_of_shards({"a": torch.tensor([3.0, 1.0]), "b": torch.tensor([2.0, 2.0])}, 0.5, **alone).masks
         {'a': tensor([ True, False]), 'b': tensor([ True, False])}
     """
     check_sparsity(sparsity)
     check_word("per", per, ("all", "tensor"))
     check_within(scores, within)
-    parts = [
-        _Part(score, None if within is None else within[name], ranking_dtype(scores)) for name, score in scores.items()
-    ]
+    dtype = ranking_dtype(scores)
+    parts = [_Part(scores, name, None if within is None else within[name], dtype) for name in scores]
     sizes = torch.tensor([part.size() for part in parts], dtype=torch.int64).reshape(-1, 3)
     totals, available, nan = sum_over_ranks(sizes).T
     for name, total, bad in zip(scores, totals.tolist(), nan.tolist(), strict=True):
@@ -88,12 +99,15 @@ def keep_top_of_shards(
             raise too_few(sparsity, kept, total, left)
         missing.append(kept)
     thresholds, missing = _thresholds(parts, groups.tolist(), missing, sum_over_ranks, width=16 if per == "all" else 8)
-    for part, group in zip(parts, groups.tolist(), strict=True):
-        part.keep_above_(thresholds[group])
-    quotas = _quotas([part.ties for part in parts], groups.tolist(), missing, sum_over_ranks, rank, ranks)
-    for part, group, quota in zip(parts, groups.tolist(), quotas, strict=True):
-        part.keep_first_(thresholds[group], quota)
-    return {name: part.mask for name, part in zip(scores, parts, strict=True)}
+    last = [thresholds[group] for group in groups.tolist()]
+    ties = [part.ties(threshold) for part, threshold in zip(parts, last, strict=True)]
+    quotas = _quotas(ties, groups.tolist(), missing, sum_over_ranks, rank, ranks)
+    masks = {part.name: part.nothing_kept() if into is None else into[part.name] for part in parts}
+    stayed = sum(
+        part.keep_(mask, threshold, quota)
+        for part, mask, threshold, quota in zip(parts, masks.values(), last, quotas, strict=True)
+    )
+    return Ranked(masks, stayed)
 
 
 def mask_hash(name: str, mask: Tensor, first_row: int = 0) -> int:
@@ -134,25 +148,31 @@ def _odd(seed: int, numbers: range, device: torch.device) -> Tensor:
 
 
 class _Part:
-    """A rank's part of one tensor: scores as integers of the same order, and the mask that is made of them."""
+    """A rank's part of one tensor: scores as integers of the same order, asked for anew in each pass over them."""
 
-    def __init__(self, score: Tensor, allowed: Tensor | None, dtype: torch.dtype) -> None:
-        self.dtype = dtype
-        self.mask = torch.zeros(score.shape, dtype=torch.bool, device=score.device)
-        self.ties = 0
-        self._score, self._mask = score.detach().reshape(-1), self.mask.view(-1)
+    def __init__(self, scores: Scores, name: str, allowed: Tensor | None, dtype: torch.dtype) -> None:
+        self.name, self.dtype, self._scores = name, dtype, scores
         self._allowed = None if allowed is None else allowed.reshape(-1)
+
+    @property
+    def _score(self) -> Tensor:
+        return self._scores[self.name].detach().reshape(-1)
 
     def size(self) -> list[int]:
         """How many entries there are, may be kept, and are NaN."""
-        nan = int(sum(self._score[part].isnan().sum() for part in self._slices()))
-        entries = len(self._score)
+        score = self._score
+        nan, entries = int(sum(score[part].isnan().sum() for part in _slices(score))), len(score)
         return [entries, entries if self._allowed is None else int(self._allowed.sum()), nan]
+
+    def nothing_kept(self) -> Tensor:
+        """A mask, so far of zeros."""
+        score = self._scores[self.name]
+        return torch.zeros(score.shape, dtype=torch.bool, device=score.device)
 
     def histogram(self, prefix: int | None, shift: int, width: int) -> Tensor:
         """How many entries that may be kept have each value of a digit, of those whose higher digits are ``prefix``."""
         counts = torch.zeros(1 << width, dtype=torch.int64)
-        for keys, allowed, _ in self._blocks():
+        for _, keys, allowed in self._blocks():
             if prefix is not None:
                 inside = keys >> (shift + width) == prefix
                 keys = keys[inside if allowed is None else inside & allowed]
@@ -163,33 +183,37 @@ class _Part:
             counts += torch.bincount(digits, minlength=1 << width).cpu()
         return counts
 
-    def keep_above_(self, threshold: int) -> None:
-        """Keep what lies above, and count what equals it."""
-        for keys, allowed, mask in self._blocks():
-            mask.copy_(keys > threshold if allowed is None else (keys > threshold) & allowed)
-            self.ties += int(_equal(keys, threshold, allowed).sum())
+    def ties(self, threshold: int) -> int:
+        """How many entries that may be kept equal the threshold."""
+        return sum(int(_allowed(keys == threshold, allowed).sum()) for _, keys, allowed in self._blocks())
 
-    def keep_first_(self, threshold: int, count: int) -> None:
-        """Keep so many of the entries that equal the threshold, from the first on."""
-        for keys, allowed, mask in self._blocks() if count else ():
-            ties = _equal(keys, threshold, allowed)
+    def keep_(self, mask: Tensor, threshold: int, count: int) -> int:
+        """Keep what lies above, and so many of the entries that equal the threshold, from the first on.
+
+        Returns:
+            How many entries were kept before as well.
+        """
+        stayed = 0
+        for part, keys, allowed in self._blocks():
+            kept, ties = _allowed(keys > threshold, allowed), _allowed(keys == threshold, allowed)
             here = int(ties.sum())
             if here > count:
                 ties &= ties.cumsum(0) <= count
-            mask |= ties
             count -= min(here, count)
+            kept |= ties
+            stayed += int((kept & mask.view(-1)[part]).sum())
+            mask.view(-1)[part] = kept  # last: it may be what is allowed
+        return stayed
 
-    def _slices(self) -> list[slice]:
-        size = _BLOCK if self._score.device.type == "cpu" else _BLOCK_ON_DEVICE
-        return [slice(start, start + size) for start in range(0, len(self._score), size)]
+    def _blocks(self) -> Iterator[tuple[slice, Tensor, Tensor | None]]:
+        score = self._score
+        for part in _slices(score):
+            yield part, _ordered(score[part].to(self.dtype)), None if self._allowed is None else self._allowed[part]
 
-    def _blocks(self) -> Iterator[tuple[Tensor, Tensor | None, Tensor]]:
-        for part in self._slices():
-            yield (
-                _ordered(self._score[part].to(self.dtype)),
-                None if self._allowed is None else self._allowed[part],
-                self._mask[part],
-            )
+
+def _slices(entries: Tensor) -> list[slice]:
+    size = _BLOCK if entries.device.type == "cpu" else _BLOCK_ON_DEVICE
+    return [slice(start, start + size) for start in range(0, len(entries), size)]
 
 
 def _ordered(values: Tensor) -> Tensor:
@@ -199,9 +223,8 @@ def _ordered(values: Tensor) -> Tensor:
     return bits ^ ((bits >> (8 * bits.element_size() - 1)) & torch.iinfo(bits.dtype).max)
 
 
-def _equal(keys: Tensor, threshold: int, allowed: Tensor | None) -> Tensor:
-    ties = keys == threshold
-    return ties if allowed is None else ties & allowed
+def _allowed(entries: Tensor, allowed: Tensor | None) -> Tensor:
+    return entries if allowed is None else entries & allowed
 
 
 def _by_group(counts: Tensor, groups: Tensor) -> list[int]:

@@ -149,7 +149,10 @@ class MaskCallback(NamedCallback):
         raise NotImplementedError
 
     def find_masks(self, params: Mapping[str, Tensor], sparsity: float, within: Masks | None) -> Masks:
-        """The masks that are due now; removed entries come back only where ``within`` is None."""
+        """The masks that are due now; removed entries come back only where ``within`` is None.
+
+        Of shards they take the memory of the present ones.
+        """
         scores = self.scores(params, self.step)
         if scores.keys() != params.keys():
             odd = sorted(scores.keys() ^ params.keys())
@@ -157,7 +160,7 @@ class MaskCallback(NamedCallback):
                 f"{self.label}: `scores` gives one tensor for each weight in scope, which '{odd[0]}' is not."
             )
         if shards := self._masked.shards:
-            return keep_top_of_shards(
+            masks, self._masked.stayed = keep_top_of_shards(
                 scores,
                 sparsity,
                 sum_over_ranks=shards.sum,
@@ -165,8 +168,10 @@ class MaskCallback(NamedCallback):
                 ranks=shards.ranks,
                 within=within,
                 per=self.per,
+                into=self._masked.masks,
             )
-        return keep_top(scores, sparsity, within=within, per=self.per)
+            return masks
+        return keep_top(dict(scores), sparsity, within=within, per=self.per)
 
     def method_state(self) -> dict[str, Any]:
         """The method's own state for a checkpoint: tensors by parameter name, and primitives."""
@@ -251,7 +256,7 @@ class MaskCallback(NamedCallback):
     def masks(self) -> dict[str, Tensor]:
         """Parameter name to bool tensor, ``True`` = kept; tied parameters under their first name.
 
-        Of sharded ones what this rank holds.
+        Of sharded ones what this rank holds, in memory that the next masks take: clone what you keep.
         """
         return dict(self._masked.masks)
 
@@ -607,7 +612,8 @@ class MaskCallback(NamedCallback):
         with torch.no_grad():
             masks = self.find_masks(previous.parts, target, before if self.frozen else None)
         self._install(trainer, masks, target)
-        stayed = int(previous.shards.sum(torch.tensor(overlap(masks, before))))
+        here = overlap(masks, before) if previous.stayed is None else previous.stayed
+        stayed = int(previous.shards.sum(torch.tensor(here)))
         total = sum(total for _, total in previous.counts.values())
         kept, kept_before = (sum(m.counts[name][0] for name in masks) for m in (self._masked, previous))
         changes = {"mask/change": (kept + kept_before - 2 * stayed) / total}

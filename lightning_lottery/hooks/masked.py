@@ -50,6 +50,8 @@ class Masked:
         kept, total = (sum(numbers) for numbers in zip(*self.counts.values(), strict=True)) if self.counts else (0, 0)
         self.sparsity = 1 - kept / total if total else 0.0
         self.anything_removed = kept < total
+        self.stayed: int | None = None
+        """How many entries the next masks keep of those that these kept, where they have taken these ones' memory."""
 
     def _seen(self) -> tuple[dict[str, tuple[int, int]], dict[str, int]]:
         """Counts and, of shards, hashes: one message."""

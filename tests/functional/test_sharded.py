@@ -5,7 +5,7 @@ from hashlib import blake2b
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from helpers.selection import small
@@ -14,7 +14,7 @@ from helpers.states import same
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.functional import sharded as module
 from lightning_lottery.functional.counters import mix64
-from lightning_lottery.functional.masks import keep_top
+from lightning_lottery.functional.masks import ScoresOnDemand, keep_top, overlap
 from lightning_lottery.functional.sharded import keep_top_of_shards, mask_hash
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -41,9 +41,8 @@ def ranked(scores, sparsity, ranks, within=None, per="all"):
     def work(rank, sum_over_ranks):
         part = {name: rows(score, rank, ranks) for name, score in scores.items()}
         allowed = None if within is None else {name: rows(mask, rank, ranks) for name, mask in within.items()}
-        return keep_top_of_shards(
-            part, sparsity, sum_over_ranks=sum_over_ranks, rank=rank, ranks=ranks, within=allowed, per=per
-        )
+        alone = {"sum_over_ranks": sum_over_ranks, "rank": rank, "ranks": ranks}
+        return keep_top_of_shards(part, sparsity, **alone, within=allowed, per=per).masks
 
     together = Ranks(ranks)
     parts = together.all(work)
@@ -72,6 +71,43 @@ def test_shards_rank_as_the_whole_does(data, scores, sparsity, ranks, block, per
         assert same(masks, expected)
         is_wide = any(score.dtype == torch.float64 for score in scores.values())
         assert len(together.messages) <= {"all": 5, "tensor": 7}[per] + is_wide * {"all": 2, "tensor": 4}[per]
+
+
+@small
+@given(st.data(), tensors(), SPARSITIES, st.integers(1, 3), st.integers(1, 9))
+def test_masks_take_the_memory_of_earlier_ones_and_say_how_many_entries_stayed(data, scores, sparsity, ranks, block):
+    drawn = {
+        name: data.draw(st.lists(st.booleans(), min_size=s.numel(), max_size=s.numel())) for name, s in scores.items()
+    }
+    before = {name: torch.tensor(drawn[name], dtype=torch.bool).view_as(score) for name, score in scores.items()}
+    within = before if data.draw(st.booleans()) else None
+    try:
+        expected = keep_top(scores, sparsity, within=within)
+    except LotteryError:
+        assume(False)
+
+    def work(rank, sum_over_ranks):
+        part, memory = ({n: rows(t, rank, ranks).clone() for n, t in whole.items()} for whole in (scores, before))
+        alone = {"sum_over_ranks": sum_over_ranks, "rank": rank, "ranks": ranks}
+        on_demand = ScoresOnDemand(part, lambda name: part[name].clone())
+        ranked = keep_top_of_shards(on_demand, sparsity, **alone, within=within and memory, into=memory)
+        assert all(ranked.masks[name] is memory[name] for name in scores)
+        return ranked
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "_BLOCK", block)
+        ranked = Ranks(ranks).all(work)
+    assert same({name: torch.cat([each.masks[name] for each in ranked]) for name in scores}, expected)
+    assert sum(each.stayed for each in ranked) == overlap(expected, before)
+
+
+def test_a_refusal_leaves_the_memory_of_earlier_masks_alone():
+    before = {"a": torch.tensor([True, False, True])}
+    alone = {"sum_over_ranks": lambda counts: counts, "rank": 0, "ranks": 1}
+    for scores, within in ((torch.tensor([1.0, math.nan, 2.0]), None), (torch.ones(3), before)):
+        with pytest.raises(LotteryError):
+            keep_top_of_shards({"a": scores}, 0.0, **alone, within=within, into=before)
+        assert before["a"].tolist() == [True, False, True]
 
 
 @pytest.mark.parametrize("per", ["all", "tensor"])
