@@ -213,6 +213,8 @@ def laws(name, folder, reference, ranks, ckpts):
     assert callback._masked.hashes == {n: mask_hash(n, mask) for n, mask in whole_ticket.distinct.items()}
     assert same(written.masks, whole_ticket.masks) and written.ties == whole_ticket.ties
     assert written.sparsity == callback.sparsity == whole_ticket.sparsity
+    for table in ckpts[0].parent.glob("*.csv"):  # what each update changed, too
+        assert (folder / table.name).read_text() == table.read_text()
     module = fitted.lightning_module
     with torch.no_grad():
         for param in module.parameters():
