@@ -55,8 +55,8 @@ class LossProbe(NamedCallback):
     over ``batches``, without dropout; a fit that is resumed takes other batches from there on.
 
     When the fit ends, the run's folder holds ``probe.csv`` and the picture ``probe.png``; the test after it logs
-    ``probe_step`` and ``probe_masks``, the mean absolute change of the loss by a step and by masks, ``probe_churn``,
-    the mean fraction of masks that changed, and ``probe_sharpness``.
+    ``test_probe_step`` and ``test_probe_masks``, the mean absolute change of the loss by a step and by masks, ``test_probe_churn``,
+    the mean fraction of masks that changed, and ``test_probe_sharpness``.
 
     Args:
         begin: When to begin: optimizer steps (int), or a fraction of the fit (float).
@@ -200,7 +200,7 @@ class LossProbe(NamedCallback):
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         for name, value in self.means.items():
-            pl_module.log(self.named(f"probe_{name}"), value)
+            pl_module.log(self.named(f"test_probe_{name}"), value)
 
     def state_dict(self) -> dict[str, Any]:
         rows = [[float("nan") if value is None else float(value) for value in row] for row in self.rows]

@@ -116,7 +116,7 @@ def test_it_goes_on_from_a_checkpoint_and_logs_its_means_in_the_test(tmp_path):
     # The row of the step after which it was saved was measured when the next batch began.
     assert [row.step for row in probe.rows] == [*range(1, 8), *range(9, 13)]
     (logged,) = trainer.test(Tested(), Batches(), verbose=False)
-    assert logged["probe_step"] == pytest.approx(probe.means["step"])
+    assert logged["test_probe_step"] == pytest.approx(probe.means["step"])
 
 
 def test_what_it_cannot_do_is_refused(tmp_path):
