@@ -55,8 +55,8 @@ class LossProbe(NamedCallback):
     over ``batches``, without dropout; a fit that is resumed takes other batches from there on.
 
     When the fit ends, the run's folder holds ``probe.csv`` and the picture ``probe.png``; the test after it logs
-    ``test_probe_step`` and ``test_probe_masks``, the mean absolute change of the loss by a step and by masks, ``test_probe_churn``,
-    the mean fraction of masks that changed, and ``test_probe_sharpness``.
+    ``test_probe_step`` and ``test_probe_masks``, the mean absolute change of the loss by a step and by masks,
+    ``test_probe_churn``, the mean fraction of masks that changed, and ``test_probe_sharpness``.
 
     Args:
         begin: When to begin: optimizer steps (int), or a fraction of the fit (float).
