@@ -17,12 +17,13 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lightning_lottery.checks import is_count
-from lightning_lottery.diagnosis import Forward, Layer, LayerTable, diagnosis_of, table_of
+from lightning_lottery.diagnosis import Forward, Layer, LayerTable, diagnosis_of, run, table_of
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.files import Location, Remote, hash_of_tensors, location, opened, write_whole
 from lightning_lottery.frozen import Frozen, trainer_callback
 from lightning_lottery.functional.alignment import Couplings, Orders, check_orders, permute
 from lightning_lottery.functional.dynamic import Layers, random_masks
+from lightning_lottery.functional.effective import places_on_paths, positive, shuffle_on_paths
 from lightning_lottery.functional.masks import count, density, hamming, shuffle
 from lightning_lottery.notebook import html_of
 from lightning_lottery.scope import Scope, named_parameters, plain_name, size_of, ties
@@ -277,6 +278,40 @@ class Ticket:
         Source: Frankle et al. 2021, section 4.
         """
         return self._drawn_anew(shuffle(self.distinct, seed), {"shuffle_seed": seed})
+
+    def shuffled_on_paths(
+        self, seed: int, module: nn.Module, batch: Any, *, prefix: str = "", forward: Forward | None = None
+    ) -> "Ticket":
+        """The layer-wise control whose paths are whole: as ``shuffled``, and as many kept entries that do anything.
+
+        A plain shuffle breaks paths where few entries are left, so that it loses more than which weights are kept. This
+        one draws them among the units that the ticket uses; see ``functional.shuffle_on_paths``.
+
+        Args:
+            seed: Draws the places.
+            module: As for ``check``; not changed.
+            batch: As for ``table``.
+            prefix: As for ``check``.
+            forward: As for ``table``.
+
+        Raises:
+            LotteryError: As of ``require_fit`` and ``functional.shuffle_on_paths``.
+
+        Example:
+            >>> net = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 1))
+            >>> masks = {"0.weight": torch.tensor([[True, False, False]] * 2), "1.weight": torch.tensor([[True, True]])}
+            >>> shuffled = Ticket(masks).shuffled_on_paths(2, net, torch.ones(1, 3))
+            >>> [row.effective for row in shuffled.table(net, torch.ones(1, 3))]
+            [2, 2]
+        """
+        self.require_fit(module, prefix)
+        run_on, inputs = forward or run, positive(batch)
+        own = self._masks_in(module, prefix)
+        masks = shuffle_on_paths(own, seed, lambda m: places_on_paths(module, m, lambda copy: run_on(copy, inputs)))
+        aliases = ties(module)
+        inner = {name: _strip(name, prefix) or name for name in self.distinct}
+        drawn = {name: masks[aliases.get(each, each)] for name, each in inner.items()}
+        return self._drawn_anew(drawn, {"shuffle_seed": seed, "layers": "effective"})
 
     def at_random(self, layers: Layers, seed: int) -> "Ticket":
         """The random control: as many entries kept in all, parted among layers by a rule and at places drawn anew.

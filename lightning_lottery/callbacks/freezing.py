@@ -2,19 +2,24 @@
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.files import hash_of_tensors
 from lightning_lottery.functional.dynamic import Layers
+from lightning_lottery.functional.effective import places_on_paths, positive, shuffle_on_paths
+from lightning_lottery.functional.masks import count_each
 from lightning_lottery.functional.schedules import Schedule
 from lightning_lottery.hooks.mask_callback import MaskCallback
 from lightning_lottery.hooks.masked import Masked, check_agreement
+from lightning_lottery.hooks.quiet import without_logging
+from lightning_lottery.hooks.scoring import training_batches
 from lightning_lottery.scope import named_parameters, size_of, ties
 from lightning_lottery.shards import Shards
 from lightning_lottery.ticket import Ticket
@@ -30,14 +35,17 @@ class MaskFreezing(MaskCallback):
     always 0 unless something else writes weights).
 
     Controls: ``shuffle_seed`` (as many weights kept in each layer, at random places) from the same checkpoint, also
-    with as many as ``shuffle_layers`` says; the re-initialised one is the same ticket in a fit under another seed and
-    without a checkpoint. ``IterativePruning`` trains them beside its tickets.
+    with as many as ``shuffle_layers`` says, or with as many on a path from input to output as the ticket has, where a
+    plain shuffle breaks paths; the re-initialised one is the same ticket in a fit under another seed and without a
+    checkpoint. ``IterativePruning`` trains them beside its tickets.
 
     Args:
         ticket: A ticket, or the path of one; it is read when the callback is built.
         shuffle_seed: Train the layer-wise shuffle of the ticket that this seed draws: the control.
         shuffle_layers: As many weights in all as the ticket keeps, but parted among layers by ``"erk"`` or
-            ``"uniform"`` densities: the random control. Default: as many in each layer as the ticket keeps there.
+            ``"uniform"`` densities: the random control. ``"effective"``: as many in each layer as the ticket, of which
+            as many lie on a path (``functional.shuffle_on_paths``, on the first training batch, when the fit begins).
+            Default: as many in each layer as the ticket keeps there.
         name: Tells several callbacks of one Trainer apart.
         log_layers: Log the sparsity of each layer as well, a curve for each.
 
@@ -63,7 +71,7 @@ class MaskFreezing(MaskCallback):
         ticket: str | Path | Ticket,
         shuffle_seed: int | None = None,
         *,
-        shuffle_layers: Layers | None = None,
+        shuffle_layers: Layers | Literal["effective"] | None = None,
         name: str | None = None,
         log_layers: bool = False,
     ) -> None:
@@ -73,7 +81,11 @@ class MaskFreezing(MaskCallback):
         if shuffle_layers is not None and shuffle_seed is None:
             raise LotteryError("`shuffle_layers` says how many weights of each layer `shuffle_seed` draws: give both.")
         self._ticket = loaded
-        if shuffle_seed is not None:
+        self._seed_on_paths = shuffle_seed if shuffle_layers == "effective" else None
+        if shuffle_layers == "effective":  # only a module tells which weights do anything
+            how = {"shuffle_seed": shuffle_seed, "layers": shuffle_layers}
+            self._ticket = replace(loaded, provenance={**loaded.provenance, **how})
+        elif shuffle_seed is not None:
             again = loaded.at_random(shuffle_layers, shuffle_seed) if shuffle_layers else loaded.shuffled(shuffle_seed)
             self._ticket = again
         if not self._ticket.masks:
@@ -112,16 +124,41 @@ class MaskFreezing(MaskCallback):
         return f"{self._ticket!r} on {masked:,} of {size_of(module):,} weights."
 
     def starting_masks(self, params: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
-        """The ticket's masks under the module's names, this rank's parts."""
+        """The ticket's masks under the module's names, this rank's parts; all kept where they are yet to be drawn."""
+        if self._seed_on_paths is not None:
+            return super().starting_masks(params)
         shards = Shards(params)
         return {name: shards.part(name, self._fitting[name]).clone() for name in params}
 
     def begin_method(self, trainer: Trainer, schedule: Schedule | None) -> None:
         check_agreement(trainer, self._fitting, self.label, "Each reads a file of its own: give all the same ticket.")
+        if self._seed_on_paths is not None and self._masked.shards:
+            raise LotteryError(f"{self.label}: no rank runs the whole of a sharded module, as `effective` needs.")
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._seed_on_paths is not None and self._restored is None and self.clock.is_new:
+            self._draw_on_paths(trainer, pl_module, self._seed_on_paths)
+        super().on_train_start(trainer, pl_module)
+
+    def _draw_on_paths(self, trainer: Trainer, module: LightningModule, seed: int) -> None:
+        (arguments,) = training_batches(trainer, 1)
+
+        def forward(copy: nn.Module) -> Any:
+            assert isinstance(copy, LightningModule)
+            with without_logging(copy):
+                return copy.training_step(*positive(arguments).values())
+
+        masks = shuffle_on_paths(self._fitting, seed, lambda masks: places_on_paths(module, masks, forward))
+        check_agreement(trainer, masks, self.label, "Their batches differ in form: shuffle the ticket beforehand.")
+        self._upkeep.masked = Masked(masks, self._masked.params)
 
     def load_method_state(self, state: Mapping[str, Any]) -> None:
         """Refuse a checkpoint that was trained with another ticket."""
-        if hash_of_tensors(self.masks) != hash_of_tensors(self.starting_masks(self.parameters)):
+        if self._seed_on_paths is not None:
+            is_other = count_each(self.masks) != count_each(self._fitting)
+        else:
+            is_other = hash_of_tensors(self.masks) != hash_of_tensors(self.starting_masks(self.parameters))
+        if is_other:
             raise LotteryError(
                 f"{self.label}: the checkpoint was trained with other masks than {self._ticket!r} has. "
                 "Resume with its own ticket, or start afresh."

@@ -184,6 +184,7 @@ _EVERY = (
         examples=(
             "ticket show ticket.safetensors",
             "ticket show ticket.safetensors --config mine.yaml",
+            "ticket show runs/mine/seed-*/02-snip/ticket.safetensors --config mine.yaml --out effective.json",
             "ticket diff a.safetensors b.safetensors",
             "ticket diff runs/imp/seed-*/level-3/ticket.safetensors",
             "ticket apply ticket.safetensors --ckpt_path last.ckpt --out masked.ckpt",
@@ -204,7 +205,9 @@ _EVERY = (
                 is_required=True,
                 words=("show", "diff", "apply", "transport"),
             ),
-            Option("tickets", "one ticket; for diff two or more", kind="several", is_required=True),
+            Option(
+                "tickets", "one ticket; for diff two or more, for show any number", kind="several", is_required=True
+            ),
             Option("ckpt_path", "apply: checkpoint whose weights are masked", "FILE"),
             Option("config", "transport, show, or apply in place of a checkpoint: the project, fit's YAML", "FILE"),
             Option("source", "transport: checkpoint of the dense network that the ticket comes from", "FILE"),
@@ -212,7 +215,11 @@ _EVERY = (
             Option(
                 "prefix", "show, apply: what the ticket's names begin with and the module's do not", "TEXT", default=""
             ),
-            Option("out", "where it goes: apply's masked.ckpt, transport's moved.safetensors, diff's JSON", "FILE"),
+            Option(
+                "out",
+                "where it goes: apply's masked.ckpt, transport's moved.safetensors, diff's and show's JSON",
+                "FILE",
+            ),
         ),
     ),
     Subcommand(

@@ -5,6 +5,7 @@ from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -35,12 +36,12 @@ def ticket(arguments: Sequence[str]) -> None:
     """Answer the subcommand."""
     options = words_of("ticket", arguments)
     action, files = options.action, options.tickets
-    if (len(files) < 2) if action == "diff" else (len(files) != 1):
+    if (len(files) < 2) if action == "diff" else (len(files) != 1 and action != "show"):
         number = "two tickets or more" if action == "diff" else "one ticket"
         raise LotteryError(f"`ticket {action}` takes {number}, got {', '.join(files)}.")
     tickets = [Ticket.load(file) for file in files]
     if action == "show":
-        show(tickets[0], options.config, options.prefix)
+        show(tickets, options.config, options.prefix, options.out)
     elif action == "diff":
         diff(tickets, options.out)
     elif action == "transport":
@@ -49,7 +50,59 @@ def ticket(arguments: Sequence[str]) -> None:
         apply(tickets[0], options)
 
 
-def show(ticket: Ticket, config: str | None = None, prefix: str = "") -> None:
+def show(tickets: Sequence[Ticket], config: str | None, prefix: str, out: str | None) -> None:
+    """Print what a ticket keeps, or several on average, and what a project's module has of it; as JSON where asked.
+
+    Raises:
+        LotteryError: Several tickets have other layers; ``out`` without a project, or it cannot be written.
+    """
+    tables = [ticket.table() for ticket in tickets] if config is None else _on_project(tickets, config, prefix)
+    if len(tickets) == 1:
+        _show_one(tickets[0], tables[0])
+    else:
+        _show_several(tables)
+    if out is not None:
+        write_whole(Path(out), json.dumps(effective_of(tables), indent=1).encode(), "summary")
+
+
+def effective_of(tables: Sequence[LayerTable]) -> dict[str, Any]:
+    """What tickets have on average, of each layer and of all: kept and effective weights, their share, dead units.
+
+    Raises:
+        LotteryError: They have other layers, or no module was asked.
+    """
+    names = [[row.name for row in table] for table in tables]
+    if any(each != names[0] for each in names) or not all(names):
+        raise LotteryError("Tickets are shown together where they mask the same layers.")
+    if any(table.multiply_adds is None for table in tables):
+        raise LotteryError("Which weights do anything only the project tells: give it by --config.")
+    layers = {name: [[table[number]] for table in tables] for number, name in enumerate(names[0])}
+    return {name: _averaged(rows) for name, rows in {**layers, "all": tables}.items()} | {"tickets": len(tables)}
+
+
+def _averaged(tickets: Sequence[Sequence[Layer]]) -> dict[str, Any]:
+    kept = [sum(row.kept for row in rows) for rows in tickets]
+    effective = [sum(row.effective or 0 for row in rows) for rows in tickets]
+    shares = [part / whole if whole else 1.0 for part, whole in zip(effective, kept, strict=True)]
+    dead = fmean(sum(row.dead or 0 for row in rows) for rows in tickets)
+    means = {"kept": fmean(kept), "effective": fmean(effective), "dead units": dead, "share on a path": fmean(shares)}
+    return {**means, "least": min(shares), "most": max(shares)}
+
+
+def _show_several(tables: Sequence[LayerTable]) -> None:
+    averages = effective_of(tables)
+    number = averages.pop("tickets")
+    table = table_of("mean over tickets", "kept", "on a path", "dead units", "share", "least", "most")
+    for name, row in averages.items():
+        if name == "all":
+            table.add_section()
+        counts = (f"{row[key]:,.1f}" for key in ("kept", "effective", "dead units"))
+        table.add_row(escape(name), *counts, *(f"{row[key]:.2%}" for key in ("share on a path", "least", "most")))
+    console().print(table)
+    console().print(f"{number} tickets; on a path: weights on one from input to output, which alone do anything.")
+
+
+def _show_one(ticket: Ticket, rows: LayerTable) -> None:
     """Print what a ticket keeps, layer by layer, what it does to a project's module, and where it comes from."""
     terminal = console()
     kept, total = count(ticket.distinct)
@@ -58,14 +111,14 @@ def show(ticket: Ticket, config: str | None = None, prefix: str = "") -> None:
         share = f", {whole:.1%} of the model" if isinstance(whole, float) else ""
         title = f"{kept:,} of {total:,} weights kept: {ticket.sparsity:.1%} removed{share}"
         terminal.print(title)
-        rows = ticket.table() if config is None else _on_project(ticket, config, prefix)
-        table = table_of("layer", "shape", "kept", "of", "removed", *(_DIAGNOSED if config else ()))
+        is_diagnosed = rows.multiply_adds is not None
+        table = table_of("layer", "shape", "kept", "of", "removed", *(_DIAGNOSED if is_diagnosed else ()))
         for layer in rows:
             shape = " x ".join(map(str, layer.shape))
             cells = (shape, f"{layer.kept:,}", f"{layer.total:,}", f"{layer.sparsity:.1%}")
-            table.add_row(escape(layer.name), *cells, *(_diagnosed(layer) if config else ()))
+            table.add_row(escape(layer.name), *cells, *(_diagnosed(layer) if is_diagnosed else ()))
         terminal.print(table)
-        if rows.multiply_adds is not None:
+        if is_diagnosed:
             terminal.print(_in_sentences(rows), soft_wrap=True, highlight=False)
     if ticket.units:
         table = table_of("units", "kept", "of", "removed")
@@ -196,11 +249,11 @@ def _in_sentences(table: LayerTable) -> str:
     )
 
 
-def _on_project(ticket: Ticket, config: str, prefix: str) -> LayerTable:
-    """The table of a ticket on the module that a configuration builds, run on a training batch of its own."""
+def _on_project(tickets: Sequence[Ticket], config: str, prefix: str) -> list[LayerTable]:
+    """The tables of tickets on the module that a configuration builds, run on a training batch of its own."""
     from lightning_lottery.command.shrink import training_loss
     from lightning_lottery.connectivity.batches import loader_of
 
     built = _built(config)
     batch = next(iter(loader_of(built.model, built.datamodule, "train", built.trainer)))
-    return ticket.table(built.model, batch, prefix=prefix, forward=training_loss)
+    return [ticket.table(built.model, batch, prefix=prefix, forward=training_loss) for ticket in tickets]

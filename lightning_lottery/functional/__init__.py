@@ -36,7 +36,9 @@ from lightning_lottery.functional.dynamic import layer_counts as layer_counts
 from lightning_lottery.functional.dynamic import layer_densities as layer_densities
 from lightning_lottery.functional.dynamic import random_masks as random_masks
 from lightning_lottery.functional.effective import effective_masks as effective_masks
+from lightning_lottery.functional.effective import places_on_paths as places_on_paths
 from lightning_lottery.functional.effective import positive as positive
+from lightning_lottery.functional.effective import shuffle_on_paths as shuffle_on_paths
 from lightning_lottery.functional.effective import tensors_in as tensors_in
 from lightning_lottery.functional.iterative import check_prune_fraction as check_prune_fraction
 from lightning_lottery.functional.iterative import levels_to as levels_to

@@ -1,4 +1,4 @@
-"""Which of the kept weights do anything: those on a path from the input to the output."""
+"""Which of the kept weights do anything, those on a path from the input to the output; and as many at random."""
 
 from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
@@ -9,8 +9,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from lightning_lottery.functional.masks import Masks
+from lightning_lottery.errors import LotteryError
+from lightning_lottery.functional.masks import Masks, count_each
 from lightning_lottery.functional.random_numbers import random_numbers_kept
+from lightning_lottery.functional.selection import count_true
 from lightning_lottery.scope import named_parameters
 
 _RECTIFIERS = {functional.relu, functional.relu_, functional.relu6, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_}
@@ -19,15 +21,10 @@ _RECTIFIERS = {functional.relu, functional.relu_, functional.relu6, torch.relu, 
 def effective_masks(module: nn.Module, masks: Masks, forward: Callable[[nn.Module], Any]) -> dict[str, Tensor]:
     """Of the kept weights those that the output depends on, whatever the weights are: the others may as well go.
 
-    A copy of the module gets random positive weights where the masks keep them, no biases, norms at their
-    initialisation, and rectifiers that let everything through; a weight is effective where the gradient of a random sum
-    of the outputs by it is not 0, which chance alone does not make it.
-
     Args:
         module: Not changed.
-        masks: Parameter name, of a tied one the first, to bool tensor, ``True`` = kept.
-        forward: Runs the copy, which is in float64, and gives its output, nested as it may be. Where inputs are
-            ``positive``, no path is missed because its input happens to be 0.
+        masks: As of ``places_on_paths``.
+        forward: As of ``places_on_paths``.
 
     Returns:
         Masks of the same names and shapes.
@@ -42,6 +39,26 @@ def effective_masks(module: nn.Module, masks: Masks, forward: Callable[[nn.Modul
     Source: Vysogorets & Kempe 2023, "Connectivity matters: neural network pruning through the lens of effective
     sparsity", section 3: their effective sparsity is 1 minus the density of these masks. They put ones for the weights.
     """
+    places = places_on_paths(module, masks, forward)
+    return {name: mask & places[name] for name, mask in masks.items()}
+
+
+def places_on_paths(module: nn.Module, masks: Masks, forward: Callable[[nn.Module], Any]) -> dict[str, Tensor]:
+    """The entries on a path from the input to the output whose every other entry is kept: kept themselves or not.
+
+    A copy of the module gets random positive weights where the masks keep them, no biases, norms at their
+    initialisation, and rectifiers that let everything through; the gradient of a random sum of the outputs by an entry
+    is what flows to it from the input times what flows from it to the output, and chance alone does not make it 0.
+
+    Args:
+        module: Not changed.
+        masks: Parameter name, of a tied one the first, to bool tensor, ``True`` = kept.
+        forward: Runs the copy, which is in float64, and gives its output, nested as it may be. Where inputs are
+            ``positive``, no path is missed because its input happens to be 0.
+
+    Returns:
+        Name to bool tensor, on the devices of the masks.
+    """
     copy = deepcopy(module).double().eval().requires_grad_(False)
     params = named_parameters(copy)
     with random_numbers_kept(), torch.enable_grad(), _WithoutRectifiers():
@@ -54,7 +71,108 @@ def effective_masks(module: nn.Module, masks: Masks, forward: Callable[[nn.Modul
         leaves = [params[name] for name in masks]
         gradients = torch.autograd.grad(sums, leaves, allow_unused=True) if outputs else [None] * len(leaves)
     pairs = zip(masks.items(), gradients, strict=True)
-    return {name: torch.zeros_like(m) if g is None else m & (g != 0).to(m.device) for (name, m), g in pairs}
+    return {name: torch.zeros_like(m) if g is None else (g != 0).to(m.device) for (name, m), g in pairs}
+
+
+def shuffle_on_paths(masks: Masks, seed: int, paths: Callable[[Masks], Masks]) -> dict[str, Tensor]:
+    """Masks with as many entries of each tensor kept, and as many of these effective, at places drawn anew.
+
+    Layer by layer the effective entries are drawn among all places that lie on a path. What loses its last path by
+    that, in any layer, is drawn again among the places that have one, until all do: this takes paths from nobody. Where
+    it does not come out, half as many are drawn at a time, so that the counts are exact throughout and a ticket that
+    leaves no choice stays as it is. Then entries that do nothing are drawn among the places where they do nothing.
+    Units that no path runs through stay so, others may join them.
+
+    Where every entry is effective and none loses its path, this is ``shuffle`` within the units that the masks use.
+
+    Args:
+        masks: Name to bool tensor, ``True`` = kept.
+        seed: Draws the places, tensors by their names in sorted order, whatever the device.
+        paths: What ``places_on_paths`` finds for masks.
+
+    Returns:
+        Masks of the same names and shapes.
+
+    Raises:
+        LotteryError: A tensor's effective entries do not come out as many, as where one entry follows itself on a path.
+
+    Example:
+        >>> net = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 1))
+        >>> masks = {"0.weight": torch.tensor([[True, False, False]] * 2), "1.weight": torch.tensor([[True, True]])}
+        >>> paths = lambda masks: places_on_paths(net, masks, lambda net: net(torch.ones(1, 3).double()))
+        >>> shuffle_on_paths(masks, 2, paths)["0.weight"].sum(1)  # both units are still fed
+        tensor([1, 1])
+    """
+    generator = torch.Generator().manual_seed(seed)  # of the CPU: a device's draws other numbers from the same seed
+    on_paths = paths(masks)
+    drawn = {name: mask & on_paths[name] for name, mask in masks.items()}
+    effective, idle = count_each(drawn), {name: masks[name] & ~mask for name, mask in drawn.items()}
+    for name in sorted(drawn):
+        drawn = _drawn_anew(drawn, name, generator, paths)
+    # Idle ones stand where they stood: no path leads there that there was not before.
+    drawn = {name: mask | idle[name] for name, mask in drawn.items()}
+    for name in sorted(drawn):
+        if number := count_true(idle[name]):
+            others = drawn[name] & ~idle[name]
+            drawn[name] = others | _some(~others & ~paths(drawn)[name], number, generator)
+    on_paths = paths(drawn)
+    if odd := [name for name, mask in drawn.items() if count_true(mask & on_paths[name]) != effective[name]]:
+        raise LotteryError(f"As many effective weights of '{odd[0]}' cannot be drawn: is it on one path several times?")
+    return drawn
+
+
+def _drawn_anew(
+    masks: dict[str, Tensor], name: str, generator: torch.Generator, paths: Callable[[Masks], Masks]
+) -> dict[str, Tensor]:
+    """The masks, all of whose entries are effective, with those of one tensor at places drawn anew."""
+    old, size = masks[name], count_true(masks[name])
+    for _ in range(_MOST_DRAWS):
+        if not (size := min(size, count_true(old))):
+            break
+        leaves = _some(old, size, generator)
+        stays = masks[name] & ~leaves
+        places = paths(masks)[name] & ~stays
+        repaired = _repaired({**masks, name: stays | _some(places, size, generator)}, generator, paths)
+        if repaired is not None:
+            masks, old = repaired, old & ~leaves & repaired[name]
+        elif size == 1:  # it alone can be at this place: it stays
+            old = old & ~leaves
+        else:
+            size //= 2
+    return masks
+
+
+_MOST_DRAWS = 64
+"""Of one tensor: where halves and quarters do not fit, single entries stay where they are."""
+
+
+def _repaired(
+    masks: dict[str, Tensor], generator: torch.Generator, paths: Callable[[Masks], Masks]
+) -> dict[str, Tensor] | None:
+    """The masks with every entry on a path: the others at places drawn among those on one; None where these run out."""
+    masks, before = dict(masks), sum(map(count_true, masks.values())) + 1
+    while True:
+        on_paths = paths(masks)
+        loose = {name: mask & ~on_paths[name] for name, mask in masks.items()}
+        numbers = {name: number for name, number in count_each(loose).items() if number}
+        if not numbers:
+            return masks
+        if (left := sum(numbers.values())) >= before:
+            return None
+        before = left
+        for name, number in numbers.items():
+            free = on_paths[name] & ~masks[name]
+            moved = min(number, count_true(free))
+            masks[name] = masks[name] & ~_some(loose[name], moved, generator) | _some(free, moved, generator)
+
+
+def _some(mask: Tensor, number: int, generator: torch.Generator) -> Tensor:
+    """So many of a mask's entries, drawn."""
+    places = mask.flatten().nonzero().flatten()
+    order = torch.randperm(len(places), generator=generator)[:number]
+    drawn = torch.zeros(mask.numel(), dtype=torch.bool, device=mask.device)
+    drawn[places[order.to(places.device)]] = True
+    return drawn.view(mask.shape)
 
 
 def positive(batch: Any) -> Any:
