@@ -306,9 +306,8 @@ class Ticket:
         """
         self.require_fit(module, prefix)
         run_on, inputs = forward or run, positive(batch)
-        own = self._masks_in(module, prefix)
-        masks = shuffle_on_paths(own, seed, lambda m: places_on_paths(module, m, lambda copy: run_on(copy, inputs)))
-        aliases = ties(module)
+        inside, aliases = self._masks_in(module, prefix), ties(module)
+        masks = shuffle_on_paths(inside, seed, lambda m: places_on_paths(module, m, lambda net: run_on(net, inputs)))
         inner = {name: _strip(name, prefix) or name for name in self.distinct}
         drawn = {name: masks[aliases.get(each, each)] for name, each in inner.items()}
         return self._drawn_anew(drawn, {"shuffle_seed": seed, "layers": "effective"})

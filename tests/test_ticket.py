@@ -591,6 +591,22 @@ def test_a_random_ticket_keeps_as_many_in_all_as_densities_part_them_and_draws_t
     assert equal_tickets(ticket.at_random(layers, 3), drawn) and full_ticket().at_random(layers, 0).units == {}
 
 
+def test_a_shuffle_on_paths_keeps_what_the_table_of_a_module_counts_and_shuffles_ties_alike():
+    ticket, inputs = tied_ticket(), torch.zeros(2, 3)
+
+    def forward(net, x):
+        return net.out(net.second(torch.tanh(net.first(x))))
+
+    shuffled = ticket.shuffled_on_paths(3, Attention(), inputs, forward=forward)
+    tables = [each.table(Attention(), inputs, forward=forward) for each in (ticket, shuffled)]
+    rows = [[(row.name, row.kept, row.effective) for row in table] for table in tables]
+    assert rows[0] == rows[1]
+    assert torch.equal(shuffled.masks["second.weight"], shuffled.masks["first.weight"]) and shuffled.ties == ticket.ties
+    assert shuffled.provenance == {**ticket.provenance, "shuffle_seed": 3, "layers": "effective"}
+    with pytest.raises(LotteryError, match="does not fit Linear"):
+        ticket.shuffled_on_paths(3, nn.Linear(2, 2), inputs)
+
+
 def test_a_shuffled_ticket_has_no_units():
     assert full_ticket().shuffled(0).units == {}
 

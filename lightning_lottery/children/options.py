@@ -109,14 +109,14 @@ class LevelOptions:
         prune: How its masks are made.
         begin: Where it begins at a snapshot: what is not the snapshot's; None where it begins as built.
         shuffle_seed: For a control: seed by which the masks' places are drawn anew; None for the ticket's own.
-        shuffle_layers: For a random control: densities of layers; None for those of the ticket.
+        shuffle_layers: For another control than the plain shuffle: as of ``MaskFreezing``.
     """
 
     level: int
     prune: Prune
     begin: Begin | None
     shuffle_seed: int | None
-    shuffle_layers: Literal["erk", "uniform"] | None = None
+    shuffle_layers: Literal["erk", "uniform", "effective"] | None = None
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from lightning_lottery.functional.matching import check_margin
 from lightning_lottery.notebook import call_of_fields
 from lightning_lottery.scope import Scope
 
-CONTROLS = ("shuffled", "reinitialised", "erk", "uniform")
+CONTROLS = ("shuffled", "effective", "reinitialised", "erk", "uniform")
 
 REINITIALISED = 1000
 """The re-initialised control of seed S is built, and sees its data in the order of, seed S + 1000."""
@@ -45,9 +45,10 @@ class IterativePruning:
     same order, where the loader's order follows the seed.
 
     Controls, at every level: ``"shuffled"`` trains, from the same start, masks that keep as many weights in each layer
-    at places drawn anew (which is random pruning at the ticket's density in each layer), ``"erk"`` and ``"uniform"`` as
-    many in all, parted among layers by these densities; ``"reinitialised"`` trains the ticket's masks in the network as
-    built under another seed (S + 1000), from step 0 and for the whole fit.
+    at places drawn anew (which is random pruning at the ticket's density in each layer), ``"effective"`` such ones of
+    which as many lie on a path from input to output, ``"erk"`` and ``"uniform"`` as many in all, parted among layers by
+    these densities; ``"reinitialised"`` trains the ticket's masks in the network as built under another seed
+    (S + 1000), from step 0 and for the whole fit.
 
     Levels are judged beside the dense network, the densest first, until one does not match (``matches_down_to``); a
     control by whether its ticket is superior to it (``judge_controls``). Where each child's test comes in eight batches
@@ -69,8 +70,8 @@ class IterativePruning:
         optimizer: Its state is forgotten at every level (``"fresh"``), or goes back to that step's (``"restored"``).
         per: Rank all weights together (``"all"``), or remove the fraction of each tensor by itself (``"tensor"``).
         scope: Which weights compete; default: those of linear and convolution layers.
-        controls: Trained at every level beside the ticket, of ``"shuffled"``, ``"reinitialised"``, ``"erk"`` and
-            ``"uniform"``.
+        controls: Trained at every level beside the ticket, of ``"shuffled"``, ``"effective"``, ``"reinitialised"``,
+            ``"erk"`` and ``"uniform"``.
         monitor: The metric logged in ``test_step`` (or ``validation_step``) that is judged, a fraction.
         mode: ``"max"`` for an accuracy, ``"min"`` for an error or a loss.
         margin: Loss of the metric that still counts as a match, > 0.
@@ -95,7 +96,7 @@ class IterativePruning:
     optimizer: Literal["fresh", "restored"] = "fresh"
     per: Literal["all", "tensor"] = "all"
     scope: Scope | None = None
-    controls: Sequence[Literal["shuffled", "reinitialised", "erk", "uniform"]] = ()
+    controls: Sequence[Literal["shuffled", "effective", "reinitialised", "erk", "uniform"]] = ()
     monitor: str = "test_acc"
     mode: Literal["max", "min"] = "max"
     margin: float = 0.01
@@ -258,8 +259,10 @@ class IterativePruning:
         seed = project.seed
         controls = {
             "shuffled": (project, snapshot, replace(options, shuffle_seed=seed)),
-            "erk": (project, snapshot, replace(options, shuffle_seed=seed, shuffle_layers="erk")),
-            "uniform": (project, snapshot, replace(options, shuffle_seed=seed, shuffle_layers="uniform")),
+            **{
+                layers: (project, snapshot, replace(options, shuffle_seed=seed, shuffle_layers=layers))
+                for layers in ("effective", "erk", "uniform")
+            },
             "reinitialised": (project.with_seed(seed + REINITIALISED), None, replace(options, begin=None)),
         }
         return [

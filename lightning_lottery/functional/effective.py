@@ -94,7 +94,7 @@ def shuffle_on_paths(masks: Masks, seed: int, paths: Callable[[Masks], Masks]) -
         Masks of the same names and shapes.
 
     Raises:
-        LotteryError: A tensor's effective entries do not come out as many, as where one entry follows itself on a path.
+        LotteryError: ``paths`` says one time this and another time that of the same masks.
 
     Example:
         >>> net = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 1))
@@ -114,11 +114,19 @@ def shuffle_on_paths(masks: Masks, seed: int, paths: Callable[[Masks], Masks]) -
     for name in sorted(drawn):
         if number := count_true(idle[name]):
             others = drawn[name] & ~idle[name]
-            drawn[name] = others | _some(~others & ~paths(drawn)[name], number, generator)
-    on_paths = paths(drawn)
-    if odd := [name for name, mask in drawn.items() if count_true(mask & on_paths[name]) != effective[name]]:
-        raise LotteryError(f"As many effective weights of '{odd[0]}' cannot be drawn: is it on one path several times?")
+            moved = {**drawn, name: others | _some(~others & ~paths(drawn)[name], number, generator)}
+            # A tensor that a path runs through twice may have a new one through two of them: then they stay.
+            drawn = moved if _effective_in(moved, paths) == effective else drawn
+    if _effective_in(drawn, paths) != effective:
+        raise LotteryError(
+            "As many effective weights cannot be drawn: which places are on paths is not always the same."
+        )
     return drawn
+
+
+def _effective_in(masks: Masks, paths: Callable[[Masks], Masks]) -> dict[str, int]:
+    on_paths = paths(masks)
+    return count_each({name: mask & on_paths[name] for name, mask in masks.items()})
 
 
 def _drawn_anew(

@@ -1,10 +1,11 @@
 """MaskFreezing trains a ticket and nothing else; the laws of every callback: `test_contract.py`."""
 
 import pytest
+import torch
 
 from helpers.callbacks import ticket
 from helpers.projects import Odd, fit
-from helpers.states import checkpoint, removed_are_zero
+from helpers.states import checkpoint, removed_are_zero, same
 from lightning_lottery import (
     PLATON,
     LotteryError,
@@ -48,6 +49,23 @@ def test_random_masks_at_other_layer_densities_keep_as_many_weights_in_all(layer
     assert kept == layer_counts(layers, shapes, ticket().sparsity)
     assert removed_are_zero(module.state_dict(), callback.masks)
     assert callback.network == layers and callback.origin.startswith(layers)
+
+
+def test_the_control_on_paths_keeps_as_many_effective_weights_as_the_ticket_and_the_same_when_resumed(tmp_path):
+    callback = MaskFreezing(ticket(), shuffle_seed=3, shuffle_layers="effective")
+    path = checkpoint(tmp_path, callback)
+    tables = [each.table(Odd(), torch.zeros(4, 6)) for each in (ticket(), callback.ticket())]
+    counted = [[(row.name, row.kept, row.effective) for row in table] for table in tables]
+    assert counted[0] == counted[1] and callback.ticket().hamming(ticket()) > 0.2
+    assert callback.network == "effective" and callback.origin.startswith("effective")
+    assert callback.ticket().provenance["found_by"] == {"shuffle_seed": 3, "layers": "effective"}
+    again = MaskFreezing(ticket(), shuffle_seed=3, shuffle_layers="effective")
+    fit(tmp_path, again, ckpt=path)
+    assert same(again.masks, callback.masks)
+    fewer = {name: mask.clone() for name, mask in ticket().distinct.items()}
+    fewer["my_mask.0.weight"][:] = False
+    with pytest.raises(LotteryError, match="trained with other masks"):
+        fit(tmp_path, MaskFreezing(Ticket(fewer), shuffle_seed=3, shuffle_layers="effective"), ckpt=path)
 
 
 def test_densities_of_layers_are_those_of_a_draw():

@@ -1,3 +1,5 @@
+import json
+
 import pytest
 import torch
 
@@ -122,6 +124,26 @@ def test_show_with_a_project_tells_what_the_ticket_does_to_its_module(here, caps
     assert "┃ dead units ┃ multiply-adds ┃" in text
     assert "network.classifier.weight 10 x 8 72 80 10.0% 72 1 of 10" in text
     assert "of which" in text and "a theoretical speed-up of 1.0" in text
+
+
+def test_show_of_several_tickets_tells_means_and_writes_them(here, capsys, refused):
+    rows = torch.ones(10, 8, dtype=torch.bool)
+    for number in range(2):
+        rows[number] = False
+        Ticket({"network.classifier.weight": rows}).save(f"{number}")
+    project = config(fit())
+    text = shown(capsys, "show", "0", "1", "--config", project, "--out", "kept.json")
+    assert "network.classifier.weight 68.0 68.0 1.5 100.00% 100.00% 100.00%" in text and "2 tickets" in text
+    kept = {"kept": 68, "effective": 68, "dead units": 1.5, "share on a path": 1, "least": 1, "most": 1}
+    assert json.loads((here / "kept.json").read_text()) == {
+        "network.classifier.weight": kept,
+        "all": kept,
+        "tickets": 2,
+    }
+    assert "only the project tells: give it by --config" in refused("ticket", "show", "0", "1")
+    Ticket({"a": mask(1, 0)}).save("2")
+    assert "mask the same layers" in refused("ticket", "show", "0", "2")
+    assert "`ticket apply` takes one ticket" in refused("ticket", "apply", "0", "1")
 
 
 def test_transport_writes_a_ticket_for_another_initialisation(here, capsys, refused):

@@ -281,7 +281,9 @@ def in_batches(tmp_path_factory):
     out = tmp_path_factory.mktemp("in_batches")
     project = closures(data=InManyBatches)
     judged = {"monitor": "test_loss", "mode": "min", "margin": 0.5}
-    experiment = IterativePruning(levels=1, seeds=(1, 2), controls=["shuffled", "erk"], scope=Scope(), **judged)
+    experiment = IterativePruning(
+        levels=1, seeds=(1, 2), controls=["shuffled", "effective", "erk"], scope=Scope(), **judged
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("PL_GLOBAL_SEED", raising=False)
         return experiment, project, out, experiment.run(project, out=out)
@@ -304,6 +306,9 @@ def test_a_test_in_enough_batches_is_judged_on_its_samples_too(in_batches):
     assert {n: count({n: m})[0] for n, m in tickets[1].masks.items()} == layer_counts(
         "erk", shapes, tickets[0].sparsity
     )
+    on_paths = ticket(out / "seed-1/level-1-effective")
+    assert on_paths.table() == tickets[0].table() and on_paths.hamming(tickets[0]) > 0
+    assert report["level-1-effective"].superiority is not None
     assert len(mean) == 12 and matching.mean == pytest.approx(mean.mean(), rel=1e-4)
     assert matching.test_standard_error == pytest.approx(mean.std(ddof=1) / 12**0.5, rel=1e-4)
 
@@ -463,7 +468,10 @@ class TestRefusals:
             ({"per": "layer"}, "`per` is 'all' or 'tensor', got 'layer'"),
             ({"mode": "up"}, "`mode` is 'max' or 'min', got 'up'"),
             ({"margin": 0}, "`margin` is the loss that still counts as a match"),
-            ({"controls": ["random"]}, "`controls` are 'shuffled', 'reinitialised', 'erk', 'uniform', got 'random'"),
+            (
+                {"controls": ["random"]},
+                "`controls` are 'shuffled', 'effective', 'reinitialised', 'erk', 'uniform', got 'random'",
+            ),
             ({"rewind": "learning_rate", "optimizer": "restored"}, "belongs to others: take optimizer='fresh'"),
             ({"rewind": "learning_rate", "controls": ["shuffled"]}, "they need rewind='weights'"),
         ],

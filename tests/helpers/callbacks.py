@@ -56,6 +56,7 @@ CALLBACKS: dict[str, Callable[..., MaskCallback]] = {
         0.7, grow="random", layers="uniform", interval=1, end=9, scope=BODY, **more
     ),
     "MaskFreezing": lambda **more: MaskFreezing(ticket(), **more),
+    "MaskFreezing on paths": lambda **more: MaskFreezing(ticket(), shuffle_seed=1, shuffle_layers="effective", **more),
 }
 
 
@@ -76,7 +77,10 @@ COLUMNS = sorted({type(make()).__name__ for make in CALLBACKS.values()})
 
 
 def prunes_as_asked(callback: MaskCallback, sparsity: float = 0.7) -> bool:
-    """Whether exactly as many weights are kept as asked, in all or in each tensor; a ticket's are the ticket's own."""
+    """Whether exactly as many weights are kept as asked, in all or in each tensor; of a ticket its own, or as many."""
+    if callback.schedule is None and callback.network == "effective":
+        pairs = [(mask, ticket().masks[name]) for name, mask in callback.masks.items()]
+        return all(int(mask.sum()) == int(of_ticket.sum()) and not same(mask, of_ticket) for mask, of_ticket in pairs)
     if callback.schedule is None:
         return all(same(mask, ticket().masks[name]) for name, mask in callback.masks.items())
     counts = [(int(mask.sum()), mask.numel()) for mask in callback.masks.values()]
