@@ -70,8 +70,8 @@ class LossProbe(NamedCallback):
             ``training_step`` without loss.
 
     Example:
-        >>> LossProbe(begin=0.5, sharpness_every=100)
-        LossProbe(begin=0.5, sharpness_every=100)
+        >>> LossProbe(begin=0.75, sharpness_every=100)
+        LossProbe(begin=0.75, sharpness_every=100)
 
     Source: Cohen et al. 2021 and 2022, the edge of stability, for the sharpness.
     """
