@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 
+from lightning_lottery.diagnosis import run
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.files import hash_of_tensors
 from lightning_lottery.functional.dynamic import Layers
@@ -18,7 +19,7 @@ from lightning_lottery.functional.masks import count_each
 from lightning_lottery.functional.schedules import Schedule
 from lightning_lottery.hooks.mask_callback import MaskCallback
 from lightning_lottery.hooks.masked import Masked, check_agreement
-from lightning_lottery.hooks.quiet import without_logging
+from lightning_lottery.hooks.one_shot import first_line
 from lightning_lottery.hooks.scoring import training_batches
 from lightning_lottery.scope import named_parameters, size_of, ties
 from lightning_lottery.shards import Shards
@@ -100,7 +101,11 @@ class MaskFreezing(MaskCallback):
 
     def _reset(self) -> None:
         super()._reset()
-        self._upkeep.masked = Masked(self._ticket.distinct)
+        masks = self._ticket.distinct
+        if self._seed_on_paths is not None:  # until they are drawn no weight may be lost
+            masks = {name: torch.ones_like(mask) for name, mask in masks.items()}
+        self._upkeep.masked = Masked(masks)
+        self._is_drawn = False  # whether masks on paths were
         self._fitting: dict[str, Tensor] = {}  # the ticket's masks under the first names that the module has for them
 
     def select(self, module: nn.Module) -> dict[str, nn.Parameter]:
@@ -136,26 +141,38 @@ class MaskFreezing(MaskCallback):
             raise LotteryError(f"{self.label}: no rank runs the whole of a sharded module, as `effective` needs.")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._seed_on_paths is not None and self._restored is None and self.clock.is_new:
+        # A tuner's steps draw them too, and then go back to before that.
+        if self._seed_on_paths is not None and not self._is_drawn:
             self._draw_on_paths(trainer, pl_module, self._seed_on_paths)
         super().on_train_start(trainer, pl_module)
 
     def _draw_on_paths(self, trainer: Trainer, module: LightningModule, seed: int) -> None:
         (arguments,) = training_batches(trainer, 1)
-
-        def forward(copy: nn.Module) -> Any:
-            assert isinstance(copy, LightningModule)
-            with without_logging(copy):
-                return copy.training_step(*positive(arguments).values())
-
-        masks = shuffle_on_paths(self._fitting, seed, lambda masks: places_on_paths(module, masks, forward))
+        batch = positive(next(iter(arguments.values())))
+        # Not `training_step`, whose loss may hold every weight by itself, as a penalty does.
+        try:
+            masks = shuffle_on_paths(
+                self._fitting, seed, lambda masks: places_on_paths(module, masks, lambda copy: run(copy, batch))
+            )
+        except LotteryError:
+            raise
+        except Exception as error:  # the project's own code runs here
+            raise LotteryError(
+                f"{self.label} finds paths by the module's `forward` on the inputs of a training batch, which fails: "
+                f"{first_line(error)}. Shuffle the ticket beforehand: `ticket.shuffled_on_paths`."
+            ) from error
         check_agreement(trainer, masks, self.label, "Their batches differ in form: shuffle the ticket beforehand.")
         self._upkeep.masked = Masked(masks, self._masked.params)
+        self._is_drawn = True
+
+    def method_state(self) -> dict[str, Any]:
+        return {} if self._seed_on_paths is None else {"is_drawn": self._is_drawn}
 
     def load_method_state(self, state: Mapping[str, Any]) -> None:
         """Refuse a checkpoint that was trained with another ticket."""
         if self._seed_on_paths is not None:
-            is_other = count_each(self.masks) != count_each(self._fitting)
+            self._is_drawn = bool(state.get("is_drawn"))
+            is_other = self._is_drawn and count_each(self.masks) != count_each(self._fitting)
         else:
             is_other = hash_of_tensors(self.masks) != hash_of_tensors(self.starting_masks(self.parameters))
         if is_other:

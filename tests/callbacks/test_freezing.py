@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from lightning.pytorch import Callback
 
 from helpers.callbacks import ticket
 from helpers.projects import Odd, fit
@@ -66,6 +67,48 @@ def test_the_control_on_paths_keeps_as_many_effective_weights_as_the_ticket_and_
     fewer["my_mask.0.weight"][:] = False
     with pytest.raises(LotteryError, match="trained with other masks"):
         fit(tmp_path, MaskFreezing(Ticket(fewer), shuffle_seed=3, shuffle_layers="effective"), ckpt=path)
+
+
+@pytest.mark.parametrize("layers", [None, "effective"])
+def test_training_begins_with_every_kept_weight_as_it_was(layers, tmp_path):
+    torch.manual_seed(0)
+    callback, module = MaskFreezing(ticket(), shuffle_seed=3, shuffle_layers=layers), Odd()
+    before, begun = {name: value.clone() for name, value in module.state_dict().items()}, {}
+
+    class AtTheBeginning(Callback):
+        lottery_order = 3
+
+        def on_train_start(self, trainer, pl_module):
+            begun.update({name: value.clone() for name, value in pl_module.state_dict().items()})
+
+    fit(tmp_path, callback, AtTheBeginning(), module=module)
+    for name, mask in callback.masks.items():
+        assert torch.equal(begun[name], torch.where(mask, before[name], 0))
+
+
+class Penalised(Odd):
+    """A loss that holds weights by themselves."""
+
+    def loss(self, batch):
+        return super().loss(batch) + 1e-3 * self.my_mask[0].weight.square().sum()
+
+
+def test_paths_are_those_to_the_output_whatever_else_is_in_the_loss(tmp_path):
+    plain, penalised = (MaskFreezing(ticket(), shuffle_seed=3, shuffle_layers="effective") for _ in range(2))
+    fit(tmp_path / "plain", plain)
+    fit(tmp_path / "penalised", penalised, module=Penalised())
+    assert same(plain.masks, penalised.masks)
+
+
+def test_a_forward_that_cannot_run_on_the_inputs_of_a_batch_is_told_the_way_round(tmp_path):
+    class Strange(Odd):
+        def forward(self, x):
+            if x.dtype == torch.float64:
+                raise ValueError("not in float64")
+            return super().forward(x)
+
+    with pytest.raises(LotteryError, match="which fails: .*not in float64.*shuffled_on_paths"):
+        fit(tmp_path, MaskFreezing(ticket(), shuffle_seed=3, shuffle_layers="effective"), module=Strange())
 
 
 def test_densities_of_layers_are_those_of_a_draw():
