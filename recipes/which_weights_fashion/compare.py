@@ -21,7 +21,7 @@ run = Path(sys.argv[1])
 frame = results(run)
 accuracy = frame[frame.metric == "test_acc"].pivot(index="seed", columns="stage", values="value")
 accuracy.columns = [stage.partition("-")[2] for stage in accuracy.columns]  # without their numbers
-compared = {}
+compared, lowest = {}, 1.0
 figure = Figure(figsize=(9, 4), layout="constrained")
 for axes, percent in zip(figure.subplots(1, 2, sharey=True), (90, 98), strict=True):
     of_lines = {"dense": "dense", **{layers: f"random-{percent}-{layers}" for layers in ("erk", "uniform")}}
@@ -34,15 +34,19 @@ for axes, percent in zip(figure.subplots(1, 2, sharey=True), (90, 98), strict=Tr
             values = accuracy[stages[arm]]
             about = {"color": f"C{number}", "marker": marker, "label": None if place else arm}
             axes.scatter([place + (number - 1) / 5] * len(values), values, s=18, **about)
-        for control in ("effective", "shuffled", "erk", "uniform", "dense"):
-            beside = accuracy[{**stages, **of_lines}[control]]
-            judged = judge_matching([*accuracy[ticket]], [*beside], level=0.025)
-            difference = {"difference": judged.mean, "low": judged.low, "high": judged.high}
-            compared.setdefault(ticket, {})[control] = difference
+        pairs = {control: (ticket, stage) for control, stage in {**stages, **of_lines}.items() if control != "ticket"}
+        pairs["effective beside shuffled"] = (stages["effective"], stages["shuffled"])
+        compared[ticket] = {}
+        for name, (one, beside) in pairs.items():
+            judged = judge_matching([*accuracy[one]], [*accuracy[beside]], level=0.025)
+            compared[ticket][name] = {"difference": judged.mean, "low": judged.low, "high": judged.high}
+    lowest = min(
+        lowest, *(accuracy[f"{method}-{percent}{arm}"].min() for method in METHODS for arm in ("", "-shuffled"))
+    )
     axes.set_xticks(range(len(METHODS)), METHODS)
     axes.set_title(f"{percent} % of the weights removed", fontsize="medium")
     axes.grid(axis="y", alpha=0.3)
-figure.axes[0].set_ylabel("test accuracy")
+figure.axes[0].set(ylabel="test accuracy", ylim=(lowest - 0.01, None))  # random masks that barely train are left out
 figure.axes[1].legend(fontsize="small")
 (run / "compared").mkdir(exist_ok=True)
 (run / "compared" / "summary.json").write_text(json.dumps(compared, indent=1))
