@@ -20,6 +20,7 @@ from lightning_lottery.functional.schedules import Schedule
 from lightning_lottery.hooks.mask_callback import MaskCallback
 from lightning_lottery.hooks.masked import Masked, check_agreement
 from lightning_lottery.hooks.one_shot import first_line
+from lightning_lottery.hooks.quiet import without_logging
 from lightning_lottery.hooks.scoring import training_batches
 from lightning_lottery.scope import named_parameters, size_of, ties
 from lightning_lottery.shards import Shards
@@ -148,18 +149,23 @@ class MaskFreezing(MaskCallback):
 
     def _draw_on_paths(self, trainer: Trainer, module: LightningModule, seed: int) -> None:
         (arguments,) = training_batches(trainer, 1)
-        batch = positive(next(iter(arguments.values())))
-        # Not `training_step`, whose loss may hold every weight by itself, as a penalty does.
+        batch = positive(arguments)
+
+        def outputs(copy: nn.Module) -> Any:
+            # Rather not `training_step`, whose loss may hold every weight by itself, as a penalty does.
+            if not isinstance(copy, LightningModule) or type(copy).forward is not LightningModule.forward:
+                return run(copy, next(iter(batch.values())))
+            with without_logging(copy):
+                return copy.training_step(*batch.values())
+
         try:
-            masks = shuffle_on_paths(
-                self._fitting, seed, lambda masks: places_on_paths(module, masks, lambda copy: run(copy, batch))
-            )
+            masks = shuffle_on_paths(self._fitting, seed, lambda masks: places_on_paths(module, masks, outputs))
         except LotteryError:
             raise
         except Exception as error:  # the project's own code runs here
             raise LotteryError(
-                f"{self.label} finds paths by the module's `forward` on the inputs of a training batch, which fails: "
-                f"{first_line(error)}. Shuffle the ticket beforehand: `ticket.shuffled_on_paths`."
+                f"{self.label} finds paths by the module's `forward`, else `training_step`, on a training batch, which "
+                f"fails: {first_line(error)}. Shuffle the ticket beforehand: `ticket.shuffled_on_paths`."
             ) from error
         check_agreement(trainer, masks, self.label, "Their batches differ in form: shuffle the ticket beforehand.")
         self._upkeep.masked = Masked(masks, self._masked.params)
