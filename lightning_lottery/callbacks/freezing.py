@@ -152,8 +152,9 @@ class MaskFreezing(MaskCallback):
         batch = positive(arguments)
 
         def outputs(copy: nn.Module) -> Any:
+            assert isinstance(copy, LightningModule)
             # Rather not `training_step`, whose loss may hold every weight by itself, as a penalty does.
-            if not isinstance(copy, LightningModule) or type(copy).forward is not LightningModule.forward:
+            if type(copy).forward is not LightningModule.forward:
                 return run(copy, next(iter(batch.values())))
             with without_logging(copy):
                 return copy.training_step(*batch.values())

@@ -52,7 +52,8 @@ class LossProbe(NamedCallback):
     0.9 (there the Hessian is scaled entry by entry as Adam scales gradients, and only kept weights count).
 
     Nothing of the fit changes: module, random numbers and loaders stay as they are. Each step costs two forward passes
-    over ``batches``, without dropout; a fit that is resumed takes other batches from there on.
+    over ``batches``, without dropout. A fit that is resumed lacks the step that it was saved at, and takes other batches
+    from there on.
 
     When the fit ends, the run's folder holds ``probe.csv`` and the picture ``probe.png``; the test after it logs
     ``test_probe_step`` and ``test_probe_masks``, the mean absolute change of the loss by a step and by masks,
@@ -167,7 +168,8 @@ class LossProbe(NamedCallback):
             return
         path = folder / f"{self.named('probe')}.csv"
         write_table(path, [row._asdict() for row in self.rows], "loss by steps and masks", columns=Probed._fields)
-        figure = loss_by_steps_and_changes(*map(list, zip(*self.rows, strict=True)))
+        steps, before, after, changes, _, curved = zip(*self.rows, strict=True)
+        figure = loss_by_steps_and_changes(steps, before, after, changes, curved)
         write_image(folder, self.named("probe"), figure)
         draw_to_all(trainer, self._key("probe"), figure, self.clock.step)
         rank_zero_info(f"{self.label}: {self.sentence}")

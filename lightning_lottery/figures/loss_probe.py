@@ -15,7 +15,6 @@ def loss_by_steps_and_changes(
     before: Sequence[float],
     after: Sequence[float],
     changes: Sequence[float],
-    rates: Sequence[float],
     sharpness: Sequence[float | None],
 ) -> "Figure":
     """The loss after each optimizer step, a bar up or down to what masks made of it; below, how much they changed.
@@ -25,7 +24,6 @@ def loss_by_steps_and_changes(
         before: The loss after each, before masks were made.
         after: The loss after masks were made.
         changes: The fraction of all masked entries whose mask changed.
-        rates: The learning rates, which are not drawn.
         sharpness: Times the learning rate over two, or None where it was not measured.
     """
     curved = [(step, value) for step, value in zip(steps, sharpness, strict=True) if value is not None]

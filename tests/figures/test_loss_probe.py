@@ -14,4 +14,4 @@ def test_a_line_of_losses_an_upright_for_what_masks_did_and_the_sharpness_where_
 
 
 def test_without_sharpness_there_are_two_panels_and_one_step_is_enough():
-    assert len(drawn(loss_by_steps_and_changes([5], [1.0], [1.2], [0.5], [0.1], [None]))) == 2
+    assert len(drawn(loss_by_steps_and_changes([5], [1.0], [1.2], [0.5], [None]))) == 2
