@@ -52,8 +52,8 @@ class LossProbe(NamedCallback):
     0.9 (there the Hessian is scaled entry by entry as Adam scales gradients, and only kept weights count).
 
     Nothing of the fit changes: module, random numbers and loaders stay as they are. Each step costs two forward passes
-    over ``batches``, without dropout. A fit that is resumed lacks the step that it was saved at, and takes other batches
-    from there on.
+    over ``batches``, without dropout. A fit that is resumed lacks the step that it was saved at, and takes other
+    batches from there on.
 
     When the fit ends, the run's folder holds ``probe.csv`` and the picture ``probe.png``; the test after it logs
     ``test_probe_step`` and ``test_probe_masks``, the mean absolute change of the loss by a step and by masks,
