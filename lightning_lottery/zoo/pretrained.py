@@ -1,14 +1,14 @@
 """Networks that somebody published, with their weights or randomly initialised, as functions that YAML can name."""
 
 import difflib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import nn
 
-from lightning_lottery.checks import check_count
+from lightning_lottery.checks import check_count, check_counts
 from lightning_lottery.errors import LotteryError
 
 
@@ -95,26 +95,43 @@ def pretrained_text(name: str = "sentence-transformers/all-MiniLM-L6-v2", num_cl
     return network.float().train()
 
 
-def random_text(name: str = "sentence-transformers/all-MiniLM-L6-v2", num_classes: int = 2) -> nn.Module:
-    """The network of ``pretrained_text``, randomly initialised: its control.
+def random_text(
+    name: str = "sentence-transformers/all-MiniLM-L6-v2", num_classes: int = 2, sizes: Mapping[str, int] | None = None
+) -> nn.Module:
+    """The network of ``pretrained_text``, randomly initialised: its control, or a smaller one from scratch.
 
     Args:
         name: A model on the Hugging Face hub, or a folder that ``save_pretrained`` wrote; its weights are not read.
         num_classes: Number of logits.
+        sizes: Numbers of its configuration that are others here, as Hugging Face calls them: ``hidden_size``,
+            ``num_attention_heads``, ``intermediate_size``, ``num_hidden_layers``.
 
     Returns:
         The network: ``input_ids`` and ``attention_mask``, (B, L) each, to an output with ``logits`` (B, num_classes).
 
     Raises:
-        LotteryError: There is no such model for text, here or on the hub, or ``num_classes`` is smaller than 1.
+        LotteryError: There is no such model for text, here or on the hub, ``num_classes`` or a size is smaller than 1,
+            or no network can be built from these sizes.
     """
     check_count("num_classes", num_classes, "a number")
+    sizes = sizes or {}
+    check_counts("a number", **sizes)
 
     from transformers import AutoConfig, AutoModelForSequenceClassification
 
     with published(f"text network {name!r}"):
         config = AutoConfig.from_pretrained(name, num_labels=num_classes)
+    for size, value in sizes.items():
+        if not hasattr(config, size):
+            raise LotteryError(f"`sizes` names {size!r}, which {name!r} does not have.")
+        setattr(config, size, value)
+    try:
         network: nn.Module = AutoModelForSequenceClassification.from_config(config)  # type: ignore[no-untyped-call]
+    except ValueError as error:  # a network for images, or heads that do not share the width
+        others = f" with {dict(sizes)}" if sizes else ""
+        raise LotteryError(
+            f"No text network can be built from {name!r}{others}: {str(error).splitlines()[0]}"
+        ) from error
     return network.float().train()
 
 

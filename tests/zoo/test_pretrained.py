@@ -106,6 +106,27 @@ def test_a_random_text_network_is_the_pretrained_one_with_other_weights(saved_be
     assert not any(torch.equal(ours[name], theirs[name]) for name in ours if name.endswith("dense.weight"))
 
 
+def test_a_random_text_network_of_other_sizes_keeps_the_rest_of_the_configuration(saved_bert):
+    folder, saved = saved_bert
+    sizes = {"hidden_size": 6, "num_attention_heads": 3, "intermediate_size": 5, "num_hidden_layers": 1}
+    config = random_text(folder, sizes=sizes).config.to_dict()
+    assert {name: config[name] for name in sizes} == sizes
+    assert config["vocab_size"] == saved.config.vocab_size
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ({"heads": 2}, "'heads', which .* does not have"),
+        ({"hidden_size": 0}, "`hidden_size` is a number >= 1"),
+        ({"hidden_size": 7, "num_attention_heads": 2}, "No text network can be built from .*'hidden_size': 7"),
+    ],
+)
+def test_sizes_that_make_no_text_network_are_refused(sizes, message, saved_bert):
+    with pytest.raises(LotteryError, match=message):
+        random_text(saved_bert[0], sizes=sizes)
+
+
 @pytest.mark.parametrize("network", [pretrained_text, random_text])
 def test_a_text_network_is_in_training_mode_and_float32(network, saved_bert, tmp_path):
     pretrained_text(saved_bert[0]).bfloat16().save_pretrained(tmp_path)
