@@ -3,6 +3,8 @@
 import json
 import os
 import statistics
+import subprocess
+import sys
 from collections.abc import Collection, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -13,11 +15,15 @@ from rich.console import Console
 from lightning_lottery.checks import check_count, check_different, check_seed_range
 from lightning_lottery.children.environment import DASK, JOBS, PROVISIONAL, environment
 from lightning_lottery.children.records import is_of_whole_network, write_results
+from lightning_lottery.errors import LotteryError
 from lightning_lottery.experiments.stages import stages_of
 from lightning_lottery.files import read_text, write_image, write_whole
 
 if TYPE_CHECKING:
     from lightning_lottery.children.child import Child
+
+AT_THE_END = "at_the_end.py"
+"""A script that a recipe may bring, for what no stage says: comparisons of stages, pictures of its own."""
 
 
 def run_recipe(
@@ -37,7 +43,8 @@ def run_recipe(
     ``summary.json``, and pictures as PNG and SVG: ``summary`` and, of analyses, ``stability``, of iterative pruning
     ``levels``, of sweeps ``barrier``. For each analysis of stability the verdict over the seeds, which are its parents,
     stands in ``verdicts.json``. ``${stable_step:01-when-stable}`` is the step k* that the sweep of that stage found;
-    without one the stage that names it is refused.
+    without one the stage that names it is refused. A script ``at_the_end.py`` that the recipe brings runs last, in
+    ``OUT/RECIPE``.
 
     Args:
         recipe: Folder with stages ``01-NAME.SUBCOMMAND.yaml``, ``02-...``.
@@ -52,7 +59,8 @@ def run_recipe(
         The summary: stage to metric to ``mean``, ``sd`` (None for one seed), ``n`` and ``values`` over seeds.
 
     Raises:
-        LotteryError: A stage is refused, changed since it ran, or failed; what is done stays.
+        LotteryError: A stage is refused, changed since it ran, or failed, or the script at the end did; what is done
+            stays.
     """
     recipe = Path(recipe)
     stages = stages_of(recipe)
@@ -143,9 +151,17 @@ def _end(
     undecided = {stage: verdict for stage, verdict in verdicts.items() if verdict.verdict == "undecided"}
     for sentence in (*findings(summary, rows, verdicts), *sentences_of_stages(undecided, len(seeds))):
         console.print(sentence, soft_wrap=not console.is_terminal, highlight=False)
+    _run_script(recipe, target)
     for sentence in (*where_to_look(target), *what_next(recipe, seeds, takes_more_seeds=takes_more_seeds)):
         console.print(sentence, soft_wrap=True, highlight=False)
     return summary
+
+
+def _run_script(recipe: Path, target: Path) -> None:
+    """Run what the recipe brings for its end, in the folder of the run."""
+    script = recipe.resolve() / AT_THE_END
+    if script.is_file() and (code := subprocess.run([sys.executable, str(script)], cwd=target, check=False).returncode):
+        raise LotteryError(f"'{script}' ended with exit code {code}; every stage is done, and `run` only repeats it.")
 
 
 def _title(recipe: str, seeds: Sequence[int]) -> str:

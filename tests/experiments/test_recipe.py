@@ -299,6 +299,18 @@ def test_one_seed_has_no_standard_deviation(finished):
     assert summary["1-dense"]["test_acc"]["sd"] is None
 
 
+def test_a_script_of_the_recipe_runs_last_in_the_folder_of_the_run(finished, capsys):
+    script = Path("recipe") / "at_the_end.py"
+    script.write_text("import pathlib; pathlib.Path('seen.png').write_text(str(len(open('results.csv').readlines())))")
+    recipe.run_recipe("recipe")
+    rows = len(Path("runs/recipe/results.csv").read_text().splitlines())
+    assert Path("runs/recipe/seen.png").read_text() == str(rows)
+    assert "seen.png" in capsys.readouterr().out  # named among the pictures
+    script.write_text("raise SystemExit(3)")
+    with pytest.raises(LotteryError, match="at_the_end.py' ended with exit code 3; every stage is done"):
+        recipe.run_recipe("recipe")
+
+
 def test_the_environment_is_left_as_it_was(finished, ran, monkeypatch):
     monkeypatch.setenv("LOTTERY_RUN", "mine")
     before = dict(os.environ)

@@ -1,24 +1,28 @@
-"""Each ticket's test accuracy beside its controls', paired by seed: ``python compare.py runs/which_weights_fashion``.
+"""What `run` does once every stage is done: effective weights of each ticket, and its accuracy beside its controls'.
 
-Writes ``compared/summary.json`` and the picture ``controls.png`` into the run's folder. Bounds are two-sided, 95 %,
-of the seeds alone: for this test set, one comparison at a time.
+Writes ``effective-STAGE/summary.json``, ``compared/summary.json`` and ``controls.png``. Bounds are two-sided,
+95 %, of the seeds alone: for this test set, one comparison at a time.
 """
 
 import json
-import sys
 from pathlib import Path
 
 from matplotlib.figure import Figure
 
 from lightning_lottery import results
+from lightning_lottery.command.main import main
 from lightning_lottery.functional import judge_matching
 
 METHODS = ("synflow", "snip", "grasp", "magnitude")
 ARMS = {"ticket": "o", "effective": "s", "shuffled": "^"}
 LINES = {"dense": "-", "erk": "--", "uniform": ":"}
 
-run = Path(sys.argv[1])
-frame = results(run)
+for stage in sorted(path.parent.name for path in Path("seed-0").glob("*/ticket.safetensors")):
+    if stage != "01-dense":
+        tickets = sorted(map(str, Path().glob(f"seed-*/{stage}/ticket.safetensors")))
+        about = ["--config", "seed-0/01-dense/config.yaml", "--out", f"effective-{stage}/summary.json"]
+        main(["ticket", "show", *tickets, *about])
+frame = results(".")
 accuracy = frame[frame.metric == "test_acc"].pivot(index="seed", columns="stage", values="value")
 accuracy.columns = [stage.partition("-")[2] for stage in accuracy.columns]  # without their numbers
 compared, lowest = {}, 1.0
@@ -32,8 +36,8 @@ for axes, percent in zip(figure.subplots(1, 2, sharey=True), (90, 98), strict=Tr
         stages = {"ticket": ticket, **{arm: f"{ticket}-{arm}" for arm in ("effective", "shuffled")}}
         for number, (arm, marker) in enumerate(ARMS.items()):
             values = accuracy[stages[arm]]
-            about = {"color": f"C{number}", "marker": marker, "label": None if place else arm}
-            axes.scatter([place + (number - 1) / 5] * len(values), values, s=18, **about)
+            look = {"color": f"C{number}", "marker": marker, "label": None if place else arm}
+            axes.scatter([place + (number - 1) / 5] * len(values), values, s=18, **look)
         pairs = {control: (ticket, stage) for control, stage in {**stages, **of_lines}.items() if control != "ticket"}
         pairs["effective beside shuffled"] = (stages["effective"], stages["shuffled"])
         compared[ticket] = {}
@@ -48,6 +52,6 @@ for axes, percent in zip(figure.subplots(1, 2, sharey=True), (90, 98), strict=Tr
     axes.grid(axis="y", alpha=0.3)
 figure.axes[0].set(ylabel="test accuracy", ylim=(lowest - 0.01, None))  # random masks that barely train are left out
 figure.axes[1].legend(fontsize="small")
-(run / "compared").mkdir(exist_ok=True)
-(run / "compared" / "summary.json").write_text(json.dumps(compared, indent=1))
-figure.savefig(run / "controls.png", dpi=120)
+Path("compared").mkdir(exist_ok=True)
+Path("compared/summary.json").write_text(json.dumps(compared, indent=1))
+figure.savefig("controls.png", dpi=120)
