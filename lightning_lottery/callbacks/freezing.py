@@ -10,7 +10,6 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 
-from lightning_lottery.diagnosis import run
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.files import hash_of_tensors
 from lightning_lottery.functional.dynamic import Layers
@@ -20,8 +19,7 @@ from lightning_lottery.functional.schedules import Schedule
 from lightning_lottery.hooks.mask_callback import MaskCallback
 from lightning_lottery.hooks.masked import Masked, check_agreement
 from lightning_lottery.hooks.one_shot import first_line
-from lightning_lottery.hooks.quiet import without_logging
-from lightning_lottery.hooks.scoring import training_batches
+from lightning_lottery.hooks.scoring import outputs_of, training_batches
 from lightning_lottery.scope import named_parameters, size_of, ties
 from lightning_lottery.shards import Shards
 from lightning_lottery.ticket import Ticket
@@ -152,12 +150,7 @@ class MaskFreezing(MaskCallback):
         batch = positive(arguments)
 
         def outputs(copy: nn.Module) -> Any:
-            assert isinstance(copy, LightningModule)
-            # Rather not `training_step`, whose loss may hold every weight by itself, as a penalty does.
-            if type(copy).forward is not LightningModule.forward:
-                return run(copy, next(iter(batch.values())))
-            with without_logging(copy):
-                return copy.training_step(*batch.values())
+            return outputs_of(copy, *batch.values())
 
         try:
             masks = shuffle_on_paths(self._fitting, seed, lambda masks: places_on_paths(module, masks, outputs))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from rich.markup import escape
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_lottery.checks import did_you_mean
 from lightning_lottery.command.options import console, words_of
@@ -22,6 +22,7 @@ from lightning_lottery.files import location, write_whole
 from lightning_lottery.functional.masks import count, zero_removed_
 from lightning_lottery.hooks.quiet import without_noise
 from lightning_lottery.hooks.saving import save_whole
+from lightning_lottery.hooks.scoring import outputs_of
 from lightning_lottery.scope import in_words, plain_name
 from lightning_lottery.ticket import Ticket
 
@@ -251,9 +252,18 @@ def _in_sentences(table: LayerTable) -> str:
 
 def _on_project(tickets: Sequence[Ticket], config: str, prefix: str) -> list[LayerTable]:
     """The tables of tickets on the module that a configuration builds, run on a training batch of its own."""
-    from lightning_lottery.command.shrink import training_loss
     from lightning_lottery.connectivity.batches import loader_of
 
     built = _built(config)
     batch = next(iter(loader_of(built.model, built.datamodule, "train", built.trainer)))
-    return [ticket.table(built.model, batch, prefix=prefix, forward=training_loss) for ticket in tickets]
+    return [ticket.table(built.model, batch, prefix=prefix, forward=_outputs) for ticket in tickets]
+
+
+def _outputs(module: nn.Module, batch: Any) -> Any:
+    """What a module makes of a training batch."""
+    from lightning_lottery.command.shrink import training_loss
+
+    try:
+        return outputs_of(module, batch, 0)
+    except Exception:  # a `forward` that takes something else than the batch's inputs: its `training_step` knows what
+        return training_loss(module, batch)

@@ -16,6 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.parameter import UninitializedParameter
 from torch.utils import checkpoint as checkpointing
 
+from lightning_lottery.diagnosis import run
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.functional.random_numbers import random_numbers_kept
 from lightning_lottery.functional.scores import Loss
@@ -213,6 +214,23 @@ def training_batches(
             "The training loader gave no batch to score with: it is empty, or `drop_last` or a limit leaves it none."
         )
     return [training_arguments(trainer, batch, index) for index, batch in enumerate(drawn)]
+
+
+def outputs_of(module: nn.Module, batch: Any, *more: Any) -> Any:
+    """What a module makes of a batch by its ``forward`` or, where it has none, by its ``training_step``.
+
+    Rather not by ``training_step``, whose loss may hold every weight by itself, as a penalty does.
+
+    Args:
+        module: A LightningModule.
+        batch: As ``training_step`` gets it.
+        more: What else ``training_step`` takes.
+    """
+    assert isinstance(module, LightningModule)
+    if type(module).forward is not LightningModule.forward:
+        return run(module, batch)
+    with without_logging(module):
+        return module.training_step(batch, *more)
 
 
 def loss_of(module: LightningModule, state: Mapping[str, Tensor], dtype: torch.dtype | None, who: str) -> Loss:

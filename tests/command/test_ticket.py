@@ -3,10 +3,11 @@ import json
 import pytest
 import torch
 
-from helpers.stages import config, fit
+from helpers.stages import config, fit, named
 from lightning_lottery import LotteryError, Ticket
 from lightning_lottery.command.main import main
 from lightning_lottery.command.ticket import masked
+from lightning_lottery.zoo import ImageClassifier
 
 
 def mask(*rows):
@@ -124,6 +125,30 @@ def test_show_with_a_project_tells_what_the_ticket_does_to_its_module(here, caps
     assert "┃ dead units ┃ multiply-adds ┃" in text
     assert "network.classifier.weight 10 x 8 72 80 10.0% 72 1 of 10" in text
     assert "of which" in text and "a theoretical speed-up of 1.0" in text
+
+
+def test_show_does_not_take_a_weight_for_effective_because_a_penalty_holds_it(here, capsys, monkeypatch):
+    def penalised(module, batch, batch_idx):
+        return step(module, batch, batch_idx) + sum(param.square().sum() for param in module.parameters())
+
+    step = ImageClassifier.training_step
+    monkeypatch.setattr(ImageClassifier, "training_step", penalised)
+    second = torch.ones(100, 300, dtype=torch.bool)
+    second[:, 0] = False  # what leads to the first unit does nothing
+    Ticket({"network.1.weight": torch.ones(300, 64, dtype=torch.bool), "network.3.weight": second}).save("cut")
+    lenet = named("ImageClassifier", network=named("lightning_lottery.zoo.lenet_300_100", inputs=64))
+    text = shown(capsys, "show", "cut", "--config", config({**fit(), "model": lenet}))
+    assert "network.1.weight 300 x 64 19,200 19,200 0.0% 19,136 1 of 300" in text
+
+
+def test_show_of_a_module_whose_forward_does_not_take_the_batch_runs_its_training_step(here, capsys, monkeypatch):
+    forward = ImageClassifier.forward
+    monkeypatch.setattr(ImageClassifier, "forward", lambda module, images, *, scale: forward(module, images * scale))
+    monkeypatch.setattr(
+        ImageClassifier, "training_step", lambda module, batch, _: module(batch[0], scale=1.0).square().mean()
+    )
+    text = shown(capsys, "show", *_ticket_of_a_layer(), "--config", config(fit()))
+    assert "network.classifier.weight 10 x 8 72 80 10.0% 72 1 of 10" in text
 
 
 def test_show_of_several_tickets_tells_means_and_writes_them(here, capsys, refused):
