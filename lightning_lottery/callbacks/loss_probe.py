@@ -19,7 +19,7 @@ from lightning_lottery.files import write_image, write_table
 from lightning_lottery.functional.masks import hamming
 from lightning_lottery.functional.schedules import Constant
 from lightning_lottery.functional.scores import Loss
-from lightning_lottery.functional.sharpness import sharpness
+from lightning_lottery.functional.sharpness import adam_scale, sharpness
 from lightning_lottery.hooks.clock import StepClock, put_in_order, resolve
 from lightning_lottery.hooks.loggers import draw_to_all, folder_of, log_to_all
 from lightning_lottery.hooks.mask_callback import MaskCallback
@@ -249,8 +249,7 @@ def _scale(trainer: Trainer, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
         scale[name] = torch.ones_like(param, dtype=torch.float32, requires_grad=False)
         state, group = of_param.get(param, ({}, {}))
         if "exp_avg_sq" in state:  # Adam's and AdamW's
-            squares = state["exp_avg_sq"] / (1 - group["betas"][1] ** float(state["step"]))
-            scale[name] = 1 / (squares.sqrt() + group["eps"])
+            scale[name] = adam_scale(state, group["betas"][1], group["eps"])
         scale[name] *= group.get("lr", 0.0)
         if name in masks:
             scale[name] *= masks[name]

@@ -158,6 +158,7 @@ from lightning_lottery.functional.sharded import keep_top_of_shards as keep_top_
 from lightning_lottery.functional.sharded import mask_hash as mask_hash
 from lightning_lottery.functional.shares import complement as complement
 from lightning_lottery.functional.shares import share as share
+from lightning_lottery.functional.sharpness import adam_scale as adam_scale
 from lightning_lottery.functional.sharpness import sharpness as sharpness
 from lightning_lottery.functional.train_mode import modes_kept as modes_kept
 from lightning_lottery.functional.verdicts import Barriers as Barriers

@@ -1,6 +1,6 @@
 """How curved the loss is where a network stands."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -63,6 +63,28 @@ def sharpness(
     operator = LinearOperator((len(root), len(root)), matvec=times, dtype=np.float64)
     (largest,) = eigsh(operator, k=1, which="LA", tol=tolerance, v0=start, return_eigenvectors=False)
     return float(largest)
+
+
+def adam_scale(state: Mapping[str, Any], beta2: float, eps: float) -> Tensor:
+    """What Adam multiplies each entry of its averaged gradient by, the learning rate aside.
+
+    Args:
+        state: The optimizer's of one parameter, as ``torch.optim.Adam`` and ``AdamW`` keep it; with ``amsgrad`` their
+            largest squares count.
+        beta2: Decay of the averaged squares, in [0, 1).
+        eps: Added to their root.
+
+    Returns:
+        The shape of the parameter, > 0.
+
+    Example:
+        >>> adam_scale({"step": 1, "exp_avg_sq": torch.tensor([0.001, 0.004])}, beta2=0.999, eps=0.0)
+        tensor([1.0000, 0.5000])
+
+    Source: Kingma & Ba 2015, algorithm 1; Reddi et al. 2018 (AMSGrad).
+    """
+    squares = state.get("max_exp_avg_sq", state["exp_avg_sq"])
+    return 1 / ((squares / (1 - beta2 ** float(state["step"]))).sqrt() + eps)
 
 
 def _flat(tensors: Weights) -> Tensor:

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from lightning_lottery.errors import LotteryError
-from lightning_lottery.functional import hessian_product, sharpness
+from lightning_lottery.functional import adam_scale, hessian_product, sharpness
 
 
 def quadratic(matrix):
@@ -59,3 +59,16 @@ def test_a_hessian_product_is_a_column_of_the_hessian():
     unit = {"a": torch.zeros(2, 3), "b": torch.tensor([1.0, 0, 0, 0])}
     product = hessian_product(quadratic(matrix), WEIGHTS, [torch.tensor(1.0), torch.tensor(2.0)], unit)
     assert torch.allclose(torch.cat([product["a"].flatten(), product["b"]]), 1.5 * matrix[:, 6])
+
+
+@pytest.mark.parametrize("amsgrad", [False, True])
+@pytest.mark.parametrize("optimizer", [torch.optim.Adam, torch.optim.AdamW])
+def test_adam_s_step_is_the_gradient_times_its_scale_where_it_averages_no_gradients(optimizer, amsgrad):
+    weight = torch.nn.Parameter(torch.randn(5, generator=torch.Generator().manual_seed(0)))
+    adam = optimizer([weight], lr=0.1, betas=(0.0, 0.9), eps=0.01, weight_decay=0.0, amsgrad=amsgrad)
+    for factor in (3.0, 0.1, 0.2):  # after a large gradient the largest squares are not the last ones
+        before = weight.detach().clone()
+        weight.grad = factor * before
+        adam.step()
+        scale = adam_scale(adam.state[weight], 0.9, 0.01)
+        torch.testing.assert_close(before - weight.detach(), 0.1 * scale * factor * before)
