@@ -83,8 +83,8 @@ def adam_scale(state: Mapping[str, Any], beta2: float, eps: float) -> Tensor:
 
     Source: Kingma & Ba 2015, algorithm 1; Reddi et al. 2018 (AMSGrad).
     """
-    squares = state.get("max_exp_avg_sq", state["exp_avg_sq"])
-    return 1 / ((squares / (1 - beta2 ** float(state["step"]))).sqrt() + eps)
+    squares: Tensor = state.get("max_exp_avg_sq", state["exp_avg_sq"])
+    return torch.reciprocal((squares / (1 - beta2 ** float(state["step"]))).sqrt() + eps)
 
 
 def _flat(tensors: Weights) -> Tensor:
