@@ -6,6 +6,7 @@ SEEDS ?= 0
 RUN ?= runs/quickstart
 RECIPE ?= when_stable_resnet20_cifar10
 OVERLAY ?=
+ARM ?=
 JOBS ?= 4
 PYTEST_ARGS ?=
 ONLY ?=
@@ -47,9 +48,9 @@ bench-gpu: .venv/.installed-test
 screenshots: .venv/.installed-demo
 	$(BIN)/python tests/screenshots.py $(RUN)
 
-# Keeps what RUN measured beside its recipe, where tests compare the pages with it.
+# Keeps what RUN measured beside its recipe, where tests compare the pages with it; ARM names a run of the same stages otherwise.
 evidence: .venv/.installed-demo
-	$(BIN)/python tests/evidence.py $(RUN)
+	$(BIN)/python tests/evidence.py $(RUN) $(ARM)
 
 # Twelve minutes of one recipe at its published size; the same line goes on from there. OVERLAY names, say, the data.
 evidence-gpu: .venv/.installed-demo

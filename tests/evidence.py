@@ -2,7 +2,8 @@
 
 Writes ``recipes/NAME/summary.json``, NAME being the run's: when and on what it was measured, every stage's metrics, the
 verdicts, what its sweeps, analyses and iterative pruning found, and what other commands left as ``summary.json`` in a
-folder of the run, such as ``prediction``. A run of stages that are new beside those kept joins them.
+folder of the run, such as ``prediction``. A run of stages that are new beside those kept joins them; the same stages at
+another sparsity or on other data are kept beside them under a name: ``RUN=runs/fashion/imp_lenet_digits ARM=fashion``.
 ``tests/test_evidence.py`` compares the pages with it.
 """
 
@@ -48,13 +49,24 @@ def collect(run: Path) -> dict[str, Any]:
     return {"made": [made], **thin({"stages": stages, "verdicts": verdicts, "experiments": of_stages})}
 
 
-def joined(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
-    """Two summaries of a recipe as one, where no stage is in both; else the later one."""
+def joined(before: dict[str, Any], now: dict[str, Any], arm: str | None = None) -> dict[str, Any]:
+    """Two summaries of a recipe as one.
+
+    Args:
+        before: What is kept.
+        now: Of a run: takes the place of what is kept where a stage is in both, but for the arms.
+        arm: Its name, where the run is one: then it stands under this name in ``arms``, beside everything else.
+    """
+    if arm is not None:
+        return {**before, "arms": {**before.get("arms", {}), arm: now}}
+    arms = {"arms": before["arms"]} if "arms" in before else {}
+    if "stages" not in before:
+        return {**now, **arms}
     ran, kept = ({name.split("/")[0] for name in summary["stages"]} for summary in (now, before))
     if ran & kept:
-        return now
+        return {**now, **arms}
     parts = {key: {**before.get(key, {}), **now.get(key, {})} for key in ("stages", "verdicts", "experiments")}
-    return {"made": before["made"] + now["made"], **{key: part for key, part in parts.items() if part}}
+    return {"made": before["made"] + now["made"], **{key: part for key, part in parts.items() if part}, **arms}
 
 
 def thin(value: Any) -> Any:
@@ -68,13 +80,14 @@ def thin(value: Any) -> Any:
 
 
 def main() -> None:
-    if len(sys.argv) != 2:
-        sys.exit("The folder of one finished run: python tests/evidence.py runs/quickstart")
-    run = Path(sys.argv[1])
-    target = RECIPES / run.name / "summary.json"
-    summary = collect(run)
-    if target.is_file():
-        summary = joined(json.loads(target.read_text()), summary)
+    if len(sys.argv) not in (2, 3):
+        sys.exit(
+            "The folder of one finished run, and its name where it is an arm: python tests/evidence.py runs/quickstart"
+        )
+    run, *arm = sys.argv[1:]
+    target = RECIPES / Path(run).name / "summary.json"
+    before = json.loads(target.read_text()) if target.is_file() else {}
+    summary = joined(before, collect(Path(run)), *arm)
     target.write_text(json.dumps(summary, indent=1) + "\n")
     print(f"{target}: {target.stat().st_size} bytes")
 

@@ -186,3 +186,16 @@ def test_a_run_of_new_stages_joins_those_kept_and_a_run_anew_takes_their_place()
     assert both["experiments"] == {"overlap": 1} and both["verdicts"] == {"03-c": 2}
     again = {"made": [{"seeds": [2]}], "stages": {"01-a/parent": {}}}
     assert evidence.joined(before, again) == again
+
+
+def test_a_run_of_the_same_stages_otherwise_is_kept_beside_them():
+    main = {"made": [], "stages": {"01-a": {"n": 1}}}
+    fashion = {"made": [], "stages": {"01-a": {"n": 2}}}
+    both = evidence.joined(main, fashion, "fashion")
+    assert both == {**main, "arms": {"fashion": fashion}}
+    assert evidence.joined({}, fashion, "fashion") == {"arms": {"fashion": fashion}}
+    assert evidence.joined({"arms": {"fashion": fashion}}, main) == both
+    again = {"made": [], "stages": {"01-a": {"n": 3}}}
+    assert evidence.joined(both, again) == {**again, "arms": {"fashion": fashion}}
+    new = {"made": [], "stages": {"02-b": {}}}
+    assert evidence.joined(both, new)["arms"] == {"fashion": fashion}
