@@ -18,9 +18,7 @@ MEASURED_BEFORE = {
     "early_bird_vit_digits",
     "early_bird_vit_digits_stages",
     "gpt2_sst2",
-    "imp_lenet_digits",
     "imp_vit_digits",
-    "pruning_digits",
     "when_stable_digits",
 }
 """Recipes that were measured before summaries were kept, and not since: no further one may join them."""
