@@ -161,7 +161,9 @@ def _run_script(recipe: Path, target: Path) -> None:
     """Run what the recipe brings for its end, in the folder of the run."""
     script = recipe.resolve() / AT_THE_END
     if script.is_file() and (code := subprocess.run([sys.executable, str(script)], cwd=target, check=False).returncode):
-        raise LotteryError(f"'{script}' ended with exit code {code}; every stage is done, and `run` only repeats it.")
+        raise LotteryError(
+            f"'{script}' ended with exit code {code}; every stage is done, and `run` repeats the script alone."
+        )
 
 
 def _title(recipe: str, seeds: Sequence[int]) -> str:
