@@ -101,8 +101,9 @@ def findings(summary: Summary, rows: Sequence[Row], verdicts: Mapping[str, Stabi
 
 def where_to_look(folder: Path) -> Iterator[str]:
     """Where the pictures, the records and the curves of a recipe are."""
-    further = sorted(path.name for path in folder.glob("*.png") if path.name != "summary.png")
-    yield ", ".join([f"Picture: {folder / 'summary.png'}", *further])
+    pictures = sorted((path.name for path in folder.glob("*.png")), key=lambda name: (name != "summary.png", name))
+    if pictures:
+        yield ", ".join([f"Picture: {folder / pictures[0]}", *pictures[1:]])
     yield f"Records: {folder / 'results.csv'}, or in Python lightning_lottery.results('{folder}')"
     yield f"Curves:  {tensorboard()} --logdir {folder}"
 

@@ -122,8 +122,14 @@ def test_the_next_step_is_more_seeds_where_the_stages_heed_them_and_then_the_pag
 
 def test_where_the_picture_the_records_and_the_curves_are(tmp_path, monkeypatch):
     monkeypatch.setattr(recipe_end, "tensorboard", lambda: "tensorboard")
-    assert [*where_to_look(Path("runs/r"))] == [
-        "Picture: runs/r/summary.png",
+    monkeypatch.chdir(tmp_path)
+    folder = Path("runs/r")
+    folder.mkdir(parents=True)
+    assert len([*where_to_look(folder)]) == 2  # no picture is promised that is not there
+    for name in ("barrier.png", "summary.png"):
+        (folder / name).touch()
+    assert [*where_to_look(folder)] == [
+        "Picture: runs/r/summary.png, barrier.png",
         "Records: runs/r/results.csv, or in Python lightning_lottery.results('runs/r')",
         "Curves:  tensorboard --logdir runs/r",
     ]

@@ -39,6 +39,8 @@ def draw_recipes(parts: Sequence[Part], drawn: Drawn) -> None:
                     panel._replace(stages={s: r for s, r in panel.stages.items() if "/" not in s}) for panel in panels
                 ]
                 notes.append("Levels and steps of experiments are left to their own pictures.")
+                panels = [panel for panel in panels if panel.stages]
+        if panels:  # none are left of a recipe of many experiments alone
             title = part.name or part.folder.resolve().name
             drawn.figures[f"{prefix}summary"] = stages_over_seeds(panels, title, notes)
         drawn.notes += notes

@@ -38,6 +38,22 @@ def test_a_recipe_has_a_picture_of_its_stages_and_one_of_its_lines(recipe):
     assert panel.get_title(loc="left").startswith("03-step-0\nunstable: 26.00 %")
 
 
+@pytest.mark.parametrize("others", [0, 1])
+def test_more_levels_than_a_picture_holds_are_left_to_their_own(others, tmp_path):
+    for number in range(31):
+        row = {"stage": f"01-imp/level-{number}", "metric": "test_acc", "value": 0.9, "seed": 0, "n": 100}
+        rows(tmp_path / "seed-0" / f"{number:02}-imp", row)
+    if others:
+        row = {"stage": "32-dense", "metric": "test_acc", "value": 0.9, "seed": 0, "n": 100}
+        rows(tmp_path / "seed-0" / "32-dense", row)
+    result = draw_recipe(tmp_path, [0])
+    assert ("summary" in result.figures) == bool(others)
+    if others:
+        (accuracy,) = drawn(result.figures["summary"])
+        assert [label.get_text() for label in accuracy.get_yticklabels()] == ["32-dense"]
+    assert "Levels and steps of experiments are left to their own pictures." in result.notes
+
+
 @pytest.mark.parametrize(
     ("values", "samples", "reach"),
     [
