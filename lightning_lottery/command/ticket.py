@@ -9,6 +9,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from rich.markup import escape
 from torch import Tensor, nn
 
@@ -20,6 +21,7 @@ from lightning_lottery.diagnosis import Layer, LayerTable
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.files import location, write_whole
 from lightning_lottery.functional.masks import count, zero_removed_
+from lightning_lottery.hooks.one_shot import first_line
 from lightning_lottery.hooks.quiet import without_noise
 from lightning_lottery.hooks.saving import save_whole
 from lightning_lottery.hooks.scoring import outputs_of
@@ -265,5 +267,9 @@ def _outputs(module: nn.Module, batch: Any) -> Any:
 
     try:
         return outputs_of(module, batch, 0)
-    except Exception:  # a `forward` that takes something else than the batch's inputs: its `training_step` knows what
+    except Exception as error:  # a `forward` that takes something else than the batch's inputs
+        rank_zero_warn(
+            f"`forward` of {type(module).__name__} fails on a training batch ({first_line(error)}): effective weights are "
+            "those that `training_step`'s loss holds, which a penalty makes all of them."
+        )
         return training_loss(module, batch)
