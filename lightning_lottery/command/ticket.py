@@ -269,7 +269,7 @@ def _outputs(module: nn.Module, batch: Any) -> Any:
         return outputs_of(module, batch, 0)
     except Exception as error:  # a `forward` that takes something else than the batch's inputs
         rank_zero_warn(
-            f"`forward` of {type(module).__name__} fails on a training batch ({first_line(error)}): effective weights are "
-            "those that `training_step`'s loss holds, which a penalty makes all of them."
+            f"`forward` of {type(module).__name__} fails on a training batch ({first_line(error)}): effective weights "
+            "are those that `training_step`'s loss holds, which a penalty makes all of them."
         )
         return training_loss(module, batch)
