@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import reduce
 from typing import Literal, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,6 +19,10 @@ Scores = Mapping[str, Tensor]
 
 Masks = Mapping[str, Tensor]
 """Qualified parameter name to bool tensor: ``True`` is kept."""
+
+
+MOST_EXACT = 10_000
+"""Entries of tensors whose overlap by chance is counted out; of more the normal distribution is as good."""
 
 
 class ScoresOnDemand(Mapping[str, Tensor]):
@@ -201,6 +206,21 @@ def jaccard(a: Masks, b: Masks) -> float:
     return both / either if either else 1.0
 
 
+def is_of_slices(mask: Tensor) -> bool:
+    """Whether a mask keeps or removes whole slices along one of its dimensions, as that of a layer without some units.
+
+    Args:
+        mask: Bool tensor of any shape; one of a single dimension, or none, always does.
+
+    Example:
+        >>> columns = torch.tensor([[True, False], [True, False]])
+        >>> is_of_slices(columns), is_of_slices(torch.eye(2, dtype=torch.bool))
+        (True, False)
+    """
+    slices = [mask.movedim(dim, 0).flatten(1) for dim in range(mask.dim())] if mask.dim() > 1 else []
+    return not slices or any(bool((each.any(1) == each.all(1)).all()) for each in slices)
+
+
 def jaccard_by_chance(density_a: float, density_b: float) -> float:
     """What ``jaccard`` is on average of two large masks that were drawn apart from each other.
 
@@ -223,8 +243,8 @@ class ChanceOverlap(NamedTuple):
     Args:
         mean: On average.
         sd: Standard deviation.
-        p: Two-sided probability of an overlap at least as far from the mean as the one found, of the normal
-            distribution: rough where layers are of a few entries.
+        p: Two-sided probability of an overlap at least as far from the mean as the one found: exact for up to
+            10,000 entries, of the normal distribution above.
     """
 
     mean: float
@@ -251,17 +271,29 @@ def overlap_by_chance(a: Masks, b: Masks) -> ChanceOverlap:
     Source: hypergeometric in each tensor, tensors independent; the comparison at equal layer densities is that of
     Frankle et al. 2021, section 4 (shuffled masks).
     """
+    from scipy.stats import hypergeom
+
     both = overlap(a, b)
     mean = variance = 0.0
+    probability = np.ones(1)  # of 0, 1, ... entries that both keep
+    is_exact = sum(mask.numel() for mask in a.values()) <= MOST_EXACT
     for name, mask in a.items():
         kept_a, kept_b, total = count_true(mask), count_true(b[name]), mask.numel()
         if total:
             share = kept_a / total
             mean += kept_b * share
             variance += kept_b * share * (1 - share) * (total - kept_b) / max(total - 1, 1)
+            if is_exact:
+                of_this = hypergeom.pmf(np.arange(min(kept_a, kept_b) + 1), total, kept_a, kept_b)
+                probability = np.convolve(probability, of_this)
     sd = math.sqrt(variance)
-    p = math.erfc(abs(both - mean) / sd / math.sqrt(2)) if sd else 1.0
-    return ChanceOverlap(mean, sd, p)
+    if not sd:
+        return ChanceOverlap(mean, sd, 1.0)
+    if not is_exact:
+        return ChanceOverlap(mean, sd, math.erfc(abs(both - mean) / sd / math.sqrt(2)))
+    # A hair below its own distance: the one found counts, whatever rounding did to the mean.
+    as_far = np.abs(np.arange(len(probability)) - mean) >= abs(both - mean) - 1e-6
+    return ChanceOverlap(mean, sd, min(float(probability[as_far].sum()), 1.0))
 
 
 def density(masks: Masks) -> float:

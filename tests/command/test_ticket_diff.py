@@ -30,8 +30,8 @@ def test_diff_tells_what_both_keep_beside_what_chance_would_give(tickets, capsys
     assert "a 2 2 1 33.3% 33.3% 1" in text
     assert "b is only in the first." in text and "units of heads is only in the second." in text
     text = shown(capsys, "one", "one")
-    # Of all, by chance in each layer: (2 * 2 / 4 + 1 * 1 / 2) of 6 - 1.5.
-    assert "a 2 2 2 100.0% 33.3% 0.083" in text and "all 3 3 3 100.0% 33.3%" in text
+    # Two of the six ways to draw two of four lie as far from one in both. Of all, by chance: 1.5 of 6 - 1.5.
+    assert "a 2 2 2 100.0% 33.3% 0.33" in text and "all 3 3 3 100.0% 33.3%" in text
 
 
 def test_several_are_compared_two_by_two(tickets, here, capsys):
@@ -48,6 +48,21 @@ def test_several_are_compared_two_by_two(tickets, here, capsys):
     with pytest.raises(SystemExit):
         main(["ticket", "diff", "one", "two", "x"])
     assert "These 3 tickets have no layer in common." in capsys.readouterr().err
+
+
+def test_weights_that_go_with_their_units_are_not_counted_as_drawn_one_by_one(here, capsys):
+    heads = {"one": mask(1, 1, 0, 0), "two": mask(1, 0, 1, 0), "three": mask(0, 1, 1, 0)}
+    for name, kept in heads.items():
+        Ticket({"o": kept.repeat_interleave(8).expand(32, 32), "w": mask([1, 0], [0, 1])}, {"o": kept}).save(name)
+    text = shown(capsys, "one", "two")
+    assert "units kept" in text and "units of o 2 2 1 33.3% 33.3% 1 " in text and "32 of 64" not in text
+    assert "w 2 2 2 100.0% 33.3% 0.33" in text and " o 512" not in text and "o is only" not in text
+    text = shown(capsys, *heads, "--out", "pairs.json")
+    assert "units that both keep" in text and [*json.loads((here / "pairs.json").read_text())] == [
+        "w",
+        "units of o",
+        "all",
+    ]
 
 
 def test_of_pairs_only_those_beyond_chance_are_counted():

@@ -11,11 +11,13 @@ from helpers import oracles
 from helpers.selection import lists, searching, small
 from helpers.states import same
 from lightning_lottery.errors import LotteryError
+from lightning_lottery.functional import masks as masks_module
 from lightning_lottery.functional.masks import (
     check_same_entries,
     count,
     density,
     hamming,
+    is_of_slices,
     keep_top,
     overlap,
     overlap_by_chance,
@@ -272,6 +274,9 @@ def test_the_overlap_by_chance_is_that_of_all_ways_to_draw_one_of_them_anew():
     assert chance.mean == pytest.approx(statistics.fmean(drawn)) and chance.sd == pytest.approx(
         statistics.pstdev(drawn)
     )
+    distance = abs(overlap(a, b) - statistics.fmean(drawn))
+    as_far = [abs(number - statistics.fmean(drawn)) >= distance for number in drawn]
+    assert chance.p == pytest.approx(statistics.fmean(as_far))
     whole = {"w": torch.ones(3).bool()}
     assert overlap_by_chance(whole, whole) == (3, 0, 1), "nothing is left to chance"
     with pytest.raises(LotteryError, match="in one only"):
@@ -284,6 +289,25 @@ def test_masks_of_shuffled_entries_overlap_as_by_chance_and_equal_ones_do_not():
     surprises = [overlap_by_chance(masks, shuffle(masks, seed)).p < 0.05 for seed in range(200)]
     assert sum(surprises) <= 20  # 10 on average, 3 in a thousand are more
     assert overlap_by_chance(masks, masks).p < 1e-12
+
+
+def test_of_many_entries_the_overlap_by_chance_is_as_improbable_as_when_counted_out(monkeypatch):
+    drawn = torch.Generator().manual_seed(0)
+    for name in ("a", "b"):
+        one, other = ({name: torch.rand(60, 70, generator=drawn) < share} for share in (0.1, 0.3))
+        exact = overlap_by_chance(one, other)
+        monkeypatch.setattr(masks_module, "MOST_EXACT", 0)
+        assert overlap_by_chance(one, other).p == pytest.approx(exact.p, abs=0.05)
+        monkeypatch.undo()
+
+
+def test_masks_of_units_are_told_from_those_of_single_weights():
+    rows = torch.zeros(4, 3, 2, 2).bool()
+    rows[1] = True
+    assert is_of_slices(rows) and is_of_slices(rows.movedim(0, 1)) and is_of_slices(torch.eye(3).bool()[0])
+    rows[1, 0, 0, 0] = False
+    assert not is_of_slices(rows)
+    assert is_of_slices(torch.ones(2, 0).bool()) and is_of_slices(torch.tensor(True))
 
 
 def test_masks_of_other_names_or_shapes_are_not_compared():
