@@ -1,8 +1,8 @@
 """What `run` does once every stage is done: each ticket beside its seed's best one and that of the end.
 
 Writes ``hindsight/summary.json``: for each share of units removed and each ticket its mean regret, which is how far its
-test accuracy lies below that of the seed's best ticket, and the fraction of heads and of neurons in which it differs from
-the ticket of the last step.
+test accuracy lies below that of the seed's best ticket, and the fraction of heads and of neurons in which it differs
+from the ticket of the last step.
 """
 
 import json
