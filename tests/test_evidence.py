@@ -16,7 +16,6 @@ RECIPES = ROOT / "recipes"
 KEPT = sorted(path.parent.name for path in RECIPES.glob("*/summary.json"))
 MEASURED_BEFORE = {
     "early_bird_vit_digits",
-    "early_bird_vit_digits_stages",
     "gpt2_sst2",
     "when_stable_digits",
 }

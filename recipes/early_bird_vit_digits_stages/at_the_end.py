@@ -1,8 +1,8 @@
 """What `run` does once every stage is done: each ticket beside its seed's best one and that of the end.
 
-Writes ``hindsight/summary.json``: for each share of units removed and each ticket its mean regret, which is how far its
-test accuracy lies below that of the seed's best ticket, and the fraction of heads and of neurons in which it differs
-from the ticket of the last step.
+Writes ``hindsight/summary.json``: for each share of units removed and each ticket its test accuracy, its mean regret
+(how far that lies below the accuracy of the seed's best ticket), and the fraction of heads and of neurons in which it
+differs from the ticket of the last step.
 """
 
 import json
@@ -37,9 +37,10 @@ for share, removed in (("half", "0.5"), ("three-quarters", "0.75")):
     of_share = accuracy[[name for name in accuracy if name.partition("-")[2].startswith(share)]]
     best = of_share.max(axis=1)
     hindsight[share] = {"best": {str(seed): value for seed, value in best.items()}}
-    for stage in of_share:
+    for stage, values in of_share.items():
         apart = [distances(ticket_of(Path(f"seed-{seed}/{stage}")), removed) for seed in of_share.index]
         means = {kind: fmean(each[kind] for each in apart) for kind in UNITS}
-        hindsight[share][stage] = {"regret": fmean(best - of_share[stage]), **means}
+        reached = {"mean": values.mean(), "sd": values.std(), "regret": (best - values).mean()}
+        hindsight[share][stage] = {**reached, **means}
 Path("hindsight").mkdir(exist_ok=True)
 Path("hindsight/summary.json").write_text(json.dumps(hindsight, indent=1))
