@@ -18,6 +18,7 @@ from lightning_lottery.connectivity.blocks import LineBlocks
 from lightning_lottery.connectivity.judging import Judging, is_share
 from lightning_lottery.connectivity.stability import (
     barrier_in_words,
+    on_constant,
     on_train_split,
     sentences_on,
     stability_of,
@@ -159,6 +160,13 @@ class PathReport:
         ends = [errors[end] for errors in map(self.errors, self.pairs) for end in (0, -1)]
         mean = sum(ends) / len(ends)
         return mean if is_share(self.judging.monitor, self.judging.mode, [mean]) else None
+
+    @property
+    def constant_error(self) -> float | None:
+        """The error of different networks and of every place between, where that is one number and not 0; else None."""
+        error, *others = {error for pair in self.pairs for error in self.errors(pair)}
+        differ = any(between["l2"] > 0 for between in self.distances.values())
+        return error if differ and error and not others else None
 
     def errors(self, pair: Pair, kind: Kind = "raw") -> list[float]:
         """The monitor as an error along a pair's line: one minus it where it is better when high."""
@@ -493,7 +501,7 @@ class PathReport:
                 yield f"{extent} layer {layer}", {f"error_barrier_{which}": value for which, value in barrier.items()}
 
     def _on_ends(self) -> list[str]:
-        """Where a barrier is nothing but a difference of the ends."""
+        """Where a barrier is nothing but a difference of the ends, and where none is, as nothing was learnt."""
         straight = [pair for pair in self.pairs if self.measures(pair)["error_excess"] <= ROUNDING]
         least = self.judging.bound * unit_of({0: self})
         high = [
@@ -504,7 +512,7 @@ class PathReport:
         return [
             f"{names}: one is worse than the other, and the error goes straight from one to the other."
             for names in high
-        ]
+        ] + ([] if self.constant_error is None else [on_constant(self.constant_error)])
 
     def _notes(self) -> list[str]:
         """What the numbers of an alignment and of a midpoint rest on."""

@@ -121,6 +121,14 @@ def on_train_split(stability: Stability, samples: int) -> str:
     return f"On {samples} samples of the training split: {verdict}."
 
 
+def on_constant(error: float) -> str:
+    """What a flat line is worth whose networks all have the same error."""
+    return (
+        f"All networks and all places between have the same error, {error:.4f}: so have networks that learnt nothing "
+        "and give every sample one answer, and no line between such says anything."
+    )
+
+
 def sentences_on(
     stability: Stability, judging: Judging, samples: int, networks_alone: str, *, are_children: bool = True
 ) -> list[str]:

@@ -15,7 +15,7 @@ from lightning_lottery.children.frames import frame_of
 from lightning_lottery.children.reading import again, is_mapping, read_json
 from lightning_lottery.children.records import Row
 from lightning_lottery.connectivity.report import Pair, PathReport
-from lightning_lottery.connectivity.stability import on_more, stability_of, unit_of
+from lightning_lottery.connectivity.stability import on_constant, on_more, stability_of, unit_of
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.figures.style import error_in_words
 from lightning_lottery.figures.sweep import barrier_over_steps, lines_over_steps
@@ -229,6 +229,10 @@ class SweepReport:
         yield from (f"{network}: step {step} is {how}." for step, how in star.contradictions.items())
         for step, stability in judged.items():
             yield from (f"{network}: step {step} is undecided. {sentence}" for sentence in on_more(stability))
+        for step, reports in self.reports[network].items():
+            constant = [report.constant_error for report in reports.values() if report.constant_error is not None]
+            if constant:
+                yield f"{network}: step {step}. {on_constant(max(constant))}"
         yield from _on_parents(network, max(judged) if star.step is None else star.step, judged)
         if training := self.on_train_split(network):
             yield f"{network}: {_on_training(training)}."

@@ -4,10 +4,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from matplotlib.text import Text
 
 from helpers.children import lines_report
-from helpers.lines import line_between, trained
+from helpers.lines import line_between, quadrants, trained
 from lightning_lottery import LotteryError
 from lightning_lottery.children.records import COLUMNS, STAMP
 from lightning_lottery.connectivity.report import Layer, PathReport
@@ -165,6 +166,21 @@ def test_where_the_ends_alone_differ_the_report_says_so():
         for line in sloped.sentences()
     )
     assert not any("goes straight" in sentence for sentence in report.sentences())
+
+
+def test_networks_that_learnt_nothing_are_not_called_stable_without_a_word(tmp_path):
+    dead = [trained(seed, steps=0) for seed in (0, 1)]
+    for net in dead:
+        torch.nn.init.zeros_(net[-1].weight)
+        torch.nn.init.zeros_(net[-1].bias)
+    report = line_between(tmp_path, *dead, loader=quadrants(1000, 500))
+    assert report.stability.verdict == "stable" and report.constant_error > 0.4
+    assert any("so have networks that learnt nothing" in sentence for sentence in report.sentences())
+    # Nothing is wrong; something changes along a line; all are one network, as in the null control.
+    same = {pair: {**between, "l2": 0.0} for pair, between in report.distances.items()}
+    others = (lines_report(0.0, error=0.0), lines_report(0.0, 0.0, 0.001), replace(report, distances=same))
+    for other in others:
+        assert other.constant_error is None and not any("learnt nothing" in line for line in other.sentences())
 
 
 @pytest.mark.parametrize(

@@ -252,3 +252,9 @@ def test_pictures_of_sweeps_say_their_noise_or_that_it_differs():
     both = draw_sweeps({"": falls, "all": {**falls, "noise": "SGD noise"}})
     texts = " ".join(text.get_text() for text in both.findobj(Text))
     assert "differ by different noise: SGD noise, data order" in texts.replace("\n", " ")
+
+
+def test_a_step_from_which_all_networks_err_alike_is_named():
+    collapsed = dense((0.0, 0.0, 0.0), LOW, LOW, error=0.9).sentences()
+    (said,) = [sentence for sentence in collapsed if "learnt nothing" in sentence]
+    assert said.startswith("dense: step 0. All networks and all places between have the same error, 0.9000")
