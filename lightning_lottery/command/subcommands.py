@@ -353,9 +353,15 @@ _EVERY = (
             Option("recipe", "folder with stages 01-NAME.SUBCOMMAND.yaml, 02-...", kind="position", is_required=True),
             Option("seeds", "one run of all stages for each", "N,N,...", default="0"),
             Option("redo", "stage to run again, and what depends on it; may be repeated", "STAGE", kind="again"),
+            Option(
+                "overlay",
+                "YAML laid over every stage's; may be repeated, later ones over earlier",
+                "YAML",
+                kind="again",
+            ),
         ),
         signature=Signature(
-            "lightning_lottery.experiments.recipe", "run_recipe", frozenset({"recipe", "seeds", "redo"})
+            "lightning_lottery.experiments.recipe", "run_recipe", frozenset({"recipe", "seeds", "redo", "overlay"})
         ),
     ),
     Subcommand(

@@ -32,7 +32,7 @@ def run_recipe(
     *,
     out: str | os.PathLike[str] = "runs",
     redo: Collection[str] = (),
-    overlay: str | os.PathLike[str] | None = None,
+    overlay: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] = (),
     jobs: int = 1,
     dask: str | None = None,
 ) -> dict[str, Any]:
@@ -51,7 +51,7 @@ def run_recipe(
         seeds: One run of all stages for each.
         out: Where runs go.
         redo: Names of stages to run again, and with them the stages that use their files.
-        overlay: A YAML that is laid over every stage's.
+        overlay: A YAML that is laid over every stage's, or several, later ones over earlier ones.
         jobs: Children that a stage of several trains at the same time.
         dask: Address of a Dask scheduler whose workers train them instead.
 
@@ -67,8 +67,9 @@ def run_recipe(
     check_different("seeds", seeds, "different numbers")
     check_seed_range("seeds", seeds)
     check_count("jobs", jobs, "a number of children at the same time")
-    if overlay is not None:
-        read_text(Path(overlay), "overlay")
+    overlays = [Path(each) for each in ([overlay] if isinstance(overlay, (str, os.PathLike)) else overlay)]
+    for each in overlays:
+        read_text(each, "overlay")
     # Only now: this takes seconds to import, which a recipe that is not there need not wait for.
     from lightning_lottery.children.child import discard_with_dependents
     from lightning_lottery.experiments.stage_children import (
@@ -83,19 +84,20 @@ def run_recipe(
     folders = {seed: target / f"seed-{seed}" for seed in seeds}
     with environment(**{PROVISIONAL: "1"}):  # all, before any runs
         runs = {
-            seed: [child_of_stage(stage, seed, folder, overlay) for stage in stages] for seed, folder in folders.items()
+            seed: [child_of_stage(stage, seed, folder, overlays) for stage in stages]
+            for seed, folder in folders.items()
         }
-    again = {*redo, *(stage.name for stage in stages if stage.waits_for(overlay) & {*redo})}
+    again = {*redo, *(stage.name for stage in stages if stage.waits_for(overlays) & {*redo})}
     for children in runs.values():
         discard_with_dependents(children, again)
-    sure = [child for children in runs.values() for child in children if is_known(child, stages, overlay)]
+    sure = [child for children in runs.values() for child in children if is_known(child, stages, overlays)]
     refuse_changed(sure)
     refuse_repeated(runs)
     console = Console()
     for seed, children in runs.items():
         for number, stage in enumerate(stages, start=1):
-            if stage.waits_for(overlay):  # its step k* is known only now; any other configuration is already final
-                children[number - 1] = child_of_stage(stage, seed, folders[seed], overlay)
+            if stage.waits_for(overlays):  # its step k* is known only now; any other configuration is already final
+                children[number - 1] = child_of_stage(stage, seed, folders[seed], overlays)
             child = children[number - 1]
             with environment(**{JOBS: str(jobs)}, **({DASK: dask} if dask else {})):
                 run_stage(child, f"seed {seed} · {child.folder.name} ({number}/{len(children)})", console)

@@ -1,6 +1,5 @@
 """The stages of a recipe as children: configured for a seed, checked against what ran before, run one at a time."""
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -16,13 +15,13 @@ from lightning_lottery.experiments.stages import Stage
 from lightning_lottery.experiments.sweep import PARENT_IN_PATH
 
 
-def child_of_stage(stage: Stage, seed: int, folder: Path, overlay: str | os.PathLike[str] | None) -> Child:
-    """A stage of a seed's run, in that run's folder, with its configuration and the overlay's resolved.
+def child_of_stage(stage: Stage, seed: int, folder: Path, overlays: Sequence[Path]) -> Child:
+    """A stage of a seed's run, in that run's folder, with its configuration and the overlays' resolved.
 
     Raises:
         LotteryError: Its configuration is refused.
     """
-    laid_over = [] if overlay is None else ["--config", str(overlay)]
+    laid_over = [word for overlay in overlays for word in ("--config", str(overlay))]
     arguments = ["--config", str(stage.path), *laid_over, "--seed_everything", str(seed)]
     with environment(**{RUN: str(folder), SEED: str(seed)}):
         try:
@@ -33,10 +32,10 @@ def child_of_stage(stage: Stage, seed: int, folder: Path, overlay: str | os.Path
     return Child(folder / stage.name, stage.command, config, labels)
 
 
-def is_known(child: Child, stages: Sequence[Stage], overlay: str | os.PathLike[str] | None) -> bool:
+def is_known(child: Child, stages: Sequence[Stage], overlays: Sequence[Path]) -> bool:
     """Whether its configuration is final before anything runs: the stages whose step it names are done."""
     stage = next(stage for stage in stages if stage.name == child.folder.name)
-    return all((child.folder.parent / name / "done").is_file() for name in stage.waits_for(overlay))
+    return all((child.folder.parent / name / "done").is_file() for name in stage.waits_for(overlays))
 
 
 def refuse_repeated(runs: Mapping[int, Sequence[Child]]) -> None:

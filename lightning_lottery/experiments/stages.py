@@ -1,7 +1,7 @@
 """The numbered stages of a recipe folder, read from the names of its files; nothing slow is imported for it."""
 
-import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,13 +21,13 @@ class Stage:
     name: str
     command: str
 
-    def waits_for(self, overlay: str | os.PathLike[str] | None) -> set[str]:
+    def waits_for(self, overlays: Sequence[Path]) -> set[str]:
         """The stages that must be done before its configuration is known: it names the step k* that they find.
 
         Raises:
             LotteryError: A file cannot be read, or is no text.
         """
-        texts = [read_text(path, "stage") for path in (self.path, *([] if overlay is None else [Path(overlay)]))]
+        texts = [read_text(path, "stage") for path in (self.path, *overlays)]
         lines = [line.partition("#")[0] for text in texts for line in text.splitlines()]
         return {name for line in lines for name in re.findall(r"\$\{stable_step:([\w-]+)", line)}
 
@@ -49,7 +49,7 @@ def stages_of(recipe: Path) -> list[Stage]:
         if one.number == next_one.number:
             raise LotteryError(f"'{one.path.name}' and '{next_one.path.name}' of '{recipe}' have the same number.")
     for stage in stages:
-        stage.waits_for(None)  # reads it: what is no text is refused before anything slow is imported
+        stage.waits_for(())  # reads it: what is no text is refused before anything slow is imported
     return stages
 
 

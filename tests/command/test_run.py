@@ -56,10 +56,11 @@ def test_run_hands_on_what_it_was_given(here, monkeypatch):
 
     monkeypatch.setattr("lightning_lottery.command.run.run_recipe", recorded)
     write(here / "folder", {"1-a.fit": {}})
-    options = ["--out", "there", "--redo", "1-a", "--redo", "2-b", "--overlay", "o.yaml", "--jobs", "2"]
-    options += ["--dask", "tcp://there"]
+    options = ["--out", "there", "--redo", "1-a", "--redo", "2-b", "--jobs", "2", "--dask", "tcp://there"]
+    options += ["--overlay", "o.yaml", "--overlay", "p.yaml"]
     main(["run", "folder", "--seeds", "0,2", *options])
-    expected = {"out": "there", "redo": ["1-a", "2-b"], "overlay": "o.yaml", "jobs": 2, "dask": "tcp://there"}
+    expected = {"out": "there", "redo": ["1-a", "2-b"], "jobs": 2, "dask": "tcp://there"}
+    expected |= {"overlay": ["o.yaml", "p.yaml"]}
     assert arguments == {"positional": ("folder", [0, 2]), **expected}
 
 
