@@ -15,7 +15,6 @@ ROOT = Path(__file__).parents[1]
 RECIPES = ROOT / "recipes"
 KEPT = sorted(path.parent.name for path in RECIPES.glob("*/summary.json"))
 MEASURED_BEFORE = {
-    "early_bird_vit_digits",
     "gpt2_sst2",
     "when_stable_digits",
 }
