@@ -175,9 +175,10 @@ def barrier_in_words(stability: Stability, *, are_shares: bool) -> str:
 
 def on_more(stability: Stability) -> Iterator[str]:
     """How many more children or parents would decide what is undecided, or that none would."""
-    mores = {"parents": stability.more_parents, "children of each parent": stability.more_children}
-    for what, more in mores.items():
+    mores = {("parent", "parents"): stability.more_parents, ("child", "children"): stability.more_children}
+    for (one, several), more in mores.items():
         if more is not None:
+            what = (one if more.even == 1 else several) + (" of each parent" if one == "child" else "")
             likely = "" if more.likely is None else f", {more.likely} with 80 %"
             yield f"{more.even} more {what} would decide with even odds{likely}, estimates staying as they are."
     is_hopeless = stability.low is not None and not any(mores.values()) and stability.about != "these two networks"

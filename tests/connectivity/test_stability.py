@@ -71,6 +71,8 @@ def test_what_is_undecided_says_how_many_more_would_decide_or_that_none_would():
         f"{more.even} more children of each parent would decide with even odds, {more.likely} with 80 %, estimates "
         "staying as they are."
     )
+    one = replace(judge({0: pairs}), more_children=replace(more, even=1))
+    assert next(on_more(one)).startswith("1 more child of each parent would decide")
     level = judge({0: {pair: barrier + 0.0033333333 for pair, barrier in pairs.items()}})
     assert list(on_more(level)) == ["No number of children or parents would decide it on this test set."]
     assert not list(on_more(judge({0: {pair: barrier / 10 for pair, barrier in pairs.items()}})))
