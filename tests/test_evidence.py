@@ -16,7 +16,6 @@ RECIPES = ROOT / "recipes"
 KEPT = sorted(path.parent.name for path in RECIPES.glob("*/summary.json"))
 MEASURED_BEFORE = {
     "gpt2_sst2",
-    "when_stable_digits",
 }
 """Recipes that were measured before summaries were kept, and not since: no further one may join them."""
 
