@@ -14,10 +14,6 @@ import evidence
 ROOT = Path(__file__).parents[1]
 RECIPES = ROOT / "recipes"
 KEPT = sorted(path.parent.name for path in RECIPES.glob("*/summary.json"))
-MEASURED_BEFORE = {
-    "gpt2_sst2",
-}
-"""Recipes that were measured before summaries were kept, and not since: no further one may join them."""
 
 NUMBER = re.compile(r"(?<![\w.])[+-]?(\d+\.\d+)( %)?(?![\w.]*\d)")
 """A decimal number, and whether per cent stand behind it; no version, no whole number."""
@@ -146,13 +142,7 @@ def test_so_are_those_of_the_table_of_findings():
     assert len(rows) >= 8
     for finding, *_, here, _ in rows:
         recipes = re.findall(r"\]\(recipes/(\w+)/README.md\)", here)
-        if {*recipes} <= {*KEPT}:
-            assert not drifted(here, [summary_of(recipe) for recipe in recipes]), finding
-        else:  # measured before summaries were kept: the pages have the numbers
-            pages = " ".join((RECIPES / recipe / "README.md").read_text() for recipe in recipes)
-            numbers = [float(number) for number in re.findall(r"\d+\.\d+", pages)]
-            written = [numbers, [number / 100 for number in numbers]]  # as they are, and as per cent
-            assert not drifted(here, [written, *(summary_of(recipe) for recipe in recipes if recipe in KEPT)]), finding
+        assert not drifted(here, [summary_of(recipe) for recipe in recipes]), finding
 
 
 def test_a_recipe_that_says_it_was_measured_keeps_its_summary():
@@ -160,8 +150,7 @@ def test_a_recipe_that_says_it_was_measured_keeps_its_summary():
         r"^\| \[(\w+)\]\(\1/README.md\) \|.*\| (.+) \|$", (RECIPES / "README.md").read_text(), re.MULTILINE
     )
     measured = {name for name, cell in rows if "not yet measured" not in cell}
-    assert measured == {*KEPT} | MEASURED_BEFORE
-    assert not {*KEPT} & MEASURED_BEFORE
+    assert measured == {*KEPT}
 
 
 def test_a_number_that_nobody_measured_is_noticed():

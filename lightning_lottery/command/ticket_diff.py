@@ -14,14 +14,14 @@ from torch import Tensor
 from lightning_lottery.command.options import console
 from lightning_lottery.errors import LotteryError
 from lightning_lottery.files import write_whole
-from lightning_lottery.functional.masks import count, is_of_slices, jaccard, overlap, overlap_by_chance
+from lightning_lottery.functional.masks import count, jaccard, overlap, overlap_by_chance
 from lightning_lottery.ticket import Ticket
 
 LEVEL = 0.05
 """Of all pairs of a layer together."""
 
 SMALLEST_P = 1e-12
-"""That is told: so far out the normal distribution says nothing exact."""
+"""That is told: further out no p-value means anything, the normal distribution's least of all."""
 
 
 def diff(tickets: Sequence[Ticket], out: str | None = None) -> None:
@@ -30,26 +30,22 @@ def diff(tickets: Sequence[Ticket], out: str | None = None) -> None:
     Raises:
         LotteryError: More than two tickets have no layer in common; the file cannot be written.
     """
-    have_units = all(ticket.units for ticket in tickets)
-    weights = [ticket.distinct for ticket in tickets]
-    if have_units:
-        # Weights that go with their units would count one draw as many: a matrix of four heads as a thousand weights.
-        single = {name for each in weights for name, mask in each.items() if not is_of_slices(mask)}
-        weights = [{name: mask for name, mask in each.items() if name in single} for each in weights]
+    # Weights that go with their units would count one draw as many: a matrix of four heads as a thousand weights.
+    noun = "units" if all(ticket.units for ticket in tickets) else "weights"
     masks = [
-        {**each, **{f"units of {name}": mask for name, mask in ticket.units.items()}}
-        for ticket, each in zip(tickets, weights, strict=True)
+        {**({} if noun == "units" else ticket.distinct), **{f"units of {name}": m for name, m in ticket.units.items()}}
+        for ticket in tickets
     ]
     common = [name for name, mask in masks[0].items() if all(_has(each, name, mask) for each in masks[1:])]
     layers = {name: [{name: each[name]} for each in masks] for name in common}
     if len(common) > 1:
         layers["all"] = [{name: each[name] for name in common} for each in masks]
     if len(tickets) == 2:
-        _show_two(layers, masks, have_units)
+        _show_two(layers, masks, noun)
     elif not common:
         raise LotteryError(f"These {len(tickets)} tickets have no layer in common.")
     else:
-        _show_pairs(layers, len(tickets), have_units)
+        _show_pairs(layers, len(tickets), noun)
     if out is not None:
         compared = {name: compare_pairs(of_layer) for name, of_layer in layers.items()}
         write_whole(Path(out), json.dumps(compared, indent=1).encode(), "comparison")
@@ -103,10 +99,10 @@ def _has(masks: Mapping[str, Tensor], name: str, mask: Tensor) -> bool:
 
 
 def _show_two(
-    layers: Mapping[str, Sequence[Mapping[str, Tensor]]], masks: Sequence[Mapping[str, Tensor]], have_units: bool
+    layers: Mapping[str, Sequence[Mapping[str, Tensor]]], masks: Sequence[Mapping[str, Tensor]], noun: str
 ) -> None:
-    terminal, what = console(), _noun(have_units)
-    table = table_of(f"{what} kept", "by the first", "the second", "both", "overlap", "by chance", "p")
+    terminal = console()
+    table = table_of(f"{noun} kept", "by the first", "the second", "both", "overlap", "by chance", "p")
     for name, (a, b) in layers.items():
         if name == "all":
             table.add_section()
@@ -118,9 +114,9 @@ def _show_two(
     if layers:
         terminal.print(table)
         terminal.print(
-            f"Overlap: the {what} that both keep, of those that either keeps; 100 % where they are equal.\n"
-            f"By chance: the overlap of tickets that keep as many {what} of each layer at places drawn anew.\n"
-            f"p: how often these would overlap so much, or so little.{_left_out(have_units)}"
+            f"Overlap: the {noun} that both keep, of those that either keeps; 100 % where they are equal.\n"
+            f"By chance: the overlap of tickets that keep as many {noun} of each layer at places drawn anew.\n"
+            f"p: how often these would overlap so much, or so little.{_left_out(noun)}"
         )
     for name in {**masks[0], **masks[1]}:
         if name not in layers:
@@ -129,9 +125,9 @@ def _show_two(
             terminal.print(f"{name} is {where}.", soft_wrap=True, highlight=False, markup=False)
 
 
-def _show_pairs(layers: Mapping[str, Sequence[Mapping[str, Tensor]]], tickets: int, have_units: bool) -> None:
-    terminal, what = console(), _noun(have_units)
-    table = table_of(f"{what} kept", "overlap", "by chance", "times chance", "least", "most", "beyond chance")
+def _show_pairs(layers: Mapping[str, Sequence[Mapping[str, Tensor]]], tickets: int, noun: str) -> None:
+    terminal = console()
+    table = table_of(f"{noun} kept", "overlap", "by chance", "times chance", "least", "most", "beyond chance")
     pairs = tickets * (tickets - 1) // 2
     for name, masks in layers.items():
         if name == "all":
@@ -142,17 +138,13 @@ def _show_pairs(layers: Mapping[str, Sequence[Mapping[str, Tensor]]], tickets: i
         table.add_row(escape(name), *shares, *times, f"{compared['beyond_chance']} of {pairs}")
     terminal.print(table)
     terminal.print(
-        f"Means over the {pairs} pairs of {tickets} tickets. Overlap: the {what} that both keep, of those that either "
-        f"keeps. By chance: that of tickets that keep as many {what} of each layer at places drawn anew. Times chance: "
-        f"the {what} that both keep, by those of chance. Beyond chance: pairs that differ from it, at 5 % for all of "
-        f"them together.{_left_out(have_units)}",
+        f"Means over the {pairs} pairs of {tickets} tickets. Overlap: the {noun} that both keep, of those that either "
+        f"keeps. By chance: that of tickets that keep as many {noun} of each layer at places drawn anew. Times chance: "
+        f"the {noun} that both keep, by those of chance. Beyond chance: pairs that differ from it, at 5 % for all of "
+        f"them together.{_left_out(noun)}",
         soft_wrap=True,
     )
 
 
-def _noun(have_units: bool) -> str:
-    return "units" if have_units else "weights"
-
-
-def _left_out(have_units: bool) -> str:
-    return "\nWeights that go with their units are not counted beside them." if have_units else ""
+def _left_out(noun: str) -> str:
+    return "\nOf tickets with units these alone are compared: weights go with them." if noun == "units" else ""

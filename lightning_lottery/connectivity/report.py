@@ -164,9 +164,9 @@ class PathReport:
     @property
     def constant_error(self) -> float | None:
         """The error of different networks and of every place between, where that is one number and not 0; else None."""
-        error, *others = {error for pair in self.pairs for error in self.errors(pair)}
+        first, *others = {error for pair in self.pairs for error in self.errors(pair)}
         differ = any(between["l2"] > 0 for between in self.distances.values())
-        return error if differ and error and not others else None
+        return first if differ and first and not others else None
 
     def errors(self, pair: Pair, kind: Kind = "raw") -> list[float]:
         """The monitor as an error along a pair's line: one minus it where it is better when high."""

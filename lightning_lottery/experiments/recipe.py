@@ -32,7 +32,7 @@ def run_recipe(
     *,
     out: str | os.PathLike[str] = "runs",
     redo: Collection[str] = (),
-    overlay: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] = (),
+    overlay: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None = None,
     jobs: int = 1,
     dask: str | None = None,
 ) -> dict[str, Any]:
@@ -67,7 +67,7 @@ def run_recipe(
     check_different("seeds", seeds, "different numbers")
     check_seed_range("seeds", seeds)
     check_count("jobs", jobs, "a number of children at the same time")
-    overlays = [Path(each) for each in ([overlay] if isinstance(overlay, (str, os.PathLike)) else overlay)]
+    overlays = [Path(each) for each in ([overlay] if isinstance(overlay, (str, os.PathLike)) else overlay or ())]
     for each in overlays:
         read_text(each, "overlay")
     # Only now: this takes seconds to import, which a recipe that is not there need not wait for.

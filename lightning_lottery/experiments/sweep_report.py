@@ -230,9 +230,9 @@ class SweepReport:
         for step, stability in judged.items():
             yield from (f"{network}: step {step} is undecided. {sentence}" for sentence in on_more(stability))
         for step, reports in self.reports[network].items():
-            constant = [report.constant_error for report in reports.values() if report.constant_error is not None]
-            if constant:
-                yield f"{network}: step {step}. {on_constant(max(constant))}"
+            for parent, report in reports.items():
+                if report.constant_error is not None:
+                    yield f"{network}: step {step}, children of parent {parent}. {on_constant(report.constant_error)}"
         yield from _on_parents(network, max(judged) if star.step is None else star.step, judged)
         if training := self.on_train_split(network):
             yield f"{network}: {_on_training(training)}."

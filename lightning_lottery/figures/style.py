@@ -190,7 +190,7 @@ def hold_all(axes: "Axes", inner: Sequence[float], bounds: Sequence[float]) -> f
         edge = 0.05 * (high - low) or 0.5
         axes.set_ylim(low - edge, high + edge)
         return None
-    from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
+    from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator, StrMethodFormatter
 
     linear = 1.15 * size
     bottom = 1.3 * low if low < -linear else low - 0.1 * size
@@ -202,6 +202,7 @@ def hold_all(axes: "Axes", inner: Sequence[float], bounds: Sequence[float]) -> f
     ticks = near + [tick for tick in far if abs(tick) > 1.4 * linear and bottom <= tick <= ceiling]
     axes.yaxis.set_major_locator(FixedLocator(sorted(ticks)))
     axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))  # a logarithmic one names powers, and but some ticks
     return linear
 
 

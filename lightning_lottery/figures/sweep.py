@@ -4,6 +4,8 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from lightning_lottery.figures.style import (
     COLOR_MAP,
     INK,
@@ -23,8 +25,11 @@ from lightning_lottery.figures.style import (
 )
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+    Floats = npt.NDArray[np.floating[Any]]
 
 AXIS = "optimizer step k at which the children part"
 
@@ -113,20 +118,26 @@ def _parents(point: Mapping[str, Any]) -> list[float]:
 
 
 def _scale_steps(axes: "Axes", steps: Sequence[int]) -> None:
-    """A logarithmic axis of steps; where they begin with 0, that is as far from the next as steps are in the middle."""
+    """An axis of log(1 + k), as k* is interpolated; from 0 to the next step as wide as between steps on average."""
     positive = [step for step in steps if step > 0]
     if not positive:
         axes.set_xlim(-1, 1)
         return
-    decades = math.log10(positive[-1] / positive[0])
-    gap = decades / (len(positive) - 1) if decades else 1.0
-    right = positive[-1] * 10 ** (0.06 * (decades + gap))
-    if steps[0] == 0:
-        axes.set_xscale("symlog", linthresh=positive[0], linscale=0.9 * gap)  # which matplotlib divides by 0.9
-        axes.set_xlim(-positive[0] * 0.06 * (decades + gap) / gap, right)
-    else:
-        axes.set_xscale("log")
-        axes.set_xlim(positive[0] ** 2 / right if decades == 0 else positive[0] * positive[-1] / right, right)
+    first, last = math.log1p(positive[0]), math.log1p(positive[-1])
+    gap = (last - first) / (len(positive) - 1) if last > first else 1.0
+
+    def places(step: "Floats") -> "Floats":
+        value = np.sign(step) * np.log1p(np.abs(step))
+        return np.where(value < first, value * gap / first, value - first + gap)
+
+    def steps_at(place: "Floats") -> "Floats":
+        value = np.where(place < gap, place * first / gap, place - gap + first)
+        return np.sign(value) * np.expm1(np.abs(value))
+
+    axes.set_xscale("function", functions=(places, steps_at))
+    margin = 0.06 * (last - first + gap)
+    edges = np.array([(0.0 if steps[0] == 0 else gap) - margin, last - first + gap + margin])
+    axes.set_xlim(*steps_at(edges))
 
 
 def _draw_curve(axes: "Axes", at: Mapping[int, Mapping[str, Any]], value: str, each: Mapping[str, Any]) -> None:

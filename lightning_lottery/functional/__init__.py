@@ -59,7 +59,6 @@ from lightning_lottery.functional.masks import count as count
 from lightning_lottery.functional.masks import count_each as count_each
 from lightning_lottery.functional.masks import density as density
 from lightning_lottery.functional.masks import hamming as hamming
-from lightning_lottery.functional.masks import is_of_slices as is_of_slices
 from lightning_lottery.functional.masks import jaccard as jaccard
 from lightning_lottery.functional.masks import jaccard_by_chance as jaccard_by_chance
 from lightning_lottery.functional.masks import keep_top as keep_top

@@ -22,7 +22,7 @@ Masks = Mapping[str, Tensor]
 
 
 MOST_EXACT = 10_000
-"""Entries of tensors whose overlap by chance is counted out; of more the normal distribution is as good."""
+"""Entries that masks could both keep, for which their overlap by chance is counted out."""
 
 
 class ScoresOnDemand(Mapping[str, Tensor]):
@@ -206,21 +206,6 @@ def jaccard(a: Masks, b: Masks) -> float:
     return both / either if either else 1.0
 
 
-def is_of_slices(mask: Tensor) -> bool:
-    """Whether a mask keeps or removes whole slices along one of its dimensions, as that of a layer without some units.
-
-    Args:
-        mask: Bool tensor of any shape; one of a single dimension, or none, always does.
-
-    Example:
-        >>> columns = torch.tensor([[True, False], [True, False]])
-        >>> is_of_slices(columns), is_of_slices(torch.eye(2, dtype=torch.bool))
-        (True, False)
-    """
-    slices = [mask.movedim(dim, 0).flatten(1) for dim in range(mask.dim())] if mask.dim() > 1 else []
-    return not slices or any(bool((each.any(1) == each.all(1)).all()) for each in slices)
-
-
 def jaccard_by_chance(density_a: float, density_b: float) -> float:
     """What ``jaccard`` is on average of two large masks that were drawn apart from each other.
 
@@ -243,8 +228,8 @@ class ChanceOverlap(NamedTuple):
     Args:
         mean: On average.
         sd: Standard deviation.
-        p: Two-sided probability of an overlap at least as far from the mean as the one found: exact for up to
-            10,000 entries, of the normal distribution above.
+        p: Two-sided probability of an overlap at least as far from the mean as the one found: exact where masks
+            could both keep 10,000 entries at most; else of the normal distribution, rough in its tails.
     """
 
     mean: float
@@ -276,7 +261,7 @@ def overlap_by_chance(a: Masks, b: Masks) -> ChanceOverlap:
     both = overlap(a, b)
     mean = variance = 0.0
     probability = np.ones(1)  # of 0, 1, ... entries that both keep
-    is_exact = sum(mask.numel() for mask in a.values()) <= MOST_EXACT
+    is_exact = sum(min(count_true(mask), count_true(b[name])) for name, mask in a.items()) <= MOST_EXACT
     for name, mask in a.items():
         kept_a, kept_b, total = count_true(mask), count_true(b[name]), mask.numel()
         if total:

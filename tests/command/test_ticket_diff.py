@@ -53,16 +53,12 @@ def test_several_are_compared_two_by_two(tickets, here, capsys):
 def test_weights_that_go_with_their_units_are_not_counted_as_drawn_one_by_one(here, capsys):
     heads = {"one": mask(1, 1, 0, 0), "two": mask(1, 0, 1, 0), "three": mask(0, 1, 1, 0)}
     for name, kept in heads.items():
-        Ticket({"o": kept.repeat_interleave(8).expand(32, 32), "w": mask([1, 0], [0, 1])}, {"o": kept}).save(name)
+        Ticket({"o": kept.repeat_interleave(8).expand(32, 32)}, {"o": kept}).save(name)
     text = shown(capsys, "one", "two")
-    assert "units kept" in text and "units of o 2 2 1 33.3% 33.3% 1 " in text and "32 of 64" not in text
-    assert "w 2 2 2 100.0% 33.3% 0.33" in text and " o 512" not in text and "o is only" not in text
+    assert "units kept" in text and "units of o 2 2 1 33.3% 33.3% 1 " in text and "512" not in text
+    assert "these alone are compared" in text and "only in" not in text
     text = shown(capsys, *heads, "--out", "pairs.json")
-    assert "units that both keep" in text and [*json.loads((here / "pairs.json").read_text())] == [
-        "w",
-        "units of o",
-        "all",
-    ]
+    assert "units that both keep" in text and [*json.loads((here / "pairs.json").read_text())] == ["units of o"]
 
 
 def test_of_pairs_only_those_beyond_chance_are_counted():

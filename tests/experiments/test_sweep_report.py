@@ -254,7 +254,7 @@ def test_pictures_of_sweeps_say_their_noise_or_that_it_differs():
     assert "differ by different noise: SGD noise, data order" in texts.replace("\n", " ")
 
 
-def test_a_step_from_which_all_networks_err_alike_is_named():
-    collapsed = dense((0.0, 0.0, 0.0), LOW, LOW, error=0.9).sentences()
-    (said,) = [sentence for sentence in collapsed if "learnt nothing" in sentence]
-    assert said.startswith("dense: step 0. All networks and all places between have the same error, 0.9000")
+def test_a_parent_whose_children_all_err_alike_is_named_and_no_other():
+    report = SweepReport(0.02, {"dense": {0: {0: lines_report(0.0, error=0.9), 1: lines_report(0.1, error=0.05)}}})
+    (said,) = [sentence for sentence in report.sentences() if "learnt nothing" in sentence]
+    assert said.startswith("dense: step 0, children of parent 0. All networks and all places between have the same err")

@@ -4,6 +4,7 @@ import pytest
 
 from helpers.figures import drawn, overlapping, texts_of
 from lightning_lottery.figures.sweep import barrier_over_steps, lines_over_steps
+from lightning_lottery.functional.k_star import crossing
 
 STEPS = (0, 50, 100, 200, 400, 800, 1200, 2000, 3000, 5000, 8000, 12000, 20000)
 
@@ -58,6 +59,31 @@ def test_k_star_its_crossing_and_its_bounds_are_where_they_are():
     assert [*bar.get_xdata()] == [3000, rows.get_xlim()[1]]  # an open end goes to the edge
     assert [line.get_xdata()[0] for line in rows.lines if line.get_marker() == "d"] == [3900]
     assert [line.get_marker() for line in rows.lines].count(">") == 1
+
+
+@pytest.mark.parametrize("steps", [(0, 50, 200), (0, 1, 200), (0, 5, 50), (1, 2, 4), (10, 300, 20000)])
+@pytest.mark.parametrize("falls_below", [1, 2])
+def test_the_crossing_is_marked_where_the_drawn_curve_crosses(steps, falls_below):
+    means = [0.06 if number < falls_below else 0.01 for number in range(3)]
+    marked = network({step: point(mean) for step, mean in zip(steps, means, strict=True)})
+    marked["estimate"] = crossing(steps, means, 0.02)
+    above, rows = drawn(barrier_over_steps({"dense": marked}, [0.02]))
+    (curve,) = (line for line in above.lines if len(line.get_xdata()) == 3)
+    (left, high), (right, low) = above.transData.transform(curve.get_xydata())[falls_below - 1 : falls_below + 1]
+    share = (high - above.transData.transform((1, 0.02))[1]) / (high - low)
+    (estimate,) = (line for line in rows.lines if line.get_marker() == "d")
+    place = rows.transData.transform(estimate.get_xydata())[0, 0]
+    assert place == pytest.approx(left + share * (right - left), abs=0.5)  # of a pixel
+
+
+def test_an_axis_that_is_logarithmic_far_off_names_every_tick_as_a_number():
+    wide = network({0: point(0.064, -0.4, 1.7), 50: point(0.009, 0.004, 0.015)})
+    above, _ = drawn(barrier_over_steps({"dense": wide}, [0.02], barrier="barrier of the test loss", are_shares=False))
+    assert above.get_yscale() == "symlog"
+    labels = [label.get_text() for label in above.get_yticklabels()]
+    assert len(labels) > 4 and [float(label.replace("\N{MINUS SIGN}", "-")) for label in labels] == pytest.approx(
+        [*above.get_yticks()]
+    )
 
 
 @pytest.mark.parametrize("steps", [(0, 300, 1000, 3000), (0, 1, 2, 4, 8), (0, 5), STEPS])
