@@ -145,6 +145,15 @@ def test_so_are_those_of_the_table_of_findings():
         assert not drifted(here, [summary_of(recipe) for recipe in recipes]), finding
 
 
+def test_a_recipe_that_is_not_measured_names_a_smaller_one_that_is():
+    rows = re.findall(
+        r"^\| \[(\w+)\]\(.*\| (not yet measured.*) \|$", (RECIPES / "README.md").read_text(), re.MULTILINE
+    )
+    twins = {name: re.search(r"its twin for a CPU is \[(\w+)\]", cell) for name, cell in rows}
+    assert len(twins) > 5
+    assert all(twin is not None and twin[1] in KEPT for twin in twins.values()), twins
+
+
 def test_a_recipe_that_says_it_was_measured_keeps_its_summary():
     rows = re.findall(
         r"^\| \[(\w+)\]\(\1/README.md\) \|.*\| (.+) \|$", (RECIPES / "README.md").read_text(), re.MULTILINE
