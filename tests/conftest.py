@@ -35,6 +35,11 @@ def golden() -> Path:
 collect_ignore = ["helpers/kills.py", "helpers/ranks.py"]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The recipes first: half a minute each, and at the end one worker would be left alone with them."""
+    items.sort(key=lambda item: item.path.name != "test_recipes.py")
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _what_earlier_modules_left_is_not_looked_at_again() -> None:
     """Tuners and loaders collect garbage often: what imports left would take them seconds each time."""

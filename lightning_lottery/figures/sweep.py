@@ -126,15 +126,15 @@ def _scale_steps(axes: "Axes", steps: Sequence[int]) -> None:
     first, last = math.log1p(positive[0]), math.log1p(positive[-1])
     gap = (last - first) / (len(positive) - 1) if last > first else 1.0
 
-    def places(step: "Floats") -> "Floats":
-        value = np.sign(step) * np.log1p(np.abs(step))
+    def positions_of(steps: "Floats") -> "Floats":
+        value = np.sign(steps) * np.log1p(np.abs(steps))
         return np.where(value < first, value * gap / first, value - first + gap)
 
-    def steps_at(place: "Floats") -> "Floats":
-        value = np.where(place < gap, place * first / gap, place - gap + first)
+    def steps_at(positions: "Floats") -> "Floats":
+        value = np.where(positions < gap, positions * first / gap, positions - gap + first)
         return np.sign(value) * np.expm1(np.abs(value))
 
-    axes.set_xscale("function", functions=(places, steps_at))
+    axes.set_xscale("function", functions=(positions_of, steps_at))
     margin = 0.06 * (last - first + gap)
     edges = np.array([(0.0 if steps[0] == 0 else gap) - margin, last - first + gap + margin])
     axes.set_xlim(*steps_at(edges))
