@@ -126,8 +126,8 @@ def _scale_steps(axes: "Axes", steps: Sequence[int]) -> None:
     first, last = math.log1p(positive[0]), math.log1p(positive[-1])
     gap = (last - first) / (len(positive) - 1) if last > first else 1.0
 
-    def positions_of(steps: "Floats") -> "Floats":
-        value = np.sign(steps) * np.log1p(np.abs(steps))
+    def positions_of(values: "Floats") -> "Floats":
+        value = np.sign(values) * np.log1p(np.abs(values))
         return np.where(value < first, value * gap / first, value - first + gap)
 
     def steps_at(positions: "Floats") -> "Floats":

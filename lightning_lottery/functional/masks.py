@@ -261,9 +261,9 @@ def overlap_by_chance(a: Masks, b: Masks) -> ChanceOverlap:
     both = overlap(a, b)
     mean = variance = 0.0
     probability = np.ones(1)  # of 0, 1, ... entries that both keep
-    is_exact = sum(min(count_true(mask), count_true(b[name])) for name, mask in a.items()) <= MOST_EXACT
-    for name, mask in a.items():
-        kept_a, kept_b, total = count_true(mask), count_true(b[name]), mask.numel()
+    counts = [(count_true(mask), count_true(b[name]), mask.numel()) for name, mask in a.items()]
+    is_exact = sum(min(kept_a, kept_b) for kept_a, kept_b, _ in counts) <= MOST_EXACT
+    for kept_a, kept_b, total in counts:
         if total:
             share = kept_a / total
             mean += kept_b * share

@@ -32,6 +32,7 @@ def distances(path: Path, removed: str) -> dict[str, float]:
 
 frame = results(".")
 accuracy = frame[frame.metric == "test_acc"].pivot(index="seed", columns="stage", values="value")
+accuracy = accuracy.dropna()  # a seed of an earlier run may be half done
 hindsight = {}
 for share, removed in (("half", "0.5"), ("three-quarters", "0.75")):
     of_share = accuracy[[name for name in accuracy if name.partition("-")[2].startswith(share)]]

@@ -24,6 +24,7 @@ for stage in sorted(path.parent.name for path in Path("seed-0").glob("*/ticket.s
         main(["ticket", "show", *tickets, *about])
 frame = results(".")
 accuracy = frame[frame.metric == "test_acc"].pivot(index="seed", columns="stage", values="value")
+accuracy = accuracy.dropna()  # a seed of an earlier run may be half done
 accuracy.columns = [stage.partition("-")[2] for stage in accuracy.columns]  # without their numbers
 compared, lowest = {}, 1.0
 figure = Figure(figsize=(9, 4), layout="constrained")
